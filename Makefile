@@ -1,0 +1,42 @@
+# Two commands do all the set-up: `make retrain` and `make test`.
+SETTINGS ?= configs/sample_shop.yaml
+DATE ?=
+PYTHON ?= python3.11
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+
+# Stages are processes: without cached bytecode each would compile its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: retrain test ui lock clean
+
+# The mark file is written last, so that an interrupted set-up is done again.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) from requirements.lock (once for each change of the lock)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+retrain: $(VENV)/installed
+	@$(BIN)/python -m laptop.retrain --settings $(SETTINGS) $(if $(DATE),--date $(DATE))
+
+ui: $(VENV)/installed
+	@exec $(BIN)/python -m laptop.ui
+
+test: $(VENV)/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+# Resolves the newest versions that pyproject.toml allows. No address goes into the file.
+lock:
+	@test -x $(BIN)/uv || ($(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION))
+	@$(BIN)/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) var

@@ -1,0 +1,8 @@
+"""The one error that users see without a traceback."""
+
+
+class InputError(ValueError):
+    """Bad input: its message names the file, the row or setting, and what to do.
+
+    The command line prints the message alone and exits with code 2; nothing has been published.
+    """

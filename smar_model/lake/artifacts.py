@@ -1,0 +1,216 @@
+"""Published outputs of stages: immutable folders that one manifest makes real (design, decision 2).
+
+    <lake>/<stage>/<key>.json          the manifest: every file with size and digest
+    <lake>/<stage>/attempts/<id>/…     the files; private until a manifest lists them
+
+A manifest appears by one atomic create-if-absent (a hard link of a finished file). Readers open only files that it lists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.lake.contracts import has_contract, load_contract
+from smar_model.lake.digests import digest_files, digest_json, digest_rows
+from smar_model.settings import home
+
+ORPHAN_AGE_SECONDS = 7 * 24 * 3600
+"""An attempt whose process cannot be asked (another host) is swept after this long."""
+
+
+def lake() -> Path:
+    return home() / "lake"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A finished output of a stage."""
+
+    stage: str
+    key: str
+    folder: Path
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content alone: the same rows and weights give the same digest."""
+        return self.manifest["digest"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.manifest["metrics"]
+
+    def file(self, name: str) -> Path:
+        """A listed file by its path inside the artifact.
+
+        Raises:
+            InputError: the manifest does not list it, or the file is gone or changed in size.
+        """
+        entry = self.manifest["files"].get(name)
+        if entry is None:
+            raise InputError(f"{self.stage} {self.key[:12]}: its manifest lists no file {name!r}")
+        path = self.folder / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise InputError(
+                f"{path}: missing or damaged (expected {entry['bytes']} bytes); "
+                f"delete {lake() / self.stage / self.key}.json and run the stage again"
+            )
+        return path
+
+    def files(self, table: str) -> list[Path]:
+        """Files of a table (a sub-folder), in the order of their names; empty where the table has no rows."""
+        return [self.file(name) for name in sorted(self.manifest["files"]) if name.startswith(f"{table}/")]
+
+
+class Attempt:
+    """A private folder to write into, until `publish` makes it real or `discard` removes it."""
+
+    def __init__(self, stage: str, key: str) -> None:
+        self.stage, self.key = stage, key
+        self.id = uuid.uuid4().hex
+        self.folder = lake() / stage / "attempts" / self.id
+        self.folder.mkdir(parents=True)
+        owner = {"host": platform.node(), "pid": os.getpid()}
+        (self.folder / ".owner.json").write_text(json.dumps(owner), encoding="utf-8")
+        self.started = time.monotonic()
+
+    def publish(self, *, metrics: dict[str, Any], inputs: dict[str, str], settings: dict[str, Any]) -> Artifact:
+        """List the files in a manifest and create it, unless another attempt was first: then that one is returned.
+
+        Tables (sub-folders with Parquet files) must have a contract and agree with it.
+
+        Raises:
+            InputError: a table has no contract or differs from it.
+        """
+        files = sorted(f for f in self.folder.rglob("*") if f.is_file() and not _is_hidden(f.relative_to(self.folder)))
+        tops: dict[str, list[Path]] = {}
+        for file in files:
+            tops.setdefault(file.relative_to(self.folder).parts[0], []).append(file)
+        content = {}
+        for top, members in tops.items():
+            if (self.folder / top).is_dir() and any(m.suffix == ".parquet" for m in members):
+                load_contract(top).verify_files(members)
+            if has_contract(top):
+                content[top] = digest_rows(members)
+            else:
+                content[top] = digest_files(members, root=self.folder)
+        listed = {str(f.relative_to(self.folder)): {"bytes": f.stat().st_size} for f in files}
+        manifest = {
+            "stage": self.stage,
+            "key": self.key,
+            "digest": digest_json(content),
+            "content": content,
+            "inputs": inputs,
+            "settings": settings,
+            "metrics": metrics,
+            "attempt": self.id,
+            "files": listed,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "host": platform.node(),
+        }
+        path = manifest_path(self.stage, self.key)
+        if not create_if_absent(path, json.dumps(manifest, indent=1, ensure_ascii=False)):
+            self.discard()
+        return load_artifact(self.stage, self.key)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _is_hidden(relative: Path) -> bool:
+    """Spark's `_SUCCESS` and checksum files, and our own owner file."""
+    return any(part.startswith((".", "_")) for part in relative.parts)
+
+
+def manifest_path(stage: str, key: str) -> Path:
+    return lake() / stage / f"{key}.json"
+
+
+def find_artifact(stage: str, key: str) -> Artifact | None:
+    return load_artifact(stage, key) if manifest_path(stage, key).is_file() else None
+
+
+def load_artifact(stage: str, key: str) -> Artifact:
+    """An artifact by stage and key.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = manifest_path(stage, key)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such output; run the stage {stage!r} again") from None
+    return Artifact(stage=stage, key=key, folder=lake() / stage / "attempts" / manifest["attempt"], manifest=manifest)
+
+
+def create_if_absent(path: Path, text: str) -> bool:
+    """Create a file with its whole content in one step; False where it existed already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        write_durably(temporary, text)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    write_durably(temporary, text)
+    temporary.replace(path)
+
+
+def write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sweep_orphans() -> int:
+    """Remove folders of attempts that no manifest names and whose process is gone; returns how many."""
+    swept = 0
+    for attempts in lake().glob("*/attempts"):
+        published = {json.loads(m.read_text(encoding="utf-8"))["attempt"] for m in attempts.parent.glob("*.json")}
+        for folder in attempts.iterdir():
+            if folder.name not in published and not _is_alive(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                swept += 1
+    return swept
+
+
+def _is_alive(folder: Path) -> bool:
+    try:
+        owner = json.loads((folder / ".owner.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        owner = {}
+    if owner.get("host") == platform.node():
+        return is_running(owner["pid"])
+    return time.time() - folder.stat().st_mtime < ORPHAN_AGE_SECONDS
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,102 @@
+"""Digests of content: files by their bytes, tables by their rows whatever the file layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smar_model.settings import home
+
+
+def digest_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    return digest_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+
+
+def digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_files(files: Iterable[Path], *, root: Path) -> str:
+    """Digest of names (relative to `root`) and contents, independent of the order given."""
+    return digest_json(sorted((str(f.relative_to(root)), digest_file(f)) for f in files))
+
+
+def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
+    """As `digest_files`, for inputs that others write: a file unchanged in size and time is not read again."""
+    cache_file = home() / "file_digests.db"
+    cache_file.parent.mkdir(parents=True, exist_ok=True)
+    entries = []
+    with sqlite3.connect(cache_file, timeout=60) as cache:
+        cache.execute("CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, stamp TEXT, digest TEXT)")
+        known = dict((row[0], row[1:]) for row in cache.execute("SELECT path, stamp, digest FROM digest"))
+        for file in sorted(files):
+            stat = file.stat()
+            stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
+            old = known.get(str(file))
+            digest = old[1] if old and old[0] == stamp else digest_file(file)
+            if not old or old[0] != stamp:
+                cache.execute("INSERT OR REPLACE INTO digest VALUES (?, ?, ?)", (str(file), stamp, digest))
+            entries.append((str(file.relative_to(root)), digest))
+    cache.close()
+    return digest_json(entries)
+
+
+def digest_rows(files: Iterable[Path]) -> str:
+    """Order-free digest of a Parquet table: the same rows give the same digest however they lie in files.
+
+    Each row is hashed to 64 bits with two seeds; the sums of the hashes, the row count and the column names and
+    types are digested. Sums, not exclusive or, so that a row that occurs twice counts.
+    """
+    total, sums, columns = 0, [0, 0], None
+    for file in sorted(files):
+        parquet = pq.ParquetFile(file)
+        columns = [(f.name, str(f.type)) for f in parquet.schema_arrow]
+        for batch in parquet.iter_batches(batch_size=65_536):
+            total += batch.num_rows
+            for index, seed in enumerate(("smar-row-digest0", "smar-row-digest1")):
+                row_hash = np.zeros(batch.num_rows, dtype=np.uint64)
+                for column in batch.columns:
+                    values = _hashable(column)
+                    hashed = pd.util.hash_array(values, hash_key=seed, categorize=values.dtype == object)
+                    row_hash = row_hash * np.uint64(0x100000001B3) + hashed
+                # One more mixing step: plain sums of linear combinations could cancel across columns.
+                row_hash ^= row_hash >> np.uint64(31)
+                row_hash *= np.uint64(0x9E3779B97F4A7C15)
+                row_hash ^= row_hash >> np.uint64(29)
+                sums[index] = (sums[index] + int(row_hash.sum(dtype=np.uint64))) % 2**64
+    return digest_json({"columns": columns, "rows": total, "sums": [str(s) for s in sums]})
+
+
+def _hashable(column: pa.Array) -> np.ndarray:
+    """Values as a numpy array of floats, integers or objects; nulls and nested values as text."""
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return np.array([digest_bytes(v) if v is not None else "∅" for v in column.to_pylist()], dtype=object)
+    if pa.types.is_nested(kind):
+        # A map has no order: its entries are sorted, as two engines may write them differently.
+        is_map = pa.types.is_map(kind)
+        values = (v if v is None or not is_map else sorted(v) for v in column.to_pylist())
+        return np.array([json.dumps(v, default=str, ensure_ascii=False) for v in values], dtype=object)
+    if pa.types.is_temporal(kind):
+        column = column.cast(pa.int32() if pa.types.is_date32(kind) else pa.int64())
+    if column.null_count:
+        column = column.cast(pa.string()).fill_null("∅")
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(column.type):
+        return column.to_numpy(zero_copy_only=False).astype(np.int8)
+    return column.to_numpy(zero_copy_only=False)

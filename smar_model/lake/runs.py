@@ -1,0 +1,145 @@
+"""The record of one run: what it was asked, the champion it met, and which outputs its stages took or made.
+
+<home>/runs/<run>/run.json         written once, by `smar start`
+<home>/runs/<run>/<stage>.json     the stage's state, and the key of its output
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact, create_if_absent, is_running, load_artifact, replace_file
+from smar_model.settings import Settings, home, validate_settings
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    name: str
+    date: date
+    """Last day of the click log that the run reads."""
+    settings_source: str
+    settings: Settings
+    champion: dict[str, Any] | None
+    """The champion when the run started, as `smar_model/release/registry.py` describes it: `version`, `cutoff` (ISO
+    time), `model_digest` (digest of its finetune output), `model_folder` (local copy of its model); None: no release."""
+    promote: bool
+    """Whether the run may move the champion alias."""
+
+    @property
+    def days(self) -> list[date]:
+        """The window, oldest day first."""
+        return [self.date - timedelta(days=n) for n in reversed(range(self.settings.window.days))]
+
+    @property
+    def training_days(self) -> list[date]:
+        return self.days[: -self.settings.window.evaluation_days]
+
+    @property
+    def evaluation_days(self) -> list[date]:
+        return self.days[-self.settings.window.evaluation_days :]
+
+    @property
+    def cutoff(self) -> datetime:
+        """First moment after training: nothing at or after it may be learned from (design, decision 10)."""
+        first = self.evaluation_days[0]
+        return datetime(first.year, first.month, first.day, tzinfo=UTC)
+
+    def rival(self) -> dict[str, Any] | None:
+        """The champion to compare with; None where there is none or where this run trained that very model again."""
+        mine = self.find_output("finetune")
+        if self.champion and mine and self.champion["model_digest"] == mine.digest:
+            return None
+        return self.champion
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.name)
+
+    def state(self, stage: str) -> dict[str, Any] | None:
+        """State of a stage: `state` is running, finished, failed or killed; None: not begun."""
+        try:
+            content = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        if content["state"] == "running" and content["host"] == platform.node() and not is_running(content["pid"]):
+            content["state"] = "killed"
+        return content
+
+    def write_state(self, stage: str, state: str, **more: Any) -> None:
+        content = {
+            "stage": stage,
+            "state": state,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "host": platform.node(),
+            "pid": os.getpid(),
+            **more,
+        }
+        replace_file(self.folder / f"{stage}.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+    def output(self, stage: str) -> Artifact:
+        """The finished output that this run took or made.
+
+        Raises:
+            InputError: the stage has not finished in this run.
+        """
+        found = self.find_output(stage)
+        if found is None:
+            raise InputError(
+                f"run {self.name}: stage {stage!r} has no finished output; run `smar {stage} --run {self.name}`"
+            )
+        return found
+
+    def find_output(self, stage: str) -> Artifact | None:
+        content = self.state(stage)
+        return load_artifact(stage, content["key"]) if content and content["state"] == "finished" else None
+
+
+def run_folder(name: str) -> Path:
+    if not RUN_NAME.fullmatch(name):
+        raise InputError(f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 120")
+    return home() / "runs" / name
+
+
+def create_run(run: Run) -> Run:
+    """Record a run. A name that exists already keeps its record, champion included, if it asks for the same.
+
+    Raises:
+        InputError: the name is taken by a run with another date or other settings.
+    """
+    content = asdict(run) | {"date": str(run.date), "settings": run.settings.model_dump(mode="json")}
+    if create_if_absent(run.folder / "run.json", json.dumps(content, indent=1, ensure_ascii=False)):
+        return run
+    old = load_run(run.name)
+    if (old.date, old.settings) != (run.date, run.settings):
+        raise InputError(f"run {run.name}: exists with another date or other settings; choose another name")
+    return old
+
+
+def load_run(name: str) -> Run:
+    """A run by name.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = run_folder(name) / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such run; begin it with `smar start --run {name} …`") from None
+    return Run(
+        **content
+        | {
+            "date": date.fromisoformat(content["date"]),
+            "settings": validate_settings(content["settings"], source=str(path)),
+        }
+    )

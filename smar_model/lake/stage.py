@@ -1,0 +1,161 @@
+"""Running a stage: look for a finished output under its key, else do the work in private and publish it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
+from smar_model.lake.digests import digest_file, digest_files, digest_json
+from smar_model.lake.runs import Run
+from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.settings import REPOSITORY, Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One box of the pipeline.
+
+    Its key, under which a finished output is found again, is made of its own code, the contents of its inputs,
+    the settings it reads, the lock, and the run's days where `dated`.
+    """
+
+    name: str
+    summary: str
+    work: str
+    """`module:function`, imported only when there is work; takes a StageContext, returns metrics."""
+    inputs: tuple[str, ...] = ()
+    """Stages of the same run whose outputs it reads."""
+    optional_inputs: tuple[str, ...] = ()
+    """Likewise, but the stage goes on without those that have not finished."""
+    raw: tuple[str, ...] = ()
+    """Files of the shop that it reads: items, pictures, click_log, judgments_and_truth."""
+    settings: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    """Files and folders whose contents are the stage's version."""
+    dated: bool = True
+    champion: bool = False
+    """Whether the champion resolved at the run's start is an input."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StageContext:
+    stage: Stage
+    run: Run
+    inputs: dict[str, Artifact]
+    folder: Path
+    report: Callable[[str], None] = field(default=lambda message: None)
+    """Called with a line of progress for people."""
+
+    @property
+    def settings(self) -> Settings:
+        return self.run.settings
+
+    @property
+    def shop(self) -> ShopInputs:
+        return ShopInputs(self.settings.shop_root)
+
+    def input(self, stage: str) -> Artifact:
+        return self.inputs[stage]
+
+    def table(self, stage: str, table: str) -> list[Path]:
+        """Parquet files of an input's table."""
+        return self.inputs[stage].files(table)
+
+    def output(self, name: str) -> Path:
+        """Folder for a table, or path of a file, in this attempt's private folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def run_stage(stage: Stage, run: Run) -> Artifact:
+    """Run a stage for a run, or take the finished output that has its key.
+
+    Raises:
+        InputError: an input is missing or bad; nothing has been published.
+    """
+    run.write_state(stage.name, "running", progress="looking for a finished output")
+    attempt: Attempt | None = None
+    started = time.monotonic()
+    try:
+        inputs = {name: run.output(name) for name in stage.inputs}
+        inputs |= {name: found for name in stage.optional_inputs if (found := run.find_output(name))}
+        parts = key_parts(stage, run, inputs)
+        key = digest_json(parts)
+        artifact = find_artifact(stage.name, key)
+        reused = artifact is not None
+        if artifact is None:
+            attempt = Attempt(stage.name, key)
+
+            def report(message: str) -> None:
+                print(f"[{run.name}] {stage.name}: {message}", flush=True)
+                run.write_state(stage.name, "running", progress=message)
+
+            context = StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, report=report)
+            module, function = stage.work.split(":")
+            report("working")
+            metrics = getattr(importlib.import_module(module), function)(context)
+            artifact = attempt.publish(
+                metrics=metrics,
+                inputs={name: i.digest for name, i in inputs.items()},
+                settings={s: run.settings.section(s) for s in stage.settings},
+            )
+    except BaseException as error:
+        if attempt:
+            attempt.discard()
+        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        run.write_state(stage.name, "failed", message=message, seconds=round(time.monotonic() - started, 1))
+        raise
+    seconds = round(time.monotonic() - started, 1)
+    run.write_state(
+        stage.name,
+        "finished",
+        key=key,
+        reused=reused,
+        seconds=seconds,
+        metrics=artifact.metrics,
+        folder=str(artifact.folder),
+    )
+    print(f"[{run.name}] {stage.name}: {'reused' if reused else 'finished'} in {seconds:.1f} s", flush=True)
+    sys.stdout.flush()
+    return artifact
+
+
+def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:
+    """Everything that the stage's output depends on, by name; its digest is the key."""
+    shop = ShopInputs(run.settings.shop_root)
+    raw: dict[str, Callable[[], str]] = {
+        "items": shop.digest_items,
+        "pictures": lambda: shop.pictures().digest(),
+        "click_log": lambda: shop.digest_click_log(run.days),
+        "judgments_and_truth": lambda: shop.digest_judgments_and_truth(run.evaluation_days),
+    }
+    return {
+        "stage": stage.name,
+        "code": digest_code(stage.code),
+        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "raw": {name: raw[name]() for name in stage.raw},
+        "settings": {name: run.settings.section(name) for name in stage.settings},
+        "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
+        "champion": rival["model_digest"] if stage.champion and (rival := run.rival()) else None,
+        "lock": digest_file(REPOSITORY / "requirements.lock"),
+    }
+
+
+def digest_code(paths: tuple[str, ...]) -> str:
+    files = []
+    for name in paths:
+        path = REPOSITORY / name
+        files += (
+            sorted(f for f in path.rglob("*") if f.suffix in {".py", ".sql", ".yaml", ".j2"})
+            if path.is_dir()
+            else [path]
+        )
+    return digest_files(files, root=REPOSITORY)

@@ -1,0 +1,253 @@
+"""Settings: one YAML file per deployment, loaded into one typed object.
+
+Every stage names the sections that it reads (`smar_model/stages.py`); a change elsewhere leaves its finished
+output in use. Relative paths are under the home folder (`SMAR_HOME`, by default `var/` in the checkout).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from smar_model.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def home() -> Path:
+    """Folder of everything that is written: lake, runs, shops, tracking database, Airflow's own files."""
+    return Path(os.environ.get("SMAR_HOME", REPOSITORY / "var")).resolve()
+
+
+class Section(BaseModel):
+    """Base of all sections: an unknown name is an error, values cannot be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Simulation(Section):
+    """Shoppers who write the click log where a catalogue comes without one (`smar_model/shop/shoppers.py`)."""
+
+    seed: int = 0
+    items: Count = 1_500
+    """Size of the catalogue: drawn, or sampled from the imported one."""
+    requests_per_day: Count = 1_500
+    masked: dict[str, Share] = Field(default_factory=dict)
+    """Attribute → share of items whose title, category leaf and seller's attributes lose it."""
+    faults: Share = 0.0
+    """Share of events that carry a fault real logs have: bots, repeats, malformed rows, unknown items."""
+
+
+class Shop(Section):
+    root: Path
+    """Folder in the layout of the README ("Your own shop")."""
+    kind: Literal["own", "sample", "real_products"] = "own"
+    """`own` is only read; `sample` is drawn; `real_products` is imported from SMAR_REAL_DATA. The last two
+    have simulated shoppers, who write a day of the click log when a run needs it."""
+    visual_departments: list[str] = Field(min_length=1)
+    """First levels of `category` in which pictures matter: SMAR's "fashion"."""
+    simulation: Simulation | None = None
+
+
+class Window(Section):
+    days: Count = 8
+    """Days of the click log that a run reads, the run's date included."""
+    evaluation_days: Count = 1
+    """The last of them, held out to judge the model."""
+
+
+class Spark(Section):
+    master: str = "local[2]"
+    driver_memory: str = "1500m"
+    shuffle_partitions: Count = 4
+    options: dict[str, str] = Field(default_factory=dict)
+
+
+class Pictures(Section):
+    width: Count = 48
+    height: Count = 64
+    """Size of the thumbnails in pixels; pictures are fitted inside and padded with white."""
+
+
+class Clicks(Section):
+    bot_requests_per_day: Count = 200
+    """A user with more requests than this on one day is a bot: all of that day's events are quarantined."""
+
+
+class SyntheticQueries(Section):
+    per_true_query: Count = 100
+    """Synthetic queries for each distinct true one, at least (SMAR, section 2.3.2)."""
+    maximum_words: Count = 5
+    seed: int = 0
+
+
+class Labels(Section):
+    minimum_clicks: Count = 1
+    """A query with fewer clicks is left out of the labels."""
+    visual_share: Share = 0.5
+    """A query is "fashion" when at least this share of its clicks is in visual departments."""
+
+
+class Checks(Section):
+    maximum_quarantined: Share = 0.2
+    """Largest share of a table's input rows in quarantine."""
+    maximum_broken_pictures: Share = 0.2
+    minimum_training_clicks: Count = 100
+
+
+class Tokenizer(Section):
+    vocabulary: Count = 4_096
+    query_length: Count = 12
+    item_length: Count = 32
+    """Lengths in tokens; longer texts are cut."""
+
+
+class TextEncoder(Section):
+    pretrained: str | None = None
+    """Name or folder of a `transformers` text encoder; unset: trained from scratch with the sizes below."""
+    query_layers: Count = 4
+    item_layers: Count = 1
+    heads: Count = 4
+    width: Count = 128
+
+
+class VisionEncoder(Section):
+    name: str = "resnet10t"
+    """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder."""
+    pretrained: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to `timm.create_model`."""
+
+
+class Network(Section):
+    variant: str = "smar"
+    """A row of `smar_model/network/variants.py`."""
+    dimension: Count = 128
+    text: TextEncoder = TextEncoder()
+    vision: VisionEncoder = VisionEncoder()
+    image_layers: Annotated[int, Field(ge=0)] = 1
+    dropout: Share = 0.1
+    routing: Literal["hard", "soft"] = "hard"
+    """`hard` is SMAR's: a query meets the multimodal embedding or the text embedding."""
+
+
+class Optimisation(Section):
+    steps: Count
+    batch: Count = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_share: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+class Training(Section):
+    seed: int = 0
+    adapt_vision: Optimisation
+    pretrain: Optimisation
+    finetune: Optimisation
+    modality_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """α, β, γ of L = αL_t + βL_i + γL_m (SMAR, section 2.3)."""
+    token_dropout: Share = 0.1
+    """Share of item title tokens hidden at a visit."""
+    threads: Count = 2
+
+
+class Index(Section):
+    factory: str | None = None
+    """FAISS factory string; unset: exact up to 200,000 items, IVF above."""
+    minimum_recall: Share = 0.95
+    """Of the exact 100 nearest, measured at build with real queries; below it the build fails."""
+
+
+class Evaluation(Section):
+    depth: Count = 100
+    maximum_queries: Count = 10_000
+    bootstrap_samples: Count = 1_000
+    shown_queries: Count = 20
+    seed: int = 0
+
+
+class Gate(Section):
+    """Thresholds on Recall@50. Ratios are of the model's figure to the baseline's on the same queries."""
+
+    over_popularity: float = 1.0
+    over_bm25: float = 1.0
+    champion_margin: float = 0.01
+    """A challenger may be this much worse than the champion (points as a share), 95 % bound of the paired difference."""
+    minimum_queries: Count = 100
+
+
+class Release(Section):
+    tracking_uri: str | None = None
+    """MLflow tracking and registry; unset: SQLite in the home folder."""
+    experiment: str = "smar_retrain"
+    model: str = "smar"
+
+
+class Stages(Section):
+    python: dict[str, str] = Field(default_factory=dict)
+    """Stage → interpreter that runs it; the default is the one that runs the DAG's commands."""
+
+
+class Settings(Section):
+    shop: Shop
+    window: Window = Window()
+    spark: Spark = Spark()
+    pictures: Pictures = Pictures()
+    clicks: Clicks = Clicks()
+    synthetic_queries: SyntheticQueries = SyntheticQueries()
+    labels: Labels = Labels()
+    checks: Checks = Checks()
+    tokenizer: Tokenizer = Tokenizer()
+    network: Network = Network()
+    training: Training
+    index: Index = Index()
+    evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
+    release: Release = Release()
+    stages: Stages = Stages()
+
+    @property
+    def shop_root(self) -> Path:
+        return home() / self.shop.root
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.release.tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
+
+    def section(self, dotted: str) -> Any:
+        """Plain value of a section or of one setting in it, such as `training.pretrain`."""
+        value: Any = self.model_dump(mode="json")
+        for name in dotted.split("."):
+            value = value[name]
+        return value
+
+
+def load_settings(path: Path) -> Settings:
+    """Read a settings file.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a setting is unknown or out of its bounds.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such settings file; the ones that ship are in configs/") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    return validate_settings(content, source=str(path))
+
+
+def validate_settings(content: Any, *, source: str) -> Settings:
+    """Turn plain values into settings; `source` names their origin in the error."""
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise InputError(f"{source}: {len(lines)} setting(s) to correct:\n" + "\n".join(lines)) from None
