@@ -1,0 +1,55 @@
+"""Ranking metrics, one value a query, as trec_eval defines them.
+
+All take a `JudgedRanking` of Q queries to a depth D and return (Q,) float64. A query without results, or without any
+relevant item, has the value 0. Compared with trec_eval itself in tests/evaluation/test_metrics.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smar_model.evaluation.relevance import JudgedRanking
+
+
+def recall(judged: JudgedRanking, k: int, *, capped: bool = False) -> np.ndarray:
+    """Recall@k = relevant items among the first k / relevant items.
+
+    Args:
+        capped: divide by min(k, relevant items) instead, so that 1 can be reached where more than k are relevant.
+    """
+    found = (_first(judged, k) > 0).sum(axis=1)
+    possible = np.minimum(judged.relevant, k) if capped else judged.relevant
+    return found / np.maximum(possible, 1)
+
+
+def precision(judged: JudgedRanking, k: int) -> np.ndarray:
+    """P@k = relevant items among the first k / k, also where fewer than k were found."""
+    return (_first(judged, k) > 0).sum(axis=1) / k
+
+
+def ndcg(judged: JudgedRanking, k: int) -> np.ndarray:
+    """nDCG@k = DCG@k / ideal DCG@k, DCG@k = Σ_{r ≤ k} grade_r / log2(r + 1).
+
+    The gain is the grade itself (trec_eval's ndcg_cut), not 2^grade − 1. Järvelin and Kekäläinen 2002.
+    """
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = judged.ideal[:, :k] @ discount
+    return np.divide(_first(judged, k) @ discount, ideal, out=np.zeros(len(ideal)), where=ideal > 0)
+
+
+def reciprocal_rank(judged: JudgedRanking) -> np.ndarray:
+    """1 / rank of the first relevant item, to the depth judged; its mean is MRR."""
+    hits = judged.gains > 0
+    return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
+
+
+def first_relevant_rank(judged: JudgedRanking) -> np.ndarray:
+    """(Q,) int32 rank of the first relevant item, 1 is the top; 0 where none was found."""
+    hits = judged.gains > 0
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
+
+
+def _first(judged: JudgedRanking, k: int) -> np.ndarray:
+    if not 1 <= k <= judged.gains.shape[1]:
+        raise ValueError(f"k = {k}: the ranking was judged to depth {judged.gains.shape[1]}")
+    return judged.gains[:, :k]
