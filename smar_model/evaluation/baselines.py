@@ -1,0 +1,88 @@
+"""Baselines that need no training: what any shop has."""
+
+from __future__ import annotations
+
+import re
+
+import bm25s
+import numpy as np
+import pandas as pd
+
+from smar_model.retrieval.ranking import Ranking, concatenate_rankings, rank_scores
+
+_WORD = re.compile(r"\w+")
+_QUERIES_AT_ONCE = 512
+
+
+class Popularity:
+    """The same list for every query: items by clicks in the training days; items never clicked are no result.
+
+    Args:
+        clicks: rows with item_id and clicks.
+    """
+
+    def __init__(self, item_ids: list[str], clicks: pd.DataFrame) -> None:
+        self.item_ids = item_ids
+        total = clicks.groupby("item_id")["clicks"].sum().reindex(item_ids).fillna(0).to_numpy(np.float32)
+        self._scores = np.where(total > 0, total, -np.inf)[None, :]
+
+    def rank(self, queries: list[str], depth: int) -> Ranking:
+        return rank_scores(self._scores, depth).take(np.zeros(len(queries), dtype=np.int64))
+
+
+class BM25:
+    """BM25 over all text that the model reads: title, category, brand, values of the seller's attributes.
+
+    Lucene's form (Robertson and Zaragoza 2009) with its usual k1 and b; words are runs of letters and digits in lower
+    case without their plural ending. No word is left out. Items that share no word with the query are no result.
+
+    Args:
+        catalogue: sorted by item id, as `smar_model.data.catalogue.read_catalogue` gives it.
+    """
+
+    K1, B = 1.2, 0.75
+    DESCRIPTION = (
+        f"BM25 (Lucene's form, k1 = {K1}, b = {B}) over title, category, brand and attribute values; lower case, "
+        "plural endings stripped (Harman's S-stemmer), no stop words"
+    )
+
+    def __init__(self, catalogue: pd.DataFrame) -> None:
+        self.item_ids = catalogue["item_id"].tolist()
+        texts = [
+            " ".join([title, category, brand or "", *(attributes or {}).values()])
+            for title, category, brand, attributes in zip(
+                catalogue["title"], catalogue["category"], catalogue["brand"], catalogue["attributes"], strict=True
+            )
+        ]
+        self._index = bm25s.BM25(method="lucene", k1=self.K1, b=self.B, backend="numpy")
+        self._index.index([words(text) for text in texts], show_progress=False)
+
+    def rank(self, queries: list[str], depth: int) -> Ranking:
+        parts = [
+            self._rank(queries[start : start + _QUERIES_AT_ONCE], depth)
+            for start in range(0, max(1, len(queries)), _QUERIES_AT_ONCE)
+        ]
+        return concatenate_rankings(parts)
+
+    def _rank(self, queries: list[str], depth: int) -> Ranking:
+        scores = np.zeros((len(queries), len(self.item_ids)), dtype=np.float32)
+        for row, query in enumerate(queries):
+            if tokens := words(query):
+                scores[row] = self._index.get_scores(tokens)
+        return rank_scores(np.where(scores > 0, scores, -np.inf), depth)
+
+
+def words(text: str) -> list[str]:
+    """Words of a text in lower case, plural endings stripped."""
+    return [strip_plural(word) for word in _WORD.findall(text.lower())]
+
+
+def strip_plural(word: str) -> str:
+    """The S-stemmer (Harman 1991, "How effective is suffixing?"): the first rule that fits, on words over 3 letters."""
+    if len(word) <= 3 or not word.endswith("s"):
+        return word
+    if word.endswith("ies"):
+        return word if word.endswith(("eies", "aies")) else word[:-3] + "y"
+    if word.endswith("es"):
+        return word if word.endswith(("aes", "ees", "oes")) else word[:-1]
+    return word if word.endswith(("us", "ss")) else word[:-1]

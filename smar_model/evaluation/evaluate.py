@@ -1,0 +1,358 @@
+"""Stage evaluate: the model, the baselines and the champion answer the same held-out queries.
+
+Output: `evaluation.json`, all figures with their intervals, and the table `query_results`, one row a model and query.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from smar_model.data.catalogue import read_catalogue
+from smar_model.errors import InputError
+from smar_model.evaluation.baselines import BM25, Popularity
+from smar_model.evaluation.diagnostics import embedding_health, gate_quality
+from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
+from smar_model.evaluation.metrics import first_relevant_rank, ndcg, precision, recall, reciprocal_rank
+from smar_model.evaluation.relevance import judge
+from smar_model.evaluation.shown_queries import choose_shown_queries
+from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare
+from smar_model.evaluation.terminal_table import METRIC_NAMES, format_table
+from smar_model.lake.contracts import load_contract
+from smar_model.retrieval.ranking import NO_ROW, Ranker, Ranking
+from smar_model.settings import Evaluation as EvaluationSettings
+
+if TYPE_CHECKING:
+    from smar_model.lake.stage import StageContext
+
+__all__ = ["evaluate", "format_table", "run"]
+
+RECALL_DEPTHS = (1, 5, 10, 20, 50, 100)
+COMPARED_METRICS = ("recall_at_50", "ndcg_at_10")
+TOP_ITEMS = 10
+MEASURES = {
+    "truth": {
+        "found": "share of requests whose wanted item (the one that the simulated shopper had in mind) is found",
+        "graded": "relevant are all items whose true attributes match everything that the query names",
+    },
+    "clicks": {
+        "found": "share of the clicked items that are found, of at most as many as the list is long",
+        "graded": "grades are people's judgments where there are some, else 2 for an ordered item, 1 for a clicked one",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelResults:
+    """One model's answers, judged."""
+
+    values: dict[str, np.ndarray]
+    """Metric → (Q,) float64."""
+    target_rank: np.ndarray
+    """(Q,) int32; 0 where the target was not found or is unknown."""
+    ranking: Ranking
+    """To depth TOP_ITEMS."""
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Measure every model there is; see the module's docstring for what is written.
+
+    Raises:
+        InputError: there is nothing to evaluate, or an input does not fit the catalogue.
+    """
+    settings = context.settings
+    catalogue = read_catalogue(context.table("prepare-items", "catalogue"))
+    clicks_files = context.table("extract-clicks", "clicks")
+    queries = build_evaluation_set(
+        shop=context.shop,
+        days=context.run.evaluation_days,
+        clicks=_read_clicks(clicks_files, context.run.evaluation_days),
+        catalogue=catalogue,
+        visual_departments=settings.shop.visual_departments,
+        maximum_queries=settings.evaluation.maximum_queries,
+        seed=settings.evaluation.seed,
+    )
+    context.report(f"{len(queries.queries):,} queries, {len(set(queries.queries)):,} of them distinct")
+    training_clicks = _read_clicks(clicks_files, context.run.training_days)
+    rankers, not_measured = _rankers(context, catalogue, training_clicks)
+    evaluation, results = evaluate(
+        rankers=rankers,
+        queries=queries,
+        item_ids=catalogue["item_id"].tolist(),
+        settings=settings.evaluation,
+        report=context.report,
+    )
+    champion = context.run.rival() or {}
+    evaluation |= {
+        "evaluation_days": [str(day) for day in context.run.evaluation_days],
+        "training_days": [str(context.run.training_days[0]), str(context.run.training_days[-1])],
+        "items": len(catalogue),
+        "training_clicks": int(training_clicks["clicks"].sum()),
+        "champion_version": champion.get("version"),
+        "not_measured": not_measured,
+        "gate": _gate(context, queries),
+        "embeddings": _embeddings(context),
+    }
+    evaluation = _rounded(evaluation)
+    context.output("evaluation.json").write_text(json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_query_results(context.output("query_results"), queries, results, catalogue["item_id"].to_numpy(object))
+    return flat_metrics(evaluation)
+
+
+def _read_clicks(files: Sequence[Path], days: Sequence[date]) -> pd.DataFrame:
+    columns = ["day", "query", "item_id", "clicks", "orders"]
+    if not files:
+        return pd.DataFrame(columns=columns)
+    dataset = ds.dataset([str(f) for f in files])
+    return dataset.to_table(columns=columns, filter=ds.field("day").isin(list(days))).to_pandas()
+
+
+def _rankers(
+    context: StageContext, catalogue: pd.DataFrame, training_clicks: pd.DataFrame
+) -> tuple[dict[str, Callable[[], Ranker]], dict[str, str]]:
+    """Name → how to make the ranker, and name → why there is none. Made one at a time: models are large."""
+    # torch and FAISS are imported only where models are used: `format_table` must come quickly.
+    from smar_model.network.model import load_model
+    from smar_model.retrieval.embed import embed_catalogue
+    from smar_model.retrieval.search import DenseRanker, Searcher
+
+    catalogue_files = context.table("prepare-items", "catalogue")
+    picture_files = context.table("prepare-items", "pictures")
+
+    def dense(folder: Path) -> Ranker:
+        """Embeds today's catalogue with a model and searches it exactly."""
+        model = load_model(folder)
+        return DenseRanker(model, embed_catalogue(model, catalogue_files, picture_files))
+
+    rankers: dict[str, Callable[[], Ranker]] = {
+        "popularity": lambda: Popularity(catalogue["item_id"].tolist(), training_clicks),
+        "bm25": lambda: BM25(catalogue),
+        # What would be released: the index as it is served, its approximation included.
+        "challenger": lambda: Searcher.load(context.input("finetune").folder / "model", context.input("index").folder),
+    }
+    not_measured = {}
+    if text_only := context.inputs.get("train-text-only"):
+        rankers["text_only"] = lambda: dense(text_only.folder / "model")
+    else:
+        not_measured["text_only"] = "as train-text-only has no finished output in this run"
+    if champion := context.run.rival():
+        rankers["champion"] = lambda: dense(Path(champion["model_folder"]))
+    else:
+        not_measured["champion"] = "as there was no release before this run or it is this very model"
+    return rankers, not_measured
+
+
+def _gate(context: StageContext, queries: EvaluationSet) -> dict[str, Any]:
+    from smar_model.retrieval.search import Searcher
+
+    searcher = Searcher.load(context.input("finetune").folder / "model", context.input("index").folder)
+    distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
+    return gate_quality(searcher.route(distinct.tolist())[place], queries.is_visual)
+
+
+def _embeddings(context: StageContext) -> dict[str, dict[str, float]]:
+    from smar_model.retrieval.embed import load_embeddings
+
+    embeddings = load_embeddings(context.input("embed").folder)
+    seed = context.settings.evaluation.seed
+    return {name: embedding_health(getattr(embeddings, name), seed=seed) for name in ("text", "multimodal")}
+
+
+def evaluate(
+    *,
+    rankers: dict[str, Callable[[], Ranker]],
+    queries: EvaluationSet,
+    item_ids: list[str],
+    settings: EvaluationSettings,
+    report: Callable[[str], None] = lambda message: None,
+) -> tuple[dict[str, Any], dict[str, ModelResults]]:
+    """Let each ranker answer, judge the answers, compare the challenger with the others.
+
+    Returns:
+        The figures as `evaluation.json` has them, and each model's results.
+
+    Raises:
+        InputError: a ranker was made for another catalogue.
+    """
+    distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
+    results = {}
+    for name, make in rankers.items():
+        report(f"{name} answers {len(distinct):,} distinct queries")
+        ranker = make()
+        if list(ranker.item_ids) != item_ids:
+            raise InputError(
+                f"{name}: made for {len(ranker.item_ids)} items that are not the {len(item_ids)} of this run's "
+                "catalogue; run embed and index again"
+            )
+        # Recall@100 is always reported, however shallow the setting.
+        ranking = ranker.rank(distinct.tolist(), max(settings.depth, RECALL_DEPTHS[-1]))
+        results[name] = judge_model(ranking.take(place), queries)
+    report("bootstrap")
+    segments = queries.segments()
+    bootstrap = ClusterBootstrap(queries.clusters, samples=settings.bootstrap_samples, seed=settings.seed)
+    evaluation = {
+        "basis": queries.basis,
+        "measures": MEASURES[queries.basis],
+        "queries": len(queries.queries),
+        "distinct_queries": len(distinct),
+        "clusters": bootstrap.clusters,
+        "interval": {"level": LEVEL, "method": "bootstrap over clusters", "samples": settings.bootstrap_samples},
+        "counts": queries.counts,
+        "mean_relevant_items": float(queries.graded.counts().mean()),
+        "segments": {name: int(inside.sum()) for name, inside in segments.items()},
+        "models": {name: _estimates(bootstrap, result.values, segments) for name, result in results.items()},
+        "differences": _differences(bootstrap, results, segments),
+        "baselines": {"bm25": BM25.DESCRIPTION, "popularity": "clicks in the training days"},
+        "shown": _shown(queries, results, item_ids, settings),
+    }
+    return evaluation, results
+
+
+def judge_model(ranking: Ranking, queries: EvaluationSet) -> ModelResults:
+    """Every metric of one model; recall and MRR over `queries.found`, nDCG and precision over `queries.graded`."""
+    found, graded = judge(ranking, queries.found), judge(ranking, queries.graded)
+    values = {f"recall_at_{k}": recall(found, k, capped=True) for k in RECALL_DEPTHS} | {
+        "mrr": reciprocal_rank(found),
+        "ndcg_at_10": ndcg(graded, 10),
+        "precision_at_50": precision(graded, 50),
+    }
+    return ModelResults(
+        values=values,
+        target_rank=np.where(queries.targets >= 0, first_relevant_rank(found), 0).astype(np.int32),
+        ranking=Ranking(rows=ranking.rows[:, :TOP_ITEMS], scores=ranking.scores[:, :TOP_ITEMS]),
+    )
+
+
+def _estimates(
+    bootstrap: ClusterBootstrap, values: dict[str, np.ndarray], segments: dict[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    columns = np.stack(list(values.values()), axis=1)
+    return {
+        segment: {
+            metric: asdict(estimate)
+            for metric, estimate in zip(values, bootstrap.estimate(columns, inside), strict=True)
+        }
+        for segment, inside in segments.items()
+    }
+
+
+def _differences(
+    bootstrap: ClusterBootstrap, results: dict[str, ModelResults], segments: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Challenger minus each other model: other → segment → metric → mean, low, high, wins, ties, losses."""
+    if "challenger" not in results:
+        return {}
+    challenger = results["challenger"].values
+    differences: dict[str, Any] = {}
+    for other in sorted(set(results) - {"challenger"}):
+        for segment, inside in segments.items():
+            for metric in COMPARED_METRICS:
+                paired = compare(bootstrap, challenger[metric], results[other].values[metric], inside)
+                counts = {"wins": paired.wins, "ties": paired.ties, "losses": paired.losses}
+                differences.setdefault(other, {}).setdefault(segment, {})[metric] = asdict(paired.difference) | counts
+    return differences
+
+
+def _shown(
+    queries: EvaluationSet, results: dict[str, ModelResults], item_ids: list[str], settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Queries for the report, answered by the challenger and by the model beside it."""
+    beside = "text_only" if "text_only" in results else "bm25"
+    if not {"challenger", beside} <= set(results):
+        return {"beside": beside, "queries": []}
+    models = {name: results[name] for name in (beside, "challenger")}
+    # Both measures at once: where the wanted item stands, and how good the first ten are.
+    merit = {name: r.values["mrr"] + r.values["ndcg_at_10"] for name, r in models.items()}
+    chosen = choose_shown_queries(
+        queries=queries.queries,
+        is_visual=queries.is_visual,
+        gain=merit["challenger"] - merit[beside],
+        count=settings.shown_queries,
+        seed=settings.seed,
+    )
+    grades = {
+        name: (queries.graded.grades_of(r.ranking.rows), queries.found.grades_of(r.ranking.rows))
+        for name, r in models.items()
+    }
+    shown = []
+    for entry in chosen:
+        n = entry.number
+        answers = {
+            name: [
+                {"item_id": item_ids[row], "grade": float(graded), "wanted": bool(wanted)}
+                for row, graded, wanted in zip(r.ranking.rows[n], grades[name][0][n], grades[name][1][n], strict=True)
+                if row != NO_ROW
+            ]
+            for name, r in models.items()
+        }
+        target = int(queries.targets[n])
+        shown.append(
+            {
+                "query": str(queries.queries[n]),
+                "reason": entry.reason,
+                "is_visual": bool(queries.is_visual[n]),
+                "target": item_ids[target] if target >= 0 else None,
+                "target_rank": {name: int(r.target_rank[n]) or None for name, r in models.items()},
+                "answers": answers,
+            }
+        )
+    return {"beside": beside, "queries": shown}
+
+
+def write_query_results(
+    folder: Path, queries: EvaluationSet, results: dict[str, ModelResults], item_ids: np.ndarray
+) -> None:
+    """Write the table `query_results`, one file a model."""
+    schema = load_contract("query_results").arrow_schema()
+    folder.mkdir(parents=True)
+    for name, result in results.items():
+        columns = {
+            "model": [name] * len(queries.queries),
+            "query_id": queries.query_ids,
+            "query": queries.queries,
+            "cluster": queries.clusters,
+            "is_visual": queries.is_visual,
+            "target_rank": pa.array(result.target_rank, mask=result.target_rank == 0),
+            "recall_at_50": result.values["recall_at_50"],
+            "recall_at_100": result.values["recall_at_100"],
+            "ndcg_at_10": result.values["ndcg_at_10"],
+            "precision_at_50": result.values["precision_at_50"],
+            "top_items": [item_ids[rows[rows != NO_ROW]].tolist() for rows in result.ranking.rows],
+        }
+        pq.write_table(pa.table(columns, schema=schema), folder / f"{name}.parquet")
+
+
+def flat_metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures worth tracking from day to day, by flat names such as `challenger_overall_recall_at_50`."""
+    flat: dict[str, Any] = {"queries": evaluation["queries"], "basis": evaluation["basis"]}
+    for model, segments in evaluation["models"].items():
+        for segment, metrics in segments.items():
+            flat |= {f"{model}_{segment}_{metric}": metrics[metric]["mean"] for metric in (*METRIC_NAMES, "mrr")}
+    for other, segments in evaluation["differences"].items():
+        for segment, metrics in segments.items():
+            for bound in ("mean", "low", "high"):
+                name = f"challenger_minus_{other}_{segment}_recall_at_50_{bound}"
+                flat[name] = metrics["recall_at_50"][bound]
+    flat |= {f"gate_{name}": evaluation["gate"][name] for name in ("auc", "accuracy", "calibration_error")}
+    for kind, health in evaluation["embeddings"].items():
+        flat |= {f"embedding_{kind}_{name}": value for name, value in health.items()}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six digits after the point: far below what the queries can tell apart."""
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return round(value, 6) if isinstance(value, float) else value

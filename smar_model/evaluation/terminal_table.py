@@ -1,0 +1,63 @@
+"""The table that `make retrain` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MODEL_NAMES = {
+    "popularity": "popularity",
+    "bm25": "BM25",
+    "text_only": "text-only",
+    "champion": "champion before",
+    "challenger": "this run's SMAR",
+}
+SEGMENT_NAMES = {"overall": "overall", "fashion": "fashion", "not_fashion": "not fashion"}
+METRIC_NAMES = {
+    "recall_at_50": "R@50",
+    "recall_at_100": "R@100",
+    "ndcg_at_10": "nDCG@10",
+    "precision_at_50": "P@50",
+}
+
+
+def format_table(evaluation: dict[str, Any]) -> str:
+    """Plain text, at most 100 columns wide: a model a row, segments side by side, figures in per cent.
+
+    Args:
+        evaluation: content of `evaluation.json`.
+    """
+    width = max(map(len, MODEL_NAMES.values()))
+    columns = [len(name) + 1 for name in METRIC_NAMES.values()]
+    heads = [f"{name} ({evaluation['segments'][segment]:,} queries)" for segment, name in SEGMENT_NAMES.items()]
+    lines = [
+        " │".join([" " * width, *(f" {head:^{sum(columns) - 1}}" for head in heads)]),
+        " │".join(
+            [" " * width] + ["".join(f"{n:>{w}}" for n, w in zip(METRIC_NAMES.values(), columns, strict=True))] * 3
+        ),
+        "─┼".join(["─" * width] + ["─" * sum(columns)] * 3),
+    ]
+    for model, name in MODEL_NAMES.items():
+        if model in evaluation["models"]:
+            cells = [
+                "".join(
+                    f"{_percent(evaluation['models'][model][segment][metric]['mean']):>{w}}"
+                    for metric, w in zip(METRIC_NAMES, columns, strict=True)
+                )
+                for segment in SEGMENT_NAMES
+            ]
+            lines.append(" │".join([f"{name:<{width}}", *cells]))
+    lines += [
+        "",
+        f"R (recall): {evaluation['measures']['found']}.",
+        f"nDCG, P: {evaluation['measures']['graded']}.",
+    ]
+    lines += [
+        f"{MODEL_NAMES[model]}: not measured, {reason}."
+        for model, reason in evaluation["not_measured"].items()
+        if model in MODEL_NAMES
+    ]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
