@@ -10,7 +10,10 @@ from typing import Annotated, Optional
 import typer
 
 from smar_model.errors import InputError
+from smar_model.lake.interpreter import hand_over
+from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
+from smar_model.settings import REPOSITORY, load_settings
 from smar_model.stages import STAGES
 
 app = typer.Typer(
@@ -44,17 +47,86 @@ def start(
     start_run(settings_path=settings, name=run, day=parse_day(day), window_days=window_days, promote=promote)
 
 
+def _begun_run(name: str, step: str) -> Run:
+    """The run's record; the process goes on under the interpreter that its settings name for this step."""
+    run = load_run(name)
+    hand_over(step, run.settings)
+    return run
+
+
 def _add_stage_command(stage: Stage) -> None:
     def command(run: RunOption) -> None:
-        from smar_model.lake.runs import load_run
-
-        run_stage(stage, load_run(run))
+        run_stage(stage, _begun_run(run, stage.name))
 
     app.command(name=stage.name, help=stage.summary)(command)
 
 
 for _stage in STAGES.values():
     _add_stage_command(_stage)
+
+
+@app.command()
+def register(run: RunOption) -> None:
+    """Put the run's model, index and report into the registry as one model version."""
+    record = _begun_run(run, "register")
+    from smar_model.release.register import register_run
+
+    register_run(record)
+
+
+@app.command()
+def promote(run: RunOption) -> None:
+    """Make the run's version the champion, if the gate and the run allow it; a rejection is a normal end."""
+    record = _begun_run(run, "promote")
+    from smar_model.release.promote import promote_run
+
+    promote_run(record)
+
+
+@app.command()
+def track(run: RunOption) -> None:
+    """Show the run and its stages in MLflow; may be repeated at any time."""
+    record = _begun_run(run, "track")
+    from smar_model.release.tracking import track_run
+
+    track_run(record)
+
+
+DeploymentOption = Annotated[
+    Path, typer.Option("--settings", envvar="SMAR_SETTINGS", help="Settings that name the registry and the model.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_SETTINGS = REPOSITORY / "configs" / "sample_shop.yaml"
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What a shopper would type.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Items to show.")] = 10,
+    version: Annotated[Optional[str], typer.Option(help="Model version; default: the champion.")] = None,  # noqa: UP045
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the shop through the champion: titles, scores, pictures and P(q)."""
+    from smar_model.release.show import search_release, show_search
+
+    show_search(search_release(load_settings(settings), query, k=k, version=version), as_json=as_json)
+
+
+@app.command()
+def champion(settings: DeploymentOption = DEFAULT_SETTINGS, as_json: JsonOption = False) -> None:
+    """Show which version is the champion and where its files are."""
+    from smar_model.release.show import show_champion
+
+    show_champion(load_settings(settings), as_json=as_json)
+
+
+@app.command()
+def history(as_json: JsonOption = False) -> None:
+    """List every release with its reasons."""
+    from smar_model.release.show import show_history
+
+    show_history(as_json=as_json)
 
 
 def main() -> None:

@@ -1,0 +1,153 @@
+"""
+# smar_retrain: the daily run
+
+Reads a window of a shop's click log, its catalogue and pictures; trains, judges and indexes a model; makes it the
+champion if it passes the gate. Every task is one `smar` command, which can be typed by hand as well (see the task's
+rendered arguments). A command that finds its finished output takes it, so that clearing a task, or the whole run, is
+always safe and costs only what was not finished.
+
+**Parameters** (*Trigger*): `date`, the last day of the click log to read (empty: the day before the run);
+`window_days` (empty: the settings'); `settings`, a file as in `configs/`; `promote`, whether the champion may change.
+
+**A green run** either promoted its model or kept the champion for a stated reason: see the last lines of `gate` and
+`promote`, or the tag `smar.decision` of the run in MLflow.
+
+**A red run** left the champion as it was. Open the first red task: its last line says which file, row or setting is
+wrong and what to do. Then clear that task with everything downstream. `train-text-only` is a baseline: when it alone
+fails, the model is released all the same, the comparison is missing from the report, and `watcher` turns the run
+red so that somebody looks. `watcher` is red whenever any task is.
+
+**Needs** the pool `training` with one slot (`airflow pools set training 1 "one training process at a time"`): the
+tasks that use all cores or the GPU take turns in it.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, chain, task
+from airflow.sdk.exceptions import AirflowFailException
+from stages import SmarOperator, run_name
+
+RUN = "{{ run_name(run_id) }}"
+# `ds` does not exist on a manual run without a logical date.
+DATE = "{{ params.date or macros.ds_add((dag_run.logical_date or dag_run.run_after) | ds, -1) }}"
+WINDOW = ["{{ '--window-days' if params.window_days }}", "{{ params.window_days or '' }}"]
+
+QUICK = timedelta(minutes=30)
+SPARK = timedelta(hours=4)
+TRAINING = timedelta(hours=24)
+
+
+def command(name: str, *, timeout: timedelta = QUICK, training: bool = False, **options: Any) -> SmarOperator:
+    """A task that runs `smar NAME --run RUN`, with the command's name as its id."""
+    pool = {"pool": "training"} if training else {}
+    return SmarOperator(task_id=name, arguments=[name, "--run", RUN], execution_timeout=timeout, **pool, **options)
+
+
+with DAG(
+    dag_id="smar_retrain",
+    description="Train, judge, index and release the search model on the click log up to a day.",
+    doc_md=__doc__,
+    # Without a start date and with run_immediately=False, unpausing waits for the next 04:00.
+    schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC", run_immediately=False),
+    catchup=False,
+    max_active_runs=1,
+    tags=["smar"],
+    params={
+        "date": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="Date",
+            description="Last day of the click log to read. Empty: the day before the run.",
+        ),
+        "window_days": Param(
+            None,
+            type=["null", "integer"],
+            minimum=2,
+            maximum=366,
+            title="Days of the log",
+            description="That day and those before it; the last is held out to judge the model. Empty: the settings'.",
+        ),
+        "settings": Param(
+            os.environ.get("SMAR_SETTINGS", "configs/sample_shop.yaml"),
+            type="string",
+            minLength=1,
+            title="Settings file",
+            description="One file per shop, as in configs/.",
+        ),
+        "promote": Param(
+            True,
+            type="boolean",
+            title="May promote",
+            description="Off: the model is registered and judged, but the champion stays.",
+        ),
+    },
+    default_args={
+        "owner": "search",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=20),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=10),
+    },
+    user_defined_macros={"run_name": run_name},
+) as dag:
+    with TaskGroup("data", prefix_group_id=False, tooltip="From the shop's files to checked training tables"):
+        shop_open = SmarOperator(
+            task_id="shop-open",
+            arguments=["shop", "open", "--settings", "{{ params.settings }}", "--date", DATE, *WINDOW],
+            execution_timeout=SPARK,
+        )
+        start = SmarOperator(
+            task_id="start",
+            arguments=[
+                *["start", "--settings", "{{ params.settings }}", "--run", RUN, "--date", DATE, *WINDOW],
+                "{{ '--promote' if params.promote else '--no-promote' }}",
+            ],
+            execution_timeout=QUICK,
+        )
+        prepare_items = command("prepare-items", timeout=SPARK)
+        extract_clicks = command("extract-clicks", timeout=SPARK)
+        generate_queries = command("generate-queries", timeout=SPARK)
+        label_fashion = command("label-fashion", timeout=SPARK)
+        check_data = command("check-data")
+
+    with TaskGroup("training", prefix_group_id=False, tooltip="Tokenizer, the model in three steps, the baseline"):
+        train_tokenizer = command("train-tokenizer", timeout=SPARK)
+        adapt_vision = command("adapt-vision", timeout=TRAINING, training=True)
+        pretrain = command("pretrain", timeout=TRAINING, training=True)
+        finetune = command("finetune", timeout=TRAINING, training=True)
+        train_text_only = command("train-text-only", timeout=TRAINING, training=True)
+        # Whether the baseline finished or failed, the evaluation goes on.
+        text_only_settled = EmptyOperator(task_id="text_only_settled", trigger_rule="all_done")
+
+    with TaskGroup("judging", prefix_group_id=False, tooltip="Index, evaluation, report"):
+        embed = command("embed", timeout=SPARK, training=True)
+        index = command("index", timeout=SPARK, training=True)
+        evaluate = command("evaluate", timeout=SPARK, training=True)
+        report = command("report")
+
+    with TaskGroup("release", prefix_group_id=False, tooltip="Model version, decision, champion"):
+        register = command("register")
+        gate = command("gate")
+        promote = command("promote")
+        track = command("track", trigger_rule="all_done")
+
+        @task(trigger_rule="one_failed", retries=0)
+        def watcher() -> None:
+            """A leaf that fails with any task: a run must not end green because `track` did."""
+            raise AirflowFailException("a task of this run failed; see the first red one")
+
+        watching = watcher()
+
+    chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion], check_data)
+    chain(check_data, train_tokenizer, adapt_vision, pretrain, finetune, embed, index, evaluate)
+    chain(train_tokenizer, train_text_only, text_only_settled, evaluate)
+    chain(evaluate, report, register, gate, promote)
+    chain([promote, text_only_settled], track)
+    # A failure anywhere on the way to `promote` reaches it as upstream_failed, which one_failed counts.
+    chain([promote, train_text_only, track], watching)

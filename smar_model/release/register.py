@@ -1,0 +1,165 @@
+"""`smar register`: the run's model, its index and report as one immutable MLflow model version, alias `challenger`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.runs import Run
+from smar_model.release.lease import registry_lease
+from smar_model.release.registry import CHALLENGER, WITHIN_VERSION, Registry
+from smar_model.release.steps import recorded_step
+from smar_model.release.tracking import parent_run
+from smar_model.settings import REPOSITORY, home
+
+SERVING_PACKAGES = (
+    "faiss-cpu",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "timm",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+"""What a server needs beside this project itself; pinned as in the lock."""
+
+
+def register_run(run: Run) -> str:
+    """Make the version of a run's model and index, or find the one made before; returns its number.
+
+    Raises:
+        InputError: the run lacks a finished output, or its index was built from another finetuned model.
+    """
+    with recorded_step(run, "register") as details:
+        finetune, index = run.output("finetune"), run.output("index")
+        if index.manifest["inputs"]["finetune"] != finetune.digest:
+            raise InputError(
+                f"run {run.name}: its index was built for another model; run `smar index --run {run.name}`"
+            )
+        registry = Registry(run.settings)
+        with registry_lease(purpose=f"register {run.name}"):
+            version = registry.find(model_digest=finetune.digest, index_digest=index.digest)
+            reused = version is not None
+            version = version or _new_version(registry, run, finetune, index)
+            if registry.aliased(CHALLENGER) != version:
+                registry.client.set_registered_model_alias(registry.name, CHALLENGER, version)
+        details |= {"reused": reused, "version": version, "metrics": {"version": int(version)}}
+    print(f"[{run.name}] register: version {version} of {registry.name!r} {'found again' if reused else 'made'}")
+    return version
+
+
+def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifact) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from smar_model.retrieval import pyfunc_model
+
+    mlflow.set_tracking_uri(run.settings.tracking_uri)
+    mlflow.set_registry_uri(run.settings.tracking_uri)
+    parent = parent_run(registry, run)
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".register-") as name, warnings.catch_warnings():
+        # MLflow advises type hints and an input example in place of the signature that we state.
+        warnings.simplefilter("ignore", UserWarning)
+        staging = Path(name)
+        _place(finetune, staging, only="model")
+        _place(index, staging / "index")
+        _place(run.output("report"), staging, only="report.html")
+        (staging / "settings.yaml").write_text(
+            yaml.safe_dump(run.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        with mlflow.start_run(run_id=parent):
+            info = mlflow.pyfunc.log_model(
+                name=registry.name,
+                python_model=str(Path(pyfunc_model.__file__)),
+                artifacts={n: str(staging / n) for n in ("model", "index", "report.html", "settings.yaml")},
+                signature=pyfunc_model.SIGNATURE,
+                pip_requirements=pinned_requirements(),
+            )
+    try:
+        registry.client.create_registered_model(
+            registry.name, description="Text queries to items with text and pictures; alias `champion` is what serves."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = registry.client.create_model_version(
+        registry.name,
+        source=info.model_uri,
+        run_id=parent,
+        tags=version_tags(run, finetune, index),
+        description=f"Trained by run {run.name} on {run.days[0]} to {run.training_days[-1]}, judged on "
+        f"{run.evaluation_days[0]} to {run.date}. The report is among its artifacts: artifacts/report.html.",
+    )
+    return str(created.version)
+
+
+def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str]:
+    figures = {
+        f"smar.{name}": f"{value:.4f}"
+        for name, value in run.output("evaluate").metrics.items()
+        if re.fullmatch(r"challenger_(overall|fashion|not_fashion)_(recall_at_50|ndcg_at_10)", name)
+    }
+    return figures | {
+        "smar.run": run.name,
+        "smar.date": str(run.date),
+        "smar.cutoff": run.cutoff.isoformat(),
+        "smar.model_digest": finetune.digest,
+        "smar.commit": commit(),
+        "index": index.digest,
+        "index_source": WITHIN_VERSION,
+    }
+
+
+def commit() -> str:
+    """Commit of the checkout, `-dirty` where files differ from it; `unknown` outside a checkout."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def pinned_requirements() -> list[str]:
+    """The lock's lines for the packages that serving needs."""
+    lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    return [line.split(" ")[0] for line in lines if line.split("==")[0].lower() in SERVING_PACKAGES]
+
+
+def _place(artifact: Artifact, folder: Path, *, only: str | None = None) -> None:
+    """Hard links to an artifact's listed files (all, or those of one file or folder), copied where links cannot be."""
+    for name in artifact.manifest["files"]:
+        if only in {None, name, name.split("/")[0]}:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(artifact.file(name), target)
+            except OSError:
+                shutil.copy2(artifact.file(name), target)
+
+
+def registration(run: Run) -> dict[str, Any]:
+    """State of the run's registration, with `version`.
+
+    Raises:
+        InputError: the run has not been registered.
+    """
+    state = run.state("register")
+    if not state or state["state"] != "finished":
+        raise InputError(f"run {run.name}: not registered; run `smar register --run {run.name}`")
+    return state

@@ -1,0 +1,116 @@
+"""What people ask of the registry: search the champion, describe it, list the releases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.release.promote import read_history
+from smar_model.release.registry import champion_or_version
+from smar_model.settings import Settings, load_settings
+
+
+def search_release(settings: Settings, query: str, *, k: int, version: str | None) -> dict[str, Any]:
+    """The k best items for a query through the champion, or through a stated version.
+
+    Returns:
+        query, version, p (P(q), 0 to 1), and hits: rank, item_id, title, department, score, pictures (paths).
+
+    Raises:
+        InputError: there is no champion or no such version, or its files are damaged.
+    """
+    release = champion_or_version(settings, version)
+    # torch and FAISS take seconds to import: not where there is nothing to search.
+    from smar_model.retrieval.search import Searcher
+
+    trained_with = load_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
+    pictures = ShopInputs(trained_with.shop_root).pictures().path
+    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    found, p = searcher.search([query], k=k)
+    hits = [
+        {
+            "rank": rank,
+            "item_id": hit.item_id,
+            "title": hit.title,
+            "department": hit.department,
+            "score": round(hit.score, 4),
+            "pictures": [str(pictures / name) for name in hit.images],
+        }
+        for rank, hit in enumerate(found[0], start=1)
+    ]
+    return {"query": query, "version": release["version"], "p": round(float(p[0]), 4), "hits": hits}
+
+
+def show_search(answer: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer, indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(
+        f"“{answer['query']}”, version {answer['version']}: P(q) = {answer['p']:.2f} "
+        "(from 0, the text decides, to 1, text and pictures do)",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("title", overflow="fold", ratio=2)
+    table.add_column("department")
+    table.add_column("picture", overflow="fold", ratio=3)
+    for hit in answer["hits"]:
+        picture = _short(hit["pictures"][0]) if hit["pictures"] else "none"
+        cells = [str(hit["rank"]), f"{hit['score']:.3f}", hit["title"], hit["department"], picture]
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+    console.print(table)
+
+
+def show_champion(settings: Settings, *, as_json: bool) -> None:
+    """Print where the champion comes from and where its files are.
+
+    Raises:
+        InputError: there is none yet.
+    """
+    release = champion_or_version(settings, None)
+    if as_json:
+        print(json.dumps(release, indent=1))
+        return
+    names = {
+        "version": release["version"],
+        "trained by run": release["run"],
+        "trained up to": release["cutoff"],
+        "judged up to": release["date"],
+        "model": _short(release["model_folder"]),
+        "index": _short(release["index_folder"]),
+        "report": _short(str(Path(release["folder"]) / "artifacts" / "report.html")),
+    }
+    for name, value in names.items():
+        print(f"{name:<15} {value}")
+
+
+def show_history(*, as_json: bool) -> None:
+    """Print every release, oldest first, with why."""
+    entries = read_history()
+    if as_json:
+        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    if not entries:
+        print("no release yet; `make retrain` makes the first")
+    for entry in entries:
+        print(
+            f"{entry['at']}  {entry['model']}: version {entry['from'] or 'none'} → {entry['to']}  "
+            f"({entry['action']}, run {entry['run']}, data up to {entry['date']})"
+        )
+        for reason in entry["evidence"]["reasons"]:
+            print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
+
+
+def _short(path: str) -> str:
+    """Relative to the current folder where it is below it: terminals make that one clickable word."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -1,0 +1,123 @@
+"""`smar start`: check what a run will need, resolve the champion once, record both."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import replace_file, sweep_orphans
+from smar_model.lake.runs import Run, create_run, load_run, run_folder
+from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.release.steps import recorded_step
+from smar_model.settings import REPOSITORY, Settings, load_settings, validate_settings
+
+
+def start_run(*, settings_path: Path, name: str, day: date, window_days: int | None, promote: bool) -> Run:
+    """Begin a run, or take up the one of that name with the champion that it met when it began.
+
+    Args:
+        day: last day of the click log to read.
+        window_days: days of the log, that day included; None: the settings'.
+        promote: whether the run may move the champion alias.
+
+    Raises:
+        InputError: the settings are wrong, the shop lacks a file that the run needs, or the name is taken by a run
+            with another date or other settings.
+    """
+    folder = run_folder(name)
+    try:
+        settings = with_window(load_settings(settings_path), window_days)
+        run = Run(
+            name=name,
+            date=day,
+            settings_source=_relative(settings_path),
+            settings=settings,
+            champion=None,
+            promote=promote,
+        )
+        check_inputs(run)
+    except InputError as error:
+        # There is no run yet to record it in; `make retrain` shows the message from here.
+        _record_failure(folder, str(error))
+        raise
+    with recorded_step(run, "start") as details:
+        swept = sweep_orphans()
+        if (folder / "run.json").is_file():
+            run = create_run(run)
+        else:
+            # MLflow takes seconds to import: only where it is asked.
+            from smar_model.release.registry import champion
+
+            run = create_run(
+                Run(
+                    name=name,
+                    date=day,
+                    settings_source=run.settings_source,
+                    settings=settings,
+                    champion=champion(settings),
+                    promote=promote,
+                )
+            )
+        details["metrics"] = {"days": len(run.days), "orphans_swept": swept}
+    rival = (
+        f"version {run.champion['version']} (trained up to {run.champion['cutoff'][:10]})" if run.champion else "none"
+    )
+    print(
+        f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
+        f"{run.cutoff:%Y-%m-%d}, champion: {rival}, {'may' if run.promote else 'may not'} promote"
+        + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
+    )
+    return load_run(name)
+
+
+def with_window(settings: Settings, days: int | None) -> Settings:
+    """The settings with another number of days.
+
+    Raises:
+        InputError: no day would be left to train on.
+    """
+    content = settings.model_dump(mode="json")
+    if days is not None:
+        content["window"]["days"] = days
+    changed = validate_settings(content, source="--window-days")
+    if changed.window.days <= changed.window.evaluation_days:
+        raise InputError(
+            f"window of {changed.window.days} day(s), {changed.window.evaluation_days} of them to judge on: no day is "
+            "left to train on; set more days (window.days in the settings, or --window-days)"
+        )
+    return changed
+
+
+def check_inputs(run: Run) -> None:
+    """Whether the shop has every file that the run will read.
+
+    Raises:
+        InputError: a file is missing or damaged; names it.
+    """
+    shop = ShopInputs(run.settings.shop_root)
+    shop.items()
+    shop.pictures()
+    for day in run.days:
+        shop.click_log(day)
+
+
+def _relative(path: Path) -> str:
+    resolved = path.resolve()
+    return str(resolved.relative_to(REPOSITORY)) if resolved.is_relative_to(REPOSITORY) else str(resolved)
+
+
+def _record_failure(folder: Path, message: str) -> None:
+    content = {
+        "stage": "start",
+        "state": "failed",
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "message": message,
+        "seconds": 0.0,
+    }
+    replace_file(folder / "start.json", json.dumps(content, indent=1, ensure_ascii=False))

@@ -1,0 +1,162 @@
+"""`smar track`: a run and its stages in MLflow, one parent run and a child for each stage, made from the run's record.
+
+The record on disk is the truth; tracking may be repeated at any time and only adds what is new.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.runs import Run
+from smar_model.release.registry import Registry
+from smar_model.release.steps import recorded_step
+from smar_model.stages import STAGES
+
+STEPS = ("start", *STAGES, "register", "promote")
+"""What has to finish for a run to count as finished, in order."""
+BATCH = 1_000
+"""Metrics in one request (MLflow's limit); parameters and tags: 100."""
+DOCUMENTS = {"check-data": ("checks.json", "checks.html"), "evaluate": ("evaluation.json",), "report": ("report.html",)}
+
+
+def track_run(run: Run) -> str:
+    """Bring the run in MLflow up to date; returns its id. Failed runs are tracked too."""
+    with recorded_step(run, "track"):
+        registry = Registry(run.settings)
+        states = {step: state for step in STEPS if (state := run.state(step))}
+        parent = parent_run(registry, run)
+        known = {
+            r.data.tags["smar.stage"]: r
+            for r in registry.client.search_runs(
+                [registry.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=1_000
+            )
+        }
+        for step, state in states.items():
+            old = known.get(step)
+            if old is None or old.data.tags.get("smar.recorded_at") != state["at"]:
+                _track_step(registry, run, parent, step, state, old.info.run_id if old else None)
+        _track_parent(registry, run, parent, states)
+    print(f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}")
+    return parent
+
+
+def parent_run(registry: Registry, run: Run) -> str:
+    """Id of the run's parent in MLflow, made where it is missing."""
+    experiment = registry.experiment_id()
+    found = registry.client.search_runs([experiment], f"tags.`smar.run` = '{run.name}' and tags.`smar.kind` = 'run'")
+    if found:
+        return found[0].info.run_id
+    tags = {"smar.run": run.name, "smar.kind": "run", "smar.date": str(run.date), "smar.cutoff": run.cutoff.isoformat()}
+    tags |= {"smar.champion_before": run.champion["version"] if run.champion else "none"}
+    # The day first: sorted by name, runs are in the order of what they learned from.
+    return registry.client.create_run(experiment, run_name=f"{run.date} {run.name}", tags=tags).info.run_id
+
+
+def _track_step(registry: Registry, run: Run, parent: str, step: str, state: dict[str, Any], known: str | None) -> None:
+    ended = _milliseconds(state["at"])
+    started = ended - int(1_000 * state.get("seconds", 0))
+    tags = {"mlflow.parentRunId": parent, "smar.run": run.name, "smar.kind": "stage", "smar.stage": step}
+    run_id = known or (
+        registry.client.create_run(registry.experiment_id(), run_name=step, tags=tags, start_time=started).info.run_id
+    )
+    artifact = run.find_output(step) if step in STAGES else None
+    values = {"seconds": state.get("seconds", 0), **state.get("metrics", {})}
+    metrics = [Metric(name, value, ended, 0) for name, value in values.items() if _is_number(value)]
+    tags = {name: str(value) for name, value in values.items() if not _is_number(value)}
+    tags |= {"smar.state": state["state"], "smar.recorded_at": state["at"], "smar.host": state["host"]}
+    if "message" in state:
+        tags["smar.message"] = state["message"][:5_000]
+    params: dict[str, str] = {}
+    if artifact:
+        tags |= {"smar.reused": str(state["reused"]), "smar.key": artifact.key, "smar.digest": artifact.digest}
+        tags |= {f"input.{name}": digest for name, digest in artifact.manifest["inputs"].items()}
+        params = _flat(artifact.manifest["settings"])
+        metrics += _history(artifact, ended)
+    _log(registry, run_id, metrics, params, tags)
+    registry.client.set_terminated(run_id, "FINISHED" if state["state"] == "finished" else "FAILED", end_time=ended)
+
+
+def _track_parent(registry: Registry, run: Run, parent: str, states: dict[str, dict[str, Any]]) -> None:
+    finished = [step for step, state in states.items() if state["state"] == "finished"]
+    failed = [step for step, state in states.items() if state["state"] in {"failed", "killed"}]
+    metrics = [
+        Metric(name, value, _milliseconds(states["evaluate"]["at"]), 0)
+        for name, value in (states["evaluate"]["metrics"] if "evaluate" in finished else {}).items()
+        if _is_number(value)
+    ]
+    tags = {"smar.failed": ", ".join(failed), "smar.settings": run.settings_source}
+    for step in ("gate", "promote", "register"):
+        if step in finished:
+            tags |= {f"smar.{name}": str(v) for name, v in states[step]["metrics"].items() if name in _DECISION_TAGS}
+    _log(registry, parent, metrics, _flat(run.settings.model_dump(mode="json")), tags)
+    for stage, names in DOCUMENTS.items():
+        for file in _documents(run, stage, names):
+            registry.client.log_artifact(parent, str(file))
+    if failed:
+        registry.client.set_terminated(parent, "FAILED")
+    elif len(finished) == len(STEPS):
+        registry.client.set_terminated(parent, "FINISHED")
+
+
+_DECISION_TAGS = {"decision", "verdict", "outcome", "version"}
+
+
+def _documents(run: Run, stage: str, names: tuple[str, ...]) -> list[Path]:
+    """A stage's pages; of failed checks the page that was left in the run's folder."""
+    artifact = run.find_output(stage)
+    if artifact:
+        return [artifact.file(name) for name in names if name in artifact.manifest["files"]]
+    return [file for name in names if (file := run.folder / name).is_file()]
+
+
+def _history(artifact: Artifact, at: int) -> list[Metric]:
+    """Curves of a training stage: `history.json`, a list of {step, loss, …}."""
+    if "history.json" not in artifact.manifest["files"]:
+        return []
+    points = json.loads(artifact.file("history.json").read_text(encoding="utf-8"))
+    return [
+        Metric(name, value, at, int(point["step"]))
+        for point in points
+        for name, value in point.items()
+        if name != "step" and _is_number(value)
+    ]
+
+
+def _log(registry: Registry, run_id: str, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
+    old = registry.client.get_run(run_id).data.params  # a parameter cannot be written twice with another value
+    new = [Param(name, value) for name, value in params.items() if name not in old]
+    changed = [RunTag(name, value) for name, value in tags.items()]
+    for start in range(0, max(len(metrics), 1), BATCH - 200):
+        registry.client.log_batch(
+            run_id,
+            metrics=metrics[start : start + BATCH - 200],
+            params=new[:100] if start == 0 else [],
+            tags=changed[:100] if start == 0 else [],
+        )
+    for start in range(100, len(new), 100):
+        registry.client.log_batch(run_id, params=new[start : start + 100])
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)[:6_000]
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _milliseconds(iso: str) -> int:
+    return int(datetime.fromisoformat(iso).timestamp() * 1_000)
