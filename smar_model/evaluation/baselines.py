@@ -78,11 +78,14 @@ def words(text: str) -> list[str]:
 
 
 def strip_plural(word: str) -> str:
-    """The S-stemmer (Harman 1991, "How effective is suffixing?"): the first rule that fits, on words over 3 letters."""
-    if len(word) <= 3 or not word.endswith("s"):
+    """The S-stemmer (Harman 1991, "How effective is suffixing?"): on words over 3 letters.
+
+    Its middle rule, "es" to "e", and its last, which takes "s" away, come to the same.
+    """
+    if len(word) <= 3:
         return word
-    if word.endswith("ies"):
-        return word if word.endswith(("eies", "aies")) else word[:-3] + "y"
-    if word.endswith("es"):
-        return word if word.endswith(("aes", "ees", "oes")) else word[:-1]
-    return word if word.endswith(("us", "ss")) else word[:-1]
+    if word.endswith("ies") and not word.endswith(("eies", "aies")):
+        return word[:-3] + "y"
+    if word.endswith("s") and not word.endswith(("us", "ss")):
+        return word[:-1]
+    return word

@@ -131,8 +131,8 @@ def _rankers(
 
     def dense(folder: Path) -> Ranker:
         """Embeds today's catalogue with a model and searches it exactly."""
-        model = load_model(folder)
-        return DenseRanker(model, embed_catalogue(model, catalogue_files, picture_files))
+        model, tokenizer = load_model(folder), folder / "tokenizer.json"
+        return DenseRanker(model, tokenizer, embed_catalogue(model, tokenizer, catalogue_files, picture_files))
 
     rankers: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity(catalogue["item_id"].tolist(), training_clicks),
