@@ -129,6 +129,81 @@ def history(as_json: JsonOption = False) -> None:
     show_history(as_json=as_json)
 
 
+@shop_app.command("open")
+def open_shop_command(
+    settings: SettingsOption,
+    day: Annotated[str, typer.Option("--date", help="Last day of the window, YYYY-MM-DD.")],
+    window_days: Annotated[Optional[int], typer.Option(min=1, help="Days; default: the settings'.")] = None,  # noqa: UP045
+) -> None:
+    """Check an own shop; make or complete a simulated one, so that a run up to this day finds all it needs."""
+    from smar_model.shop.open_shop import open_shop
+
+    opened = open_shop(load_settings(settings), day=parse_day(day), window_days=window_days)
+    print(f"{opened.root}: open, {opened.days[0]} to {opened.days[-1]}")
+
+
+@shop_app.command("make")
+def make_shop_command(settings: SettingsOption) -> None:
+    """Make the catalogue of a simulated shop: draw it, or import real products from SMAR_REAL_DATA."""
+    from smar_model.shop.open_shop import make_shop
+
+    loaded = load_settings(settings)
+    made = make_shop(loaded)
+    print(f"{loaded.shop_root}: {'made' if made else 'there already, made from these settings'}")
+
+
+@shop_app.command("log")
+def log_day_command(
+    settings: SettingsOption, day: Annotated[str, typer.Option("--date", help="Day to write, YYYY-MM-DD.")]
+) -> None:
+    """Let simulated shoppers write one day of the click log of a shop whose true attributes are known."""
+    from smar_model.shop.open_shop import log_day
+
+    counts = log_day(load_settings(settings), day=parse_day(day))
+    print(f"{day}: {counts['requests']:,} requests, {counts['events']:,} events")
+
+
+import_app = typer.Typer(
+    no_args_is_help=True, help="Import published products into a shop; what others imported stays."
+)
+shop_app.add_typer(import_app, name="import")
+ToOption = Annotated[Path, typer.Option("--to", help="Root of the shop, made where it is missing.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.")]
+MaskOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--mask", help="ATTRIBUTE=SHARE: take it out of that share's text, as colour=0.7. May be repeated."),
+]
+
+
+@import_app.command("fashion-product-images-small")
+def import_fashion_command(
+    archive: Annotated[Path, typer.Argument(help="The published archive, zipped or unpacked.")],
+    to: ToOption,
+    items: Annotated[Optional[int], typer.Option(min=1, help="Products to draw; default: all.")] = None,  # noqa: UP045
+    seed: SeedOption = 0,
+    mask: MaskOption = None,
+) -> None:
+    """Fashion Product Images (small): styles.csv and images/."""
+    from smar_model.shop import fashion_products, open_shop
+
+    catalogue = fashion_products.import_fashion_products(archive, items=items, seed=seed)
+    print(open_shop.add_import(to, fashion_products.SOURCE, catalogue, masks=mask or [], seed=seed))
+
+
+@import_app.command("grocery-store")
+def import_grocery_command(
+    folder: Annotated[Path, typer.Argument(help="Folder with products.parquet and images.zip.")],
+    to: ToOption,
+    seed: SeedOption = 0,
+    mask: MaskOption = None,
+) -> None:
+    """Grocery Store data set: 81 products with all their photos."""
+    from smar_model.shop import grocery_store, open_shop
+
+    catalogue = grocery_store.import_grocery_store(folder)
+    print(open_shop.add_import(to, grocery_store.SOURCE, catalogue, masks=mask or [], seed=seed))
+
+
 def main() -> None:
     """Entry point: bad input is one message on standard error and exit code 2."""
     try:

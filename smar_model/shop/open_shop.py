@@ -1,0 +1,261 @@
+"""Open a shop for a run: an own one is only checked; a simulated one is made or completed where something is missing.
+
+`shop.json` in a simulated shop's root says what the shop was made from. It is removed before anything is rebuilt and written
+last: a shop that was being made when the power went is made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import replace_file
+from smar_model.lake.digests import digest_files, digest_json, digest_raw_files
+from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.settings import REPOSITORY, Settings, Simulation
+from smar_model.shop.catalogue import Catalogue, write_catalogue
+from smar_model.shop.fashion_products import import_fashion_products
+from smar_model.shop.faults import add_catalogue_faults
+from smar_model.shop.grocery_store import import_grocery_store
+from smar_model.shop.masking import mask_products
+
+REAL_DATA = "SMAR_REAL_DATA"
+"""Environment variable: the folder that holds the published archives."""
+_OWN_NAMES = ("items.parquet", "pictures", "click_log", "truth", ".writing")
+"""What a simulated shop consists of, besides `shop.json`."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedShop:
+    root: Path
+    days: list[date]
+    made: bool
+    """Whether the catalogue was made now."""
+    days_written: list[date]
+
+
+def open_shop(settings: Settings, *, day: date, window_days: int | None = None, report: Report = print) -> OpenedShop:
+    """See to it that the catalogue, the pictures and every day of the window are there; `day` is the last.
+
+    Raises:
+        InputError: an own shop lacks something, or a simulated one cannot be made.
+    """
+    count = window_days or settings.window.days
+    days = [day - timedelta(days=n) for n in reversed(range(count))]
+    root = settings.shop_root
+    if settings.shop.kind == "own":
+        _check_own_shop(ShopInputs(root), days)
+        return OpenedShop(root=root, days=days, made=False, days_written=[])
+    simulation = _simulation(settings)
+    with _only_one(root):
+        made = _make_if_changed(settings, simulation, report)
+        missing = [d for d in days if not (root / "click_log" / f"dt={d}").is_dir()]
+        if missing:
+            # numpy's and the ranker's import is not worth waiting for where all is there.
+            from smar_model.shop.shoppers import Shoppers
+
+            shoppers = Shoppers.load(root, simulation=simulation, visual_departments=settings.shop.visual_departments)
+            for missing_day in missing:
+                counts = shoppers.write_day(root, missing_day)
+                report(f"click log of {missing_day}: {counts['requests']:,} requests, {counts['events']:,} events")
+    return OpenedShop(root=root, days=days, made=made, days_written=missing)
+
+
+def make_shop(settings: Settings, *, report: Report = print) -> bool:
+    """Make the catalogue of a simulated shop, unless it is there and made from the same settings; whether it was made.
+
+    Raises:
+        InputError: the shop's kind is `own`, or its source is missing or bad.
+    """
+    if settings.shop.kind == "own":
+        raise InputError(
+            f"setting shop.kind is 'own': {settings.shop_root} is delivered, not made; "
+            "use kind 'sample' or 'real_products', or `smar shop import`"
+        )
+    simulation = _simulation(settings)
+    with _only_one(settings.shop_root):
+        return _make_if_changed(settings, simulation, report)
+
+
+def build_catalogue(settings: Settings) -> Catalogue:
+    """Draw or import the catalogue, mask it, and plant the faults that the settings ask for.
+
+    Raises:
+        InputError: SMAR_REAL_DATA is unset, or a source in it is missing or bad.
+    """
+    simulation = _simulation(settings)
+    if settings.shop.kind == "sample":
+        from smar_model.shop.sample_shop import draw_sample_shop
+
+        catalogue = draw_sample_shop(simulation)
+    else:
+        archive, grocery = _real_sources()
+        catalogue = import_fashion_products(archive, items=simulation.items, seed=simulation.seed)
+        groceries = import_grocery_store(grocery)
+        catalogue.products += groceries.products
+        catalogue.pictures |= groceries.pictures
+    mask_products(catalogue.products, simulation.masked, seed=simulation.seed)
+    if simulation.faults:
+        add_catalogue_faults(catalogue, share=simulation.faults, seed=simulation.seed)
+    return catalogue
+
+
+def log_day(settings: Settings, *, day: date) -> dict[str, int]:
+    """Write one day of the click log of a shop with truth, again where shoppers wrote it before; returns counts.
+
+    Raises:
+        InputError: the shop has no truth, or the day's log comes from elsewhere.
+    """
+    from smar_model.shop.shoppers import write_day
+
+    simulation = _simulation(settings)
+    with _only_one(settings.shop_root):
+        return write_day(
+            settings.shop_root, day, simulation=simulation, visual_departments=settings.shop.visual_departments
+        )
+
+
+def add_import(root: Path, source: str, catalogue: Catalogue, *, masks: list[str], seed: int) -> str:
+    """Write an imported catalogue into a shop in place of what this source had there; returns a line about it.
+
+    Raises:
+        InputError: a mask is not `attribute=share`, or the shop is one that `smar shop open` makes itself.
+    """
+    if (root / "shop.json").exists():
+        raise InputError(f"{root}: was made by `smar shop open` and would be made again; import into another folder")
+    mask_products(catalogue.products, dict(_parse_mask(mask) for mask in masks), seed=seed)
+    with _only_one(root):
+        write_catalogue(root, catalogue, replaces=f"{source}-")
+    return f"{root}: {len(catalogue.products):,} {source} products, {len(catalogue.pictures):,} pictures"
+
+
+def _parse_mask(text: str) -> tuple[str, float]:
+    attribute, _, share = text.partition("=")
+    try:
+        value = float(share)
+    except ValueError:
+        value = -1
+    if not attribute or not 0 <= value <= 1:
+        raise InputError(f"--mask {text}: write ATTRIBUTE=SHARE with a share from 0 to 1, such as colour=0.7")
+    return attribute, value
+
+
+def _make_if_changed(settings: Settings, simulation: Simulation, report: Report) -> bool:
+    root = settings.shop_root
+    record = root / "shop.json"
+    wanted = _origin(settings, simulation)
+    found = _read_record(record)
+    # Where the sources cannot be asked, the shop that was made from them stays as it is.
+    if found and all(found.get(key) == value for key, value in wanted.items()):
+        return False
+    strangers = [name for name in (*_OWN_NAMES, "items", "pictures.zip") if (root / name).exists()]
+    if found is None and strangers:
+        raise InputError(
+            f"{root}: holds {', '.join(strangers)} that were not made by settings of kind {settings.shop.kind!r}; "
+            "set shop.kind to 'own', or shop.root to another folder"
+        )
+    report(f"making the shop in {root}")
+    root.mkdir(parents=True, exist_ok=True)
+    catalogue = build_catalogue(settings)
+    # From here on the folder is ours, but nothing in it counts until the record is complete.
+    replace_file(record, json.dumps({"state": "being made"}))
+    for name in _OWN_NAMES:
+        path = root / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    write_catalogue(root, catalogue)
+    replace_file(record, json.dumps({**wanted, "sources": _sources_digest(settings)}, indent=1))
+    report(f"catalogue: {len(catalogue.products):,} items, {len(catalogue.pictures):,} pictures")
+    return True
+
+
+def _origin(settings: Settings, simulation: Simulation) -> dict[str, Any]:
+    """What the shop's content depends on: changed, the shop is made again."""
+    own_code = (REPOSITORY / "smar_model" / "shop").glob("*.py")
+    origin: dict[str, Any] = {
+        "settings": digest_json(
+            [settings.shop.kind, settings.shop.visual_departments, simulation.model_dump(mode="json")]
+        ),
+        "code": digest_files(own_code, root=REPOSITORY),
+    }
+    if settings.shop.kind == "real_products" and os.environ.get(REAL_DATA):
+        origin["sources"] = _sources_digest(settings)
+    return origin
+
+
+def _sources_digest(settings: Settings) -> str | None:
+    if settings.shop.kind != "real_products":
+        return None
+    archive, grocery = _real_sources()
+    files = [archive, grocery / "products.parquet", grocery / "images.zip"]
+    return digest_raw_files([f for f in files if f.is_file()], root=archive.parents[1])
+
+
+def _real_sources() -> tuple[Path, Path]:
+    """The fashion archive and the grocery folder."""
+    folder = os.environ.get(REAL_DATA)
+    if not folder:
+        raise InputError(
+            f"{REAL_DATA} is not set: name the folder that holds fashion-product-images-small/archive.zip and grocery-store/"
+        )
+    fashion, grocery = Path(folder) / "fashion-product-images-small", Path(folder) / "grocery-store"
+    for path in (fashion, grocery):
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; {REAL_DATA} must name the folder that holds it")
+    archive = fashion / "archive.zip"
+    return archive if archive.is_file() else fashion, grocery
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
+        raise InputError(
+            f"{path}: not valid JSON; remove the folder {path.parent}, and the shop is made again"
+        ) from None
+
+
+def _simulation(settings: Settings) -> Simulation:
+    if settings.shop.simulation is None:
+        raise InputError(f"setting shop.simulation is missing: a shop of kind {settings.shop.kind!r} needs it")
+    return settings.shop.simulation
+
+
+def _check_own_shop(shop: ShopInputs, days: list[date]) -> None:
+    """Name everything that is missing at once: deliveries are slow."""
+    problems = []
+    for check in (shop.items, shop.pictures, *(lambda d=d: shop.click_log(d) for d in days)):
+        try:
+            check()
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        raise InputError(
+            f"{shop.root}: {len(problems)} inputs are missing or damaged:\n" + "\n".join(f"  {p}" for p in problems)
+        )
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Two runs may open the same shop at once: the second waits until the first has completed it."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
