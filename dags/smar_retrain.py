@@ -30,7 +30,8 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, chain, task
 from airflow.sdk.exceptions import AirflowFailException
-from stages import SmarOperator, run_name
+from run_names import run_name
+from stages import SmarOperator
 
 RUN = "{{ run_name(run_id) }}"
 # `ds` does not exist on a manual run without a logical date.

@@ -1,4 +1,4 @@
-"""What `smar_retrain` is wired from: the operator that runs one `smar` command, and how runs are named.
+"""What `smar_retrain` is wired from: the operator that runs one `smar` command.
 
 Needs Airflow alone. Commands run with the interpreter in the environment variable `SMAR_PYTHON`, by default the one
 that parses the DAG; a stage that `stages.python` in the settings sends elsewhere hands itself over when it starts.
@@ -7,7 +7,6 @@ that parses the DAG; a stage that `stages.python` in the settings sends elsewher
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -52,8 +51,3 @@ class SmarOperator(BaseOperator):
 
     def on_kill(self) -> None:
         self.process.send_sigterm()
-
-
-def run_name(run_id: str) -> str:
-    """Airflow's run id as a name that a folder and the `smar` commands take: letters, digits, '.', '_' and '-'."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip("-._")[:120]

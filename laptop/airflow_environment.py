@@ -1,0 +1,145 @@
+"""Airflow for one machine: everything it writes under <SMAR_HOME>/airflow, everything it opens on 127.0.0.1.
+
+`environment` is what each of its processes runs with; `prepare` makes what must exist before the first of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import replace_file
+from smar_model.settings import REPOSITORY, home
+
+LOGIN = "admin"
+TRAINING_POOL = "training"
+
+
+def airflow_home() -> Path:
+    return home() / "airflow"
+
+
+def environment(*, port: int = 8080) -> dict[str, str]:
+    """This process's environment with Airflow's settings for this machine added.
+
+    Args:
+        port: of the API server, which also serves the user interface.
+    """
+    folder = airflow_home()
+    address = f"http://127.0.0.1:{port}"
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
+    # Stages are processes: without cached bytecode each would compile its imports anew.
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    return variables | {
+        "SMAR_HOME": str(home()),
+        "SMAR_PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+        # Threads that wait must sleep: two cores are shared.
+        "OMP_WAIT_POLICY": "passive",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "SCARF_ANALYTICS": "false",
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Its timetable does not start a run at once when it is unpaused; it waits for the next 04:00.
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{LOGIN}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": address,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": _secret(folder / "api-secret"),
+        "AIRFLOW__API_AUTH__JWT_SECRET": _secret(folder / "jwt-secret"),
+    }
+
+
+def password() -> str:
+    """Password of `LOGIN`, made on first use and readable by this user alone."""
+    path = airflow_home() / "passwords.json"
+    if not path.is_file():
+        _write_private(path, json.dumps({LOGIN: secrets.token_urlsafe(12)}))
+    return json.loads(path.read_text(encoding="utf-8"))[LOGIN]
+
+
+def prepare() -> None:
+    """Migrate Airflow's database and make the pool, once for each version of Airflow.
+
+    Raises:
+        InputError: Airflow could not; names its log.
+    """
+    password()
+    mark = airflow_home() / f"prepared-{version('apache-airflow')}"
+    if mark.is_file():
+        return
+    log = airflow_home() / "prepare.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        for command in (
+            ["db", "migrate"],
+            ["pools", "set", TRAINING_POOL, "1", "one training process at a time"],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "airflow", *command], env=environment(), stdout=output, stderr=subprocess.STDOUT
+            )
+            if done.returncode != 0:
+                raise InputError(
+                    f"airflow {' '.join(command)} failed (see {log}); free disk space or delete {airflow_home()}"
+                )
+    replace_file(mark, "")
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold `airflow.lock`: two schedulers on one SQLite database, or one beside `dag.test()`, would run tasks twice.
+
+    Raises:
+        InputError: `make ui` or `make retrain` runs already on the same home folder.
+    """
+    path = home() / "airflow.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it with this process
+        except OSError:
+            raise InputError(
+                f"{path}: `make ui` or `make retrain` runs already for this folder; trigger `smar_retrain` on the page "
+                "that `make ui` printed, or end that command first"
+            ) from None
+        yield
+
+
+def _secret(path: Path) -> str:
+    if not path.is_file():
+        _write_private(path, secrets.token_hex(32))
+    return path.read_text(encoding="utf-8")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Create a file that this user alone may read; the first of several processes wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

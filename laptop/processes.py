@@ -1,0 +1,57 @@
+"""Ending what was started, children of children included, on Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import time
+from collections.abc import Iterable
+
+import psutil
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def adopt_orphans() -> None:
+    """From now on a descendant whose parent dies becomes this process's child, where `end_all` finds it."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """To be run in a new child (`preexec_fn`): it gets SIGTERM when the thread that started it is gone."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_all(patience: float = 15.0) -> None:
+    """End every descendant of this process: SIGTERM, then SIGKILL for those that are left after `patience` seconds."""
+    asked: set[psutil.Process] = set()
+    deadline = time.monotonic() + patience
+    while living := _descendants():
+        late = time.monotonic() >= deadline
+        for process in living:
+            try:
+                if late:
+                    process.kill()
+                elif process not in asked:
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                continue
+        asked |= set(living)
+        psutil.wait_procs(living, timeout=0.5)
+
+
+def _descendants() -> list[psutil.Process]:
+    return [p for p in _children() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def _children() -> Iterable[psutil.Process]:
+    for process in psutil.Process().children(recursive=True):
+        try:
+            process.status()
+        except psutil.NoSuchProcess:
+            continue
+        yield process
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

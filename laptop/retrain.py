@@ -1,0 +1,176 @@
+"""`make retrain`: run the DAG once through Airflow on this machine, show its progress, then what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from laptop.airflow_environment import environment, one_at_a_time, prepare
+from laptop.processes import adopt_orphans, end_all
+from laptop.run_dag import run_name
+from smar_model.errors import InputError
+from smar_model.lake.runs import Run, load_run, run_folder
+from smar_model.settings import REPOSITORY, home, load_settings
+from smar_model.stages import STAGES
+
+STEPS = ("start", *STAGES, "register", "promote", "track")
+SUMMARIES = {name: stage.summary for name, stage in STAGES.items()} | {
+    "start": "Settings, inputs and the champion looked up.",
+    "register": "Model, index and report as one version in MLflow.",
+    "promote": "The alias `champion`, if the gate allows it.",
+    "track": "The run and its stages in MLflow.",
+}
+POLL_SECONDS = 0.3
+NEWS_SECONDS = 20.0
+"""A stage that takes long shows its own line of progress this often."""
+
+
+class Progress:
+    """Prints a line for each step that ended, from the states in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shown: set[tuple[str, str]] = set()
+        self.last_news = time.monotonic()
+
+    def update(self) -> None:
+        for step in STEPS:
+            state = self._state(step)
+            if state is None or (step, state["at"]) in self.shown:
+                continue
+            if state["state"] == "running":
+                if time.monotonic() - self.last_news > NEWS_SECONDS and state.get("progress"):
+                    print(f"    … {step}: {state['progress']}", flush=True)
+                    self.last_news = time.monotonic()
+                continue
+            self.shown.add((step, state["at"]))
+            self.last_news = time.monotonic()
+            how = "reused" if state.get("reused") else state["state"]
+            print(f"  {step:<17} {state['seconds']:>7.1f} s  {how:<9} {SUMMARIES[step]}", flush=True)
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Steps that failed, in order, with their messages."""
+        states = {step: state for step in STEPS if (state := self._state(step))}
+        return [
+            (step, s.get("message", "was killed")) for step, s in states.items() if s["state"] in {"failed", "running"}
+        ]
+
+    def _state(self, step: str) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.folder / f"{step}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+
+def retrain(*, settings: Path, day: date, window_days: int | None, promote: bool) -> int:
+    """Run the DAG for a day; returns the exit code."""
+    load_settings(settings)  # a wrong file is said before anything starts
+    print("Preparing Airflow", flush=True)
+    prepare()
+    started = time.monotonic()
+    when = datetime.now(UTC).replace(microsecond=0)
+    name = run_name(when)
+    conf = {"settings": str(settings.resolve()), "date": str(day), "window_days": window_days, "promote": promote}
+    log = home() / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"Run {name}: {settings}, day {day}. Log: {log}", flush=True)
+    adopt_orphans()
+    progress = Progress(run_folder(name))
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "laptop.run_dag", "smar_retrain", when.isoformat(), json.dumps(conf)],
+            cwd=REPOSITORY,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                progress.update()
+                time.sleep(POLL_SECONDS)
+        finally:
+            end_all()  # nothing is left where the run ended by itself
+        progress.update()
+    seconds = time.monotonic() - started
+    if process.returncode == 0:
+        print(f"\nGreen after {seconds:.0f} s.\n")
+        show_results(load_run(name))
+        return 0
+    print(f"\nRed after {seconds:.0f} s. The champion is as it was unless `promote` is listed above as finished.")
+    failures = progress.failures()
+    for step, message in failures:
+        print(f"  {step}: {message}")
+    if not failures:
+        print("\n".join(f"  {line}" for line in first_error(log)))
+    print(f"Log: {log}")
+    return 1
+
+
+def show_results(run: Run) -> None:
+    from smar_model.evaluation.terminal_table import format_table
+
+    evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
+    promoted = run.state("promote")
+    assert promoted is not None, "a green run has promoted or kept"
+    report = run.output("report").file("report.html")
+    print(format_table(evaluation))
+    print(f"\n{promoted['metrics']['text'].capitalize()}")
+    print(f"Report: {_short(report)}")
+    print('Next:   make ui\n        .venv/bin/smar search "red floral summer dress"')
+
+
+def first_error(log: Path) -> list[str]:
+    """The first message of a `smar` command in Airflow's log, without Airflow's own columns; else the log's end."""
+    lines = [
+        re.sub(r"\x1b\[[0-9;]*m|^\S+Z? \[\w+\s*\] |\s+\[[\w.]+\]( loc=\S+)?$", "", line.rstrip())
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
+    begun = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    if not begun:
+        return lines[-15:]
+    rest = lines[begun[0] :]
+    end = next((n for n, line in enumerate(rest) if line.startswith("Command exited")), 15)
+    return rest[:end]
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make retrain", description=__doc__)
+    parser.add_argument("--settings", type=Path, default=REPOSITORY / "configs" / "sample_shop.yaml")
+    # Yesterday, as for the scheduled run: the last day that is over. The same all day long, so that a second run
+    # finds what the first has finished.
+    parser.add_argument("--date", type=date.fromisoformat, default=datetime.now(UTC).date() - timedelta(days=1))
+    parser.add_argument("--window-days", type=int)
+    parser.add_argument("--no-promote", dest="promote", action="store_false")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with one_at_a_time():
+            return retrain(
+                settings=arguments.settings,
+                day=arguments.date,
+                window_days=arguments.window_days,
+                promote=arguments.promote,
+            )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. `make retrain` again goes on from the last finished stage.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
