@@ -21,14 +21,14 @@ METRIC_NAMES = {
 
 
 def format_table(evaluation: dict[str, Any]) -> str:
-    """Plain text, at most 100 columns wide: a model a row, segments side by side, figures in per cent.
+    """Plain text, at most 100 columns wide: a model a row, segments side by side, figures in per cent, n queries.
 
     Args:
         evaluation: content of `evaluation.json`.
     """
     width = max(map(len, MODEL_NAMES.values()))
     columns = [len(name) + 1 for name in METRIC_NAMES.values()]
-    heads = [f"{name} ({evaluation['segments'][segment]:,} queries)" for segment, name in SEGMENT_NAMES.items()]
+    heads = [f"{name}, n = {evaluation['segments'][segment]:,}" for segment, name in SEGMENT_NAMES.items()]
     lines = [
         " │".join([" " * width, *(f" {head:^{sum(columns) - 1}}" for head in heads)]),
         " │".join(

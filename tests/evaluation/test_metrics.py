@@ -119,8 +119,6 @@ def test_the_order_of_queries_and_of_relevant_items_does_not_matter(seed: int) -
     items = random.permutation(25)
     plain = judge(rank_scores(scores, 25), relevance_of(grades))
     sets = [(items, grades[q][items]) for q in order]
-    mixed = judge(
-        rank_scores(scores[order], 25), Relevance.from_sets(sets, set_of_query=np.arange(8), items=25)
-    )
+    mixed = judge(rank_scores(scores[order], 25), Relevance.from_sets(sets, set_of_query=np.arange(8), items=25))
     for metric in (recall, precision, ndcg):
         assert metric(mixed, 10).tolist() == metric(plain, 10)[order].tolist()

@@ -1,0 +1,142 @@
+"""A run of the tiny shop whose stages before embed are published as the real ones would be, with untrained models."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from smar_model.data.query_text import normalise_query
+from smar_model.lake.artifacts import Artifact, Attempt
+from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.runs import Run
+from smar_model.lake.stage import StageContext, run_stage
+from smar_model.network.model import new_model, save_model
+from smar_model.settings import Network
+from smar_model.stages import STAGES
+from tests.tiny_shop import DAYS, draw_picture, tiny_events, tiny_items, tiny_run, write_rows
+
+NETWORK = {"dimension": 16, "text": {"width": 16, "heads": 2, "query_layers": 1}}
+HISTORY = [{"step": n, "loss": 3.0 / n, "text": 1.0 / n, "image": 2.0 / n, "learning_rate": 0.1} for n in range(1, 9)]
+
+
+@dataclass(kw_only=True)
+class PublishedRun:
+    run: Run
+    root: Path
+
+    def publish(self, stage: str, write: Callable[[Path], None], metrics: dict[str, Any] | None = None) -> Artifact:
+        """Make an output of a stage real and note it in the run."""
+        attempt = Attempt(stage, digest_json([self.run.name, stage]))
+        write(attempt.folder)
+        artifact = attempt.publish(metrics=metrics or {}, inputs={}, settings={})
+        self.run.write_state(stage, "finished", key=artifact.key)
+        return artifact
+
+    def context(self, stage: str, folder: Path) -> StageContext:
+        names = (*STAGES[stage].inputs, *STAGES[stage].optional_inputs)
+        inputs = {name: found for name in names if (found := self.run.find_output(name))}
+        return StageContext(stage=STAGES[stage], run=self.run, inputs=inputs, folder=folder)
+
+    def publish_model(self, stage: str, *, variant: str = "smar", seed: int = 0) -> Artifact:
+        torch.manual_seed(seed)
+        settings = self.run.settings
+        tokenizer = self.run.output("train-tokenizer").file("tokenizer.json")
+        network = Network.model_validate({**NETWORK, "variant": variant})
+        vocabulary = self.run.output("train-tokenizer").metrics["vocabulary"]
+        model = new_model(network, vocabulary=vocabulary, query_length=12, item_length=32, pictures=settings.pictures)
+
+        def write(folder: Path) -> None:
+            save_model(model, folder / "model", tokenizer)
+            (folder / "history.json").write_text(json.dumps(HISTORY), encoding="utf-8")
+
+        return self.publish(stage, write)
+
+
+def publish_run(root: Path, *, with_truth: bool, name: str = "tiny", **sections: Any) -> PublishedRun:
+    """Tables and untrained models of the tiny shop, in SMAR_HOME; truth as requests that name colours."""
+    items = tiny_items()
+    write_rows(root / "items.parquet", "items", items)
+    events = {day: tiny_events(day, items) for day in DAYS}
+    if with_truth:
+        truth = [{"item_id": i["item_id"], "attributes": [("colour", i["attributes"]["colour"])]} for i in items]
+        write_rows(root / "truth" / "items.parquet", "truth_items", truth)
+        colour = {i["item_id"]: i["attributes"]["colour"] for i in items}
+        for day, (_, requests) in events.items():
+            rows = [{**r, "named": [("colour", colour[r["item_id"]])]} for r in requests]
+            write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
+    published = PublishedRun(run=tiny_run(root, name=name, network=NETWORK, **sections), root=root)
+    published.publish("prepare-items", lambda folder: _write_items(folder, items))
+    published.publish("extract-clicks", lambda folder: _write_clicks(folder, events))
+    published.publish("generate-queries", lambda folder: None)
+    published.publish("label-fashion", lambda folder: None)
+    checks = [
+        {"table": "clicks", "check": "rows", "severity": "critical", "passed": True, "observed": 9, "detail": None},
+        {
+            "table": "catalogue",
+            "check": "brand <b>",
+            "severity": "warning",
+            "passed": False,
+            "observed": None,
+            "detail": "x",
+        },
+    ]
+    published.publish("check-data", lambda folder: _write_text(folder / "checks.json", json.dumps(checks)))
+    run_stage(STAGES["train-tokenizer"], published.run)
+    published.publish("adapt-vision", lambda folder: _write_text(folder / "history.json", json.dumps(HISTORY)))
+    published.publish("pretrain", lambda folder: _write_text(folder / "history.json", "[]"))
+    published.publish_model("finetune")
+    return published
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_items(folder: Path, items: list[dict[str, Any]]) -> None:
+    """Every fifth item has no usable picture; two items share one."""
+    catalogue = [
+        item
+        | {"department": item["category"].split(" > ")[0], "brand": item["brand"] or ""}
+        | {"images": [] if n % 5 == 0 else item["images"][:1], "attributes": list(item["attributes"].items())}
+        for n, item in enumerate(items)
+    ]
+    pictures = []
+    for item in catalogue:
+        if item["images"]:
+            data = draw_picture(dict(item["attributes"])["colour"], size=(48, 64))
+            buffer = io.BytesIO()
+            Image.open(io.BytesIO(data)).save(buffer, "JPEG", quality=92)
+            row = {"item_id": item["item_id"], "frame": 0, "thumbnail": buffer.getvalue()}
+            pictures.append({**row, "picture_digest": digest_bytes(buffer.getvalue())})
+    write_rows(folder / "catalogue" / "part-0.parquet", "catalogue", catalogue)
+    write_rows(folder / "pictures" / "part-0.parquet", "pictures", pictures)
+
+
+def _write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]]) -> None:
+    counts: dict[tuple, dict[str, int]] = {}
+    for day, (rows, _) in events.items():
+        for row in rows:
+            key = (day, normalise_query(row["query"]), row["item_id"])
+            counts.setdefault(key, {"impression": 0, "click": 0, "cart": 0, "order": 0})[row["event"]] += 1
+    table = [
+        {"day": day, "query": query, "item_id": item, **{f"{event}s": n for event, n in count.items()}}
+        for (day, query, item), count in counts.items()
+    ]
+    write_rows(folder / "clicks" / "part-0.parquet", "clicks", table)
+
+
+def with_champion(run: Run, model_folder: Path) -> Run:
+    champion = {
+        "version": "3",
+        "cutoff": "2026-11-01T00:00:00+00:00",
+        "model_digest": "another",
+        "model_folder": str(model_folder),
+    }
+    return replace(run, champion=champion)

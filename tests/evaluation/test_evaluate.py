@@ -1,0 +1,291 @@
+"""The stages evaluate and report on published outputs of a tiny shop, models untrained but real."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from smar_model.errors import InputError
+from smar_model.evaluation.evaluate import evaluate, format_table, run
+from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
+from smar_model.evaluation.relevance import Relevance
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.stage import run_stage
+from smar_model.retrieval.ranking import Ranking, rank_scores
+from smar_model.settings import Evaluation
+from smar_model.stages import STAGES
+from tests.evaluation.published_run import PublishedRun, publish_run, with_champion
+
+
+@pytest.fixture(scope="module")
+def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
+    """With truth, text-only baseline and champion, evaluated and reported by the real stages."""
+    folder = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "shop" / "home"))
+        published = publish_run(folder / "shop", with_truth=True)
+        text_only = published.publish_model("train-text-only", variant="text_only", seed=1)
+        published.run = with_champion(published.run, text_only.folder / "model")
+        for stage in ("embed", "index", "evaluate", "report"):
+            run_stage(STAGES[stage], published.run)
+    return published
+
+
+@pytest.fixture(scope="module")
+def bare_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
+    """A shop without truth, without text-only baseline and without champion."""
+    folder = tmp_path_factory.mktemp("bare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "shop" / "home"))
+        published = publish_run(folder / "shop", with_truth=False)
+        for stage in ("embed", "index", "evaluate", "report"):
+            run_stage(STAGES[stage], published.run)
+    return published
+
+
+@pytest.fixture
+def measured(measured_once: PublishedRun, monkeypatch: pytest.MonkeyPatch) -> PublishedRun:
+    monkeypatch.setenv("SMAR_HOME", str(measured_once.root / "home"))
+    return measured_once
+
+
+@pytest.fixture
+def bare(bare_once: PublishedRun, monkeypatch: pytest.MonkeyPatch) -> PublishedRun:
+    monkeypatch.setenv("SMAR_HOME", str(bare_once.root / "home"))
+    return bare_once
+
+
+def read_evaluation(artifact: Artifact) -> dict:
+    return json.loads(artifact.file("evaluation.json").read_text(encoding="utf-8"))
+
+
+def test_every_model_is_measured_on_the_same_queries(measured: PublishedRun) -> None:
+    artifact = measured.run.output("evaluate")
+    evaluation = read_evaluation(artifact)
+    assert set(evaluation["models"]) == {"popularity", "bm25", "text_only", "challenger", "champion"}
+    assert evaluation["basis"] == "truth"
+    assert evaluation["queries"] == 40
+    assert evaluation["segments"]["fashion"] + evaluation["segments"]["not_fashion"] == 40
+    table = pq.read_table(artifact.files("query_results")).to_pandas()
+    by_model = {model: rows.set_index("query_id") for model, rows in table.groupby("model")}
+    assert all(list(rows.index) == list(by_model["bm25"].index) for rows in by_model.values())
+    for model, rows in by_model.items():
+        mean = evaluation["models"][model]["overall"]["recall_at_50"]["mean"]
+        assert mean == pytest.approx(rows["recall_at_50"].mean(), abs=1e-6)
+        assert artifact.metrics[f"{model}_overall_recall_at_50"] == mean
+        # 24 items: everything that a dense model ranks is within 50, so recall is 1 and each target has a rank.
+        if model in {"challenger", "text_only", "champion"}:
+            assert mean == 1
+            assert rows["target_rank"].between(1, 24).all()
+
+
+def test_a_figure_can_be_recomputed_from_the_table(measured: PublishedRun) -> None:
+    """nDCG@10 of BM25 from its top items and the truth, by hand."""
+    artifact = measured.run.output("evaluate")
+    rows = [r for r in pq.read_table(artifact.files("query_results")).to_pylist() if r["model"] == "bm25"]
+    requests = pq.read_table(measured.root / "truth" / "requests" / "dt=2026-11-19").to_pylist()
+    named = {r["request_id"]: dict(r["named"])["colour"] for r in requests}
+    truth = pq.read_table(measured.root / "truth" / "items.parquet").to_pylist()
+    colour = {r["item_id"]: dict(r["attributes"])["colour"] for r in truth}
+    for row in rows:
+        wanted = named[row["query_id"]]
+        gains = [colour[item] == wanted for item in row["top_items"]]
+        best = min(10, sum(c == wanted for c in colour.values()))
+        dcg = sum(g / np.log2(n + 2) for n, g in enumerate(gains))
+        assert row["ndcg_at_10"] == pytest.approx(dcg / sum(1 / np.log2(n + 2) for n in range(best)), abs=1e-9)
+
+
+def test_differences_are_challenger_minus_each_other_model(measured: PublishedRun) -> None:
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    assert set(evaluation["differences"]) == {"popularity", "bm25", "text_only", "champion"}
+    assert evaluation["champion_version"] == "3"
+    for other, segments in evaluation["differences"].items():
+        value = segments["overall"]["ndcg_at_10"]
+        means = [evaluation["models"][m]["overall"]["ndcg_at_10"]["mean"] for m in ("challenger", other)]
+        assert value["mean"] == pytest.approx(means[0] - means[1], abs=2e-6)
+        assert value["low"] <= value["mean"] <= value["high"]
+        assert value["wins"] + value["ties"] + value["losses"] == 40
+    # The champion of this test is the text-only model, so both must get the same figures.
+    assert evaluation["models"]["champion"] == evaluation["models"]["text_only"]
+
+
+def test_gate_and_embeddings_are_looked_at(measured: PublishedRun) -> None:
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    assert sum(row["queries"] for row in evaluation["gate"]["bins"]) == 40
+    assert 0 <= evaluation["gate"]["auc"] <= 1
+    assert 1 <= evaluation["embeddings"]["multimodal"]["effective_rank"] <= 16
+
+
+def test_what_is_missing_is_said(bare: PublishedRun) -> None:
+    evaluation = read_evaluation(bare.run.output("evaluate"))
+    assert set(evaluation["models"]) == {"popularity", "bm25", "challenger"}
+    assert "train-text-only" in evaluation["not_measured"]["text_only"]
+    assert evaluation["basis"] == "clicks"
+    assert evaluation["shown"]["beside"] == "bm25"
+    page = bare.run.output("report").file("report.html").read_text(encoding="utf-8")
+    assert "text-only: not measured" in page
+    table = format_table(evaluation)
+    assert "text-only: not measured, as train-text-only" in table
+    assert "clicked" in table
+
+
+def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> None:
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    evaluation["segments"] = dict.fromkeys(evaluation["segments"], 10_000)
+    lines = format_table(evaluation).splitlines()
+    assert len({len(line) for line in lines[:8]}) == 1
+    assert len(lines[0]) <= 100
+    assert [line.split("│")[0].strip() for line in lines[3:8]] == [
+        "popularity",
+        "BM25",
+        "text-only",
+        "champion before",
+        "this run's SMAR",
+    ]
+    recall = evaluation["models"]["bm25"]["overall"]["recall_at_50"]["mean"]
+    assert lines[4].split("│")[1].split()[0] == f"{100 * recall:.1f}"
+    assert "wanted item" in format_table(evaluation)
+
+
+def test_an_empty_segment_has_no_figure_and_breaks_nothing(measured: PublishedRun) -> None:
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    for segments in [*evaluation["models"].values(), *evaluation["differences"].values()]:
+        for value in segments["not_fashion"].values():
+            value |= {"mean": None, "low": None, "high": None}
+    evaluation["segments"]["not_fashion"] = 0
+    assert "–" in format_table(evaluation)
+
+
+class PageParser(HTMLParser):
+    """Collects what a browser would fetch, and checks that the references inside the page resolve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in {"href", "src", "xlink:href"}:
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.mark.parametrize("kind", ["measured", "bare"])
+def test_the_report_is_one_file_that_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+    published: PublishedRun = request.getfixturevalue(kind)
+    page = published.run.output("report").file("report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|//[a-z]+\.|@import|<script|<link", re.sub(r"base64,[\w+/=]+", "", page))
+    parser = PageParser()
+    parser.feed(page)
+    assert len(parser.ids) == len(set(parser.ids))
+    inner = [r[1:] for r in parser.references if r.startswith("#")]
+    assert all(r.startswith(("#", "data:image/jpeg;base64,")) for r in parser.references)
+    assert inner
+    assert set(inner) <= set(parser.ids)
+
+
+def test_the_report_shows_queries_pictures_and_checks(measured: PublishedRun) -> None:
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    artifact = measured.run.output("report")
+    page = artifact.file("report.html").read_text(encoding="utf-8")
+    assert evaluation["shown"]["queries"]
+    assert all(f"“{query['query']}”" in page for query in evaluation["shown"]["queries"])
+    assert page.count("★ wanted") > 1
+    assert "no picture" in page
+    assert "brand &lt;b&gt;" in page, "what the data say must not become markup"
+    assert "1 of 2 passed" in page
+    assert "pretrain: no step of training" in page
+    # Six colours: items that share a picture share its bytes.
+    assert 1 <= page.count("data:image/jpeg;base64,") <= 6
+    assert artifact.metrics["bytes"] < 3_000_000
+
+
+def test_the_same_inputs_give_the_same_evaluation(measured: PublishedRun, tmp_path: Path) -> None:
+    run(measured.context("evaluate", tmp_path))
+    again = (tmp_path / "evaluation.json").read_text(encoding="utf-8")
+    assert again == measured.run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8")
+
+
+class Fixed:
+    """Ranks by given scores, whatever is asked."""
+
+    def __init__(self, item_ids: list[str], scores: np.ndarray) -> None:
+        self.item_ids, self.scores = item_ids, scores
+
+    def rank(self, queries: list[str], depth: int) -> Ranking:
+        return rank_scores(np.tile(self.scores, (len(queries), 1)), depth)
+
+
+def constructed(queries: int = 300) -> EvaluationSet:
+    targets = np.arange(queries) % 150
+    found = Relevance.from_targets(targets, items=150)
+    texts = np.array([f"query {n}" for n in range(queries)], dtype=object)
+    return EvaluationSet(
+        basis="truth",
+        query_ids=texts,
+        queries=texts,
+        clusters=targets,
+        is_visual=targets % 2 == 0,
+        targets=targets,
+        found=found,
+        graded=found,
+        counts={},
+    )
+
+
+def test_figures_and_differences_of_constructed_rankers() -> None:
+    """Items in order: the first 50 targets are found at 50, 100 at 100. Backwards: exactly the other ones."""
+    ids = [f"{n:03}" for n in range(150)]
+    forwards, backwards = Fixed(ids, -np.arange(150.0)), Fixed(ids, np.arange(150.0))
+    evaluation, _ = evaluate(
+        rankers={"challenger": lambda: forwards, "bm25": lambda: backwards, "text_only": lambda: forwards},
+        queries=constructed(),
+        item_ids=ids,
+        settings=Evaluation(bootstrap_samples=200, shown_queries=4),
+    )
+    overall = evaluation["models"]["challenger"]["overall"]
+    assert overall["recall_at_50"]["mean"] == pytest.approx(1 / 3)
+    assert overall["recall_at_100"]["mean"] == pytest.approx(2 / 3)
+    assert overall["recall_at_50"]["low"] < 1 / 3 < overall["recall_at_50"]["high"]
+    against = evaluation["differences"]["bm25"]["overall"]["recall_at_50"]
+    assert (against["mean"], against["wins"], against["ties"], against["losses"]) == (0, 100, 100, 100)
+    same = evaluation["differences"]["text_only"]["fashion"]["recall_at_50"]
+    assert (same["low"], same["high"], same["ties"]) == (0, 0, 150)
+
+
+def test_a_ranker_of_another_catalogue_is_refused() -> None:
+    other = Fixed(["x", "y"], np.zeros(2))
+    with pytest.raises(InputError, match="challenger: made for 2 items"):
+        evaluate(
+            rankers={"challenger": lambda: other},
+            queries=constructed(),
+            item_ids=[f"{n:03}" for n in range(150)],
+            settings=Evaluation(),
+        )
+
+
+def test_a_run_without_held_out_events_ends_with_a_message(bare: PublishedRun, tmp_path: Path) -> None:
+    context = bare.context("evaluate", tmp_path)
+    with pytest.raises(InputError, match=r"nothing to evaluate from 2026-11-19 to 2026-11-19"):
+        build_evaluation_set(
+            shop=context.shop,
+            days=context.run.evaluation_days,
+            clicks=pd.DataFrame(columns=["day", "query", "item_id", "clicks", "orders"]),
+            catalogue=pd.DataFrame({"item_id": ["a"], "department": ["Books"]}),
+            visual_departments=["Clothing"],
+            maximum_queries=10,
+            seed=0,
+        )
