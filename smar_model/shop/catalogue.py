@@ -55,8 +55,12 @@ def write_catalogue(root: Path, catalogue: Catalogue, *, replaces: str = "") -> 
     """Write products into a shop, in place of those whose item id begins with `replaces` (the empty default: of all).
 
     Raises:
-        InputError: the shop keeps its catalogue in several files, which an import cannot add to.
+        InputError: the shop keeps its catalogue in several files or its pictures in a zip, which cannot be added to.
     """
+    if (root / "pictures.zip").is_file():
+        raise InputError(
+            f"{root / 'pictures.zip'}: pictures in a zip cannot be added to; unpack it into {root / 'pictures'}"
+        )
     if (root / "items").is_dir():
         raise InputError(
             f"{root / 'items'}: a catalogue in several files; merge them into {root / 'items.parquet'} first"

@@ -58,7 +58,8 @@ def _read_styles(files: SourceFiles, source: str) -> list[dict[str, str]]:
     content = files.read("styles.csv")
     assert content is not None, "SourceFiles found it by this name"
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        # Not splitlines(): it would also break at rarer signs, which a name may hold.
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise InputError(f"{source} row {number}: not UTF-8 text; save the file as UTF-8") from None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from smar_model.errors import InputError
 from smar_model.shop.catalogue import Product
 from smar_model.shop.vocabulary import AMBIGUOUS, is_listed, masked_forms, phrase_pattern
 
@@ -23,7 +24,15 @@ def mask_products(products: list[Product], shares: Mapping[str, float], *, seed:
 
     A share counts the items that truly have the attribute; it is met exactly, up to rounding. Which items depends on
     the seed and on the ids alone, for each attribute on its own.
+
+    Raises:
+        InputError: no product has an attribute of that name.
     """
+    known = sorted({attribute for product in products for attribute in product.truth})
+    if unknown := sorted(shares.keys() - set(known)):
+        raise InputError(
+            f"masked attribute {unknown[0]!r}: no product has it; the products' attributes are {', '.join(known)}"
+        )
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for product in products:
         for attribute, value in product.truth.items():

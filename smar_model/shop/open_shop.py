@@ -168,6 +168,8 @@ def _make_if_changed(settings: Settings, simulation: Simulation, report: Report)
     report(f"making the shop in {root}")
     root.mkdir(parents=True, exist_ok=True)
     catalogue = build_catalogue(settings)
+    for leftover in root.glob(".shop.json.*"):
+        leftover.unlink()
     # From here on the folder is ours, but nothing in it counts until the record is complete.
     replace_file(record, json.dumps({"state": "being made"}))
     for name in _OWN_NAMES:

@@ -143,15 +143,15 @@ class Shoppers:
         # What is half-written lies outside the folders that readers list.
         writing = root / ".writing"
         shutil.rmtree(writing, ignore_errors=True)
-        for folder, name, table in (
-            (truth_folder, "truth_requests", requests),
-            (log_folder, "click_log", events),
-        ):
-            write_parquet(writing / name / "part-0.parquet", table)
+        write_parquet(writing / "requests" / "part-0.parquet", requests)
+        write_parquet(writing / "log" / "part-0.parquet", events)
+        # The log is the first to go and the last to come: where it stands, the day is complete.
+        for number, folder in enumerate((log_folder, truth_folder)):
             folder.parent.mkdir(parents=True, exist_ok=True)
             if folder.exists():
-                os.rename(folder, writing / f"old-{name}")
-            os.rename(writing / name, folder)
+                os.rename(folder, writing / f"old-{number}")
+        os.rename(writing / "requests", truth_folder)
+        os.rename(writing / "log", log_folder)
         shutil.rmtree(writing)
         return {"requests": requests.num_rows, "events": events.num_rows}
 

@@ -244,8 +244,8 @@ def masked_forms(attribute: str, value: str) -> tuple[str, ...]:
 @cache
 def phrase_pattern(phrases: frozenset[str]) -> re.Pattern[str]:
     """Matches any of the phrases as whole words: any case, singular or plural, with space, hyphen or nothing between
-    their words ("t-shirt", "tshirts"), and runs of them ("black & white")."""
+    their words ("t-shirt", "tshirts"), runs of them ("black & white"), and the sign that joins them to a neighbour."""
     variants = phrases | {singular(p) for p in phrases}
     bodies = [r"[\s-]*".join(map(re.escape, re.split(r"[\s-]+", p))) for p in variants if p]
     one = rf"(?<!\w)(?:{'|'.join(sorted(bodies, key=lambda b: (-len(b), b)))})(?:['’]?s|es)?(?!\w)"
-    return re.compile(rf"{one}(?:\s*[&/,+-]\s*{one})*", re.IGNORECASE)
+    return re.compile(rf"(?:[&/+]\s*)?{one}(?:\s*[&/,+-]\s*{one})*(?:\s*[&/+])?", re.IGNORECASE)
