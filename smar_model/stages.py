@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from smar_model.lake.stage import Stage
 
-_SPARK = ("jobs/spark_session.py", "smar_model/lake/contracts.py")
+_SPARK = ("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py")
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
 
@@ -23,6 +23,7 @@ STAGES: dict[str, Stage] = {
             code=(
                 "jobs/prepare_items.py",
                 "sql/prepare_items.sql",
+                "sql/prepare_pictures.sql",
                 "schemas/catalogue.yaml",
                 "schemas/pictures.yaml",
                 *_SPARK,
@@ -67,7 +68,7 @@ STAGES: dict[str, Stage] = {
             summary="Subword tokenizer from titles and training queries.",
             work="smar_model.training.tokenizer:run",
             inputs=_TRAINING_TABLES,
-            settings=("tokenizer",),
+            settings=("tokenizer", "network.text.pretrained"),
             code=("smar_model/training/tokenizer.py",),
         ),
         Stage(
@@ -152,7 +153,7 @@ STAGES: dict[str, Stage] = {
             summary="Checks and figures against floors and the champion: one decision with its reasons.",
             work="smar_model.release.gate:run",
             inputs=("check-data", "index", "evaluate"),
-            settings=("gate",),
+            settings=("gate", "index.minimum_recall"),
             code=("smar_model/release/gate.py",),
             champion=True,
         ),

@@ -11,7 +11,8 @@ import os
 import platform
 import re
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+import datetime as dt
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,27 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     name: str
-    date: date
+    date: dt.date
     """Last day of the click log that the run reads."""
     settings_source: str
     settings: Settings
     champion: dict[str, Any] | None
     """The champion when the run started, as `smar_model/release/registry.py` describes it: `version`, `cutoff` (ISO
-    time), `model_digest` (digest of its finetune output), `model_folder` (local copy of its model); None: no release."""
+    time), `model_digest` (of its `model` folder), `model_folder` (local copy of its model); None: no release."""
     promote: bool
     """Whether the run may move the champion alias."""
 
     @property
-    def days(self) -> list[date]:
+    def days(self) -> list[dt.date]:
         """The window, oldest day first."""
         return [self.date - timedelta(days=n) for n in reversed(range(self.settings.window.days))]
 
     @property
-    def training_days(self) -> list[date]:
+    def training_days(self) -> list[dt.date]:
         return self.days[: -self.settings.window.evaluation_days]
 
     @property
-    def evaluation_days(self) -> list[date]:
+    def evaluation_days(self) -> list[dt.date]:
         return self.days[-self.settings.window.evaluation_days :]
 
     @property
@@ -57,7 +58,7 @@ class Run:
     def rival(self) -> dict[str, Any] | None:
         """The champion to compare with; None where there is none or where this run trained that very model again."""
         mine = self.find_output("finetune")
-        if self.champion and mine and self.champion["model_digest"] == mine.digest:
+        if self.champion and mine and self.champion["model_digest"] == mine.manifest["content"]["model"]:
             return None
         return self.champion
 
@@ -139,7 +140,7 @@ def load_run(name: str) -> Run:
     return Run(
         **content
         | {
-            "date": date.fromisoformat(content["date"]),
+            "date": dt.date.fromisoformat(content["date"]),
             "settings": validate_settings(content["settings"], source=str(path)),
         }
     )

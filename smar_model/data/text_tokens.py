@@ -1,0 +1,83 @@
+"""Text to token ids. The tokenizer is one JSON file of Hugging Face tokenizers; id 0 is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tokenizers import Tokenizer
+
+from smar_model.data.query_text import normalise_query
+from smar_model.errors import InputError
+
+
+def load_tokenizer(file: Path) -> Tokenizer:
+    """Read tokenizer.json.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{file}: not a readable tokenizer: {error}") from None
+
+
+def pad(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
+    """Rows of ids to (B, L) int64, cut at `length` and padded with 0 to the longest, at least one place."""
+    longest = max(1, min(length, max((len(r) for r in rows), default=1)))
+    ids = np.zeros((len(rows), longest), dtype=np.int64)
+    for i, row in enumerate(rows):
+        cut = row[:longest]
+        ids[i, : len(cut)] = cut
+    return ids
+
+
+def encode_queries(tokenizer: Tokenizer, queries: Sequence[str], length: int) -> np.ndarray:
+    """Queries to ids (B, L) int64, normalised as the training data were."""
+    encoded = tokenizer.encode_batch([normalise_query(q) for q in queries], add_special_tokens=False)
+    return pad([e.ids for e in encoded], length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemTexts:
+    """Texts of items, in the order of their ids: title, category, brand, attributes as segments 0–3."""
+
+    item_ids: list[str]
+    ids: np.ndarray
+    """(N, L) int32, 0 is padding."""
+    segments: np.ndarray
+    """(N, L) int8."""
+
+
+def encode_items(tokenizer: Tokenizer, catalogue: pd.DataFrame, length: int) -> ItemTexts:
+    """Tokenise a catalogue (columns item_id, title, category, brand, attributes), sorted by item id."""
+    catalogue = catalogue.sort_values("item_id")
+    parts = [
+        catalogue["title"].str.lower().tolist(),
+        catalogue["category"].str.lower().str.replace(">", " ").tolist(),
+        catalogue["brand"].str.lower().tolist(),
+        [" ".join(str(v).lower() for _, v in sorted(dict(a).items())) for a in catalogue["attributes"]],
+    ]
+    ids = np.zeros((len(catalogue), length), dtype=np.int32)
+    segments = np.zeros((len(catalogue), length), dtype=np.int8)
+    encoded = [[e.ids for e in tokenizer.encode_batch(p, add_special_tokens=False)] for p in parts]
+    for row in range(len(catalogue)):
+        # A long title must not push the short parts out: it gives way first.
+        rest = sum(len(part[row]) for part in encoded[1:])
+        title = encoded[0][row][: max(length - rest, length // 2)]
+        pieces = [title, *(part[row] for part in encoded[1:])]
+        flat = [i for piece in pieces for i in piece][:length]
+        flat_segments = [s for s, piece in enumerate(pieces) for _ in piece][:length]
+        ids[row, : len(flat)] = flat
+        segments[row, : len(flat)] = flat_segments
+    return ItemTexts(item_ids=catalogue["item_id"].tolist(), ids=ids, segments=segments)
+
+
+def trim(ids: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Cut columns that are padding in every row: short batches cost little."""
+    used = max(1, int((ids != 0).any(0).nonzero()[0].max(initial=0)) + 1)
+    return tuple(a[:, :used] for a in (ids, *others))

@@ -1,0 +1,245 @@
+"""The network: query tower, item text tower, item image tower, item multimodal tower, prediction header.
+
+Score of a query q and an item s (SMAR, sections 2.2 and 2.4): Q(q)·S_m(s) where P(q) = 1, Q(q)·S_t(s) where P(q) = 0.
+The vision encoder stands before the image tower and can be run apart (`picture_patches`), so that a locked one
+encodes each picture once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from smar_model.errors import InputError
+from smar_model.lake.digests import digest_files
+from smar_model.network.fusion import FUSIONS
+from smar_model.network.towers import ImageTower, PretrainedTextTower, Projection, TextTower, masked_mean, visible
+from smar_model.network.variants import find_variant
+from smar_model.settings import Network, Pictures
+
+SEGMENTS = ("title", "category", "brand", "attributes")
+
+INITIAL_SCALE = 20.0
+SCALE_BOUNDS = (5.0, 50.0)
+"""Inverse temperature; published ones lie at 15–20 (Que2Search) to 50 (ROAR, τ = 0.02)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What must be known besides the weights to build the network again; saved as network.json."""
+
+    network: Network
+    vocabulary: int
+    query_length: int
+    item_length: int
+    picture_width: int
+    picture_height: int
+    text_encoder: dict[str, Any] | None = None
+    """Configuration of a `transformers` encoder, where there is one."""
+    vision_encoder: str | None = None
+    """timm architecture; None: a variant without pictures."""
+
+
+class PictureEncoder(nn.Module):
+    """A timm model without its head: pictures (B, 3, H, W), 0–1, to patch tokens (B, P, C)."""
+
+    encoder: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: Any, height: int, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        # Saved with the weights: an encoder from a folder may come with a normalisation of its own.
+        self.register_buffer("mean", torch.tensor(encoder.pretrained_cfg["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(encoder.pretrained_cfg["std"]).view(1, 3, 1, 1))
+        with torch.no_grad():
+            was_training = self.encoder.training
+            self.encoder.eval()
+            self.patches, self.channels = self.forward(torch.zeros(1, 3, height, width)).shape[1:]
+            self.encoder.train(was_training)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        states = self.encoder.forward_features((pictures - self.mean) / self.std)
+        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
+
+
+def make_picture_encoder(network: Network, *, architecture: str | None, height: int, width: int) -> PictureEncoder:
+    """Build the encoder that settings name; with `architecture`, without looking for pretrained weights.
+
+    Raises:
+        InputError: timm knows no such model, its weights cannot be had, or it does not take the pictures' size.
+    """
+    options = dict(network.vision.options)
+    try:
+        if architecture:
+            encoder = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+        else:
+            encoder = timm.create_model(
+                network.vision.name, pretrained=network.vision.pretrained, num_classes=0, **options
+            )
+        return PictureEncoder(encoder, height, width)
+    except Exception as error:
+        raise InputError(
+            f"network.vision.name {network.vision.name!r} (options {options}) at {width}×{height} pixels: {error}"
+        ) from error
+
+
+class RetrievalModel(nn.Module):
+    """All towers. Text is given as ids (B, L), 0 is padding; embeddings are unit vectors (B, D)."""
+
+    def __init__(self, shape: Shape, *, load_pretrained: bool = False) -> None:
+        super().__init__()
+        network = shape.network
+        text = network.text
+        self.shape = shape
+        self.variant = find_variant(network.variant)
+
+        def text_tower(length: int, segments: int, layers: int) -> nn.Module:
+            if shape.text_encoder:
+                config = AutoConfig.for_model(**shape.text_encoder)
+                name = text.pretrained if load_pretrained else None
+                return PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
+            return TextTower(
+                vocabulary=shape.vocabulary,
+                length=length,
+                segments=segments,
+                width=text.width,
+                heads=text.heads,
+                layers=layers,
+                dropout=network.dropout,
+            )
+
+        self.query_tower = text_tower(shape.query_length, 1, text.query_layers)
+        self.query_projection = Projection(text.width, network.dimension)
+        self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
+        self.item_text_tower = text_tower(shape.item_length, len(SEGMENTS), text.item_layers)
+        self.text_projection = Projection(text.width, network.dimension)
+        if self.variant.fusion:
+            self.vision = make_picture_encoder(
+                network,
+                architecture=None if load_pretrained else shape.vision_encoder,
+                height=shape.picture_height,
+                width=shape.picture_width,
+            )
+            self.image_tower = ImageTower(
+                channels=self.vision.channels,
+                patches=self.vision.patches,
+                width=text.width,
+                heads=text.heads,
+                layers=network.image_layers,
+                dropout=network.dropout,
+            )
+            self.image_projection = Projection(text.width, network.dimension)
+            self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
+            self.multimodal_projection = Projection(text.width, network.dimension)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+
+    @property
+    def scale(self) -> Tensor:
+        """Learned inverse temperature, kept within its bounds."""
+        return self.log_scale.exp().clamp(*SCALE_BOUNDS)
+
+    def encode_queries(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, L) to embeddings Q (B, D) and the prediction header's logits (B,)."""
+        mask = visible(ids)
+        states = self.query_tower(ids, torch.zeros_like(ids), mask)
+        return self.query_projection(states, mask), self.header(masked_mean(states, mask)).squeeze(-1)
+
+    def encode_texts(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Item texts (B, L) to states H_t (B, L, W), their mask (B, L) and embeddings S_t (B, D)."""
+        mask = visible(ids)
+        states = self.item_text_tower(ids, segments, mask)
+        return states, mask, self.text_projection(states, mask)
+
+    def encode_images(self, patches: Tensor, has_picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens (B, P, C) to states H_i (B, P, W) and embeddings S_i (B, D)."""
+        states = self.image_tower(patches, has_picture)
+        return states, self.image_projection(states, states.new_ones(states.shape[:2], dtype=torch.bool))
+
+    def fuse(self, text: Tensor, text_mask: Tensor, image: Tensor) -> Tensor:
+        """States of both to embeddings S_m (B, D)."""
+        return self.multimodal_projection(*self.fusion(text, image, text_mask))
+
+    def picture_patches(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), 0–1, to patch tokens (B, P, C)."""
+        return self.vision(pictures)
+
+    @torch.no_grad()
+    def route(self, logits: Tensor) -> Tensor:
+        """P(q) as search uses it: 0 or 1 under hard routing, the probability under soft routing. (B,) → (B,)"""
+        if not self.variant.fusion:
+            return torch.zeros_like(logits)
+        probability = logits.sigmoid()
+        return (probability >= 0.5).float() if self.shape.network.routing == "hard" else probability
+
+
+def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> None:
+    """Write weights.safetensors, network.json and tokenizer.json: all that search needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model, str(folder / "weights.safetensors"))
+    content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
+    (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of a model's files, equal to `content["model"]` in the manifest of the stage that published it."""
+    return digest_files([f for f in folder.iterdir() if f.is_file()], root=folder.parent)
+
+
+def load_model(folder: Path) -> RetrievalModel:
+    """Read a model that `save_model` wrote, in evaluation mode.
+
+    Raises:
+        InputError: a file is missing or does not fit the others.
+    """
+    try:
+        content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+        shape = Shape(**content | {"network": Network.model_validate(content["network"])})
+        model = RetrievalModel(shape)
+        load_weights(model, str(folder / "weights.safetensors"))
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise InputError(f"{folder}: not a whole model (weights.safetensors, network.json): {error}") from error
+    return model.eval()
+
+
+def new_model(
+    network: Network, *, vocabulary: int, query_length: int, item_length: int, pictures: Pictures
+) -> RetrievalModel:
+    """A model as settings describe it, with pretrained encoders loaded where they name some.
+
+    Raises:
+        InputError: an encoder cannot be had.
+    """
+    text_encoder = None
+    if network.text.pretrained:
+        try:
+            text_encoder = AutoConfig.from_pretrained(network.text.pretrained).to_dict()
+        except (OSError, ValueError) as error:
+            raise InputError(f"network.text.pretrained {network.text.pretrained!r}: {error}") from error
+    shape = Shape(
+        network=network,
+        vocabulary=vocabulary,
+        query_length=query_length,
+        item_length=item_length,
+        picture_width=pictures.width,
+        picture_height=pictures.height,
+        text_encoder=text_encoder,
+    )
+    model = RetrievalModel(shape, load_pretrained=True)
+    if model.variant.fusion:
+        architecture = model.vision.encoder.pretrained_cfg.get("architecture") or network.vision.name
+        model.shape = Shape(**{**{f: getattr(shape, f) for f in shape.__slots__}, "vision_encoder": architecture})
+    return model

@@ -1,0 +1,130 @@
+"""Stage embed: the text and the multimodal embedding of every item, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, read_catalogue, read_thumbnails
+from smar_model.data.text_tokens import encode_items, load_tokenizer, trim
+from smar_model.errors import InputError
+from smar_model.lake.stage import StageContext
+from smar_model.network.model import RetrievalModel, load_model
+
+BATCH = 256
+CHUNK = 80 * BATCH
+"""Items whose pictures are held in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemEmbeddings:
+    item_ids: list[str]
+    """Sorted; row i of both arrays belongs to item_ids[i]."""
+    text: np.ndarray
+    """S_t, unit vectors (N, D) float32."""
+    multimodal: np.ndarray
+    """S_m, unit vectors (N, D) float32; equal to S_t for a variant without pictures."""
+
+
+@torch.inference_mode()
+def embed_catalogue(
+    model: RetrievalModel, tokenizer_file: Path, catalogue_files: Sequence[Path], picture_files: Sequence[Path]
+) -> ItemEmbeddings:
+    """Embed every item of a catalogue; of an item with several pictures S_m is the mean over up to four."""
+    catalogue = read_catalogue(catalogue_files)
+    texts = encode_items(load_tokenizer(tokenizer_file), catalogue, model.shape.item_length)
+    text, multimodal = [], []
+    for start in range(0, len(texts.item_ids), BATCH):
+        if model.variant.fusion and start % CHUNK == 0:
+            thumbnails = read_thumbnails(
+                picture_files, texts.item_ids[start : start + CHUNK], maximum_frames=MAXIMUM_FRAMES
+            )
+        rows = slice(start, start + BATCH)
+        ids, segments = trim(texts.ids[rows], texts.segments[rows])
+        states, mask, embedding = model.encode_texts(torch.from_numpy(ids).long(), torch.from_numpy(segments).long())
+        text.append(embedding.numpy())
+        if model.variant.fusion:
+            patches, owners, has = _patches(model, thumbnails, start % CHUNK, len(ids))
+            fused = model.fuse(states[owners], mask[owners], model.encode_images(patches, has)[0])
+            mean = torch.zeros(len(ids), fused.shape[1]).index_add_(0, owners, fused)
+            multimodal.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
+    stacked = np.concatenate(text)
+    return ItemEmbeddings(
+        item_ids=texts.item_ids, text=stacked, multimodal=np.concatenate(multimodal) if multimodal else stacked
+    )
+
+
+def _patches(
+    model: RetrievalModel, thumbnails: Thumbnails, first_item: int, items: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Patch tokens of the pictures of a stretch of items: (M, P, C), the item of each (M,), whether it is a picture (M,).
+
+    An item without pictures has one row that says so.
+    """
+    shape = model.shape
+    count = thumbnails.count[first_item : first_item + items]
+    owners = np.repeat(np.arange(items), np.maximum(count, 1))
+    has = np.repeat(count > 0, np.maximum(count, 1))
+    first = thumbnails.first[first_item]
+    pixels = thumbnails.pixels[first : first + count.sum()]
+    patches = torch.zeros(len(owners), model.vision.patches, model.vision.channels)
+    if len(pixels):
+        if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
+            raise InputError(
+                f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the model was trained on "
+                f"{shape.picture_width}×{shape.picture_height}: set settings.pictures back, or retrain"
+            )
+        encoded = [
+            model.picture_patches(torch.from_numpy(pixels[i : i + BATCH]).float() / 255)
+            for i in range(0, len(pixels), BATCH)
+        ]
+        patches[torch.from_numpy(has)] = torch.cat(encoded)
+    return patches, torch.from_numpy(owners), torch.from_numpy(has)
+
+
+def load_embeddings(folder: Path) -> ItemEmbeddings:
+    """Read what the stage embed published."""
+    table = pq.read_table(folder / "item_embeddings")
+    vectors = {name: _matrix(table[name]) for name in ("text", "multimodal")}
+    return ItemEmbeddings(item_ids=table["item_id"].to_pylist(), **vectors)
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    return flat.reshape(len(column), -1)
+
+
+def run(context: StageContext) -> dict[str, float]:
+    """Publish the table item_embeddings."""
+    torch.set_num_threads(context.settings.training.threads)
+    folder = context.input("finetune").folder / "model"
+    embeddings = embed_catalogue(
+        load_model(folder),
+        folder / "tokenizer.json",
+        context.table("prepare-items", "catalogue"),
+        context.table("prepare-items", "pictures"),
+    )
+    path = context.output("item_embeddings/part-0.parquet")
+    pq.write_table(pa.Table.from_batches(list(_batches(embeddings))), path)
+    return {"items": float(len(embeddings.item_ids)), "dimension": float(embeddings.text.shape[1])}
+
+
+def _batches(embeddings: ItemEmbeddings) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(embeddings.item_ids), 10_000):
+        rows = slice(start, start + 10_000)
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array(embeddings.item_ids[rows]),
+                *(
+                    pa.array(list(v[rows].astype(np.float32)), pa.list_(pa.float32()))
+                    for v in (embeddings.text, embeddings.multimodal)
+                ),
+            ],
+            names=["item_id", "text", "multimodal"],
+        )

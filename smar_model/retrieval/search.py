@@ -1,0 +1,155 @@
+"""Search: one code path for evaluation, the command line and serving.
+
+An item is stored as [S_t ; S_m − S_t], a query asks [Q ; p·Q]: the inner product is Q·S_t + p·Q·(S_m − S_t), which is
+Q·S_m for p = 1 and Q·S_t for p = 0 (design, decision 5). Only the query tower and P(q) run online.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from smar_model.data.text_tokens import encode_queries, load_tokenizer
+from smar_model.errors import InputError
+from smar_model.network.model import RetrievalModel, load_model, model_digest
+from smar_model.retrieval.embed import ItemEmbeddings
+from smar_model.retrieval.ranking import Ranking, concatenate_rankings, order_candidates, rank_scores
+
+QUERY_BATCH = 512
+
+
+def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
+    """[S_t ; S_m − S_t], (N, 2D) float32."""
+    return np.hstack([embeddings.text, embeddings.multimodal - embeddings.text]).astype(np.float32)
+
+
+class QueryEncoder:
+    """Query texts to what the index is asked, [Q ; p·Q]."""
+
+    def __init__(self, model: RetrievalModel, tokenizer_file: Path) -> None:
+        self.model = model.eval()
+        self.tokenizer = load_tokenizer(tokenizer_file)
+
+    @torch.inference_mode()
+    def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Routed queries (B, 2D), the P(q) that routes them (B,) and the header's probability (B,)."""
+        routed, routes, probabilities = [], [], []
+        for start in range(0, len(queries), QUERY_BATCH):
+            ids = encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
+            embeddings, logits = self.model.encode_queries(torch.from_numpy(ids))
+            p = self.model.route(logits)
+            routed.append(torch.cat([embeddings, p[:, None] * embeddings], dim=1).numpy())
+            routes.append(p.numpy())
+            probabilities.append(logits.sigmoid().numpy())
+        if not routed:
+            width = 2 * self.model.shape.network.dimension
+            return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
+        return np.concatenate(routed), np.concatenate(routes), np.concatenate(probabilities)
+
+    def route(self, queries: Sequence[str]) -> np.ndarray:
+        """The header's probability that pictures matter for each query, (B,)."""
+        return self.encode(queries)[2]
+
+
+class DenseRanker:
+    """Exact search over embeddings in memory: for models without a served index, and to judge an index by."""
+
+    def __init__(self, model: RetrievalModel, tokenizer_file: Path, embeddings: ItemEmbeddings) -> None:
+        self.encoder = QueryEncoder(model, tokenizer_file)
+        self.item_ids = embeddings.item_ids
+        self.items = routed_items(embeddings)
+
+    def route(self, queries: Sequence[str]) -> np.ndarray:
+        return self.encoder.route(queries)
+
+    def rank(self, queries: list[str], depth: int) -> Ranking:
+        asked, _, _ = self.encoder.encode(queries)
+        parts = [
+            rank_scores(asked[start : start + QUERY_BATCH] @ self.items.T, depth)
+            for start in range(0, max(1, len(asked)), QUERY_BATCH)
+        ]
+        return concatenate_rankings(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    item_id: str
+    title: str
+    department: str
+    images: list[str]
+    """File names under the pictures' root, the main one first."""
+    score: float
+
+
+class Searcher:
+    """A model with the index that was built for it."""
+
+    def __init__(
+        self, encoder: QueryEncoder, index: faiss.Index, items: dict[str, list], manifest: dict[str, Any]
+    ) -> None:
+        self.encoder = encoder
+        self.index = index
+        self.items = items
+        self.manifest = manifest
+
+    @classmethod
+    def load(cls, model_folder: Path, index_folder: Path) -> Searcher:
+        """Open a released pair.
+
+        Raises:
+            InputError: the index is damaged, or was built by another model.
+        """
+        manifest_file = index_folder / "index.json"
+        try:
+            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+            index = faiss.read_index(str(index_folder / "index.faiss"))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{index_folder}: not a whole index (index.json, index.faiss): {error}") from error
+        if manifest["model_digest"] != model_digest(model_folder):
+            raise InputError(
+                f"{index_folder}: this index was built by another model than {model_folder}; build it again"
+            )
+        items = pq.read_table(index_folder / "index_items").sort_by("row").to_pydict()
+        if not index.ntotal == len(items["item_id"]) == manifest["items"]:
+            raise InputError(
+                f"{index_folder}: {index.ntotal} vectors for {len(items['item_id'])} items; build it again"
+            )
+        return cls(QueryEncoder(load_model(model_folder), model_folder / "tokenizer.json"), index, items, manifest)
+
+    @property
+    def item_ids(self) -> list[str]:
+        return self.items["item_id"]
+
+    def route(self, queries: Sequence[str]) -> np.ndarray:
+        """The header's probability that pictures matter for each query, (B,)."""
+        return self.encoder.route(queries)
+
+    def rank(self, queries: list[str], depth: int) -> Ranking:
+        """Rows of the index, best first."""
+        return self._rank(self.encoder.encode(queries)[0], depth)
+
+    def _rank(self, asked: np.ndarray, depth: int) -> Ranking:
+        scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), depth)
+        return order_candidates(rows.astype(np.int32), scores)
+
+    def search(self, queries: list[str], k: int = 10) -> tuple[list[list[Hit]], np.ndarray]:
+        """The k best items for each query, best first, and P(q) of each query (B,)."""
+        asked, _, probabilities = self.encoder.encode(queries)
+        ranking = self._rank(asked, k)
+        hits = [
+            [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
+            for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
+        ]
+        return hits, probabilities
+
+    def _hit(self, row: int, score: float) -> Hit:
+        columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}
+        return Hit(**columns, score=score)

@@ -1,0 +1,75 @@
+"""Stage pretrain: SMAR's three losses, L = αL_t + βL_i + γL_m, on synthetic and clicked pairs (SMAR, section 2.3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from smar_model.lake.stage import StageContext
+from smar_model.network.losses import duplicates_mask, in_batch_softmax
+from smar_model.network.model import RetrievalModel
+from smar_model.training.batches import Batch, PatchTable, TrainingData
+from smar_model.training.loop import train
+from smar_model.training.stage_model import begin, continue_from, lock_vision, move, publish
+
+FALSE_NEGATIVE_MARGIN = 0.1
+"""Flipkart ROAR, arXiv 2606.01504."""
+
+
+def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, float, float]) -> dict[str, Tensor]:
+    """The pretraining loss and its parts; a part whose weight is 0, or that the variant leaves out, is not computed."""
+    move(batch)
+    alpha, beta, gamma = weights
+    queries, _ = model.encode_queries(batch.queries)
+    excluded = duplicates_mask(batch.query_keys, batch.item_keys)
+
+    def contrast(items: Tensor) -> Tensor:
+        return in_batch_softmax(queries @ items.T, model.scale, excluded, margin=FALSE_NEGATIVE_MARGIN)
+
+    text_states, text_mask, texts = model.encode_texts(batch.texts, batch.segments)
+    parts: dict[str, Tensor] = {}
+    total = queries.new_zeros(())
+    if alpha and model.variant.text_loss:
+        parts["text"] = contrast(texts)
+        total = total + alpha * parts["text"]
+    if model.variant.fusion:
+        assert batch.patches is not None and batch.has_picture is not None
+        image_states, images = model.encode_images(batch.patches, batch.has_picture)
+        if beta and model.variant.image_loss:
+            # Items without a picture share one state: as positives they would teach nothing.
+            has = batch.has_picture
+            scores = (queries @ images.T)[has][:, has]
+            parts["image"] = in_batch_softmax(scores, model.scale, excluded[has][:, has], margin=FALSE_NEGATIVE_MARGIN)
+            total = total + beta * parts["image"]
+        if gamma:
+            parts["multimodal"] = contrast(model.fuse(text_states, text_mask, image_states))
+            total = total + gamma * parts["multimodal"]
+    return {"loss": total, **parts, "scale": model.scale.detach()}
+
+
+def patch_table(context: StageContext, model: RetrievalModel, data: TrainingData) -> PatchTable | None:
+    """Encode every picture with the locked encoder; None for a variant without pictures."""
+    if not model.variant.fusion or not data.thumbnails:
+        return None
+    lock_vision(model)
+    views = context.settings.training.picture_views
+    context.report(f"encoding {len(data.thumbnails.pixels):,} pictures in {views} views")
+    random = np.random.default_rng(context.settings.training.seed)
+    return PatchTable(model, data.thumbnails, views, random)
+
+
+def run(context: StageContext) -> dict[str, float]:
+    """Train all towers on patch tokens of the adapted, locked vision encoder; publish `model/`."""
+    training = context.settings.training
+    model = continue_from(context, "adapt-vision") if "adapt-vision" in context.inputs else begin(context)
+    data = TrainingData(context, seed=training.seed, pictures=model.variant.fusion is not None)
+    table = patch_table(context, model, data)
+    metrics = train(
+        model,
+        data.batches(training.pretrain.batch, training.clicked_share, patch_table=table),
+        lambda batch: three_losses(model, batch, training.modality_weights),
+        training.pretrain,
+        report=context.report,
+        history_file=context.output("history.json"),
+    )
+    return metrics | publish(context, model)

@@ -1,0 +1,57 @@
+"""Building, loading and publishing the model of a training stage."""
+
+from __future__ import annotations
+
+import torch
+
+from smar_model.lake.stage import StageContext
+from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
+from smar_model.settings import Network
+from smar_model.training.loop import device, seed_everything
+
+
+def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:
+    """A new model for this stage, seeded by `training.seed`."""
+    settings = context.settings
+    seed_everything(settings.training.seed, settings.training.threads)
+    tokenizer_file = context.input("train-tokenizer").file("tokenizer.json")
+    from smar_model.data.text_tokens import load_tokenizer
+
+    return new_model(
+        network or settings.network,
+        vocabulary=load_tokenizer(tokenizer_file).get_vocab_size(),
+        query_length=settings.tokenizer.query_length,
+        item_length=settings.tokenizer.item_length,
+        pictures=settings.pictures,
+    ).to(device())
+
+
+def continue_from(context: StageContext, stage: str) -> RetrievalModel:
+    """The model that an earlier stage published."""
+    settings = context.settings
+    seed_everything(settings.training.seed + 1, settings.training.threads)
+    return load_model(context.input(stage).folder / "model").to(device())
+
+
+def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:
+    """Write the model into the attempt's folder; returns its size."""
+    save_model(model.cpu().eval(), context.output("model"), context.input("train-tokenizer").file("tokenizer.json"))
+    return {"parameters": float(sum(p.numel() for p in model.parameters()))}
+
+
+def lock_vision(model: RetrievalModel) -> None:
+    """No gradient into the vision encoder, and its batch statistics stay as they are."""
+    for parameter in model.vision.parameters():
+        parameter.requires_grad_(False)
+    model.vision.eval()
+
+
+def move(batch: object) -> None:
+    """Move a batch's tensors to the device that trains."""
+    target = device()
+    if target.type == "cpu":
+        return
+    for name in batch.__slots__:  # type: ignore[attr-defined]
+        value = getattr(batch, name)
+        if isinstance(value, torch.Tensor):
+            setattr(batch, name, value.to(target, non_blocking=True))

@@ -1,0 +1,27 @@
+"""Stage train-text-only: the baseline that reads no picture, pretrained and fine-tuned with the same budget."""
+
+from __future__ import annotations
+
+from smar_model.lake.stage import StageContext
+from smar_model.training.batches import TrainingData
+from smar_model.training.finetune import finetune
+from smar_model.training.loop import train
+from smar_model.training.pretrain import three_losses
+from smar_model.training.stage_model import begin
+
+
+def run(context: StageContext) -> dict[str, float]:
+    """Both stages of the text-only variant in one; publishes `model/`."""
+    training = context.settings.training
+    model = begin(context, network=context.settings.network.model_copy(update={"variant": "text_only"}))
+    data = TrainingData(context, seed=training.seed, pictures=False)
+    pretrained = train(
+        model,
+        data.batches(training.pretrain.batch, training.clicked_share),
+        lambda batch: three_losses(model, batch, (1.0, 0.0, 0.0)),
+        training.pretrain,
+        report=context.report,
+        history_file=context.output("pretrain_history.json"),
+    )
+    tuned = finetune(context, model)
+    return tuned | {name: pretrained[name] + tuned[name] for name in ("pairs", "training_seconds")}

@@ -1,0 +1,147 @@
+"""The towers: saved and loaded alike, robust to missing parts, any encoder by folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
+
+from smar_model.errors import InputError
+from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
+from smar_model.network.variants import VARIANTS
+from smar_model.settings import Network, Pictures, TextEncoder, VisionEncoder
+
+SMALL = TextEncoder(width=32, heads=2, query_layers=1)
+
+
+def small_model(**network: object) -> RetrievalModel:
+    torch.manual_seed(0)
+    options: dict = {"dimension": 16, "text": SMALL, "vision": VisionEncoder(name="test_vit"), **network}
+    if options["vision"].name == "test_vit":
+        options["vision"] = VisionEncoder(name="test_vit", options={"img_size": [64, 48]})
+    model = new_model(
+        Network(**options), vocabulary=100, query_length=8, item_length=12, pictures=Pictures(width=48, height=64)
+    )
+    return model.eval()
+
+
+def item_batch(model: RetrievalModel, size: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ids = torch.randint(1, 100, (size, 12))
+    return ids, torch.randint(0, 4, (size, 12)), torch.rand(size, 3, 64, 48)
+
+
+@torch.no_grad()
+def embed(model: RetrievalModel, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    ids, segments, pictures = batch
+    states, mask, text = model.encode_texts(ids, segments)
+    if not model.variant.fusion:
+        return text
+    has = torch.tensor([True] * (len(ids) - 1) + [False])
+    image, _ = model.encode_images(model.picture_patches(pictures), has)
+    return torch.cat([text, model.fuse(states, mask, image)], dim=1)
+
+
+@pytest.fixture
+def tokenizer_file(tmp_path: Path) -> Path:
+    path = tmp_path / "any.json"
+    path.write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_saved_model_embeds_identically(variant: str, tmp_path: Path, tokenizer_file: Path) -> None:
+    model = small_model(variant=variant)
+    batch = item_batch(model)
+    save_model(model, tmp_path / "model", tokenizer_file)
+    loaded = load_model(tmp_path / "model")
+    assert torch.equal(embed(model, batch), embed(loaded, batch))
+    queries = torch.randint(1, 100, (3, 8))
+    assert torch.equal(model.encode_queries(queries)[0], loaded.encode_queries(queries)[0])
+
+
+def test_embeddings_are_unit_vectors_even_for_empty_texts() -> None:
+    model = small_model()
+    queries, logits = model.encode_queries(torch.zeros(2, 4, dtype=torch.long))
+    _, _, texts = model.encode_texts(torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 4, dtype=torch.long))
+    assert torch.isfinite(logits).all()
+    assert torch.allclose(queries.norm(dim=1), torch.ones(2), atol=1e-5)
+    assert torch.allclose(texts.norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_padding_does_not_change_an_embedding() -> None:
+    model = small_model()
+    short = torch.tensor([[5, 6, 7]])
+    padded = torch.tensor([[5, 6, 7, 0, 0, 0]])
+    assert torch.allclose(model.encode_queries(short)[0], model.encode_queries(padded)[0], atol=1e-5)
+
+
+def test_an_item_without_picture_does_not_depend_on_the_pixels() -> None:
+    model = small_model()
+    ids, segments, pictures = item_batch(model)
+    other = torch.cat([pictures[:-1], torch.rand(1, 3, 64, 48)])
+    first, second = embed(model, (ids, segments, pictures)), embed(model, (ids, segments, other))
+    assert torch.equal(first[-1], second[-1])
+
+
+def test_the_query_side_never_touches_a_picture() -> None:
+    model = small_model()
+    queries, logits = model.encode_queries(torch.randint(1, 100, (3, 8)))
+    (queries.sum() + logits.sum()).backward()
+    touched = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert touched == {"query_tower", "query_projection", "header"}
+
+
+def test_routing_is_hard_or_soft_by_settings() -> None:
+    logits = torch.tensor([-2.0, 3.0])
+    assert small_model(routing="hard").route(logits).tolist() == [0.0, 1.0]
+    assert small_model(routing="soft").route(logits).tolist() == pytest.approx(logits.sigmoid().tolist())
+    assert small_model(variant="text_only").route(logits).tolist() == [0.0, 0.0]
+
+
+def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
+    torch.manual_seed(1)
+    config = BertConfig(vocab_size=100, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    encoder = BertModel(config)
+    encoder.save_pretrained(tmp_path / "bert")
+    model = small_model(text=TextEncoder(pretrained=str(tmp_path / "bert"), width=32, heads=2))
+    weights = encoder.embeddings.word_embeddings.weight
+    assert torch.equal(model.query_tower.encoder.embeddings.word_embeddings.weight, weights)
+    save_model(model, tmp_path / "model", tokenizer_file)
+    (tmp_path / "bert").rename(tmp_path / "gone")
+    queries = torch.randint(1, 100, (3, 8))
+    assert torch.equal(model.encode_queries(queries)[0], load_model(tmp_path / "model").encode_queries(queries)[0])
+
+
+def test_a_timm_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
+    encoder = timm.create_model("mobilenetv4_conv_small_050", pretrained=False, num_classes=0)
+    folder = tmp_path / "vision"
+    folder.mkdir()
+    save_file(encoder.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"architecture": "mobilenetv4_conv_small_050", "pretrained_cfg": {}, "num_classes": 0}')
+    model = small_model(vision=VisionEncoder(name=f"local-dir:{folder}", pretrained=True))
+    assert torch.equal(model.vision.encoder.conv_stem.weight, encoder.conv_stem.weight)
+    save_model(model, tmp_path / "model", tokenizer_file)
+    folder.rename(tmp_path / "gone")
+    batch = item_batch(model)
+    assert torch.equal(embed(model, batch), embed(load_model(tmp_path / "model"), batch))
+
+
+def test_bad_names_are_refused_by_setting() -> None:
+    with pytest.raises(InputError, match=r"network\.variant 'smarr': choose one of"):
+        small_model(variant="smarr")
+    with pytest.raises(InputError, match=r"network\.vision\.name 'no_such_net'"):
+        small_model(vision=VisionEncoder(name="no_such_net"))
+    with pytest.raises(InputError, match=r"network\.text\.pretrained '/no/such/folder'"):
+        small_model(text=TextEncoder(pretrained="/no/such/folder"))
+
+
+def test_a_damaged_model_is_refused(tmp_path: Path, tokenizer_file: Path) -> None:
+    save_model(small_model(), tmp_path / "model", tokenizer_file)
+    weights = tmp_path / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a whole model"):
+        load_model(tmp_path / "model")
