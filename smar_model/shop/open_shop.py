@@ -165,6 +165,7 @@ def _make_if_changed(settings: Settings, simulation: Simulation, report: Report)
             f"{root}: holds {', '.join(strangers)} that were not made by settings of kind {settings.shop.kind!r}; "
             "set shop.kind to 'own', or shop.root to another folder"
         )
+    sources = _sources_digest(settings)
     report(f"making the shop in {root}")
     root.mkdir(parents=True, exist_ok=True)
     catalogue = build_catalogue(settings)
@@ -179,7 +180,7 @@ def _make_if_changed(settings: Settings, simulation: Simulation, report: Report)
         else:
             path.unlink(missing_ok=True)
     write_catalogue(root, catalogue)
-    replace_file(record, json.dumps({**wanted, "sources": _sources_digest(settings)}, indent=1))
+    replace_file(record, json.dumps({**wanted, "sources": sources}, indent=1))
     report(f"catalogue: {len(catalogue.products):,} items, {len(catalogue.pictures):,} pictures")
     return True
 
