@@ -98,7 +98,7 @@ def forest_plot(differences: dict[str, Any], metric: str, title: str) -> str:
         axes.axvline(0, color=_INK, linewidth=1)
         axes.set_yticks(range(len(rows)), [f"− {label}" for label, _, _ in rows], fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlabel("difference in points, right of 0: the challenger is better")
+        axes.set_xlabel("points; right of 0 is better")
         axes.set_title(title)
 
     return _svg(f"forest-{metric}", f"Paired differences in {title}", [draw], height=1.2 + 0.24 * len(rows))
