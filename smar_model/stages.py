@@ -135,7 +135,13 @@ STAGES: dict[str, Stage] = {
             optional_inputs=("train-text-only",),
             raw=("judgments_and_truth",),
             settings=("evaluation", "shop.visual_departments"),
-            code=("smar_model/evaluation", "smar_model/retrieval", "smar_model/network"),
+            code=(
+                "smar_model/evaluation",
+                "smar_model/retrieval",
+                "smar_model/network",
+                "smar_model/data",
+                "schemas/query_results.yaml",
+            ),
             champion=True,
         ),
         Stage(
