@@ -1,0 +1,206 @@
+"""What every Spark job shares: the session, running a file of `sql/`, reading and writing tables by contract.
+
+The same code runs in one process (`local[2]`) and on a cluster: `settings.spark.master` decides, and
+`settings.spark.options` overrides every default below.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import DateType, LongType, StructType
+
+from smar_model.errors import InputError
+from smar_model.lake.contracts import Contract, load_contract, read_parquet_schema
+from smar_model.lake.stage import StageContext
+from smar_model.settings import REPOSITORY, Spark
+
+SQL = REPOSITORY / "sql"
+MINIMUM_JAVA = 17
+
+
+def require_java() -> None:
+    """Check that the Java that Spark will start is there and new enough.
+
+    Raises:
+        InputError: there is none, or it is too old.
+    """
+    advice = (
+        f"Spark 4 needs Java {MINIMUM_JAVA} or newer: install it (Debian: `apt-get install openjdk-17-jre-headless`, "
+        "macOS: `brew install openjdk@17`) or set JAVA_HOME to the folder of one"
+    )
+    java_home = os.environ.get("JAVA_HOME")
+    java = shutil.which(str(Path(java_home) / "bin" / "java") if java_home else "java")
+    if java is None:
+        raise InputError(f"java: not found {f'under JAVA_HOME={java_home}' if java_home else 'on PATH'}. {advice}")
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    version = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+    if answer.returncode != 0 or not version or int(version.group(1)) < MINIMUM_JAVA:
+        raise InputError(
+            f"{java}: not Java {MINIMUM_JAVA} ({(answer.stderr or answer.stdout).strip()[:100]}). {advice}"
+        )
+
+
+@contextmanager
+def spark_session(context: StageContext) -> Iterator[SparkSession]:
+    """A session for one stage, stopped at the end; one that is there already (a notebook's) is used and left running.
+
+    Raises:
+        InputError: Java is missing or too old.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        try:
+            yield configure(active)
+        finally:
+            active.catalog.clearCache()
+        return
+    # Under the attempt's folder, so that what a killed stage leaves is swept with it.
+    with tempfile.TemporaryDirectory(dir=context.folder, prefix=".spark-", ignore_cleanup_errors=True) as scratch:
+        session = start_session(context.settings.spark, name=context.stage.name, scratch=Path(scratch))
+        try:
+            yield session
+        finally:
+            session.stop()
+
+
+def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
+    """Start Spark with the settings' master, memory and options; shuffles and spills go to `scratch`.
+
+    Raises:
+        InputError: Java is missing or too old.
+    """
+    require_java()
+    options = {
+        "spark.driver.memory": settings.driver_memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{REPOSITORY}/jobs/log4j2.properties",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.local.dir": str(scratch),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        # Files near the advisory size, not one a core: with the hint in `write_table` a small table is one file.
+        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.pyspark.python": sys.executable,
+    } | settings.options
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    # Without it the workers would take the first `python3` on PATH, which lacks our packages.
+    os.environ["PYSPARK_PYTHON"] = options["spark.pyspark.python"]
+    builder = SparkSession.builder.master(settings.master).appName(f"smar {name}")
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    return configure(builder.getOrCreate())
+
+
+def configure(session: SparkSession) -> SparkSession:
+    """Set what the results depend on, whatever the session's own settings are, and define `sql/functions.sql`."""
+    session.conf.set("spark.sql.session.timeZone", "UTC")
+    session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+    # pandas writes nanoseconds, which Spark reads as integers only; `read_table` turns them into timestamps.
+    session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
+    run_sql(session, "functions")
+    return session
+
+
+def run_sql(session: SparkSession, name: str, **parameters: Any) -> None:
+    """Run the statements of `sql/<name>.sql` in order; `:name` in them is the parameter of that name.
+
+    A statement ends with a semicolon at the end of a line. Results are the temporary views that they create.
+    """
+    text = (SQL / f"{name}.sql").read_text(encoding="utf-8")
+    for statement in re.split(r";[ \t]*(?:\n|\Z)", text):
+        if re.sub(r"--[^\n]*", "", statement).strip():
+            session.sql(statement, args=parameters)
+
+
+def spark_schema(contract: Contract) -> StructType:
+    return cast(StructType, StructType.fromDDL(contract.spark_schema()))
+
+
+def read_table(
+    session: SparkSession, table: str, files: Iterable[Path], *, partitioned_below: Path | None = None
+) -> DataFrame:
+    """Read a delivered table; columns that its contract does not know are left out.
+
+    With `partitioned_below` the folder name `dt=YYYY-MM-DD` under that path becomes the column `dt`, a date.
+
+    Raises:
+        InputError: a file is damaged, or lacks or retypes a column.
+    """
+    contract = load_contract(table)
+    by_kind: dict[tuple[str, ...], list[str]] = {}  # columns in nanoseconds → files
+    for file in files:
+        schema = read_parquet_schema(file)
+        if problems := contract.differences(schema, extra_allowed=True):
+            raise InputError(
+                f"{file}: does not fit schemas/{table}.yaml: {'; '.join(problems)}; deliver it as that file says"
+            )
+        nanoseconds = tuple(f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns")
+        by_kind.setdefault(nanoseconds, []).append(str(file))
+    frames = []
+    for nanoseconds, paths in by_kind.items():
+        stored = spark_schema(contract)
+        if partitioned_below:
+            stored = stored.add("dt", DateType())
+        selected = list(stored.names)
+        for name in nanoseconds:
+            if name in stored.names:
+                stored[name].dataType = LongType()
+                selected[selected.index(name)] = f"timestamp_micros({name} DIV 1000) AS {name}"
+        reader = session.read.schema(stored)
+        if partitioned_below:
+            reader = reader.option("basePath", str(partitioned_below))
+        frames.append(reader.parquet(*paths).selectExpr(*selected))
+    result = frames[0]
+    for frame in frames[1:]:
+        result = result.unionByName(frame)
+    return result
+
+
+def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:
+    """Read a table that a stage published."""
+    return session.read.schema(load_contract(table).spark_schema()).parquet(*map(str, files))
+
+
+def write_table(frame: DataFrame, context: StageContext, table: str) -> list[Path]:
+    """Write a table with its contract's columns and types into the attempt; returns its files.
+
+    Rebalancing makes files of a useful size: one for a small table, as many as it takes for a large one.
+    """
+    folder = context.output(table)
+    frame.to(spark_schema(load_contract(table))).hint("rebalance").write.mode("overwrite").parquet(str(folder))
+    return sorted(folder.glob("*.parquet"))
+
+
+def count_rows(files: Iterable[Path]) -> int:
+    """Rows of Parquet files, from their footers."""
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def count_quarantined(files: Iterable[Path]) -> Counter[tuple[str, str]]:
+    """Rows of a quarantine by (source, reason)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for file in files:
+        rows = (
+            pq.read_table(file, columns=["source", "reason"])
+            .group_by(["source", "reason"])
+            .aggregate([([], "count_all")])
+        )
+        for row in rows.to_pylist():
+            counts[row["source"], row["reason"]] += row["count_all"]
+    return counts
