@@ -75,10 +75,16 @@ def _track_step(registry: Registry, run: Run, parent: str, step: str, state: dic
         tags["smar.message"] = state["message"][:5_000]
     params: dict[str, str] = {}
     if artifact:
-        tags |= {"smar.reused": str(state["reused"]), "smar.key": artifact.key, "smar.digest": artifact.digest}
+        tags |= {
+            "smar.reused": str(state.get("reused", False)),
+            "smar.key": artifact.key,
+            "smar.digest": artifact.digest,
+        }
         tags |= {f"input.{name}": digest for name, digest in artifact.manifest["inputs"].items()}
         params = _flat(artifact.manifest["settings"])
-        metrics += _history(artifact, ended)
+        curves = _history(artifact, ended)
+        drawn = {metric.key for metric in curves}
+        metrics = [metric for metric in metrics if metric.key not in drawn] + curves
     _log(registry, run_id, metrics, params, tags)
     registry.client.set_terminated(run_id, "FINISHED" if state["state"] == "finished" else "FAILED", end_time=ended)
 

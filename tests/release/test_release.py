@@ -1,0 +1,292 @@
+"""From a run's outputs to a champion that answers, with the real registry (SQLite), index and model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from smar_model.cli import app
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Attempt
+from smar_model.lake.runs import Run, load_run
+from smar_model.lake.stage import run_stage
+from smar_model.network.model import new_model, save_model
+from smar_model.release.promote import promote_run, read_history
+from smar_model.release.register import register_run
+from smar_model.release.registry import Registry, champion
+from smar_model.release.start import start_run
+from smar_model.release.tracking import track_run
+from smar_model.retrieval.search import Searcher
+from smar_model.settings import load_settings
+from smar_model.stages import STAGES
+from tests.evaluation.published_run import NETWORK, publish_run
+from tests.tiny_shop import DAYS, LAST_DAY, tiny_settings, write_tiny_shop
+
+EASY = {"over_popularity": 0.0, "over_bm25": 0.0, "champion_margin": 1.0, "minimum_queries": 1}
+FOOTING = {"start", *STAGES, "register", "promote"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder))
+        write_tiny_shop(folder / "shop")
+        yield folder
+
+
+def write_settings(home: Path, **sections: Any) -> Path:
+    content = tiny_settings(home / "shop", network=NETWORK, **sections).model_dump(mode="json")
+    path = home / f"settings-{len(list(home.glob('settings-*')))}.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def judged_run(home: Path, name: str, *, seed: int, promote: bool = True, **gate: Any) -> Run:
+    """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
+    sections = {"gate": EASY | gate}
+    path = write_settings(home, **sections)
+    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=promote)
+    published = publish_run(home / "shop", with_truth=False, name=name, **sections)
+    _publish_model(published.run, seed)
+    for stage in ("embed", "index", "evaluate", "report", "gate"):
+        run_stage(STAGES[stage], published.run)
+    published.publish("train-text-only", lambda folder: None)
+    return load_run(name)
+
+
+def _publish_model(run: Run, seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)
+    tokenizer = run.output("train-tokenizer")
+    settings = run.settings
+    model = new_model(
+        settings.network,
+        vocabulary=tokenizer.metrics["vocabulary"],
+        query_length=settings.tokenizer.query_length,
+        item_length=settings.tokenizer.item_length,
+        pictures=settings.pictures,
+    )
+    attempt = Attempt("finetune", f"{run.name}-{seed}")
+    save_model(model, attempt.folder / "model", tokenizer.file("tokenizer.json"))
+    history = [{"step": step, "loss": 1 / step, "text": 2.0} for step in range(1, 1_501)]
+    (attempt.folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
+    artifact = attempt.publish(metrics={"loss": 0.5}, inputs={"pretrain": "abc"}, settings={"training": {"seed": seed}})
+    state = {"reused": False, "seconds": 1.5, "metrics": artifact.metrics, "folder": str(artifact.folder)}
+    run.write_state("finetune", "finished", key=artifact.key, **state)
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Run:
+    """The first release."""
+    run = judged_run(home, "first", seed=1)
+    assert run.champion is None
+    register_run(run)
+    assert promote_run(run) == "promoted"
+    return run
+
+
+def test_the_released_pair_answers_from_the_registry(home: Path, first: Run) -> None:
+    found = champion(first.settings)
+    assert found is not None
+    assert found["version"] == "1"
+    assert found["cutoff"] == first.cutoff.isoformat()
+    assert found["model_digest"] == first.output("finetune").digest
+    assert found["index_digest"] == first.output("index").digest
+    served = Searcher.load(Path(found["model_folder"]), Path(found["index_folder"]))
+    made = Searcher.load(first.output("finetune").folder / "model", first.output("index").folder)
+    assert served.search(["red shirt"], k=5)[0] == made.search(["red shirt"], k=5)[0]
+    pickles = [f for f in Path(found["folder"]).rglob("*") if f.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+    assert pickles == []
+    assert (Path(found["folder"]) / "artifacts" / "report.html").stat().st_size > 1_000
+    assert load_settings(Path(found["folder"]) / "artifacts" / "settings.yaml") == first.settings
+
+
+def test_mlflow_itself_serves_the_version(first: Run) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(first.settings.tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/smar@champion")
+    answer = model.predict(pd.DataFrame({"query": ["red shirt", "novel"]}), params={"k": 3})
+    assert answer["query"].tolist() == ["red shirt", "novel"]
+    assert [len(items) for items in answer["item_id"]] == [3, 3]
+    assert all(scores == sorted(scores, reverse=True) for scores in answer["score"])
+    assert answer["p"].between(0, 1).all()
+    with pytest.raises(mlflow.exceptions.MlflowException, match="query"):
+        model.predict(pd.DataFrame({"text": ["red shirt"]}))
+
+
+def test_registering_and_promoting_again_changes_nothing(first: Run) -> None:
+    lines = len(read_history())
+    assert register_run(first) == "1"
+    assert promote_run(first) == "unchanged"
+    registry = Registry(first.settings)
+    assert [str(v.version) for v in registry.client.search_model_versions("name = 'smar'")].count("1") == 1
+    assert len(read_history()) == lines
+
+
+def test_history_tells_what_from_and_why(first: Run) -> None:
+    entry = read_history()[0]
+    assert (entry["from"], entry["to"], entry["run"], entry["date"]) == (None, "1", "first", str(LAST_DAY))
+    assert {r["rule"] for r in entry["evidence"]["reasons"]} >= {"over_bm25", "data_checks"}
+    assert entry["evidence"]["answered"]["found"] > 0
+
+
+def test_a_lost_line_of_the_history_is_written_again(home: Path, first: Run) -> None:
+    file = home / "releases.jsonl"
+    text = file.read_text(encoding="utf-8")
+    file.write_text("", encoding="utf-8")
+    try:
+        promote_run(first)
+        assert [(e["action"], e["to"]) for e in read_history()] == [("found as champion", "1")]
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
+def test_tracking_is_complete_and_repeatable(first: Run) -> None:
+    parent = track_run(first)
+    registry = Registry(first.settings)
+
+    def children() -> dict[str, Any]:
+        runs = registry.client.search_runs([registry.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'")
+        return {r.data.tags["smar.stage"]: r for r in runs}
+
+    before = children()
+    states = {step for step in FOOTING if first.state(step)}
+    assert set(before) == states == FOOTING
+    assert before["finetune"].data.metrics["loss"] == pytest.approx(1 / 1_500)
+    assert len(registry.client.get_metric_history(before["finetune"].info.run_id, "text")) == 1_500
+    assert before["finetune"].data.tags["input.pretrain"] == "abc"
+    assert before["finetune"].data.params["training.seed"] == "1"
+    assert track_run(first) == parent
+    assert {name: r.info.run_id for name, r in children().items()} == {n: r.info.run_id for n, r in before.items()}
+    run = registry.client.get_run(parent)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"{LAST_DAY} first"
+    assert run.data.params["network.dimension"] == "16"
+    assert 0 <= run.data.metrics["challenger_overall_recall_at_50"] <= 1
+    assert {f.path for f in registry.client.list_artifacts(parent)} >= {"report.html", "evaluation.json", "checks.json"}
+
+
+def test_a_rejected_challenger_is_a_normal_end(home: Path, first: Run) -> None:
+    run = judged_run(home, "rejected", seed=2, minimum_queries=10_000)
+    assert run.champion is not None
+    assert run.champion["version"] == "1"
+    assert register_run(run) == "2"
+    assert promote_run(run) == "kept"
+    now = champion(run.settings)
+    assert now is not None
+    assert now["version"] == "1"
+    state = run.state("promote")
+    assert state is not None
+    assert "10,000" in state["metrics"]["text"]
+    assert "10,000" in json.loads(run.output("gate").file("decision.json").read_text())["verdict"]
+
+
+def test_without_leave_nothing_is_promoted(home: Path, first: Run) -> None:
+    run = judged_run(home, "no-promote", seed=3, promote=False)
+    register_run(run)
+    assert promote_run(run) == "kept"
+
+
+def test_a_better_one_follows_and_who_met_the_old_champion_must_start_again(home: Path, first: Run) -> None:
+    follower, late = judged_run(home, "follower", seed=4), judged_run(home, "late", seed=5)
+    for run in (follower, late):
+        register_run(run)
+    assert promote_run(follower) == "promoted"
+    assert read_history()[-1]["from"] == "1"
+    assert promote_run(late) == "kept"
+    now = champion(late.settings)
+    assert now is not None
+    assert now["run"] == "follower"
+
+    # A version whose index is damaged stays out, whatever the gate said.
+    damaged = judged_run(home, "damaged", seed=6)
+    version = register_run(damaged)
+    folder = Path(Registry(damaged.settings).release(version)["index_folder"])
+    (folder / "index.faiss").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="not a whole index"):
+        promote_run(damaged)
+    state = damaged.state("promote")
+    assert state is not None
+    assert state["state"] == "failed"
+    assert champion(damaged.settings) == now
+
+    # Neither does an index of another model.
+    source = Path(now["index_folder"]).as_uri()
+    Registry(damaged.settings).client.set_model_version_tag("smar", version, "index_source", source)
+    with pytest.raises(InputError, match="built by another model"):
+        promote_run(damaged)
+    track_run(damaged)
+    registry = Registry(damaged.settings)
+    parent = registry.client.search_runs(
+        [registry.experiment_id()], "tags.`smar.run` = 'damaged' and tags.`smar.kind` = 'run'"
+    )
+    assert parent[0].info.status == "FAILED"
+    assert parent[0].data.tags["smar.failed"] == "promote"
+
+
+def test_smar_search_answers_from_the_champion(home: Path, first: Run) -> None:
+    settings = str(write_settings(home))
+    done = CliRunner().invoke(
+        app, ["search", "red shirt", "-k", "3", "--json", "--version", "1", "--settings", settings]
+    )
+    answer = json.loads(done.stdout)
+    assert answer["version"] == "1"
+    assert 0 <= answer["p"] <= 1
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
+    pictures = [picture for hit in answer["hits"] for picture in hit["pictures"]]
+    assert pictures
+    assert all(Path(picture).is_file() for picture in pictures)
+    readable = CliRunner().invoke(app, ["search", "red shirt", "--version", "1", "--settings", settings]).stdout
+    assert answer["hits"][0]["title"].split()[1] in readable
+    missing = CliRunner().invoke(app, ["search", "red shirt", "--version", "99", "--settings", settings])
+    assert isinstance(missing.exception, InputError)
+    assert "no version '99'" in str(missing.exception)
+
+
+def test_without_a_champion_search_says_what_to_do(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = str(write_settings(home, release={"model": "another"}))
+    done = CliRunner().invoke(app, ["search", "red shirt", "--settings", settings])
+    assert isinstance(done.exception, InputError)
+    assert "make retrain" in str(done.exception)
+
+
+def test_a_run_begun_again_keeps_the_champion_that_it_met(home: Path, first: Run) -> None:
+    path = write_settings(home, release={"model": "alone"})
+    begun = start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True)
+    assert begun.days == DAYS[1:]
+    registry = Registry(begun.settings)
+    registry.client.create_registered_model("alone")
+    assert start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True) == begun
+    with pytest.raises(InputError, match="another date or other settings"):
+        start_run(settings_path=path, name="again", day=LAST_DAY, window_days=3, promote=True)
+
+
+@pytest.mark.parametrize(
+    ("days_later", "window", "says"),
+    [(1, None, "click_log/dt=2026-11-20: no Parquet file"), (0, 1, "no day is left to train on")],
+)
+def test_a_run_that_lacks_something_does_not_begin(home: Path, days_later: int, window: int | None, says: str) -> None:
+    day, path = LAST_DAY + timedelta(days=days_later), write_settings(home)
+    name = f"lacking-{days_later}"
+    with pytest.raises(InputError, match=says):
+        start_run(settings_path=path, name=name, day=day, window_days=window, promote=True)
+    assert says in json.loads((home / "runs" / name / "start.json").read_text(encoding="utf-8"))["message"]
+    assert not (home / "runs" / name / "run.json").exists()
+
+
+def test_start_sweeps_what_dead_processes_left(home: Path) -> None:
+    attempt = Attempt("embed", "0" * 64)
+    (attempt.folder / ".owner.json").write_text(json.dumps({"host": __import__("platform").node(), "pid": 2**22 + 1}))
+    start_run(settings_path=write_settings(home), name="sweeping", day=LAST_DAY, window_days=None, promote=True)
+    assert not attempt.folder.exists()
