@@ -75,28 +75,28 @@ def _promote(run: Run) -> tuple[str, str]:
 
 
 def check_answers(registry: Registry, version: str) -> dict[str, Any]:
-    """Load the version as MLflow serves it and ask it for one of its own items by title.
+    """Open the version as readers do and as MLflow serves it, and ask it for one of its own items by title.
 
     Returns:
-        The query and how many items it found.
+        The query, how many items it found, and P(q).
 
     Raises:
-        InputError: it does not load, its index was built by another model, or it finds nothing.
+        InputError: it does not load, its index was built by another model, or it does not answer.
     """
     import mlflow
     import pandas as pd
-    import pyarrow.parquet as pq
+
+    from smar_model.retrieval.search import Searcher
 
     release = registry.release(version)
-    titles = pq.read_table(Path(release["index_folder"]) / "index_items", columns=["title"])["title"]
-    if not len(titles):
-        raise InputError(f"{release['index_folder']}: an index of no items cannot be released")
-    query = str(titles[0])
-    answer = mlflow.pyfunc.load_model(release["folder"]).predict(pd.DataFrame({"query": [query]}), params={"k": 10})
-    scores = list(answer["score"][0])
-    if not scores or not all(math.isfinite(score) for score in [*scores, float(answer["p"][0])]):
-        raise InputError(f"version {version}: found {len(scores)} items for {query!r}, scores {scores}; not released")
-    return {"query": query, "found": len(scores), "p": float(answer["p"][0])}
+    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    query = searcher.items["title"][0]
+    found, p = searcher.search([query], k=10)
+    served = mlflow.pyfunc.load_model(release["folder"]).predict(pd.DataFrame({"query": [query]}), params={"k": 10})
+    scores = [hit.score for hit in found[0]] + list(served["score"][0])
+    if not found[0] or not len(served["score"][0]) or not all(map(math.isfinite, [*scores, float(p[0])])):
+        raise InputError(f"version {version}: no usable answer to {query!r}, scores {scores}; it is not released")
+    return {"query": query, "found": len(found[0]), "p": float(p[0])}
 
 
 def history_file() -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from smar_model.lake.stage import run_stage
 from smar_model.network.model import new_model, save_model
 from smar_model.release.promote import promote_run, read_history
 from smar_model.release.register import register_run
-from smar_model.release.registry import Registry, champion
+from smar_model.release.registry import WITHIN_VERSION, Registry, champion
 from smar_model.release.start import start_run
 from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
@@ -31,7 +33,7 @@ from tests.evaluation.published_run import NETWORK, publish_run
 from tests.tiny_shop import DAYS, LAST_DAY, tiny_settings, write_tiny_shop
 
 EASY = {"over_popularity": 0.0, "over_bm25": 0.0, "champion_margin": 1.0, "minimum_queries": 1}
-FOOTING = {"start", *STAGES, "register", "promote"}
+ALL_STEPS = {"start", *STAGES, "register", "promote"}
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,11 @@ def write_settings(home: Path, **sections: Any) -> Path:
     return path
 
 
-def judged_run(home: Path, name: str, *, seed: int, promote: bool = True, **gate: Any) -> Run:
+def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
     """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
-    sections = {"gate": EASY | gate}
+    sections = {"gate": EASY | gate, "evaluation": {"bootstrap_samples": 50, "shown_queries": 2}}
     path = write_settings(home, **sections)
-    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=promote)
+    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True)
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
     _publish_model(published.run, seed)
     for stage in ("embed", "index", "evaluate", "report", "gate"):
@@ -161,8 +163,8 @@ def test_tracking_is_complete_and_repeatable(first: Run) -> None:
         return {r.data.tags["smar.stage"]: r for r in runs}
 
     before = children()
-    states = {step for step in FOOTING if first.state(step)}
-    assert set(before) == states == FOOTING
+    states = {step for step in ALL_STEPS if first.state(step)}
+    assert set(before) == states == ALL_STEPS
     assert before["finetune"].data.metrics["loss"] == pytest.approx(1 / 1_500)
     assert len(registry.client.get_metric_history(before["finetune"].info.run_id, "text")) == 1_500
     assert before["finetune"].data.tags["input.pretrain"] == "abc"
@@ -183,56 +185,68 @@ def test_a_rejected_challenger_is_a_normal_end(home: Path, first: Run) -> None:
     assert run.champion["version"] == "1"
     assert register_run(run) == "2"
     assert promote_run(run) == "kept"
-    now = champion(run.settings)
-    assert now is not None
-    assert now["version"] == "1"
+    assert version_of(run) == "1"
     state = run.state("promote")
     assert state is not None
     assert "10,000" in state["metrics"]["text"]
     assert "10,000" in json.loads(run.output("gate").file("decision.json").read_text())["verdict"]
 
 
-def test_without_leave_nothing_is_promoted(home: Path, first: Run) -> None:
-    run = judged_run(home, "no-promote", seed=3, promote=False)
-    register_run(run)
-    assert promote_run(run) == "kept"
-
-
-def test_a_better_one_follows_and_who_met_the_old_champion_must_start_again(home: Path, first: Run) -> None:
-    follower, late = judged_run(home, "follower", seed=4), judged_run(home, "late", seed=5)
-    for run in (follower, late):
+@pytest.fixture(scope="module")
+def followers(home: Path, first: Run) -> list[Run]:
+    """Two runs that met the first champion, both fit to follow it."""
+    runs = [judged_run(home, name, seed=seed) for name, seed in (("follower", 3), ("late", 4))]
+    for run in runs:
         register_run(run)
-    assert promote_run(follower) == "promoted"
-    assert read_history()[-1]["from"] == "1"
-    assert promote_run(late) == "kept"
-    now = champion(late.settings)
+    return runs
+
+
+def version_of(alias_holder: Run) -> str:
+    now = champion(alias_holder.settings)
     assert now is not None
-    assert now["run"] == "follower"
+    return now["version"]
 
-    # A version whose index is damaged stays out, whatever the gate said.
-    damaged = judged_run(home, "damaged", seed=6)
-    version = register_run(damaged)
-    folder = Path(Registry(damaged.settings).release(version)["index_folder"])
-    (folder / "index.faiss").write_bytes(b"cut off")
+
+def test_without_leave_nothing_is_promoted(followers: list[Run]) -> None:
+    assert promote_run(replace(followers[0], promote=False)) == "kept"
+    assert version_of(followers[0]) == "1"
+
+
+def test_a_version_that_does_not_answer_stays_out_and_shows_as_failed(home: Path, followers: list[Run]) -> None:
+    run = followers[0]
+    registry, number = Registry(run.settings), "3"
+    index = Path(registry.release(number)["index_folder"]) / "index.faiss"
+    whole = index.read_bytes()
+    index.write_bytes(b"cut off")
     with pytest.raises(InputError, match="not a whole index"):
-        promote_run(damaged)
-    state = damaged.state("promote")
-    assert state is not None
-    assert state["state"] == "failed"
-    assert champion(damaged.settings) == now
+        promote_run(run)
+    index.write_bytes(whole)
 
-    # Neither does an index of another model.
-    source = Path(now["index_folder"]).as_uri()
-    Registry(damaged.settings).client.set_model_version_tag("smar", version, "index_source", source)
+    foreign = Path(registry.release("1")["index_folder"]).as_uri()
+    registry.client.set_model_version_tag("smar", number, "index_source", foreign)
     with pytest.raises(InputError, match="built by another model"):
-        promote_run(damaged)
-    track_run(damaged)
-    registry = Registry(damaged.settings)
-    parent = registry.client.search_runs(
-        [registry.experiment_id()], "tags.`smar.run` = 'damaged' and tags.`smar.kind` = 'run'"
-    )
-    assert parent[0].info.status == "FAILED"
-    assert parent[0].data.tags["smar.failed"] == "promote"
+        promote_run(run)
+    registry.client.set_model_version_tag("smar", number, "index_source", WITHIN_VERSION)
+
+    assert version_of(run) == "1"
+    assert not (home / "registry.lock").exists()
+    parent = registry.client.get_run(track_run(run))
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["smar.failed"] == "promote"
+
+
+def test_a_better_one_follows_and_who_met_the_old_champion_must_start_again(followers: list[Run]) -> None:
+    follower, late = followers
+    assert promote_run(follower) == "promoted"
+    assert (read_history()[-1]["from"], read_history()[-1]["to"]) == ("1", "3")
+    assert promote_run(late) == "kept"
+    state = late.state("promote")
+    assert state is not None
+    assert "start a new run" in state["metrics"]["text"]
+    assert version_of(late) == "3"
+    # What failed before is tracked as finished once it has.
+    registry = Registry(follower.settings)
+    assert registry.client.get_run(track_run(follower)).info.status == "FINISHED"
 
 
 def test_smar_search_answers_from_the_champion(home: Path, first: Run) -> None:
@@ -287,6 +301,6 @@ def test_a_run_that_lacks_something_does_not_begin(home: Path, days_later: int, 
 
 def test_start_sweeps_what_dead_processes_left(home: Path) -> None:
     attempt = Attempt("embed", "0" * 64)
-    (attempt.folder / ".owner.json").write_text(json.dumps({"host": __import__("platform").node(), "pid": 2**22 + 1}))
+    (attempt.folder / ".owner.json").write_text(json.dumps({"host": platform.node(), "pid": 2**22 + 1}))
     start_run(settings_path=write_settings(home), name="sweeping", day=LAST_DAY, window_days=None, promote=True)
     assert not attempt.folder.exists()
