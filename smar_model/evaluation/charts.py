@@ -96,10 +96,10 @@ def forest_plot(differences: dict[str, Any], metric: str, title: str) -> str:
                 capsize=3,
             )
         axes.axvline(0, color=_INK, linewidth=1)
-        axes.set_yticks(range(len(rows)), [f"− {label}" for label, _, _ in rows], fontsize=8)
+        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("points; right of 0 is better")
-        axes.set_title(title)
+        axes.set_title(f"{title}: this run minus …")
 
     return _svg(f"forest-{metric}", f"Paired differences in {title}", [draw], height=1.2 + 0.24 * len(rows))
 

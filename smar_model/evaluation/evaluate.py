@@ -350,9 +350,9 @@ def flat_metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to six digits after the point: far below what the queries can tell apart."""
+    """Floats to six digits after the point, far below what the queries can tell apart, and no −0."""
     if isinstance(value, dict):
         return {name: _rounded(entry) for name, entry in value.items()}
     if isinstance(value, list):
         return [_rounded(entry) for entry in value]
-    return round(value, 6) if isinstance(value, float) else value
+    return round(value, 6) + 0.0 if isinstance(value, float) else value

@@ -42,9 +42,9 @@ class ClusterBootstrap:
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        """(samples, clusters) float32: how often each cluster is in each draw."""
+        """(samples, clusters) float64: how often each cluster is in each draw."""
         random = np.random.default_rng(self._seed)
-        weights = np.empty((self.samples, self.clusters), dtype=np.float32)
+        weights = np.empty((self.samples, self.clusters))
         for sample in weights:
             drawn = random.integers(0, self.clusters, self.clusters)
             sample[:] = np.bincount(drawn, minlength=self.clusters)
@@ -57,14 +57,14 @@ class ClusterBootstrap:
         if not inside.any():
             return [Estimate(mean=None, low=None, high=None)] * values.shape[1]
         cluster = self._cluster[inside]
-        # Centred, so that float32 is enough for the draws and a constant column gets an interval of width 0.
+        # Centred, so that a constant column gets an interval of width 0, not of rounding errors.
         means = values[inside].mean(axis=0)
         sums = np.stack([np.bincount(cluster, c, self.clusters) for c in (values[inside] - means).T], axis=1)
         sizes = np.bincount(cluster, minlength=self.clusters)
-        drawn = self._weights @ sizes.astype(np.float32)
+        drawn = self._weights @ sizes
         # A draw may hold no query of a small segment; it says nothing about it.
         usable = drawn > 0
-        means_drawn = (self._weights @ sums.astype(np.float32))[usable] / drawn[usable, None]
+        means_drawn = (self._weights @ sums)[usable] / drawn[usable, None]
         low, high = np.quantile(means_drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         return [
             Estimate(mean=float(m), low=float(m + a), high=float(m + b))

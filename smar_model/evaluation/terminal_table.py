@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
+WIDTH = 100
+"""Columns."""
 MODEL_NAMES = {
     "popularity": "popularity",
     "bm25": "BM25",
@@ -21,7 +24,7 @@ METRIC_NAMES = {
 
 
 def format_table(evaluation: dict[str, Any]) -> str:
-    """Plain text, at most 100 columns wide: a model a row, segments side by side, figures in per cent, n queries.
+    """Plain text, at most WIDTH columns wide: a model a row, segments side by side, figures in per cent, n queries.
 
     Args:
         evaluation: content of `evaluation.json`.
@@ -46,17 +49,16 @@ def format_table(evaluation: dict[str, Any]) -> str:
                 for segment in SEGMENT_NAMES
             ]
             lines.append(" │".join([f"{name:<{width}}", *cells]))
-    lines += [
-        "",
+    notes = [
         f"R (recall): {evaluation['measures']['found']}.",
         f"nDCG, P: {evaluation['measures']['graded']}.",
     ]
-    lines += [
+    notes += [
         f"{MODEL_NAMES[model]}: not measured, {reason}."
         for model, reason in evaluation["not_measured"].items()
         if model in MODEL_NAMES
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(textwrap.fill(note, WIDTH) for note in notes)])
 
 
 def _percent(share: float | None) -> str:

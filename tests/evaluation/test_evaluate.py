@@ -134,6 +134,7 @@ def test_what_is_missing_is_said(bare: PublishedRun) -> None:
     table = format_table(evaluation)
     assert "text-only: not measured, as train-text-only" in table
     assert "clicked" in table
+    assert max(map(len, table.splitlines())) <= 100
 
 
 def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> None:
