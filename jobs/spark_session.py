@@ -88,7 +88,6 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
         "spark.driver.memory": settings.driver_memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{REPOSITORY}/jobs/log4j2.properties",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch),
@@ -98,6 +97,8 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
         "spark.pyspark.python": sys.executable,
     } | settings.options
+    logging = f"-Dlog4j2.configurationFile=file:{REPOSITORY}/jobs/log4j2.properties"
+    options["spark.driver.extraJavaOptions"] = f"{logging} {options.get('spark.driver.extraJavaOptions', '')}".strip()
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     # Without it the workers would take the first `python3` on PATH, which lacks our packages.
     os.environ["PYSPARK_PYTHON"] = options["spark.pyspark.python"]

@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from smar_model.lake.artifacts import Artifact, lake
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, create_run
+from smar_model.lake.stage import run_stage
 from smar_model.settings import Settings, validate_settings
+from smar_model.stages import STAGES
 
 LAST_DAY = date(2026, 11, 19)
 DAYS = [LAST_DAY - timedelta(days=n) for n in (2, 1, 0)]
@@ -152,3 +155,18 @@ def tiny_run(root: Path, name: str = "tiny", **sections: Any) -> Run:
             promote=True,
         )
     )
+
+
+def run_stages(run: Run, *names: str) -> dict[str, Artifact]:
+    """Run stages in order, as the DAG does."""
+    return {name: run_stage(STAGES[name], run) for name in names}
+
+
+DATA_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
+
+
+def published(stage: str) -> tuple[set[str], set[str]]:
+    """Manifests of a stage in SMAR_HOME, and folders of attempts: what a failed stage must not add to."""
+    folder = lake() / stage
+    attempts = folder / "attempts"
+    return {f.name for f in folder.glob("*.json")}, {f.name for f in attempts.iterdir()} if attempts.is_dir() else set()
