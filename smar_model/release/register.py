@@ -54,7 +54,7 @@ def register_run(run: Run) -> str:
             )
         registry = Registry(run.settings)
         with registry_lease(purpose=f"register {run.name}"):
-            version = registry.find(model_digest=finetune.digest, index_digest=index.digest)
+            version = registry.find(model_digest=finetune.manifest["content"]["model"], index_digest=index.digest)
             reused = version is not None
             version = version or _new_version(registry, run, finetune, index)
             if registry.aliased(CHALLENGER) != version:
@@ -119,7 +119,7 @@ def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str
         "smar.run": run.name,
         "smar.date": str(run.date),
         "smar.cutoff": run.cutoff.isoformat(),
-        "smar.model_digest": finetune.digest,
+        "smar.model_digest": finetune.manifest["content"]["model"],
         "smar.commit": commit(),
         "index": index.digest,
         "index_source": WITHIN_VERSION,

@@ -3,7 +3,7 @@
 Alias `champion` → version → tag `index` is the only way in (design, decision 4). Tags of a version:
 
     smar.run, smar.date, smar.cutoff   the run that trained it, its last day, first moment after training
-    smar.model_digest                  content digest of the finetune output whose files it holds
+    smar.model_digest                  digest of the model's files, as `index.json` has it too
     index, index_source                content digest of its current index build, and where that lies
 """
 

@@ -20,7 +20,7 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import new_model, save_model
+from smar_model.network.model import model_digest, new_model, save_model
 from smar_model.release.promote import promote_run, read_history
 from smar_model.release.register import register_run
 from smar_model.release.registry import WITHIN_VERSION, Registry, champion
@@ -102,7 +102,7 @@ def test_the_released_pair_answers_from_the_registry(home: Path, first: Run) -> 
     assert found is not None
     assert found["version"] == "1"
     assert found["cutoff"] == first.cutoff.isoformat()
-    assert found["model_digest"] == first.output("finetune").digest
+    assert found["model_digest"] == model_digest(first.output("finetune").folder / "model")
     assert found["index_digest"] == first.output("index").digest
     served = Searcher.load(Path(found["model_folder"]), Path(found["index_folder"]))
     made = Searcher.load(first.output("finetune").folder / "model", first.output("index").folder)
@@ -134,6 +134,14 @@ def test_registering_and_promoting_again_changes_nothing(first: Run) -> None:
     registry = Registry(first.settings)
     assert [str(v.version) for v in registry.client.search_model_versions("name = 'smar'")].count("1") == 1
     assert len(read_history()) == lines
+
+
+def test_a_run_that_trained_the_champion_again_has_no_rival(home: Path, first: Run) -> None:
+    path = write_settings(home, gate=EASY)
+    again = start_run(settings_path=path, name="again-the-same", day=LAST_DAY, window_days=None, promote=True)
+    assert again.rival() is not None
+    again.write_state("finetune", "finished", key=first.output("finetune").key)
+    assert again.rival() is None
 
 
 def test_history_tells_what_from_and_why(first: Run) -> None:
