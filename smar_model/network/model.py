@@ -125,7 +125,10 @@ class RetrievalModel(nn.Module):
         self.query_projection = Projection(text.width, network.dimension)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
         self.item_text_tower = text_tower(shape.item_length, len(SEGMENTS), text.item_layers)
-        self.text_projection = Projection(text.width, network.dimension)
+        # Queries and item texts share words and projection, so that lexical match is where learning begins.
+        self.text_projection = self.query_projection
+        if isinstance(self.query_tower, TextTower) and isinstance(self.item_text_tower, TextTower):
+            self.item_text_tower.tokens = self.query_tower.tokens
         if self.variant.fusion:
             self.vision = make_picture_encoder(
                 network,

@@ -11,6 +11,10 @@ PADDING = 0
 """Id of the padding token in every tokenizer that this project trains."""
 
 
+TOKEN_SCALE = 0.5
+"""Standard deviation of a token's embedding before training."""
+
+
 def visible(ids: Tensor) -> Tensor:
     """Places that hold a token, (B, L) bool; the first always counts, as attention over nothing is not a number."""
     mask = ids != PADDING
@@ -55,7 +59,9 @@ class TextTower(nn.Module):
         self.segments = nn.Embedding(segments, width)
         self.dropout = nn.Dropout(dropout)
         self.transformer = transformer(width, heads, layers, dropout)
-        for table in (self.tokens, self.positions, self.segments):
+        # Words outweigh their places at first: equal words then score high before anything is learned.
+        nn.init.normal_(self.tokens.weight, std=TOKEN_SCALE)
+        for table in (self.positions, self.segments):
             nn.init.normal_(table.weight, std=0.02)
         with torch.no_grad():
             self.tokens.weight[PADDING].zero_()
