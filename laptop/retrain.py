@@ -125,7 +125,9 @@ def show_results(run: Run) -> None:
     print(format_table(evaluation))
     print(f"\n{promoted['metrics']['text'].capitalize()}")
     print(f"Report: {_short(report)}")
-    print('Next:   make ui\n        .venv/bin/smar search "red floral summer dress"')
+    sample = run.settings_source == "configs/sample_shop.yaml"
+    query = '"red floral summer dress"' if sample else f'"…" --settings {run.settings_source}'
+    print(f"Next:   make ui\n        .venv/bin/smar search {query}")
 
 
 def first_error(log: Path) -> list[str]:

@@ -51,18 +51,21 @@ def show_search(answer: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(answer, indent=1, ensure_ascii=False))
         return
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file has no edge at which paths would have to be broken
     console.print(
         f"“{answer['query']}”, version {answer['version']}: P(q) = {answer['p']:.2f} "
         "(from 0, the text decides, to 1, text and pictures do)",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
-    table.add_column("title", overflow="fold", ratio=2)
+    table.add_column("title", overflow="fold", max_width=48)
     table.add_column("department")
-    table.add_column("picture", overflow="fold", ratio=3)
+    table.add_column("picture", overflow="fold")
     for hit in answer["hits"]:
         picture = _short(hit["pictures"][0]) if hit["pictures"] else "none"
         cells = [str(hit["rank"]), f"{hit['score']:.3f}", hit["title"], hit["department"], picture]

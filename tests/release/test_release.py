@@ -260,12 +260,12 @@ def test_a_better_one_follows_and_who_met_the_old_champion_must_start_again(foll
 def test_smar_search_answers_from_the_champion(home: Path, first: Run) -> None:
     settings = str(write_settings(home))
     done = CliRunner().invoke(
-        app, ["search", "red shirt", "-k", "3", "--json", "--version", "1", "--settings", settings]
+        app, ["search", "red shirt", "-k", "24", "--json", "--version", "1", "--settings", settings]
     )
     answer = json.loads(done.stdout)
     assert answer["version"] == "1"
     assert 0 <= answer["p"] <= 1
-    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
+    assert [hit["rank"] for hit in answer["hits"]] == list(range(1, 25))
     pictures = [picture for hit in answer["hits"] for picture in hit["pictures"]]
     assert pictures
     assert all(Path(picture).is_file() for picture in pictures)
