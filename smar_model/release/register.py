@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -110,10 +109,12 @@ def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifa
 
 
 def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str]:
+    measured = run.output("evaluate").metrics
     figures = {
-        f"smar.{name}": f"{value:.4f}"
-        for name, value in run.output("evaluate").metrics.items()
-        if re.fullmatch(r"challenger_(overall|fashion|not_fashion)_(recall_at_50|ndcg_at_10)", name)
+        f"smar.{prefix}{metric}": f"{measured[name]:.4f}"
+        for segment, prefix in (("overall", ""), ("fashion", "fashion_"), ("not_fashion", "not_fashion_"))
+        for metric in ("recall_at_50", "ndcg_at_10")
+        if (name := f"challenger_{segment}_{metric}") in measured
     }
     return figures | {
         "smar.run": run.name,

@@ -50,7 +50,12 @@ class Registry:
         # A tracking server keeps files where its operator said; the embedded database would put them under the
         # current folder.
         location = (home() / "mlflow-artifacts").as_uri() if self.settings.tracking_uri.startswith("sqlite:") else None
-        return self.client.create_experiment(self.settings.release.experiment, artifact_location=location)
+        return self.client.create_experiment(
+            self.settings.release.experiment,
+            artifact_location=location,
+            # Else MLflow's page opens on its views for language model applications.
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
 
     def aliased(self, alias: str) -> str | None:
         """Version that an alias names, as text: it is an int in a database and text over HTTP."""
