@@ -9,10 +9,11 @@ import fcntl
 import json
 import os
 import secrets
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def password() -> str:
 
 
 def prepare() -> None:
-    """Migrate Airflow's database and make the pool, once for each version of Airflow.
+    """Migrate Airflow's database and make the pool, once for each version of Airflow; settle runs that were stopped.
 
     Raises:
         InputError: Airflow could not; names its log.
@@ -87,6 +88,7 @@ def prepare() -> None:
     password()
     mark = airflow_home() / f"prepared-{version('apache-airflow')}"
     if mark.is_file():
+        _fail_interrupted_runs()
         return
     log = airflow_home() / "prepare.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +105,20 @@ def prepare() -> None:
                     f"airflow {' '.join(command)} failed (see {log}); free disk space or delete {airflow_home()}"
                 )
     replace_file(mark, "")
+
+
+def _fail_interrupted_runs() -> None:
+    """Mark runs of a `make retrain` that was stopped: a scheduler would take them for its own and go on with them.
+
+    To be called while nothing else of Airflow runs here (`one_at_a_time`).
+    """
+    with closing(sqlite3.connect(airflow_home() / "airflow.db", timeout=30)) as database, database:
+        database.execute(
+            "UPDATE task_instance SET state = 'failed' WHERE state IN ('running', 'queued', 'scheduled') AND EXISTS "
+            "(SELECT 1 FROM dag_run WHERE dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = "
+            "task_instance.run_id AND dag_run.state = 'running' AND LOWER(dag_run.triggered_by) = 'test')"
+        )
+        database.execute("UPDATE dag_run SET state = 'failed' WHERE state = 'running' AND LOWER(triggered_by) = 'test'")
 
 
 @contextmanager

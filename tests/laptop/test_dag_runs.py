@@ -7,12 +7,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import yaml
 
-from laptop.airflow_environment import airflow_home, environment, password
+from laptop.airflow_environment import airflow_home, environment, password, prepare
 from laptop.run_dag import run_name
 from smar_model.settings import REPOSITORY
 
@@ -105,6 +107,35 @@ def test_retrain_says_what_is_wrong_with_settings_before_it_starts(airflow_ready
     done = retrain("--settings", str(settings))
     assert done.returncode == 2
     assert "shop.colour" in done.stderr
+
+
+def test_a_run_that_was_stopped_is_not_left_for_a_scheduler(airflow_ready: Path) -> None:
+    when = "2026-01-05T00:00:00+00:00"
+    command = [sys.executable, "-m", "laptop.run_dag", "smar_retrain", when, json.dumps({"settings": "nowhere.yaml"})]
+    stand_in = airflow_ready / "sleeper"
+    stand_in.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    stand_in.chmod(0o755)
+    process = subprocess.Popen(
+        command, env=environment() | {"SMAR_PYTHON": str(stand_in)}, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Output:" in line:
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    for killed in (process, *children):
+        killed.kill()
+    process.communicate()
+
+    def states() -> set[str]:
+        with closing(sqlite3.connect(airflow_home() / "airflow.db")) as database:
+            runs = database.execute("SELECT state FROM dag_run WHERE run_id = ?", (f"manual__{when}",)).fetchall()
+            query = "SELECT state FROM task_instance WHERE run_id = ? AND task_id = 'shop-open'"
+            return {state for (state,) in runs + database.execute(query, (f"manual__{when}",)).fetchall()}
+
+    assert states() == {"running"}
+    prepare()
+    assert states() == {"failed"}
 
 
 def test_secrets_are_for_this_user_alone(airflow_ready: Path) -> None:
