@@ -1,4 +1,8 @@
-"""Item text states and image states to one multimodal state sequence."""
+"""Item text states and image states to one multimodal state sequence.
+
+Every fusion begins by passing the text through unchanged: the multimodal embedding starts as the text embedding and
+learns what the picture adds.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,9 @@ class CrossAttention(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
         )
+        for last in (self.attention.out_proj, self.feed_forward[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, text: Tensor, image: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         image = self.norm_image(image)
@@ -40,6 +47,9 @@ class Concatenation(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * width, width)
+        with torch.no_grad():
+            self.linear.weight[:, :width] = torch.eye(width)
+            self.linear.weight[:, width:] = 0
 
     def forward(self, text: Tensor, image: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         pooled = torch.cat([masked_mean(text, text_mask), image.mean(1)], dim=-1)

@@ -146,7 +146,8 @@ class RetrievalModel(nn.Module):
             )
             self.image_projection = Projection(text.width, network.dimension)
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
-            self.multimodal_projection = Projection(text.width, network.dimension)
+            # S_m begins as S_t (fusion adds nothing at first) and learns what pictures add.
+            self.multimodal_projection = self.text_projection
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
     @property
