@@ -112,17 +112,18 @@ class Tokenizer(Section):
 class TextEncoder(Section):
     pretrained: str | None = None
     """Name or folder of a `transformers` text encoder; unset: trained from scratch with the sizes below."""
-    query_layers: Count = 4
+    query_layers: Count = 2
+    """SMAR has 4; 2 train on two cores."""
     item_layers: Count = 1
     heads: Count = 4
     width: Count = 128
 
 
 class VisionEncoder(Section):
-    name: str = "mobilenetv4_conv_small_050"
+    name: str = "test_resnet"
     """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder."""
     pretrained: bool = False
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=lambda: {"output_stride": 16})
     """Passed on to `timm.create_model`."""
 
 
@@ -142,6 +143,8 @@ class Network(Section):
 class Optimisation(Section):
     steps: Count
     batch: Count = 256
+    clicked_share: Share = 0.5
+    """Share of clicked pairs in a batch; the others are synthetic, with a fresh query at each visit."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_share: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -152,10 +155,11 @@ class Training(Section):
     adapt_vision: Optimisation
     pretrain: Optimisation
     finetune: Optimisation
-    modality_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    text_only_steps: Annotated[float, Field(gt=0)] = 3.0
+    """Steps of the text-only baseline for each of the model's: its steps are shorter, and both should train for about
+    the same time."""
+    modality_weights: tuple[float, float, float] = (0.3, 0.1, 1.0)
     """α, β, γ of L = αL_t + βL_i + γL_m (SMAR, section 2.3)."""
-    clicked_share: Share = 0.25
-    """Share of clicked pairs in pretraining's batches; the others are synthetic. Fine-tuning has it the other way."""
     token_dropout: Share = 0.1
     """Share of an item's tokens hidden at a visit."""
     picture_views: Count = 4

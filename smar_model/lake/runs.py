@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import platform
 import re
 from dataclasses import asdict, dataclass
-import datetime as dt
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any

@@ -24,10 +24,9 @@ class CrossAttention(nn.Module):
         self.norm_image = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
         self.norm_out = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
-        )
-        for last in (self.attention.out_proj, self.feed_forward[-1]):
+        out = nn.Linear(4 * width, width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), out)
+        for last in (self.attention.out_proj, out):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 

@@ -13,7 +13,7 @@ def duplicates_mask(query_ids: Tensor, item_ids: Tensor) -> Tensor:
     return same.fill_diagonal_(False)
 
 
-def in_batch_softmax(scores: Tensor, scale: Tensor | float, excluded: Tensor, *, margin: float | None = None) -> Tensor:
+def in_batch_softmax(scores: Tensor, scale: Tensor | float, excluded: Tensor) -> Tensor:
     """Symmetric in-batch softmax: query i must find item i among the batch's items, and the other way round.
 
         loss = ½ Σ_i [ −log softmax_j(scale·s_ij)_i − log softmax_j(scale·s_ji)_i ] / B
@@ -22,20 +22,13 @@ def in_batch_softmax(scores: Tensor, scale: Tensor | float, excluded: Tensor, *,
         scores: cosines s_ij of query i and item j, (B, B).
         scale: inverse temperature.
         excluded: pairs left out of both sums, (B, B) bool, never the diagonal.
-        margin: a negative also counts only if s_ij ≤ s_ii + margin; one far above its positive is most likely a
-            false negative (Flipkart ROAR, arXiv 2606.01504). The comparison carries no gradient.
 
     Returns:
         Scalar. Excluded pairs carry no gradient.
     """
-    by_query, by_item = excluded, excluded.T
-    if margin is not None:
-        positive = scores.detach().diagonal()[:, None]
-        by_query = by_query | (scores.detach() > positive + margin)
-        by_item = by_item | (positive + margin < scores.detach().T)
     logits = scores * scale
     labels = torch.arange(len(scores), device=scores.device)
     lowest = torch.finfo(logits.dtype).min
-    forward = F.cross_entropy(logits.masked_fill(by_query, lowest), labels)
-    backward = F.cross_entropy(logits.T.masked_fill(by_item, lowest), labels)
+    forward = F.cross_entropy(logits.masked_fill(excluded, lowest), labels)
+    backward = F.cross_entropy(logits.T.masked_fill(excluded.T, lowest), labels)
     return (forward + backward) / 2

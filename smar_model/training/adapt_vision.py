@@ -17,7 +17,6 @@ from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.loop import device, train
 from smar_model.training.stage_model import begin, move, publish
 
-CLICKED_SHARE = 0.5
 CATEGORY_WEIGHT = 0.5
 
 
@@ -61,7 +60,7 @@ def run(context: StageContext) -> dict[str, float]:
     adaptation = Adaptation(data, model).to(device())
     metrics = train(
         adaptation,
-        data.batches(optimisation.batch, CLICKED_SHARE, pixels=True),
+        data.batches(optimisation.batch, optimisation.clicked_share, pixels=True),
         adaptation.losses,
         optimisation,
         report=context.report,

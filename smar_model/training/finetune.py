@@ -15,9 +15,10 @@ from torch import Tensor
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
+from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.loop import train
-from smar_model.training.pretrain import FALSE_NEGATIVE_MARGIN, patch_table
+from smar_model.training.pretrain import patch_table
 from smar_model.training.stage_model import continue_from, move, publish
 
 UNKNOWN = -1
@@ -49,7 +50,7 @@ def routed_loss(model: RetrievalModel, batch: Batch) -> dict[str, Tensor]:
         if known.any():
             parts["gate"] = F.binary_cross_entropy_with_logits(logits[known], batch.labels[known].to(logits.dtype))
             total = total + parts["gate"]
-    parts["retrieval"] = in_batch_softmax(scores, model.scale, excluded, margin=FALSE_NEGATIVE_MARGIN)
+    parts["retrieval"] = in_batch_softmax(scores, model.scale, excluded)
     return {"loss": total + parts["retrieval"], **parts, "scale": model.scale.detach()}
 
 
@@ -60,15 +61,15 @@ def read_labels(context: StageContext) -> dict[str, int]:
     return {} if frame is None else dict(zip(frame["query"], frame["is_visual"].astype(int), strict=True))
 
 
-def finetune(context: StageContext, model: RetrievalModel) -> dict[str, float]:
+def finetune(context: StageContext, model: RetrievalModel, optimisation: Optimisation) -> dict[str, float]:
     """Fine-tune a pretrained model on this run's clicks and publish `model/`."""
     training = context.settings.training
     data = TrainingData(context, seed=training.seed + 1, pictures=model.variant.fusion is not None)
     labels = read_labels(context)
     table = patch_table(context, model, data)
     batches = data.batches(
-        training.finetune.batch,
-        1 - training.clicked_share,
+        optimisation.batch,
+        optimisation.clicked_share,
         patch_table=table,
         label_of=lambda query: labels.get(query, UNKNOWN),
     )
@@ -76,7 +77,7 @@ def finetune(context: StageContext, model: RetrievalModel) -> dict[str, float]:
         model,
         batches,
         lambda batch: routed_loss(model, batch),
-        training.finetune,
+        optimisation,
         report=context.report,
         history_file=context.output("history.json"),
     )
@@ -84,4 +85,4 @@ def finetune(context: StageContext, model: RetrievalModel) -> dict[str, float]:
 
 
 def run(context: StageContext) -> dict[str, float]:
-    return finetune(context, continue_from(context, "pretrain"))
+    return finetune(context, continue_from(context, "pretrain"), context.settings.training.finetune)

@@ -7,13 +7,10 @@ from torch import Tensor
 
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
-from smar_model.network.model import RetrievalModel
+from smar_model.network.model import RetrievalModel, load_model
 from smar_model.training.batches import Batch, PatchTable, TrainingData
 from smar_model.training.loop import train
-from smar_model.training.stage_model import begin, continue_from, lock_vision, move, publish
-
-FALSE_NEGATIVE_MARGIN = 0.1
-"""Flipkart ROAR, arXiv 2606.01504."""
+from smar_model.training.stage_model import begin, lock_vision, move, publish
 
 
 def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, float, float]) -> dict[str, Tensor]:
@@ -24,7 +21,7 @@ def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, floa
     excluded = duplicates_mask(batch.query_keys, batch.item_keys)
 
     def contrast(items: Tensor) -> Tensor:
-        return in_batch_softmax(queries @ items.T, model.scale, excluded, margin=FALSE_NEGATIVE_MARGIN)
+        return in_batch_softmax(queries @ items.T, model.scale, excluded)
 
     text_states, text_mask, texts = model.encode_texts(batch.texts, batch.segments)
     parts: dict[str, Tensor] = {}
@@ -39,7 +36,7 @@ def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, floa
             # Items without a picture share one state: as positives they would teach nothing.
             has = batch.has_picture
             scores = (queries @ images.T)[has][:, has]
-            parts["image"] = in_batch_softmax(scores, model.scale, excluded[has][:, has], margin=FALSE_NEGATIVE_MARGIN)
+            parts["image"] = in_batch_softmax(scores, model.scale, excluded[has][:, has])
             total = total + beta * parts["image"]
         if gamma:
             parts["multimodal"] = contrast(model.fuse(text_states, text_mask, image_states))
@@ -61,12 +58,17 @@ def patch_table(context: StageContext, model: RetrievalModel, data: TrainingData
 def run(context: StageContext) -> dict[str, float]:
     """Train all towers on patch tokens of the adapted, locked vision encoder; publish `model/`."""
     training = context.settings.training
-    model = continue_from(context, "adapt-vision") if "adapt-vision" in context.inputs else begin(context)
+    model = begin(context)
+    if model.variant.fusion:
+        # The text side starts anew: adapting the vision encoder has bent it towards pictures.
+        adapted = load_model(context.input("adapt-vision").folder / "model")
+        model.vision.load_state_dict(adapted.vision.state_dict())
+        model.image_tower.load_state_dict(adapted.image_tower.state_dict())
     data = TrainingData(context, seed=training.seed, pictures=model.variant.fusion is not None)
     table = patch_table(context, model, data)
     metrics = train(
         model,
-        data.batches(training.pretrain.batch, training.clicked_share, patch_table=table),
+        data.batches(training.pretrain.batch, training.pretrain.clicked_share, patch_table=table),
         lambda batch: three_losses(model, batch, training.modality_weights),
         training.pretrain,
         report=context.report,

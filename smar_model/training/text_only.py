@@ -1,4 +1,4 @@
-"""Stage train-text-only: the baseline that reads no picture, pretrained and fine-tuned with the same budget."""
+"""Stage train-text-only: the baseline that reads no picture, pretrained and fine-tuned with the same budget of time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ def run(context: StageContext) -> dict[str, float]:
     """Both stages of the text-only variant in one; publishes `model/`."""
     training = context.settings.training
     model = begin(context, network=context.settings.network.model_copy(update={"variant": "text_only"}))
+    factor = training.text_only_steps
+    pretraining, finetuning = (
+        o.model_copy(update={"steps": round(o.steps * factor)}) for o in (training.pretrain, training.finetune)
+    )
     data = TrainingData(context, seed=training.seed, pictures=False)
     pretrained = train(
         model,
-        data.batches(training.pretrain.batch, training.clicked_share),
+        data.batches(pretraining.batch, pretraining.clicked_share),
         lambda batch: three_losses(model, batch, (1.0, 0.0, 0.0)),
-        training.pretrain,
+        pretraining,
         report=context.report,
         history_file=context.output("pretrain_history.json"),
     )
-    tuned = finetune(context, model)
+    tuned = finetune(context, model, finetuning)
     return tuned | {name: pretrained[name] + tuned[name] for name in ("pairs", "training_seconds")}

@@ -104,7 +104,9 @@ def test_routing_is_hard_or_soft_by_settings() -> None:
 
 def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
     torch.manual_seed(1)
-    config = BertConfig(vocab_size=100, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config = BertConfig(
+        vocab_size=100, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
     encoder = BertModel(config)
     encoder.save_pretrained(tmp_path / "bert")
     model = small_model(text=TextEncoder(pretrained=str(tmp_path / "bert"), width=32, heads=2))
@@ -121,7 +123,9 @@ def test_a_timm_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
     folder = tmp_path / "vision"
     folder.mkdir()
     save_file(encoder.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text('{"architecture": "mobilenetv4_conv_small_050", "pretrained_cfg": {}, "num_classes": 0}')
+    (folder / "config.json").write_text(
+        '{"architecture": "mobilenetv4_conv_small_050", "pretrained_cfg": {}, "num_classes": 0}'
+    )
     model = small_model(vision=VisionEncoder(name=f"local-dir:{folder}", pretrained=True))
     assert torch.equal(model.vision.encoder.conv_stem.weight, encoder.conv_stem.weight)
     save_model(model, tmp_path / "model", tokenizer_file)
