@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -61,6 +60,8 @@ def digest_rows(files: Iterable[Path]) -> str:
     Each row is hashed to 64 bits with two seeds; the sums of the hashes, the row count and the column names and
     types are digested. Sums, not exclusive or, so that a row that occurs twice counts.
     """
+    import pandas as pd  # takes a second, and a command that finds its output has no use for it
+
     total, sums, columns = 0, [0, 0], None
     for file in sorted(files):
         parquet = pq.ParquetFile(file)

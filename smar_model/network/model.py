@@ -16,8 +16,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -192,7 +191,10 @@ class RetrievalModel(nn.Module):
 def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> None:
     """Write weights.safetensors, network.json and tokenizer.json: all that search needs."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(model, str(folder / "weights.safetensors"))
+    # Each name keeps its own copy of what towers share: the library's own way of naming shared weights once is not the
+    # same at every saving, and equal weights must be equal files.
+    weights = {name: weight.detach().clone().contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
     content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
     (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
@@ -213,7 +215,7 @@ def load_model(folder: Path) -> RetrievalModel:
         content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         shape = Shape(**content | {"network": Network.model_validate(content["network"])})
         model = RetrievalModel(shape)
-        load_weights(model, str(folder / "weights.safetensors"))
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: not a whole model (weights.safetensors, network.json): {error}") from error
     return model.eval()

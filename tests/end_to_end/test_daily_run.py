@@ -1,0 +1,168 @@
+"""The whole line through Airflow on a tiny shop: a good day, the same again, a killed stage, bad days."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from smar_model.settings import REPOSITORY
+from smar_model.stages import STAGES
+from tests.tiny_shop import LAST_DAY, tiny_settings, write_tiny_shop
+
+COMMAND_SECONDS = 400
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("daily")
+    write_tiny_shop(folder / "shop", zipped=True)
+    return folder
+
+
+def write_settings(home: Path, shop: str = "shop", **training: object) -> Path:
+    content = tiny_settings(home / shop).model_dump(mode="json")
+    # A model of four steps beats nothing: the floors are for real ones.
+    content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1, "champion_margin": 1.0}
+    content["training"] |= training
+    path = home / f"{shop}.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def command(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"SMAR_HOME": str(home / "var")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=COMMAND_SECONDS)
+    return process.returncode, output
+
+
+def retrain(home: Path, settings: Path) -> subprocess.Popen[str]:
+    return command(home, "laptop.retrain", "--settings", str(settings), "--date", str(LAST_DAY))
+
+
+def champion_version(home: Path) -> str:
+    code, output = finish(command(home, "smar_model.cli", "champion", "--json"))
+    assert code == 0, output
+    return json.loads(output)["version"]
+
+
+@pytest.fixture(scope="module")
+def first_day(home: Path) -> str:
+    """What `make retrain` printed for a good day."""
+    code, output = finish(retrain(home, write_settings(home)))
+    assert code == 0, output
+    return output
+
+
+def test_a_good_day_ends_with_a_champion_that_can_be_searched(home: Path, first_day: str) -> None:
+    assert all(f"  {stage} " in first_day for stage in STAGES)
+    for said in ("popularity", "BM25", "text-only", "Version 1 is the champion", "report.html", "make ui"):
+        assert said in first_day
+    code, output = finish(command(home, "smar_model.cli", "search", "red shirt", "-k", "3", "--json"))
+    assert code == 0, output
+    answer = json.loads(output)
+    assert len(answer["hits"]) == 3
+    assert all(Path(picture).name for hit in answer["hits"] for picture in hit["pictures"])
+    assert 0 <= answer["p"] <= 1
+
+
+def test_the_same_again_reuses_every_stage(home: Path, first_day: str) -> None:
+    code, output = finish(retrain(home, write_settings(home)))
+    assert code == 0, output
+    lines = {line.split()[0]: line for line in output.splitlines() if line.startswith("  ") and line.split()}
+    assert [stage for stage in STAGES if "reused" not in lines[stage]] == []
+    assert champion_version(home) == "1"
+
+
+def test_a_killed_stage_leaves_nothing_half_written_and_the_run_completes(home: Path, first_day: str) -> None:
+    settings = write_settings(home, pretrain={"steps": 400, "batch": 8})
+    published = set((home / "var" / "lake" / "pretrain").glob("*.json"))
+    process = retrain(home, settings)
+    newest = running_stage(home, "pretrain", process)
+    os.kill(newest["pid"], signal.SIGKILL)
+    assert set((home / "var" / "lake" / "pretrain").glob("*.json")) == published
+    code, output = finish(process)
+    assert code == 0, output
+    assert len(set((home / "var" / "lake" / "pretrain").glob("*.json"))) == len(published) + 1
+
+
+def running_stage(home: Path, stage: str, process: subprocess.Popen[str]) -> dict:
+    """State of a stage once it is at work in the newest run."""
+    deadline = time.monotonic() + COMMAND_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        runs = sorted((home / "var" / "runs").iterdir(), key=lambda f: f.stat().st_ctime)
+        file = runs[-1] / f"{stage}.json"
+        if file.is_file():
+            state = json.loads(file.read_text(encoding="utf-8"))
+            if state["state"] == "running" and state["progress"].startswith(("encoding", "step")):
+                return state
+        time.sleep(0.05)
+    pytest.fail(f"{stage} was never seen running: {finish(process)[1]}")
+
+
+def empty_log(shop: Path) -> None:
+    for file in (shop / "click_log" / f"dt={LAST_DAY}").glob("*.parquet"):
+        pq.write_table(pq.read_table(file).slice(0, 0), file)
+
+
+def half_malformed(shop: Path) -> None:
+    for file in shop.glob("click_log/*/*.parquet"):
+        table = pq.read_table(file)
+        queries = [q if i % 2 else None for i, q in enumerate(table["query"].to_pylist())]
+        pq.write_table(table.set_column(table.column_names.index("query"), "query", pa.array(queries)), file)
+
+
+def no_titles(shop: Path) -> None:
+    file = shop / "items.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["title"]), file)
+
+
+def cut_archive(shop: Path) -> None:
+    file = shop / "pictures.zip"
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (empty_log, [f"click_log/dt={LAST_DAY}"]),
+        (half_malformed, ["click_log", "null_field 418", "2026-11-17-000/item-010/impression"]),
+        (no_titles, ["items.parquet", "title"]),
+        (cut_archive, ["pictures.zip", "cut off"]),
+    ],
+)
+def test_a_bad_day_is_red_says_why_and_keeps_the_champion(
+    damage: Callable[[Path], None], says: list[str], home: Path, first_day: str
+) -> None:
+    before = champion_version(home)
+    shop = home / damage.__name__
+    shutil.copytree(home / "shop", shop)
+    damage(shop)
+    code, output = finish(retrain(home, write_settings(home, damage.__name__)))
+    assert code == 1, output
+    assert "Red after" in output
+    assert "Traceback" not in output
+    for words in says:
+        assert words in output, output
+    assert champion_version(home) == before

@@ -1,0 +1,101 @@
+"""The training stages on a tiny shop: they learn, repeat, and stop on what cannot be trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import manifest_path
+from smar_model.lake.runs import Run
+from smar_model.lake.stage import run_stage
+from smar_model.network.model import load_model
+from smar_model.settings import Optimisation
+from smar_model.stages import STAGES
+from smar_model.training.loop import learning_rate_at, train
+from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
+
+TRAINING = ("train-tokenizer", "adapt-vision", "pretrain", "finetune")
+STEPS = {"steps": 60, "batch": 16, "learning_rate": 0.003}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "var"))
+        yield write_tiny_shop(folder / "shop")
+
+
+@pytest.fixture(scope="module")
+def run(shop: Path) -> Run:
+    run = tiny_run(shop, training={"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS})
+    run_stages(run, *DATA_STAGES, *TRAINING, "train-text-only")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("stage", "part"), [("adapt-vision", "contrast"), ("pretrain", "multimodal"), ("finetune", "gate")]
+)
+def test_each_stage_learns(stage: str, part: str, run: Run) -> None:
+    history = json.loads(run.output(stage).file("history.json").read_text())
+    assert history[-1]["step"] == STEPS["steps"]
+    first, last = ([point[part] for point in stretch] for stretch in (history[:10], history[-10:]))
+    assert sum(last) < 0.8 * sum(first)
+
+
+def test_the_vision_encoder_stays_locked_after_its_adaptation(run: Run) -> None:
+    adapted, tuned = (load_model(run.output(s).folder / "model") for s in ("adapt-vision", "finetune"))
+    for name, weight in adapted.vision.state_dict().items():
+        assert torch.equal(weight, tuned.vision.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stage", ["train-tokenizer", "adapt-vision", "pretrain", "finetune"])
+def test_training_again_gives_the_same_files(stage: str, run: Run) -> None:
+    first = run.output(stage)
+    manifest_path(stage, first.key).unlink()
+    again = run_stage(STAGES[stage], run)
+    assert again.folder != first.folder
+    assert again.digest == first.digest
+
+
+def test_the_baseline_reads_no_picture(run: Run) -> None:
+    model = load_model(run.output("train-text-only").folder / "model")
+    assert model.variant.fusion is None
+    assert not any("vision" in name or "image" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("network", [{"variant": "concat"}, {"variant": "text_only"}, {"routing": "soft"}])
+def test_other_variants_train_through_all_stages(network: dict, run: Run, shop: Path) -> None:
+    other = tiny_run(shop, f"other-{'-'.join(network.values())}", network=network)
+    for stage in (*DATA_STAGES, *TRAINING, "embed"):
+        run_stage(STAGES[stage], other)
+    assert other.output("embed").metrics["items"] == 24
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    values = iter([1.0, math.nan])
+    with pytest.raises(InputError, match="step 1: the loss is not finite"):
+        train(
+            model,
+            iter(range(9)),
+            lambda batch: {"loss": model.weight.sum() * next(values)},
+            Optimisation(steps=5, batch=1),
+            report=print,
+            history_file=tmp_path / "history.json",
+        )
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    optimisation = Optimisation(steps=100, learning_rate=1.0, warmup_share=0.1)
+    rates = [learning_rate_at(step, optimisation) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
+    assert rates[-1] < 0.06
+    assert rates[10:] == sorted(rates[10:], reverse=True)
