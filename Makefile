@@ -10,24 +10,28 @@ UV_VERSION := 0.13.8
 # Stages are processes: without cached bytecode each would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: retrain test ui lock clean
+.PHONY: setup retrain test ui lock clean
 
-# The mark file is written last, so that an interrupted set-up is done again.
-$(VENV)/installed: requirements.lock pyproject.toml
+# The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
+INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
+
+$(INSTALLED):
 	@echo "Setting up $(VENV) from requirements.lock (once for each change of the lock)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
-	@touch $@
+	@rm -f $(VENV)/installed-* && touch $@
 
-retrain: $(VENV)/installed
+setup: $(INSTALLED)
+
+retrain: $(INSTALLED)
 	@$(BIN)/python -m laptop.retrain --settings $(SETTINGS) $(if $(DATE),--date $(DATE))
 
-ui: $(VENV)/installed
+ui: $(INSTALLED)
 	@exec $(BIN)/python -m laptop.ui
 
-test: $(VENV)/installed
+test: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

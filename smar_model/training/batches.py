@@ -14,6 +14,7 @@ from smar_model.data.text_tokens import ItemTexts, encode_items, encode_queries,
 from smar_model.data.training_pairs import ClickedPairs, SyntheticPairs, read_clicked_pairs, read_synthetic_pairs
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
+from smar_model.training.loop import device
 
 ENCODING_BATCH = 256
 
@@ -52,7 +53,8 @@ class PatchTable:
                 pixels = thumbnails.pixels[start : start + ENCODING_BATCH]
                 seen = augment(pixels, random) if view else pixels
                 with torch.no_grad():
-                    parts.append(model.picture_patches(torch.from_numpy(seen).float() / 255).half())
+                    pictures = torch.from_numpy(seen).to(device()).float() / 255
+                    parts.append(model.picture_patches(pictures).half().cpu())
             self.views.append(
                 torch.cat(parts) if parts else torch.zeros(0, model.vision.patches, model.vision.channels)
             )

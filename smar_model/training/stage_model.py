@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from smar_model.data.text_tokens import load_tokenizer
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
 from smar_model.settings import Network
@@ -15,8 +16,6 @@ def begin(context: StageContext, *, network: Network | None = None) -> Retrieval
     settings = context.settings
     seed_everything(settings.training.seed, settings.training.threads)
     tokenizer_file = context.input("train-tokenizer").file("tokenizer.json")
-    from smar_model.data.text_tokens import load_tokenizer
-
     return new_model(
         network or settings.network,
         vocabulary=load_tokenizer(tokenizer_file).get_vocab_size(),
