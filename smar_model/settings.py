@@ -156,7 +156,10 @@ class Training(Section):
     adapt_vision: Optimisation
     pretrain: Optimisation
     finetune: Optimisation
-    text_only_steps: Annotated[float, Field(gt=0)] = 3.0
+    text_first_share: Share = 0.65
+    """Share of pretraining's steps that learn L_t alone. The multimodal embedding starts as the text embedding, so
+    that what they learn carries over, at half the time a step; the others learn all three losses."""
+    text_only_steps: Annotated[float, Field(gt=0)] = 2.0
     """Steps of the text-only baseline for each of the model's: its steps are shorter, and both should train for about
     the same time."""
     modality_weights: tuple[float, float, float] = (0.3, 0.1, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from smar_model.network.model import RetrievalModel, load_model
 from smar_model.training.batches import Batch, PatchTable, TrainingData
 from smar_model.training.loop import train
 from smar_model.training.stage_model import begin, lock_vision, move, publish
+
+TEXT_ALONE = (1.0, 0.0, 0.0)
 
 
 def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, float, float]) -> dict[str, Tensor]:
@@ -29,7 +33,7 @@ def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, floa
     if alpha and model.variant.text_loss:
         parts["text"] = contrast(texts)
         total = total + alpha * parts["text"]
-    if model.variant.fusion:
+    if model.variant.fusion and (beta or gamma):
         assert batch.patches is not None and batch.has_picture is not None
         image_states, images = model.encode_images(batch.patches, batch.has_picture)
         if beta and model.variant.image_loss:
@@ -66,10 +70,16 @@ def run(context: StageContext) -> dict[str, float]:
         model.image_tower.load_state_dict(adapted.image_tower.state_dict())
     data = TrainingData(context, seed=training.seed, pictures=model.variant.fusion is not None)
     table = patch_table(context, model, data)
+    text_first = round(training.pretrain.steps * training.text_first_share) if model.variant.text_loss else 0
+    steps = itertools.count()
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        return three_losses(model, batch, TEXT_ALONE if next(steps) < text_first else training.modality_weights)
+
     metrics = train(
         model,
         data.batches(training.pretrain.batch, training.pretrain.clicked_share, patch_table=table),
-        lambda batch: three_losses(model, batch, training.modality_weights),
+        loss,
         training.pretrain,
         report=context.report,
         history_file=context.output("history.json"),

@@ -6,7 +6,7 @@ from smar_model.lake.stage import StageContext
 from smar_model.training.batches import TrainingData
 from smar_model.training.finetune import finetune
 from smar_model.training.loop import train
-from smar_model.training.pretrain import three_losses
+from smar_model.training.pretrain import TEXT_ALONE, three_losses
 from smar_model.training.stage_model import begin
 
 
@@ -22,7 +22,7 @@ def run(context: StageContext) -> dict[str, float]:
     pretrained = train(
         model,
         data.batches(pretraining.batch, pretraining.clicked_share),
-        lambda batch: three_losses(model, batch, (1.0, 0.0, 0.0)),
+        lambda batch: three_losses(model, batch, TEXT_ALONE),
         pretraining,
         report=context.report,
         history_file=context.output("pretrain_history.json"),
