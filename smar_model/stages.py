@@ -9,6 +9,10 @@ from smar_model.lake.stage import Stage
 
 _SPARK = ("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py")
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
+_MODEL_SETTINGS = (
+    *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
+    *("training.token_dropout", "training.picture_views", "training.threads"),
+)
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
 
 STAGES: dict[str, Stage] = {
@@ -91,7 +95,7 @@ STAGES: dict[str, Stage] = {
             summary="SMAR's three losses on synthetic queries.",
             work="smar_model.training.pretrain:run",
             inputs=(*_TRAINING_TABLES, "train-tokenizer", "adapt-vision"),
-            settings=("network", "tokenizer", "training"),
+            settings=(*_MODEL_SETTINGS, "training.pretrain"),
             code=_NETWORK,
         ),
         Stage(
@@ -99,7 +103,7 @@ STAGES: dict[str, Stage] = {
             summary="Clicks and the prediction header P(q).",
             work="smar_model.training.finetune:run",
             inputs=(*_TRAINING_TABLES, "train-tokenizer", "pretrain"),
-            settings=("network", "tokenizer", "training"),
+            settings=(*_MODEL_SETTINGS, "training.finetune"),
             code=_NETWORK,
         ),
         Stage(

@@ -1,4 +1,4 @@
-"""Stage train-text-only: the baseline that reads no picture, pretrained and fine-tuned with the same budget of time."""
+"""Stage train-text-only: the baseline that reads no picture, pretrained and fine-tuned on the same number of pairs."""
 
 from __future__ import annotations
 
