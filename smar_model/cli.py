@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import date
 from pathlib import Path
@@ -206,6 +207,8 @@ def import_grocery_command(
 
 def main() -> None:
     """Entry point: bad input is one message on standard error and exit code 2."""
+    # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except InputError as error:
