@@ -39,14 +39,20 @@ def run(shop: Path) -> Run:
     return run
 
 
-@pytest.mark.parametrize(
-    ("stage", "part"), [("adapt-vision", "contrast"), ("pretrain", "multimodal"), ("finetune", "gate")]
-)
+@pytest.mark.parametrize(("stage", "part"), [("adapt-vision", "contrast"), ("pretrain", "text"), ("finetune", "gate")])
 def test_each_stage_learns(stage: str, part: str, run: Run) -> None:
     history = json.loads(run.output(stage).file("history.json").read_text())
     assert history[-1]["step"] == STEPS["steps"]
     first, last = ([point[part] for point in stretch] for stretch in (history[:10], history[-10:]))
     assert sum(last) < 0.8 * sum(first)
+
+
+def test_pretraining_learns_the_text_loss_first_then_all_three(run: Run) -> None:
+    history = json.loads(run.output("pretrain").file("history.json").read_text())
+    losses = [{"text", "image", "multimodal"} & point.keys() for point in history]
+    text_first = round(STEPS["steps"] * run.settings.training.text_first_share)
+    assert losses[:text_first] == [{"text"}] * text_first
+    assert losses[text_first:] == [{"text", "image", "multimodal"}] * (STEPS["steps"] - text_first)
 
 
 def test_the_vision_encoder_stays_locked_after_its_adaptation(run: Run) -> None:
