@@ -45,7 +45,14 @@ def start(
     """Begin a run: check the settings, resolve the champion, record both."""
     from smar_model.release.start import start_run
 
-    start_run(settings_path=settings, name=run, day=parse_day(day), window_days=window_days, promote=promote)
+    start_run(
+        settings_path=settings,
+        name=run,
+        day=parse_day(day),
+        window_days=window_days,
+        promote=promote,
+        steps=[*STAGES, "register", "promote", "track"],
+    )
 
 
 def _begun_run(name: str, step: str) -> Run:

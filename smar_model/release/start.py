@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Collection
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY, Settings, load_settings, validate_settings
 
 
-def start_run(*, settings_path: Path, name: str, day: date, window_days: int | None, promote: bool) -> Run:
+def start_run(
+    *, settings_path: Path, name: str, day: date, window_days: int | None, promote: bool, steps: Collection[str]
+) -> Run:
     """Begin a run, or take up the one of that name with the champion that it met when it began.
 
     Args:
+        steps: commands of a run, for which the settings may name an interpreter.
         day: last day of the click log to read.
         window_days: days of the log, that day included; None: the settings'.
         promote: whether the run may move the champion alias.
@@ -31,6 +35,8 @@ def start_run(*, settings_path: Path, name: str, day: date, window_days: int | N
     folder = run_folder(name)
     try:
         settings = with_window(load_settings(settings_path), window_days)
+        if unknown := sorted(set(settings.stages.python) - set(steps)):
+            raise InputError(f"{settings_path}: stages.python.{unknown[0]}: no such step; there are {', '.join(steps)}")
         run = Run(
             name=name,
             date=day,

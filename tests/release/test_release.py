@@ -56,7 +56,7 @@ def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
     """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
     sections = {"gate": EASY | gate, "evaluation": {"bootstrap_samples": 50, "shown_queries": 2}}
     path = write_settings(home, **sections)
-    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True)
+    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True, steps=())
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
     _publish_model(published.run, seed)
     for stage in ("embed", "index", "evaluate", "report", "gate"):
@@ -138,7 +138,7 @@ def test_registering_and_promoting_again_changes_nothing(first: Run) -> None:
 
 def test_a_run_that_trained_the_champion_again_has_no_rival(home: Path, first: Run) -> None:
     path = write_settings(home, gate=EASY)
-    again = start_run(settings_path=path, name="again-the-same", day=LAST_DAY, window_days=None, promote=True)
+    again = start_run(settings_path=path, name="again-the-same", day=LAST_DAY, window_days=None, promote=True, steps=())
     assert again.rival() is not None
     again.write_state("finetune", "finished", key=first.output("finetune").key)
     assert again.rival() is None
@@ -285,13 +285,13 @@ def test_without_a_champion_search_says_what_to_do(tmp_path: Path, home: Path, m
 
 def test_a_run_begun_again_keeps_the_champion_that_it_met(home: Path, first: Run) -> None:
     path = write_settings(home, release={"model": "alone"})
-    begun = start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True)
+    begun = start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True, steps=())
     assert begun.days == DAYS[1:]
     registry = Registry(begun.settings)
     registry.client.create_registered_model("alone")
-    assert start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True) == begun
+    assert start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True, steps=()) == begun
     with pytest.raises(InputError, match="another date or other settings"):
-        start_run(settings_path=path, name="again", day=LAST_DAY, window_days=3, promote=True)
+        start_run(settings_path=path, name="again", day=LAST_DAY, window_days=3, promote=True, steps=())
 
 
 @pytest.mark.parametrize(
@@ -302,13 +302,28 @@ def test_a_run_that_lacks_something_does_not_begin(home: Path, days_later: int, 
     day, path = LAST_DAY + timedelta(days=days_later), write_settings(home)
     name = f"lacking-{days_later}"
     with pytest.raises(InputError, match=says):
-        start_run(settings_path=path, name=name, day=day, window_days=window, promote=True)
+        start_run(settings_path=path, name=name, day=day, window_days=window, promote=True, steps=())
     assert says in json.loads((home / "runs" / name / "start.json").read_text(encoding="utf-8"))["message"]
     assert not (home / "runs" / name / "run.json").exists()
+
+
+def test_an_interpreter_for_a_step_that_there_is_not_is_refused(home: Path) -> None:
+    path = write_settings(home, stages={"python": {"fintune": "python3.11"}})
+    with pytest.raises(InputError, match=r"stages\.python\.fintune: no such step; there are pretrain, finetune"):
+        start_run(
+            settings_path=path,
+            name="misspelt",
+            day=LAST_DAY,
+            window_days=None,
+            promote=True,
+            steps=("pretrain", "finetune"),
+        )
 
 
 def test_start_sweeps_what_dead_processes_left(home: Path) -> None:
     attempt = Attempt("embed", "0" * 64)
     (attempt.folder / ".owner.json").write_text(json.dumps({"host": platform.node(), "pid": 2**22 + 1}))
-    start_run(settings_path=write_settings(home), name="sweeping", day=LAST_DAY, window_days=None, promote=True)
+    start_run(
+        settings_path=write_settings(home), name="sweeping", day=LAST_DAY, window_days=None, promote=True, steps=()
+    )
     assert not attempt.folder.exists()
