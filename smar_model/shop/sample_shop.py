@@ -25,7 +25,7 @@ SECOND_PICTURE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Garment:
+class Garment:
     shelf: str
     """Category levels under the department, the leaf last."""
     weight: float
@@ -35,41 +35,41 @@ class _Garment:
 
 
 _WOMEN = ("women",)
-_CLOTHING = {
-    "t-shirt": _Garment(shelf="Tops > T-shirts", weight=0.20),
-    "shirt": _Garment(shelf="Tops > Shirts", weight=0.14),
-    "sweater": _Garment(shelf="Knitwear > Sweaters", weight=0.10, season="winter"),
-    "jacket": _Garment(shelf="Outerwear > Jackets", weight=0.10),
-    "dress": _Garment(shelf="One-piece > Dresses", weight=0.16, genders=_WOMEN),
-    "skirt": _Garment(shelf="Bottoms > Skirts", weight=0.08, genders=_WOMEN),
-    "trousers": _Garment(shelf="Bottoms > Trousers", weight=0.10),
-    "shorts": _Garment(shelf="Bottoms > Shorts", weight=0.06, season="summer"),
-    "hat": _Garment(shelf="Headwear > Hats", weight=0.06),
+CLOTHING = {
+    "t-shirt": Garment(shelf="Tops > T-shirts", weight=0.20),
+    "shirt": Garment(shelf="Tops > Shirts", weight=0.14),
+    "sweater": Garment(shelf="Knitwear > Sweaters", weight=0.10, season="winter"),
+    "jacket": Garment(shelf="Outerwear > Jackets", weight=0.10),
+    "dress": Garment(shelf="One-piece > Dresses", weight=0.16, genders=_WOMEN),
+    "skirt": Garment(shelf="Bottoms > Skirts", weight=0.08, genders=_WOMEN),
+    "trousers": Garment(shelf="Bottoms > Trousers", weight=0.10),
+    "shorts": Garment(shelf="Bottoms > Shorts", weight=0.06, season="summer"),
+    "hat": Garment(shelf="Headwear > Hats", weight=0.06),
 }
-_SHOES = {
-    "sneakers": _Garment(shelf="Sneakers", weight=0.40),
-    "boots": _Garment(shelf="Boots", weight=0.22),
-    "sandals": _Garment(shelf="Sandals", weight=0.20),
-    "heels": _Garment(shelf="Heels", weight=0.18, genders=_WOMEN),
+SHOES = {
+    "sneakers": Garment(shelf="Sneakers", weight=0.40),
+    "boots": Garment(shelf="Boots", weight=0.22),
+    "sandals": Garment(shelf="Sandals", weight=0.20),
+    "heels": Garment(shelf="Heels", weight=0.18, genders=_WOMEN),
 }
-_COLOUR_WEIGHTS = {
+COLOUR_WEIGHTS = {
     "black": 0.15, "white": 0.11, "blue": 0.11, "red": 0.11, "grey": 0.09, "navy": 0.08, "green": 0.08, "pink": 0.07,
     "brown": 0.05, "beige": 0.04, "yellow": 0.05, "purple": 0.03, "orange": 0.03,
 }  # fmt: skip
-_PATTERN_WEIGHTS = {"plain": 0.40, "striped": 0.18, "dotted": 0.13, "checked": 0.14, "floral": 0.15}
+PATTERN_WEIGHTS = {"plain": 0.40, "striped": 0.18, "dotted": 0.13, "checked": 0.14, "floral": 0.15}
 _DRESS_PATTERN_WEIGHTS = {"plain": 0.25, "striped": 0.12, "dotted": 0.18, "checked": 0.05, "floral": 0.40}
-_FASHION_BRANDS = (
+FASHION_BRANDS = (
     "Norvane", "Pellimo", "Quistra", "Tarn & Vale", "Halluna", "Brisk Row", "Ostrea", "Mivanti", "Kelder", "Lundy Loom",
 )  # fmt: skip
-_MATERIALS = ("cotton", "linen", "wool", "viscose", "denim", "leather", "polyester")
-_PUFFERY = (
+MATERIALS = ("cotton", "linen", "wool", "viscose", "denim", "leather", "polyester")
+PUFFERY = (
     "new", "sale", "premium", "classic fit", "best seller", "2026 collection", "limited", "comfort", "everyday wear",
     "original", "free shipping", "gift idea",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wares:
+class Wares:
     """A department whose pictures say little."""
 
     types: tuple[str, ...]
@@ -79,8 +79,8 @@ class _Wares:
     values: tuple[str, ...]
 
 
-_WARES = {
-    "Books": _Wares(
+WARES = {
+    "Books": Wares(
         types=("novel", "guide", "textbook", "picture book", "comic"),
         brands=("Lanternleaf", "Harrow Gate", "Nine Rivers", "Quill & Co", "Ostwick Press"),
         fact="topic",
@@ -97,20 +97,20 @@ _WARES = {
             "football",
         ),
     ),
-    "Grocery": _Wares(
+    "Grocery": Wares(
         types=("tea", "coffee", "pasta", "cereal", "chocolate", "juice", "soup", "biscuits", "rice"),
         brands=("Millbrook", "Fernley", "Old Orchard", "Casa Lenta", "Polder", "Annika"),
         fact="flavour",
         values=("vanilla", "strawberry", "lemon", "mint", "honey", "tomato", "garlic", "apple", "hazelnut"),
     ),
-    "Electronics": _Wares(
+    "Electronics": Wares(
         types=("headphones", "charger", "speaker", "keyboard", "mouse", "power bank", "desk lamp", "webcam"),
         brands=("Voltaro", "Nimbra", "Ekko One", "Zentek", "Lumar"),
         fact="feature",
         values=("wireless", "usb-c", "foldable", "mini", "bluetooth", "gaming", "waterproof", "fast"),
     ),
 }
-_NAME_WORDS = (
+NAME_WORDS = (
     "Harbour", "Lantern", "Cedar", "Meadow", "Falcon", "Tempo", "Breeze", "Summit", "Juniper", "Atlas", "Ember", "Willow",
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ def draw_sample_shop(simulation: Simulation) -> Catalogue:
         random = Random(int(rng.integers(2**63)))
         department = _pick(DEPARTMENTS, random)
         item_id = f"item-{number:06d}"
-        if department in _WARES:
+        if department in WARES:
             product = _draw_ware(item_id, department, random)
             pictures = [{"Books": draw_book, "Grocery": draw_package, "Electronics": draw_device}[department](rng)]
         else:
@@ -141,12 +141,12 @@ def draw_sample_shop(simulation: Simulation) -> Catalogue:
 
 
 def _draw_garment(item_id: str, department: str, random: Random) -> Product:
-    garments = _CLOTHING if department == "Clothing" else _SHOES
+    garments = CLOTHING if department == "Clothing" else SHOES
     kind = _pick({name: g.weight for name, g in garments.items()}, random)
     garment = garments[kind]
-    colour = _pick(_COLOUR_WEIGHTS, random)
-    pattern = _pick(_DRESS_PATTERN_WEIGHTS if kind == "dress" else _PATTERN_WEIGHTS, random)
-    gender, brand = random.choice(garment.genders), random.choice(_FASHION_BRANDS)
+    colour = _pick(COLOUR_WEIGHTS, random)
+    pattern = _pick(_DRESS_PATTERN_WEIGHTS if kind == "dress" else PATTERN_WEIGHTS, random)
+    gender, brand = random.choice(garment.genders), random.choice(FASHION_BRANDS)
     truth = {"type": kind, "colour": colour, "pattern": pattern, "gender": gender, "brand": brand.lower()}
     if department == "Clothing":
         truth["season"] = garment.season or random.choice(("summer", "winter"))
@@ -162,7 +162,7 @@ def _draw_garment(item_id: str, department: str, random: Random) -> Product:
         _seller_word("colour", named, 0.75, random),
         _seller_word("type", kind, 0.9, random),
     ]
-    written = {"material": (random.choice(_MATERIALS), 0.5), "gender": (gender, 0.6), "colour": (colour, 0.4)}
+    written = {"material": (random.choice(MATERIALS), 0.5), "gender": (gender, 0.6), "colour": (colour, 0.4)}
     written |= {"pattern": (pattern, 0.15), "season": (truth.get("season", ""), 0.3)}
     return Product(
         item_id=item_id,
@@ -175,11 +175,11 @@ def _draw_garment(item_id: str, department: str, random: Random) -> Product:
 
 
 def _draw_ware(item_id: str, department: str, random: Random) -> Product:
-    wares = _WARES[department]
+    wares = WARES[department]
     kind, brand, value = random.choice(wares.types), random.choice(wares.brands), random.choice(wares.values)
     words = [
         brand if random.random() < 0.8 else "",
-        random.choice(_NAME_WORDS),
+        random.choice(NAME_WORDS),
         value if random.random() < 0.85 else "",
         _seller_word("type", kind, 0.9, random),
     ]
@@ -204,7 +204,7 @@ def _title(words: list[str], random: Random) -> str:
     """Words as sellers write them: in any case, with puffery and a slip now and then."""
     words = [w for w in words if w]
     if random.random() < 0.4:
-        words.insert(random.choice((0, len(words))), random.choice(_PUFFERY))
+        words.insert(random.choice((0, len(words))), random.choice(PUFFERY))
     if random.random() < 0.25:
         words.append(f"{random.choice('ABKLMRSTX')}{random.randrange(100, 9999)}")
     if words and random.random() < 0.03:

@@ -54,9 +54,9 @@ SAME_ITEM_AGAIN = 0.4
 VISIT_LENGTHS = {1: 0.45, 2: 0.25, 3: 0.14, 4: 0.08, 5: 0.05, 6: 0.03}
 REQUESTS_PER_SHOPPER = 2
 """Requests of a day divided by the number of shoppers; their visits are skewed."""
-_HOURS = np.array([2, 1, 1, 1, 1, 2, 3, 5, 6, 7, 7, 7, 8, 8, 7, 7, 7, 8, 10, 12, 13, 12, 8, 4], dtype=float)
+HOURS = np.array([2, 1, 1, 1, 1, 2, 3, 5, 6, 7, 7, 7, 8, 8, 7, 7, 7, 8, 10, 12, 13, 12, 8, 4], dtype=float)
 """Visits by hour of the day (UTC), relative."""
-_LONGEST_VISIT_SECONDS = 1_800
+LONGEST_VISIT_SECONDS = 1_800
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,8 +218,8 @@ class Shoppers:
         shoppers = max(20, count // REQUESTS_PER_SHOPPER)
         activity = (np.arange(shoppers) + 5.0) ** -0.6
         shopper = rng.choice(shoppers, size=visits, p=activity / activity.sum())
-        hour = rng.choice(24, size=visits, p=_HOURS / _HOURS.sum())
-        start = np.minimum((hour + rng.random(visits)) * 3600, 24 * 3600 - _LONGEST_VISIT_SECONDS)
+        hour = rng.choice(24, size=visits, p=HOURS / HOURS.sum())
+        start = np.minimum((hour + rng.random(visits)) * 3600, 24 * 3600 - LONGEST_VISIT_SECONDS)
         item = rng.choice(len(self.item_ids), size=count, p=self.popularity)
         again = (place > 0) & (rng.random(count) < SAME_ITEM_AGAIN)
         # The wish that is reworded is the last one that was new.
