@@ -182,8 +182,15 @@ def write_table(frame: DataFrame, context: StageContext, table: str) -> list[Pat
     """Write a table with its contract's columns and types into the attempt; returns its files.
 
     Rebalancing makes files of a useful size: one for a small table, as many as it takes for a large one.
+
+    Raises:
+        InputError: the frame lacks columns of the contract or has others; Spark would fill in nulls and drop the rest.
     """
     folder = context.output(table)
+    if strange := set(frame.columns) ^ set(load_contract(table).arrow_schema().names):
+        raise InputError(
+            f"table {table}: columns {sorted(strange)} stand in schemas/{table}.yaml or in the job, not in both"
+        )
     frame.to(spark_schema(load_contract(table))).hint("rebalance").write.mode("overwrite").parquet(str(folder))
     return sorted(folder.glob("*.parquet"))
 

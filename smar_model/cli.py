@@ -137,6 +137,14 @@ def history(as_json: JsonOption = False) -> None:
     show_history(as_json=as_json)
 
 
+@app.command()
+def tables() -> None:
+    """Describe every table by its contract, as Markdown; `docs/tables.md` is this text."""
+    from smar_model.lake.contracts import describe_tables
+
+    print(describe_tables(), end="")
+
+
 @shop_app.command("open")
 def open_shop_command(
     settings: SettingsOption,

@@ -2,6 +2,7 @@
 
     <lake>/<stage>/<key>.json          the manifest: every file with size and digest
     <lake>/<stage>/attempts/<id>/…     the files; private until a manifest lists them
+    <lake>/contracts/<table>.json      the columns with which a table was last published, and their version
 
 A manifest appears by one atomic create-if-absent (a hard link of a finished file). Readers open only files that it lists.
 """
@@ -15,12 +16,12 @@ import shutil
 import time
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.lake.contracts import has_contract, load_contract
+from smar_model.lake.contracts import Column, Contract, has_contract, load_contract
 from smar_model.lake.digests import digest_files, digest_json, digest_rows
 from smar_model.settings import home
 
@@ -68,7 +69,9 @@ class Artifact:
         return path
 
     def files(self, table: str) -> list[Path]:
-        """Files of a table (a sub-folder), in the order of their names; empty where the table has no rows."""
+        """Files of a table (a sub-folder), in the order of their names; empty where it has no rows or has expired."""
+        if _expiry_mark(self.folder, table).is_file():
+            return []
         return [self.file(name) for name in sorted(self.manifest["files"]) if name.startswith(f"{table}/")]
 
 
@@ -90,16 +93,19 @@ class Attempt:
         Tables (sub-folders with Parquet files) must have a contract and agree with it.
 
         Raises:
-            InputError: a table has no contract or differs from it.
+            InputError: a table has no contract or differs from it, or its contract has changed incompatibly since it
+                was last published under the same version.
         """
         files = sorted(f for f in self.folder.rglob("*") if f.is_file() and not _is_hidden(f.relative_to(self.folder)))
         tops: dict[str, list[Path]] = {}
         for file in files:
             tops.setdefault(file.relative_to(self.folder).parts[0], []).append(file)
-        content = {}
+        content, contracts = {}, []
         for top, members in tops.items():
             if (self.folder / top).is_dir() and any(m.suffix == ".parquet" for m in members):
-                load_contract(top).verify_files(members)
+                contracts.append(load_contract(top))
+                contracts[-1].verify_files(members)
+                _refuse_incompatible(contracts[-1])
             if has_contract(top):
                 content[top] = digest_rows(members)
             else:
@@ -122,6 +128,10 @@ class Attempt:
         path = manifest_path(self.stage, self.key)
         if not create_if_absent(path, json.dumps(manifest, indent=1, ensure_ascii=False)):
             self.discard()
+        for contract in contracts:
+            columns = [column.model_dump(mode="json") for column in contract.columns]
+            record = {"version": contract.version, "columns": columns}
+            replace_file(_contract_record(contract.table), json.dumps(record, indent=1, ensure_ascii=False))
         return load_artifact(self.stage, self.key)
 
     def discard(self) -> None:
@@ -131,6 +141,24 @@ class Attempt:
 def _is_hidden(relative: Path) -> bool:
     """Spark's `_SUCCESS` and checksum files, and our own owner file."""
     return any(part.startswith((".", "_")) for part in relative.parts)
+
+
+def _contract_record(table: str) -> Path:
+    return lake() / "contracts" / f"{table}.json"
+
+
+def _refuse_incompatible(contract: Contract) -> None:
+    path = _contract_record(contract.table)
+    if not path.is_file():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    lines = contract.incompatibilities(Column.model_validate(column) for column in record["columns"])
+    if lines and contract.version <= record["version"]:
+        raise InputError(
+            f"schemas/{contract.table}.yaml: differs incompatibly from version {record['version']}, which this lake holds "
+            f"({path}); undo the change, or make all readers fit and set `version: {record['version'] + 1}`:\n"
+            + "\n".join(f"  {line}" for line in lines)
+        )
 
 
 def manifest_path(stage: str, key: str) -> Path:
@@ -194,6 +222,29 @@ def sweep_orphans() -> int:
                 shutil.rmtree(folder, ignore_errors=True)
                 swept += 1
     return swept
+
+
+def sweep_expired() -> int:
+    """Remove tables that were published longer ago than their contract's `retention_days`; returns how many.
+
+    The output stays and is found as before, but the table reads as empty.
+    """
+    swept = 0
+    for attempts in lake().glob("*/attempts"):
+        for path in attempts.parent.glob("*.json"):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            age = datetime.now(UTC) - datetime.fromisoformat(manifest["finished_at"])
+            for table in filter(has_contract, manifest["content"]):
+                days, folder = load_contract(table).retention_days, attempts / manifest["attempt"]
+                if days and age > timedelta(days=days) and (folder / table).is_dir():
+                    _expiry_mark(folder, table).touch()
+                    shutil.rmtree(folder / table)
+                    swept += 1
+    return swept
+
+
+def _expiry_mark(folder: Path, table: str) -> Path:
+    return folder / f".expired-{table}"
 
 
 def _is_alive(folder: Path) -> bool:

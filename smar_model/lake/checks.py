@@ -108,7 +108,7 @@ def expectations(contract: Contract) -> list[tuple[str, dict[str, Any], str]]:
         if column.allowed:
             arguments = {"column": column.name, "value_set": list(column.allowed)}
             demands.append(("expect_column_values_to_be_in_set", arguments, "critical"))
-    return demands + [(c["expectation"], c["kwargs"], c["severity"]) for c in contract.checks]
+    return demands + [(c.expectation, c.kwargs, c.severity) for c in contract.checks]
 
 
 def check_table(contract: Contract, frame: pd.DataFrame, *, name: str) -> list[Check]:

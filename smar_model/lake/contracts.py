@@ -1,4 +1,4 @@
-"""Data contracts: `schemas/*.yaml` → Arrow schema, Spark schema, checks.
+"""Data contracts: `schemas/*.yaml` → Arrow schema, Spark schema, checks, and the page `docs/tables.md`.
 
 A contract is the only place where a table's columns are stated. Types: string, bool, int32, int64, float32,
 float64, date, timestamp (UTC, microseconds), binary, list<T>, map<T, T>.
@@ -7,14 +7,14 @@ float64, date, timestamp (UTC, microseconds), binary, list<T>, map<T, T>.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from smar_model.errors import InputError
 from smar_model.settings import REPOSITORY
@@ -43,6 +43,19 @@ _SPARK = {
     "timestamp": "timestamp",
     "binary": "binary",
 }
+EXPECTATIONS = {
+    "expect_table_row_count_to_be_between": ("min_value", "max_value"),
+    "expect_column_values_to_not_be_null": ("column",),
+    "expect_column_values_to_be_in_set": ("column", "value_set"),
+    "expect_column_values_to_be_unique": ("column",),
+    "expect_compound_columns_to_be_unique": ("column_list",),
+    "expect_column_values_to_be_between": ("column", "min_value", "max_value", "strict_min", "strict_max"),
+    "expect_column_value_lengths_to_be_between": ("column", "min_value", "max_value"),
+    "expect_column_value_lengths_to_equal": ("column", "value"),
+    "expect_column_values_to_match_regex": ("column", "regex"),
+    "expect_column_pair_values_a_to_be_greater_than_b": ("column_A", "column_B", "or_equal"),
+}
+"""What a contract may expect, by the names of Great Expectations, with the arguments that are understood."""
 
 
 def _arrow_type(name: str) -> pa.DataType:
@@ -63,24 +76,80 @@ def _spark_type(name: str) -> str:
     return _SPARK[name]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class _Part(BaseModel):
+    """A part of a contract: an unknown key is an error, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Part):
     name: str
     type: str
-    description: str
+    description: Annotated[str, Field(min_length=1)]
     nullable: bool = False
     unit: str | None = None
-    allowed: tuple[str, ...] | None = None
+    allowed: tuple[str | int, ...] | None = None
+    """The only values; unset: any."""
+
+    @field_validator("type")
+    @classmethod
+    def _known_type(cls, name: str) -> str:
+        try:
+            _arrow_type(name)
+        except (KeyError, ValueError):
+            raise ValueError(f"unknown type {name!r}; known: {', '.join(_ARROW)}, list<T>, map<T, T>") from None
+        return name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
+class Demand(_Part):
+    """One expectation about a table's rows."""
+
+    expectation: str
+    kwargs: dict[str, Any]
+    severity: Literal["critical", "warning"]
+    """`critical` ends the run before training; `warning` is shown."""
+
+    @model_validator(mode="after")
+    def _is_understood(self) -> Demand:
+        known = EXPECTATIONS.get(self.expectation)
+        if known is None:
+            raise ValueError(f"unknown expectation {self.expectation!r}; known: {', '.join(EXPECTATIONS)}")
+        if strange := sorted(set(self.kwargs) - set(known)):
+            raise ValueError(f"{self.expectation} does not take {', '.join(strange)}; it takes {', '.join(known)}")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        one = [self.kwargs[name] for name in ("column", "column_A", "column_B") if name in self.kwargs]
+        return one + list(self.kwargs.get("column_list", []))
+
+    def __str__(self) -> str:
+        return f"{self.expectation}({', '.join(f'{k}={v}' for k, v in self.kwargs.items())})"
+
+
+class Contract(_Part):
     table: str
-    owner: str
-    description: str
-    columns: tuple[Column, ...]
-    checks: tuple[dict[str, Any], ...] = ()
-    """Great Expectations: `{expectation, kwargs, severity}`."""
+    owner: Annotated[str, Field(min_length=1)]
+    """Who answers for the table's content."""
+    description: Annotated[str, Field(min_length=1)]
+    version: Annotated[int, Field(ge=1)] = 1
+    """Raised with every change that a reader of the table would stumble over (`incompatibilities`)."""
+    retention_days: Annotated[int, Field(ge=1)] | None = None
+    """`smar start` removes this table from outputs that were published longer ago; unset: kept as long as its output."""
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    checks: tuple[Demand, ...] = ()
+    drift: dict[str, Any] = Field(default_factory=dict)
+    """Limits of the differences between synthetic and true queries, read by the stage that measures them."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Contract:
+        names = [column.name for column in self.columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"columns stated twice: {', '.join(twice)}")
+        for demand in self.checks:
+            if strange := sorted(set(demand.columns) - set(names)):
+                raise ValueError(f"{demand}: no such column: {', '.join(strange)}")
+        return self
 
     def arrow_schema(self) -> pa.Schema:
         return pa.schema([pa.field(c.name, _arrow_type(c.type), nullable=c.nullable) for c in self.columns])
@@ -88,6 +157,25 @@ class Contract:
     def spark_schema(self) -> str:
         """The columns as a DDL string, such as `item_id string, clicks bigint`."""
         return ", ".join(f"`{c.name}` {_spark_type(c.type)}" for c in self.columns)
+
+    def demands(self) -> list[Demand]:
+        """Everything that is expected of the rows: what the columns say, then `checks`.
+
+        Nulls in binary columns are not looked for: reading all pictures would cost more than all other checks.
+        """
+        demands = []
+        for column in self.columns:
+            if not column.nullable and column.type != "binary":
+                kwargs: dict[str, Any] = {"column": column.name}
+                demands.append(
+                    Demand(expectation="expect_column_values_to_not_be_null", kwargs=kwargs, severity="critical")
+                )
+            if column.allowed:
+                kwargs = {"column": column.name, "value_set": list(column.allowed)}
+                demands.append(
+                    Demand(expectation="expect_column_values_to_be_in_set", kwargs=kwargs, severity="critical")
+                )
+        return demands + list(self.checks)
 
     def verify_files(self, files: Iterable[Path]) -> None:
         """Compare the Parquet files' columns and types with the contract; extra columns are refused too.
@@ -114,6 +202,27 @@ class Contract:
             known = {c.name for c in self.columns}
             problems += [f"column {name} is not in the contract" for name in schema.names if name not in known]
         return problems
+
+    def incompatibilities(self, old: Iterable[Column]) -> list[str]:
+        """What a reader who knows the table with its `old` columns would stumble over, a line of a diff each.
+
+        A column removed, retyped or now nullable; a new one without null, which older outputs lack; fewer allowed
+        values. A new nullable column, more allowed values, and any change of words or checks are compatible.
+        """
+        before, now = ({c.name: c for c in columns} for columns in (old, self.columns))
+        lines = []
+        for name, was in before.items():
+            column = now.get(name)
+            if column is None:
+                lines.append(f"- {name}: {was.type}  (removed)")
+            elif column.type != was.type:
+                lines.append(f"~ {name}: {was.type} → {column.type}")
+            elif column.nullable and not was.nullable:
+                lines.append(f"~ {name}: never null → nullable")
+            elif column.allowed and (not was.allowed or set(was.allowed) - set(column.allowed)):
+                lines.append(f"~ {name}: allowed {list(was.allowed or ()) or 'anything'} → {list(column.allowed)}")
+        new = [c for name, c in now.items() if name not in before and not c.nullable]
+        return lines + [f"+ {c.name}: {c.type}, never null  (older outputs lack it)" for c in new]
 
 
 def _same_type(expected: pa.DataType, actual: pa.DataType) -> bool:
@@ -154,23 +263,57 @@ def load_contract(table: str) -> Contract:
     """The contract of a table.
 
     Raises:
-        InputError: `schemas/` has none for it.
+        InputError: `schemas/` has none for it, or it is not one.
     """
     path = SCHEMAS / f"{table}.yaml"
     if not path.is_file():
         raise InputError(f"{path}: no contract for table {table!r}; every table that is written needs one")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    columns = tuple(
-        Column(**{**c, "allowed": tuple(c["allowed"]) if c.get("allowed") else None}) for c in content["columns"]
-    )
-    return Contract(
-        table=content["table"],
-        owner=content["owner"],
-        description=content["description"],
-        columns=columns,
-        checks=tuple(content.get("checks", ())),
-    )
+    return read_contract(path)
+
+
+def read_contract(path: Path) -> Contract:
+    """A contract from its file, which has the table's name.
+
+    Raises:
+        InputError: not YAML, an unknown or missing key, a type, expectation or column that there is not.
+    """
+    try:
+        contract = Contract.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise InputError(f"{path}: {len(lines)} key(s) to correct:\n" + "\n".join(lines)) from None
+    if contract.table != path.stem:
+        raise InputError(f"{path}: describes table {contract.table!r}; name the file {contract.table}.yaml")
+    return contract
 
 
 def has_contract(table: str) -> bool:
     return (SCHEMAS / f"{table}.yaml").is_file()
+
+
+def describe_tables() -> str:
+    """All contracts as one page of Markdown: `docs/tables.md`."""
+    lines = [
+        "# Tables",
+        "",
+        "Written by `smar tables > docs/tables.md` from the contracts in `schemas/`; change those, not this page.",
+        "A table is kept as long as the output that it is part of, unless it says otherwise: then `smar start` removes it",
+        "from outputs published longer ago. A column holds no nulls unless it says so. A failed critical check ends the",
+        "run before training; a warning is shown.",
+    ]
+    for path in sorted(SCHEMAS.glob("*.yaml")):
+        contract = load_contract(path.stem)
+        kept = f"Kept for {contract.retention_days} days. " if contract.retention_days else ""
+        lines += ["", f"## {contract.table}", "", contract.description, ""]
+        lines += [f"Owner: {contract.owner}. {kept}Version {contract.version}.", ""]
+        lines += ["| column | type | meaning | unit | allowed |", "| --- | --- | --- | --- | --- |"]
+        for c in contract.columns:
+            kind = f"`{c.type}`{', nullable' if c.nullable else ''}"
+            allowed = ", ".join(map(str, c.allowed or ()))
+            cells = (f"`{c.name}`", kind, c.description, c.unit or "", allowed)
+            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        if contract.checks:
+            lines += ["", "Checks:", *(f"- {demand.severity}: `{demand}`" for demand in contract.checks)]
+    return "\n".join(lines) + "\n"

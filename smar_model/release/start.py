@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import replace_file, sweep_orphans
+from smar_model.lake.artifacts import replace_file, sweep_expired, sweep_orphans
 from smar_model.lake.runs import Run, create_run, load_run, run_folder
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.steps import recorded_step
@@ -51,7 +51,7 @@ def start_run(
         _record_failure(folder, str(error))
         raise
     with recorded_step(run, "start") as details:
-        swept = sweep_orphans()
+        swept, expired = sweep_orphans(), sweep_expired()
         if (folder / "run.json").is_file():
             run = create_run(run)
         else:
@@ -68,7 +68,7 @@ def start_run(
                     promote=promote,
                 )
             )
-        details["metrics"] = {"days": len(run.days), "orphans_swept": swept}
+        details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
     rival = (
         f"version {run.champion['version']} (trained up to {run.champion['cutoff'][:10]})" if run.champion else "none"
     )
@@ -76,6 +76,7 @@ def start_run(
         f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
         f"{run.cutoff:%Y-%m-%d}, champion: {rival}, {'may' if run.promote else 'may not'} promote"
         + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
+        + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
     return load_run(name)
 
