@@ -6,12 +6,10 @@ last: a shop that was being made when the power went is made again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -22,11 +20,12 @@ from smar_model.lake.artifacts import replace_file
 from smar_model.lake.digests import digest_files, digest_json, digest_raw_files
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import REPOSITORY, Settings, Simulation
-from smar_model.shop.catalogue import Catalogue, write_catalogue
+from smar_model.shop.catalogue import Catalogue, add_catalogue, write_catalogue
 from smar_model.shop.fashion_products import import_fashion_products
 from smar_model.shop.faults import add_catalogue_faults
 from smar_model.shop.grocery_store import import_grocery_store
 from smar_model.shop.masking import mask_products
+from smar_model.shop.shop_writer import import_into, only_one
 
 REAL_DATA = "SMAR_REAL_DATA"
 """Environment variable: the folder that holds the published archives."""
@@ -58,7 +57,7 @@ def open_shop(settings: Settings, *, day: date, window_days: int | None = None, 
         _check_own_shop(ShopInputs(root), days)
         return OpenedShop(root=root, days=days, made=False, days_written=[])
     simulation = _simulation(settings)
-    with _only_one(root):
+    with only_one(root):
         made = _make_if_changed(settings, simulation, report)
         missing = [d for d in days if not (root / "click_log" / f"dt={d}").is_dir()]
         if missing:
@@ -84,7 +83,7 @@ def make_shop(settings: Settings, *, report: Report = print) -> bool:
             "use kind 'sample' or 'real_products', or `smar shop import`"
         )
     simulation = _simulation(settings)
-    with _only_one(settings.shop_root):
+    with only_one(settings.shop_root):
         return _make_if_changed(settings, simulation, report)
 
 
@@ -120,24 +119,22 @@ def log_day(settings: Settings, *, day: date) -> dict[str, int]:
     from smar_model.shop.shoppers import write_day
 
     simulation = _simulation(settings)
-    with _only_one(settings.shop_root):
+    with only_one(settings.shop_root):
         return write_day(
             settings.shop_root, day, simulation=simulation, visual_departments=settings.shop.visual_departments
         )
 
 
 def add_import(root: Path, source: str, catalogue: Catalogue, *, masks: list[str], seed: int) -> str:
-    """Write an imported catalogue into a shop in place of what this source had there; returns a line about it.
+    """Write an imported catalogue into a shop in place of what this source had there; returns lines about it.
 
     Raises:
-        InputError: a mask is not `attribute=share`, or the shop is one that `smar shop open` makes itself.
+        InputError: a mask is not `attribute=share`, or the shop cannot be added to.
     """
-    if (root / "shop.json").exists():
-        raise InputError(f"{root}: was made by `smar shop open` and would be made again; import into another folder")
     mask_products(catalogue.products, dict(_parse_mask(mask) for mask in masks), seed=seed)
-    with _only_one(root):
-        write_catalogue(root, catalogue, replaces=f"{source}-")
-    return f"{root}: {len(catalogue.products):,} {source} products, {len(catalogue.pictures):,} pictures"
+    with import_into(root, source) as writer:
+        add_catalogue(writer, catalogue)
+    return writer.summary()
 
 
 def _parse_mask(text: str) -> tuple[str, float]:
@@ -253,12 +250,3 @@ def _check_own_shop(shop: ShopInputs, days: list[date]) -> None:
         raise InputError(
             f"{shop.root}: {len(problems)} inputs are missing or damaged:\n" + "\n".join(f"  {p}" for p in problems)
         )
-
-
-@contextmanager
-def _only_one(root: Path) -> Iterator[None]:
-    """Two runs may open the same shop at once: the second waits until the first has completed it."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -30,8 +30,9 @@ from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import Simulation
-from smar_model.shop.catalogue import read_truth, write_parquet
+from smar_model.shop.catalogue import read_truth
 from smar_model.shop.faults import add_log_faults
+from smar_model.shop.shop_writer import write_parquet
 from smar_model.shop.wording import word_query
 
 LIST_LENGTH = 12

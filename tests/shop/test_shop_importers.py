@@ -200,11 +200,10 @@ def test_interrupted_import_leaves_the_former_catalogue(tmp_path, monkeypatch):
     smar("shop", "import", "fashion-product-images-small", archive, "--to", shop, "--items", "3")
     before = (shop / "items.parquet").read_bytes()
 
-    def power_cut(table, path, **options):
-        Path(path).write_bytes(b"PAR1 half")
+    def power_cut(writer, table):
         raise PowerCutError
 
-    monkeypatch.setattr("smar_model.shop.catalogue.pq.write_table", power_cut)
+    monkeypatch.setattr("smar_model.shop.shop_writer.pq.ParquetWriter.write_table", power_cut)
     with pytest.raises(PowerCutError):
         smar("shop", "import", "fashion-product-images-small", archive, "--to", shop)
     assert (shop / "items.parquet").read_bytes() == before
