@@ -149,6 +149,11 @@ class Optimisation(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_share: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    chunk: Count | None = None
+    """Pairs encoded at a time: a batch of any size in the memory of a chunk (gradient caching). Unset: all at once."""
+    false_negative_margin: Annotated[float, Field(ge=0)] | None = None
+    """A batch item that scores more than this above the query's own is taken for another match, not for a negative
+    (ROAR, arXiv 2606.01504, has 0.1). Unset: all are negatives."""
 
 
 class Training(Section):
@@ -169,6 +174,8 @@ class Training(Section):
     picture_views: Count = 4
     """Augmented views of each picture that the locked vision encoder encodes once; a visit takes one of them."""
     threads: Count = 2
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10
+    """Time between checkpoints, from which a training that was stopped goes on."""
 
 
 class Index(Section):

@@ -111,7 +111,7 @@ STAGES: dict[str, Stage] = {
             summary="The text-only baseline with the same budget; off the promotion path.",
             work="smar_model.training.text_only:run",
             inputs=(*_TRAINING_TABLES, "train-tokenizer"),
-            settings=("network", "tokenizer", "training"),
+            settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune", "training.text_only_steps"),
             code=_NETWORK,
         ),
         Stage(

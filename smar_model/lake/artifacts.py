@@ -183,6 +183,22 @@ def load_artifact(stage: str, key: str) -> Artifact:
     return Artifact(stage=stage, key=key, folder=lake() / stage / "attempts" / manifest["attempt"], manifest=manifest)
 
 
+def checkpoint_stage(stage: str) -> str:
+    """Name under which a stage's checkpoints are published."""
+    return f"{stage}-checkpoint"
+
+
+def find_checkpoints(stage: str) -> list[Artifact]:
+    folder = checkpoint_stage(stage)
+    return [load_artifact(folder, path.stem) for path in sorted((lake() / folder).glob("*.json"))]
+
+
+def remove_artifact(artifact: Artifact) -> None:
+    """The manifest first: from then on the output is not there."""
+    manifest_path(artifact.stage, artifact.key).unlink(missing_ok=True)
+    shutil.rmtree(artifact.folder, ignore_errors=True)
+
+
 def create_if_absent(path: Path, text: str) -> bool:
     """Create a file with its whole content in one step; False where it existed already."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,8 +229,15 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def sweep_orphans() -> int:
-    """Remove folders of attempts that no manifest names and whose process is gone; returns how many."""
+    """Remove what is of no more use: folders of attempts that no manifest names and whose process is gone, and
+    checkpoints of outputs that are finished; returns how many."""
     swept = 0
+    for folder in lake().glob(checkpoint_stage("*")):
+        stage = folder.name.removesuffix(checkpoint_stage(""))
+        for checkpoint in find_checkpoints(stage):
+            if manifest_path(stage, checkpoint.metrics["of"]).is_file():
+                remove_artifact(checkpoint)
+                swept += 1
     for attempts in lake().glob("*/attempts"):
         published = {json.loads(m.read_text(encoding="utf-8"))["attempt"] for m in attempts.parent.glob("*.json")}
         for folder in attempts.iterdir():

@@ -50,6 +50,8 @@ class StageContext:
     run: Run
     inputs: dict[str, Artifact]
     folder: Path
+    key: str
+    """Of the output that is being made."""
     report: Callable[[str], None] = field(default=lambda message: None)
     """Called with a line of progress for people."""
 
@@ -98,7 +100,7 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
                 print(f"[{run.name}] {stage.name}: {message}", flush=True)
                 run.write_state(stage.name, "running", progress=message)
 
-            context = StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, report=report)
+            context = StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key, report=report)
             module, function = stage.work.split(":")
             report("working")
             metrics = getattr(importlib.import_module(module), function)(context)

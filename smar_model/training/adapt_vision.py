@@ -14,7 +14,9 @@ from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
 from smar_model.training.batches import Batch, TrainingData
-from smar_model.training.loop import device, train
+from smar_model.training.device import device
+from smar_model.training.gradient_cache import Embeddings
+from smar_model.training.loop import train
 from smar_model.training.stage_model import begin, move, publish
 
 CATEGORY_WEIGHT = 0.5
@@ -32,16 +34,25 @@ class Adaptation(nn.Module):
         self.register_buffer("categories", torch.tensor(data.categories, dtype=torch.long))
         self.category_head = nn.Linear(model.shape.network.dimension, int(data.categories.max()) + 1)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def encode(self, batch: Batch) -> Embeddings:
         move(batch)
-        has = batch.has_picture
-        assert has is not None and batch.pixels is not None
+        assert batch.has_picture is not None and batch.pixels is not None
         queries, _ = self.model.encode_queries(batch.queries)
-        _, images = self.model.encode_images(self.model.picture_patches(batch.pixels), has)
-        queries, images = queries[has], images[has]
-        items = batch.item_keys[has]
-        contrast = in_batch_softmax(queries @ images.T, self.model.scale, duplicates_mask(batch.query_keys[has], items))
-        category = F.cross_entropy(self.category_head(images), self.categories[items])
+        _, images = self.model.encode_images(self.model.picture_patches(batch.pixels), batch.has_picture)
+        return {
+            "queries": queries,
+            "images": images,
+            "category": self.category_head(images),
+            "has_picture": batch.has_picture,
+            "query_keys": batch.query_keys,
+            "item_keys": batch.item_keys,
+        }
+
+    def losses(self, embeddings: Embeddings) -> dict[str, Tensor]:
+        seen = {name: value[embeddings["has_picture"]] for name, value in embeddings.items()}
+        excluded = duplicates_mask(seen["query_keys"], seen["item_keys"])
+        contrast = in_batch_softmax(seen["queries"] @ seen["images"].T, self.model.scale, excluded)
+        category = F.cross_entropy(seen["category"], self.categories[seen["item_keys"]])
         return {"loss": contrast + CATEGORY_WEIGHT * category, "contrast": contrast, "category": category}
 
 
@@ -60,10 +71,11 @@ def run(context: StageContext) -> dict[str, float]:
     adaptation = Adaptation(data, model).to(device())
     metrics = train(
         adaptation,
+        data,
         data.batches(optimisation.batch, optimisation.clicked_share, pixels=True),
-        adaptation.losses,
-        optimisation,
-        report=context.report,
-        history_file=context.output("history.json"),
+        encode=lambda step, batch: adaptation.encode(batch),
+        objective=lambda step, embeddings: adaptation.losses(embeddings),
+        optimisation=optimisation,
+        context=context,
     )
     return metrics | publish(context, model)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from smar_model.data.text_tokens import ItemTexts, encode_items, encode_queries,
 from smar_model.data.training_pairs import ClickedPairs, SyntheticPairs, read_clicked_pairs, read_synthetic_pairs
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
-from smar_model.training.loop import device
+from smar_model.training.device import device
 
 ENCODING_BATCH = 256
 
@@ -24,7 +25,7 @@ class Batch:
     queries: Tensor
     """Query token ids (B, L)."""
     query_keys: Tensor
-    """Equal for equal query texts (B,)."""
+    """Hash of the query's text (B,): equal texts are equal in every process."""
     item_keys: Tensor
     """Item rows (B,)."""
     texts: Tensor
@@ -36,6 +37,12 @@ class Batch:
     has_picture: Tensor | None = None
     labels: Tensor | None = None
     """P(q)'s target: 1 visual, 0 not, −1 unknown (B,)."""
+
+    def split(self, size: int) -> list[Batch]:
+        """The batch in parts of at most `size` pairs."""
+        columns = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        starts = range(0, len(self.queries), size)
+        return [replace(self, **{name: c[start : start + size] for name, c in columns.items()}) for start in starts]
 
 
 class PatchTable:
@@ -112,7 +119,7 @@ class TrainingData:
             queries, rows = self.synthetic.sample(size - clicked, self.random)
             clicked_queries, clicked_rows = self.clicked.sample(size - len(queries), self.random)
             queries, rows = queries + clicked_queries, np.concatenate([rows, clicked_rows])
-            _, keys = np.unique(queries, return_inverse=True)
+            keys = pd.util.hash_array(np.array(queries, dtype=object), categorize=False).view(np.int64)
             texts = self.items.ids[rows]
             # A hidden token is padding in the middle: attention and pooling pass over it.
             hidden = self.random.random(texts.shape) < self.token_dropout

@@ -16,41 +16,40 @@ from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
 from smar_model.settings import Optimisation
-from smar_model.training.batches import Batch, TrainingData
+from smar_model.training.batches import TrainingData
+from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
+from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import patch_table
-from smar_model.training.stage_model import continue_from, move, publish
+from smar_model.training.stage_model import continue_from, publish
 
 UNKNOWN = -1
 
 
-def routed_loss(model: RetrievalModel, batch: Batch) -> dict[str, Tensor]:
+def routed_loss(model: RetrievalModel, embeddings: Embeddings, *, margin: float | None = None) -> dict[str, Tensor]:
     """Contrast of each query with the embedding that P(q) chooses, plus the header's own loss.
 
     The label chooses where there is one, else the header. Under soft routing the score is
     Q·S_t + p·Q·(S_m − S_t) with the header's p, and the header also learns from the retrieval loss.
+
+    Args:
+        margin: of likely false negatives, see `in_batch_softmax`.
     """
-    move(batch)
-    assert batch.labels is not None
-    queries, logits = model.encode_queries(batch.queries)
-    text_states, text_mask, texts = model.encode_texts(batch.texts, batch.segments)
-    scores = queries @ texts.T
-    excluded = duplicates_mask(batch.query_keys, batch.item_keys)
+    queries, labels, header = embeddings["queries"], embeddings["labels"], embeddings["header"]
+    scores = queries @ embeddings["texts"].T
     parts: dict[str, Tensor] = {}
     total = scores.new_zeros(())
-    known = batch.labels != UNKNOWN
-    if model.variant.fusion:
-        assert batch.patches is not None and batch.has_picture is not None
-        image_states, _ = model.encode_images(batch.patches, batch.has_picture)
-        multimodal = model.fuse(text_states, text_mask, image_states)
-        p = logits.sigmoid()
+    known = labels != UNKNOWN
+    if "multimodal" in embeddings:
+        p = header.sigmoid()
         if model.shape.network.routing == "hard":
-            p = torch.where(known, batch.labels.to(p.dtype), (p.detach() >= 0.5).to(p.dtype))
-        scores = scores + p[:, None] * (queries @ multimodal.T - scores)
+            p = torch.where(known, labels.to(p.dtype), (p.detach() >= 0.5).to(p.dtype))
+        scores = scores + p[:, None] * (queries @ embeddings["multimodal"].T - scores)
         if known.any():
-            parts["gate"] = F.binary_cross_entropy_with_logits(logits[known], batch.labels[known].to(logits.dtype))
+            parts["gate"] = F.binary_cross_entropy_with_logits(header[known], labels[known].to(header.dtype))
             total = total + parts["gate"]
-    parts["retrieval"] = in_batch_softmax(scores, model.scale, excluded)
+    excluded = duplicates_mask(embeddings["query_keys"], embeddings["item_keys"])
+    parts["retrieval"] = in_batch_softmax(scores, model.scale, excluded, margin=margin)
     return {"loss": total + parts["retrieval"], **parts, "scale": model.scale.detach()}
 
 
@@ -75,11 +74,12 @@ def finetune(context: StageContext, model: RetrievalModel, optimisation: Optimis
     )
     metrics = train(
         model,
+        data,
         batches,
-        lambda batch: routed_loss(model, batch),
-        optimisation,
-        report=context.report,
-        history_file=context.output("history.json"),
+        encode=lambda step, batch: encode_pairs(model, batch, pictures=True),
+        objective=lambda step, embeddings: routed_loss(model, embeddings, margin=optimisation.false_negative_margin),
+        optimisation=optimisation,
+        context=context,
     )
     return metrics | publish(context, model)
 

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from torch import Tensor
 
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel, load_model
-from smar_model.training.batches import Batch, PatchTable, TrainingData
+from smar_model.training.batches import PatchTable, TrainingData
+from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
-from smar_model.training.stage_model import begin, lock_vision, move, publish
+from smar_model.training.pair_embeddings import encode_pairs
+from smar_model.training.stage_model import begin, lock_vision, publish
 
 TEXT_ALONE = (1.0, 0.0, 0.0)
 
 
-def three_losses(model: RetrievalModel, batch: Batch, weights: tuple[float, float, float]) -> dict[str, Tensor]:
-    """The pretraining loss and its parts; a part whose weight is 0, or that the variant leaves out, is not computed."""
-    move(batch)
+def three_losses(
+    model: RetrievalModel,
+    embeddings: Embeddings,
+    weights: tuple[float, float, float],
+    *,
+    margin: float | None = None,
+) -> dict[str, Tensor]:
+    """The pretraining loss and its parts; a part whose weight is 0, or that the variant leaves out, is not computed.
+
+    Args:
+        margin: of likely false negatives, see `in_batch_softmax`.
+    """
     alpha, beta, gamma = weights
-    queries, _ = model.encode_queries(batch.queries)
-    excluded = duplicates_mask(batch.query_keys, batch.item_keys)
+    queries = embeddings["queries"]
+    excluded = duplicates_mask(embeddings["query_keys"], embeddings["item_keys"])
 
-    def contrast(items: Tensor) -> Tensor:
-        return in_batch_softmax(queries @ items.T, model.scale, excluded)
+    def contrast(items: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        scores = (queries @ items.T)[rows][:, rows]
+        return in_batch_softmax(scores, model.scale, excluded[rows][:, rows], margin=margin)
 
-    text_states, text_mask, texts = model.encode_texts(batch.texts, batch.segments)
     parts: dict[str, Tensor] = {}
     total = queries.new_zeros(())
     if alpha and model.variant.text_loss:
-        parts["text"] = contrast(texts)
+        parts["text"] = contrast(embeddings["texts"])
         total = total + alpha * parts["text"]
-    if model.variant.fusion and (beta or gamma):
-        assert batch.patches is not None and batch.has_picture is not None
-        image_states, images = model.encode_images(batch.patches, batch.has_picture)
-        if beta and model.variant.image_loss:
-            # Items without a picture share one state: as positives they would teach nothing.
-            has = batch.has_picture
-            scores = (queries @ images.T)[has][:, has]
-            parts["image"] = in_batch_softmax(scores, model.scale, excluded[has][:, has])
-            total = total + beta * parts["image"]
-        if gamma:
-            parts["multimodal"] = contrast(model.fuse(text_states, text_mask, image_states))
-            total = total + gamma * parts["multimodal"]
+    if beta and model.variant.image_loss and "images" in embeddings:
+        # Items without a picture share one state: as positives they would teach nothing.
+        parts["image"] = contrast(embeddings["images"], embeddings["has_picture"])
+        total = total + beta * parts["image"]
+    if gamma and "multimodal" in embeddings:
+        parts["multimodal"] = contrast(embeddings["multimodal"])
+        total = total + gamma * parts["multimodal"]
     return {"loss": total, **parts, "scale": model.scale.detach()}
 
 
@@ -71,17 +75,19 @@ def run(context: StageContext) -> dict[str, float]:
     data = TrainingData(context, seed=training.seed, pictures=model.variant.fusion is not None)
     table = patch_table(context, model, data)
     text_first = round(training.pretrain.steps * training.text_first_share) if model.variant.text_loss else 0
-    steps = itertools.count()
 
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        return three_losses(model, batch, TEXT_ALONE if next(steps) < text_first else training.modality_weights)
+    def weights(step: int) -> tuple[float, float, float]:
+        return TEXT_ALONE if step < text_first else training.modality_weights
 
     metrics = train(
         model,
+        data,
         data.batches(training.pretrain.batch, training.pretrain.clicked_share, patch_table=table),
-        loss,
-        training.pretrain,
-        report=context.report,
-        history_file=context.output("history.json"),
+        encode=lambda step, batch: encode_pairs(model, batch, pictures=weights(step) != TEXT_ALONE),
+        objective=lambda step, embeddings: three_losses(
+            model, embeddings, weights(step), margin=training.pretrain.false_negative_margin
+        ),
+        optimisation=training.pretrain,
+        context=context,
     )
     return metrics | publish(context, model)

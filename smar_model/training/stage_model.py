@@ -8,7 +8,7 @@ from smar_model.data.text_tokens import load_tokenizer
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
 from smar_model.settings import Network
-from smar_model.training.loop import device, seed_everything
+from smar_model.training.device import device, seed_everything
 
 
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:

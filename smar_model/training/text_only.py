@@ -6,6 +6,7 @@ from smar_model.lake.stage import StageContext
 from smar_model.training.batches import TrainingData
 from smar_model.training.finetune import finetune
 from smar_model.training.loop import train
+from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import TEXT_ALONE, three_losses
 from smar_model.training.stage_model import begin
 
@@ -21,11 +22,15 @@ def run(context: StageContext) -> dict[str, float]:
     data = TrainingData(context, seed=training.seed, pictures=False)
     pretrained = train(
         model,
+        data,
         data.batches(pretraining.batch, pretraining.clicked_share),
-        lambda batch: three_losses(model, batch, TEXT_ALONE),
-        pretraining,
-        report=context.report,
-        history_file=context.output("pretrain_history.json"),
+        encode=lambda step, batch: encode_pairs(model, batch, pictures=False),
+        objective=lambda step, embeddings: three_losses(
+            model, embeddings, TEXT_ALONE, margin=pretraining.false_negative_margin
+        ),
+        optimisation=pretraining,
+        context=context,
+        phase="pretrain_history",
     )
     tuned = finetune(context, model, finetuning)
     return tuned | {name: pretrained[name] + tuned[name] for name in ("pairs", "training_seconds")}

@@ -1,0 +1,99 @@
+"""A training that was stopped goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.runs import Run
+from smar_model.lake.stage import run_stage
+from smar_model.stages import STAGES
+from smar_model.training import loop
+from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
+
+STEPS = {"steps": 12, "batch": 16, "learning_rate": 0.003}
+TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("resume")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "var"))
+        training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS, "checkpoint_minutes": 0}
+        run = tiny_run(write_tiny_shop(folder / "shop"), training=training, network={"dropout": 0.2})
+        run_stages(run, *DATA_STAGES, "train-tokenizer", *TRAINING)
+        yield run
+
+
+def train_again(run: Run, stage: str, *, stop_after: int, patch: pytest.MonkeyPatch) -> Artifact:
+    """Without the finished output: once until it is stopped, then to the end."""
+    output = run.output(stage)
+    sweep_orphans()
+    manifest_path(stage, output.key).unlink()
+    step, whole = 0, loop.backward
+
+    def backward(*arguments: Any, **options: Any) -> Any:
+        nonlocal step
+        if step == stop_after:
+            raise Stopped
+        step += 1
+        return whole(*arguments, **options)
+
+    patch.setattr(loop, "backward", backward)
+    with pytest.raises(Stopped):
+        run_stage(STAGES[stage], run)
+    assert len(find_checkpoints(stage)) >= 1
+    step = -1_000
+    again = run_stage(STAGES[stage], run)
+    assert step < stop_after  # the steps before the stop were not taken again
+    return again
+
+
+@pytest.mark.parametrize("stop_after", [1, 9])
+@pytest.mark.parametrize("stage", TRAINING)
+def test_a_stopped_training_ends_as_an_uninterrupted_one(
+    stage: str, stop_after: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = run.output(stage)
+    again = train_again(run, stage, stop_after=stop_after, patch=monkeypatch)
+    assert again.folder != wanted.folder
+    assert again.digest == wanted.digest
+
+
+def test_the_second_phase_of_a_stage_is_resumed_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run.output("train-text-only")
+    again = train_again(run, "train-text-only", stop_after=STEPS["steps"] + 5, patch=monkeypatch)
+    assert again.digest == wanted.digest
+
+
+@pytest.mark.parametrize("generator", ["numpy", "torch"])
+def test_a_spoiled_random_generator_shows(generator: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run.output("pretrain")
+    restore = loop.Checkpoints.restore
+
+    def spoiled(self: Any, model: Any, optimizer: Any, random: Any) -> Any:
+        progress = restore(self, model, optimizer, random)
+        if progress:
+            random.random() if generator == "numpy" else loop.torch.rand(1)
+        return progress
+
+    monkeypatch.setattr(loop.Checkpoints, "restore", spoiled)
+    again = train_again(run, "pretrain", stop_after=3, patch=monkeypatch)
+    assert again.digest != wanted.digest
+
+
+def test_checkpoints_of_a_finished_output_are_swept(run: Run) -> None:
+    output = run.output("finetune")
+    manifest_path("finetune", output.key).unlink()
+    run_stage(STAGES["finetune"], run)
+    assert find_checkpoints("finetune")
+    sweep_orphans()
+    assert not find_checkpoints("finetune")
