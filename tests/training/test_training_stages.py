@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from smar_model.lake.stage import run_stage
 from smar_model.network.model import load_model
 from smar_model.settings import Optimisation
 from smar_model.stages import STAGES
-from smar_model.training.loop import learning_rate_at, train
+from smar_model.training import pretrain
+from smar_model.training.loop import learning_rate_at
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
 TRAINING = ("train-tokenizer", "adapt-vision", "pretrain", "finetune")
@@ -84,18 +86,20 @@ def test_other_variants_train_through_all_stages(network: dict, run: Run, shop: 
     assert other.output("embed").metrics["items"] == 24
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path: Path) -> None:
-    model = torch.nn.Linear(1, 1)
-    values = iter([1.0, math.nan])
+def test_a_loss_that_is_not_finite_stops_with_its_step(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = STEPS | {"steps": 5}
+    wild = tiny_run(shop, "wild", training={"adapt_vision": STEPS, "pretrain": short, "finetune": STEPS})
+    run_stages(wild, *DATA_STAGES, "train-tokenizer", "adapt-vision")
+    losses, values = pretrain.three_losses, iter([1.0, math.nan])
+
+    def broken(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        parts = losses(*arguments, **options)
+        return parts | {"loss": parts["loss"] * next(values)}
+
+    monkeypatch.setattr(pretrain, "three_losses", broken)
     with pytest.raises(InputError, match="step 1: the loss is not finite"):
-        train(
-            model,
-            iter(range(9)),
-            lambda batch: {"loss": model.weight.sum() * next(values)},
-            Optimisation(steps=5, batch=1),
-            report=print,
-            history_file=tmp_path / "history.json",
-        )
+        run_stage(STAGES["pretrain"], wild)
+    assert wild.find_output("pretrain") is None
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:
