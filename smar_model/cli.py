@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -218,6 +218,147 @@ def import_grocery_command(
 
     catalogue = grocery_store.import_grocery_store(folder)
     print(open_shop.add_import(to, grocery_store.SOURCE, catalogue, masks=mask or [], seed=seed))
+
+
+FolderArgument = Annotated[Path, typer.Argument(help="Folder of the published files, unpacked.")]
+PicturesOption = Annotated[Optional[Path], typer.Option(help="Folder with the pictures on this machine.")]  # noqa: UP045
+
+
+@import_app.command("esci")
+def import_esci_command(
+    folder: FolderArgument,
+    to: ToOption,
+    locale: Annotated[Optional[Literal["us", "es", "jp"]], typer.Option(help="Default: all.")] = None,  # noqa: UP045
+    split: Annotated[Optional[Literal["train", "test"]], typer.Option(help="Default: both.")] = None,  # noqa: UP045
+    small_version: Annotated[
+        bool, typer.Option("--small-version", help="Only the pairs of the small version.")
+    ] = False,
+    image_urls: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="SQID's product_image_urls.csv; repeat it for the supplement."),
+    ] = None,
+    pictures: PicturesOption = None,
+) -> None:
+    """Amazon ESCI: judged queries and the products they name; with SQID's addresses of pictures."""
+    from smar_model.shop.importers import esci
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, esci.SOURCE) as writer:
+        esci.import_esci(
+            folder,
+            writer,
+            locale=locale,
+            split=split,
+            small_version=small_version,
+            image_urls=image_urls or [],
+            pictures=pictures,
+        )
+    print(writer.summary())
+
+
+@import_app.command("wands")
+def import_wands_command(folder: FolderArgument, to: ToOption) -> None:
+    """WANDS: Wayfair's products and judged queries."""
+    from smar_model.shop.importers import wands
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, wands.SOURCE) as writer:
+        wands.import_wands(folder, writer)
+    print(writer.summary())
+
+
+@import_app.command("marqo-gs")
+def import_marqo_gs_command(
+    folder: FolderArgument,
+    to: ToOption,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Such as query_0_product_id_0; default: all that are there."),
+    ] = None,
+    ground_truth: Annotated[
+        Optional[Literal["dev", "test"]],  # noqa: UP045
+        typer.Option(help="Judgments from the split's ground truth; default: all its pairs."),
+    ] = None,
+    pictures: PicturesOption = None,
+) -> None:
+    """Marqo-GS-10M: products and their places in a shopping search."""
+    from smar_model.shop.importers import marqo_gs
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, marqo_gs.SOURCE) as writer:
+        marqo_gs.import_marqo_gs(folder, writer, split=split, ground_truth=ground_truth, pictures=pictures)
+    print(writer.summary())
+
+
+@import_app.command("muge")
+def import_muge_command(
+    folder: FolderArgument,
+    to: ToOption,
+    split: Annotated[
+        Optional[Literal["train", "valid", "test"]],  # noqa: UP045
+        typer.Option(help="Default: all that are there."),
+    ] = None,
+) -> None:
+    """MUGE: Chinese queries and pictures of products, which have no titles."""
+    from smar_model.shop.importers import muge
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, muge.SOURCE) as writer:
+        muge.import_muge(folder, writer, split=split)
+    print(writer.summary())
+
+
+@import_app.command("jdsearch")
+def import_jdsearch_command(
+    folder: FolderArgument,
+    to: ToOption,
+    day: Annotated[str, typer.Option("--date", help="Day to file all last searches under: the files name none.")],
+    days: Annotated[int, typer.Option(min=1, help="Days of the log up to it.")] = 60,
+) -> None:
+    """JDsearch: products and what shoppers did, with a click log."""
+    from smar_model.shop.importers import jdsearch
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, jdsearch.SOURCE) as writer:
+        jdsearch.import_jdsearch(folder, writer, last_day=parse_day(day), days=days)
+    print(writer.summary())
+
+
+@import_app.command("jd-pretrain")
+def import_jd_pretrain_command(
+    folder: FolderArgument,
+    to: ToOption,
+    evaluation: Annotated[
+        Optional[Literal["overall", "tail"]],  # noqa: UP045
+        typer.Option(help="Judgments from this evaluation set; default: from finetune_data_er.tsv."),
+    ] = None,
+    separator: Annotated[
+        str, typer.Option(help="What stands between the titles of a row of the evaluation set.")
+    ] = ",",
+) -> None:
+    """JD's pretraining data: titles, categories and queries as encoded ids."""
+    from smar_model.shop.importers import jd_pretrain
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, jd_pretrain.SOURCE) as writer:
+        jd_pretrain.import_jd_pretrain(folder, writer, evaluation=evaluation, separator=separator)
+    print(writer.summary())
+
+
+@import_app.command("table")
+def import_table_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that the file names in the mapping start from.")],
+    to: ToOption,
+    columns: Annotated[Path, typer.Option(help="YAML file that says which column is which; see docs/importers.md.")],
+) -> None:
+    """Any other tables (CSV, TSV, JSON lines, Parquet), by a YAML file of columns."""
+    from smar_model.shop.importers import mapped_tables
+    from smar_model.shop.shop_writer import import_into
+
+    mapping = mapped_tables.load_mapping(columns)
+    with import_into(to, mapping.source, replaces=mapping.replaces) as writer:
+        mapped_tables.import_tables(folder, mapping, writer)
+    print(writer.summary())
 
 
 def main() -> None:
