@@ -25,6 +25,7 @@ app.add_typer(shop_app, name="shop")
 
 RunOption = Annotated[str, typer.Option("--run", help="Name of a run begun with `smar start`.")]
 SettingsOption = Annotated[Path, typer.Option("--settings", help="Settings file, such as configs/sample_shop.yaml.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.")]
 
 
 def parse_day(text: str) -> date:
@@ -159,13 +160,32 @@ def open_shop_command(
 
 
 @shop_app.command("make")
-def make_shop_command(settings: SettingsOption) -> None:
-    """Make the catalogue of a simulated shop: draw it, or import real products from SMAR_REAL_DATA."""
-    from smar_model.shop.open_shop import make_shop
-
+def make_shop_command(
+    settings: SettingsOption,
+    to: Annotated[Optional[Path], typer.Option(help="Root of a shop of any size, made on Spark.")] = None,  # noqa: UP045
+    items: Annotated[Optional[int], typer.Option(min=12, help="With --to: size of its catalogue.")] = None,  # noqa: UP045
+    days: Annotated[Optional[int], typer.Option(min=1, help="With --to: days of its click log.")] = None,  # noqa: UP045
+    requests_per_day: Annotated[int, typer.Option(min=1, help="With --to: searches, about 13 events each.")] = 25_000,
+    day: Annotated[Optional[str], typer.Option("--date", help="With --to: last day of its log, YYYY-MM-DD.")] = None,  # noqa: UP045
+    seed: SeedOption = 0,
+    pictures: Annotated[bool, typer.Option(help="With --to: draw a picture for each item; slow.")] = False,
+) -> None:
+    """Make the catalogue of the settings' simulated shop; or, with --to, a shop of any size for measuring and rehearsals."""
     loaded = load_settings(settings)
-    made = make_shop(loaded)
-    print(f"{loaded.shop_root}: {'made' if made else 'there already, made from these settings'}")
+    if to is None and items is None and days is None and day is None:
+        from smar_model.shop.open_shop import make_shop
+
+        made = make_shop(loaded)
+        print(f"{loaded.shop_root}: {'made' if made else 'there already, made from these settings'}")
+        return
+    if to is None or items is None or days is None or day is None:
+        raise InputError("--to, --items, --days and --date go together: a shop of any size needs all four")
+    from jobs.make_shop import Size
+    from jobs.make_shop import make_shop as make_large_shop
+
+    size = Size(items=items, days=days, requests_per_day=requests_per_day, seed=seed, pictures=pictures)
+    counts = make_large_shop(to, size, last_day=parse_day(day), spark=loaded.spark)
+    print(f"{to}: {counts['items']:,} items, {counts['requests']:,} requests, {counts['events']:,} events up to {day}")
 
 
 @shop_app.command("log")
@@ -184,7 +204,6 @@ import_app = typer.Typer(
 )
 shop_app.add_typer(import_app, name="import")
 ToOption = Annotated[Path, typer.Option("--to", help="Root of the shop, made where it is missing.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of every draw.")]
 MaskOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--mask", help="ATTRIBUTE=SHARE: take it out of that share's text, as colour=0.7. May be repeated."),
