@@ -115,6 +115,7 @@ with DAG(
         extract_clicks = command("extract-clicks", timeout=SPARK)
         generate_queries = command("generate-queries", timeout=SPARK)
         label_fashion = command("label-fashion", timeout=SPARK)
+        assign_segments = command("assign-segments", timeout=SPARK)
         check_data = command("check-data")
 
     with TaskGroup("training", prefix_group_id=False, tooltip="Tokenizer, the model in three steps, the baseline"):
@@ -149,6 +150,8 @@ with DAG(
     chain(check_data, train_tokenizer, adapt_vision, pretrain, finetune, embed, index, evaluate)
     chain(train_tokenizer, train_text_only, text_only_settled, evaluate)
     chain(evaluate, report, register, gate, promote)
+    # Beside training, which does not wait for it.
+    chain(check_data, assign_segments, track)
     chain([promote, text_only_settled], track)
     # A failure anywhere on the way to `promote` reaches it as upstream_failed, which one_failed counts.
-    chain([promote, train_text_only, track], watching)
+    chain([promote, train_text_only, assign_segments, track], watching)

@@ -95,6 +95,24 @@ class Labels(Section):
     """A query is "fashion" when at least this share of its clicks is in visual departments."""
 
 
+class Segments(Section):
+    """What the clicked pairs of the evaluation days are divided by (`sql/assign_segments.sql`)."""
+
+    novel_bucket: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of queries and, likewise, of items whose pairs are kept out of training, by a hash: the novel ones of a
+    comparison run. 0 in production, which holds out time alone. The tokenizer still sees their words."""
+    head_share: Share = 0.5
+    """The most frequent queries that make up this share of training clicks are head,"""
+    torso_share: Share = 0.8
+    """the next ones up to this share torso, the others tail; one click is `once`, none `new`."""
+    sparse_words: Count = 3
+    """A title with fewer words of letters, the brand's not counted, is sparse."""
+    misleading_clicks: Count = 5
+    """A title misleads where an item has at least so many training clicks,"""
+    misleading_share: Share = 0.8
+    """and at least this share of them came from queries that share no word with it."""
+
+
 class Checks(Section):
     maximum_quarantined: Share = 0.2
     """Largest share of a table's input rows in quarantine."""
@@ -216,6 +234,7 @@ class Settings(Section):
     clicks: Clicks = Clicks()
     synthetic_queries: SyntheticQueries = SyntheticQueries()
     labels: Labels = Labels()
+    segments: Segments = Segments()
     checks: Checks = Checks()
     tokenizer: Tokenizer = Tokenizer()
     network: Network = Network()

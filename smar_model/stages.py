@@ -11,7 +11,7 @@ _SPARK = ("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contrac
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
-    *("training.token_dropout", "training.picture_views", "training.threads"),
+    *("training.token_dropout", "training.picture_views", "training.threads", "segments.novel_bucket"),
 )
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
 
@@ -87,6 +87,7 @@ STAGES: dict[str, Stage] = {
                 "training.seed",
                 "training.token_dropout",
                 "training.threads",
+                "segments.novel_bucket",
             ),
             code=_NETWORK,
         ),
@@ -111,8 +112,16 @@ STAGES: dict[str, Stage] = {
             summary="The text-only baseline with the same budget; off the promotion path.",
             work="smar_model.training.text_only:run",
             inputs=(*_TRAINING_TABLES, "train-tokenizer"),
-            settings=("network", "tokenizer", "training"),
+            settings=("network", "tokenizer", "training", "segments.novel_bucket"),
             code=_NETWORK,
+        ),
+        Stage(
+            name="assign-segments",
+            summary="Spark: what kind of query, item and pair each clicked pair of the evaluation days is.",
+            work="jobs.assign_segments:run",
+            inputs=("prepare-items", "extract-clicks", "generate-queries", "check-data"),
+            settings=("segments", "shop.visual_departments"),
+            code=("jobs/assign_segments.py", "sql/assign_segments.sql", "schemas/segments.yaml", *_SPARK),
         ),
         Stage(
             name="embed",
