@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.prepare_items import UnusablePicture, make_thumbnail
+from jobs.prepare_items import look_at
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.picture_stores import UnusablePicture
 from tests.tiny_shop import (
     draw_picture,
     published,
@@ -45,6 +46,10 @@ def png(image: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, options.pop("format", "PNG"), **options)
     return buffer.getvalue()
+
+
+def make_thumbnail(content: bytes, size: tuple[int, int]) -> bytes:
+    return look_at(content, size, uniform_below=2).thumbnail
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,8 @@ def test_every_row_is_used_or_in_quarantine_with_its_reason(faulty: Artifact) ->
         "pictures_in": 10,
         "pictures": 3,
         "pictures_quarantined": 7,
+        "pictures_decoded": 4,
+        "pictures_reused": 0,
         "quarantined_duplicate_item": 1,
         "quarantined_long_title": 1,
         "quarantined_missing_file": 4,
