@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from smar_model.shop.importers.grades import SCALES, grade_of_label
 from smar_model.shop.importers.pictures import SUFFIXES, PictureFolder
@@ -45,7 +46,8 @@ def import_esci(
     Raises:
         InputError: a file is missing or damaged, or a row lacks a value or has an unknown label.
     """
-    named: set[tuple[str, str]] = set()
+    lacking: set[str] = set()
+    """Items judged but not yet met among the products."""
     for where, row in parquet_rows(folder / EXAMPLES, _EXAMPLE_COLUMNS):
         require(where, row, *_EXAMPLE_COLUMNS)
         grade = grade_of_label(where, row["esci_label"], SCALES["esci"])
@@ -54,9 +56,9 @@ def import_esci(
             and (split is None or row["split"] == split)
             and (row["small_version"] == 1 or not small_version)
         ):
-            key = row["product_locale"], row["product_id"]
-            named.add(key)
-            writer.add_judgment(query=row["query"], item_id=_item_id(*key), grade=grade)
+            item_id = _item_id(row)
+            lacking.add(item_id)
+            writer.add_judgment(query=row["query"], item_id=item_id, grade=grade)
     addresses = {
         row["product_id"]: row["image_url"]
         for file in image_urls
@@ -66,24 +68,25 @@ def import_esci(
     files = PictureFolder(pictures, writer)
     for where, row in parquet_rows(folder / PRODUCTS, _PRODUCT_COLUMNS):
         require(where, row, "product_id", "product_locale")
-        key = row["product_locale"], row["product_id"]
-        if key not in named:
+        item_id = _item_id(row)
+        if item_id not in lacking and not writer.has(item_id):
             continue
+        lacking.discard(item_id)
         images = files.add(*(row["product_id"] + suffix for suffix in SUFFIXES))
-        if not images and key[0] == "us" and key[1] in addresses:
-            images = [addresses[key[1]]]
+        if not images and row["product_locale"] == "us" and row["product_id"] in addresses:
+            images = [addresses[row["product_id"]]]
         colour = squeeze(row["product_color"])
         writer.add_item(
             where,
-            item_id=_item_id(*key),
+            item_id=item_id,
             title=row["product_title"],
             brand=squeeze(row["product_brand"]),
             attributes={"colour": colour} if colour else {},
             images=images,
         )
-    if lacking := sum(not writer.has(_item_id(*key)) for key in named):
-        writer.left_out[f"judged products that {PRODUCTS} lacks"] += lacking
+    if lacking:
+        writer.left_out[f"judged products that {PRODUCTS} lacks"] += len(lacking)
 
 
-def _item_id(locale: str, product_id: str) -> str:
-    return f"{SOURCE}-{locale}-{product_id}"
+def _item_id(row: dict[str, Any]) -> str:
+    return f"{SOURCE}-{row['product_locale']}-{row['product_id']}"
