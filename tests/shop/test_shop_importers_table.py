@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.settings import REPOSITORY
+from smar_model.shop.importers.mapped_tables import load_mapping
 
 ITEMS = {
     "file": "goods.csv",
@@ -256,3 +258,11 @@ def test_mapping_that_is_no_yaml_is_named(tmp_path, folder):
     arguments = ["shop", "import", "table", folder, "--columns", tmp_path / "bad.yaml", "--to", tmp_path / "shop"]
     with pytest.raises(InputError, match=r"bad\.yaml: not valid YAML"):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_the_mapping_in_the_documentation_is_valid(tmp_path):
+    page = (REPOSITORY / "docs" / "importers.md").read_text(encoding="utf-8")
+    (tmp_path / "mapping.yaml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    mapping = load_mapping(tmp_path / "mapping.yaml")
+    assert mapping.source == "acme"
+    assert mapping.items and mapping.click_log and mapping.judgments
