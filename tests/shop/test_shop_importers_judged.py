@@ -331,10 +331,23 @@ def test_jdsearch_spans_become_days_of_a_log(tmp_path, shop, first_release):
     assert times == [
         datetime(2022, 10, 16, 23, s // 60, s % 60, tzinfo=UTC) for s in (58 * 60 + 25, 58 * 60 + 55, 59 * 60)
     ]
+    requests = {e["request_id"] for day in (16, 17) for e in events(shop, f"2022-10-{day}") if e["query"] == "54"}
+    assert len(requests) == 2, "no request lasts beyond midnight"
     assert "left out: 1 actions without a query" in output
     assert "left out: 1 actions before 2022-10-16" in output
     assert "from 2022-10-16 to 2022-10-17" in output
     assert ShopInputs(shop).click_log(date(2022, 10, 16))
+
+
+@pytest.mark.parametrize(("pause", "requests"), [(1_800, 1), (1_801, 2)])
+def test_jdsearch_actions_under_a_query_are_one_request_until_a_pause(tmp_path, shop, pause, requests):
+    row = {"history_qry_list": "5_5", "history_wid_list": "456_456", "history_type_list": "CLICK_ORD"}
+    row["history_time_list"] = f"0_{pause}_60"
+    smar_import("jdsearch", write_jdsearch(tmp_path / "jd", behaviour=changed_row(**row)), shop, "--date", "2022-10-17")
+    logged = [e for e in events(shop, "2022-10-17") if e["query"] == "5"]
+    assert len({e["request_id"] for e in logged}) == requests
+    assert [e["event"] for e in logged].count("impression") == requests
+    assert len({e["session_id"] for e in logged}) == 1
 
 
 def changed_row(**changes: str) -> tuple[str, ...]:

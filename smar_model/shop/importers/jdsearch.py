@@ -6,6 +6,7 @@ days of the history. What the files do not say is filled in as follows, and not 
 
 - places: the published order puts engaged items first, so every event has position 1;
 - moments: an item is shown `LOOK` before it is acted on (not before midnight);
+- requests: actions under the same query are of one request until midnight or a pause longer than `PAUSE`;
 - a cart or an order also counts as the click that led to it, and a follow as a click.
 """
 
@@ -21,6 +22,7 @@ from smar_model.shop.shop_writer import ShopWriter
 
 SOURCE = "jdsearch"
 LOOK = timedelta(seconds=30)
+PAUSE = timedelta(minutes=30)
 PRODUCT_COLUMNS = (
     "wid", "name", "brand_id", "brand_name", "cate_id_1", "cate_name_1", "cate_id_2", "cate_name_2", "cate_id_3", "cate_name_3",
     "cate_id_4", "cate_name_4", "shop_id",
@@ -74,14 +76,14 @@ class _Shopper:
         if not all(gap.isdecimal() for gap in gaps):
             self._refuse("history_time_list holds an entry that is no whole number of seconds")
         seconds = list(accumulate(map(int, gaps)))
-        last_query = None
+        last_query, last_acted = "", datetime.min.replace(tzinfo=UTC)
         for (query, item, kind), second in zip(history, seconds, strict=False):
-            if query != last_query:
-                self._next_request()
-            last_query = query
             if kind not in _HISTORY:
                 self._refuse(f"history_type_list holds {kind!r}; expected {', '.join(_HISTORY)}")
             acted = searched - timedelta(seconds=seconds[-1] - second)
+            if query != last_query or acted - last_acted > PAUSE or acted.date() != last_acted.date():
+                self._next_request()
+            last_query, last_acted = query, acted
             if query == _NO_QUERY:
                 self._writer.left_out["actions without a query"] += 1
             elif acted.date() < self._first_day:
