@@ -139,6 +139,14 @@ def history(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Say what this machine lacks (Java, disk, memory, packages, ports …) and how to get it."""
+    from smar_model.doctor import examine, report
+
+    sys.exit(report(examine()))
+
+
+@app.command()
 def tables() -> None:
     """Describe every table by its contract, as Markdown; `docs/tables.md` is this text."""
     from smar_model.lake.contracts import describe_tables
