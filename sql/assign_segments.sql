@@ -37,6 +37,11 @@ FROM clicks AS c
 LEFT SEMI JOIN catalogue AS i ON i.item_id = c.item_id
 WHERE c.day BETWEEN :first_day AND :last_day AND c.clicks > 0;
 
+-- Both are read several times below.
+CACHE LAZY TABLE trained_pairs OPTIONS ('storageLevel' 'DISK_ONLY');
+
+CACHE LAZY TABLE evaluated_pairs OPTIONS ('storageLevel' 'DISK_ONLY');
+
 -- Tiers are cut between numbers of clicks, so that equally frequent queries share one, and the window below is over few rows.
 CREATE OR REPLACE TEMPORARY VIEW query_frequency AS
 SELECT query, sum(clicks) AS clicks
@@ -63,44 +68,49 @@ FROM (
 -- The script most of a title's letters are in, and the language whose function words it has at least two of.
 CREATE OR REPLACE TEMPORARY VIEW written_titles AS
 SELECT
-  *,
+  item_id,
+  array_max(transform(map_entries(letters), entry -> struct(entry.value, entry.key))).key AS script,
   array_max(
-    array(
-      struct(regexp_count(title, r'\p{IsLatin}') AS letters, 'Latin' AS name),
-      struct(regexp_count(title, r'\p{IsCyrillic}'), 'Cyrillic'),
-      struct(regexp_count(title, r'\p{IsGreek}'), 'Greek'),
-      struct(regexp_count(title, r'\p{IsArabic}'), 'Arabic'),
-      struct(regexp_count(title, r'\p{IsHebrew}'), 'Hebrew'),
-      struct(regexp_count(title, r'\p{IsDevanagari}'), 'Devanagari'),
-      struct(regexp_count(title, r'\p{IsThai}'), 'Thai'),
-      struct(regexp_count(title, r'\p{IsHangul}'), 'Hangul'),
-      -- Japanese is told from Chinese by its kana.
-      struct(regexp_count(title, r'\p{IsHan}'), 'Han'),
-      struct(
-        if(title RLIKE r'[\p{IsHiragana}\p{IsKatakana}]', regexp_count(title, r'[\p{IsHan}\p{IsHiragana}\p{IsKatakana}]'), 0),
-        'Kana'
-      )
+    filter(
+      transform(
+        map_entries(
+          map(
+            'en', array('the', 'and', 'with', 'for', 'of', 'in', 'from'),
+            'de', array('der', 'die', 'das', 'und', 'mit', 'für', 'aus', 'von'),
+            'fr', array('le', 'la', 'les', 'et', 'avec', 'pour', 'en', 'du', 'de'),
+            'es', array('el', 'la', 'los', 'y', 'con', 'para', 'en', 'del', 'de'),
+            'it', array('il', 'la', 'e', 'con', 'per', 'di', 'da', 'in'),
+            'pt', array('o', 'a', 'os', 'e', 'com', 'para', 'em', 'do', 'de'),
+            'nl', array('de', 'het', 'een', 'en', 'met', 'voor', 'van'),
+            'sv', array('och', 'med', 'för', 'av', 'till', 'i', 'en'),
+            'pl', array('i', 'z', 'ze', 'dla', 'na', 'do', 'w')
+          )
+        ),
+        entry -> struct(size(array_intersect(words, entry.value)) AS hits, entry.key)
+      ),
+      entry -> entry.hits > 1
     )
-  ).name AS script,
-  filter(
-    array(
-      array_max(
-        array(
-          struct(size(array_intersect(words, array('the', 'and', 'with', 'for', 'of', 'in', 'from'))) AS hits, 'en' AS name),
-          struct(size(array_intersect(words, array('der', 'die', 'das', 'und', 'mit', 'für', 'aus', 'von'))), 'de'),
-          struct(size(array_intersect(words, array('le', 'la', 'les', 'et', 'avec', 'pour', 'en', 'du', 'de'))), 'fr'),
-          struct(size(array_intersect(words, array('el', 'la', 'los', 'y', 'con', 'para', 'en', 'del', 'de'))), 'es'),
-          struct(size(array_intersect(words, array('il', 'la', 'e', 'con', 'per', 'di', 'da', 'in'))), 'it'),
-          struct(size(array_intersect(words, array('o', 'a', 'os', 'e', 'com', 'para', 'em', 'do', 'de'))), 'pt'),
-          struct(size(array_intersect(words, array('de', 'het', 'een', 'en', 'met', 'voor', 'van'))), 'nl'),
-          struct(size(array_intersect(words, array('och', 'med', 'för', 'av', 'till', 'i', 'en'))), 'sv'),
-          struct(size(array_intersect(words, array('i', 'z', 'ze', 'dla', 'na', 'do', 'w'))), 'pl')
-        )
-      )
-    ),
-    best -> best.hits > 1
-  )[0].name AS language
-FROM (SELECT item_id, title, split(lower(title), r'[^\p{L}\p{N}]+') AS words FROM catalogue);
+  ).key AS language
+FROM (
+  SELECT
+    item_id,
+    split(lower(title), r'[^\p{L}\p{N}]+') AS words,
+    map(
+      'Latin', regexp_count(title, r'\p{IsLatin}'),
+      'Cyrillic', regexp_count(title, r'\p{IsCyrillic}'),
+      'Greek', regexp_count(title, r'\p{IsGreek}'),
+      'Arabic', regexp_count(title, r'\p{IsArabic}'),
+      'Hebrew', regexp_count(title, r'\p{IsHebrew}'),
+      'Devanagari', regexp_count(title, r'\p{IsDevanagari}'),
+      'Thai', regexp_count(title, r'\p{IsThai}'),
+      'Hangul', regexp_count(title, r'\p{IsHangul}'),
+      'Han', regexp_count(title, r'\p{IsHan}'),
+      -- Japanese is told from Chinese by its kana.
+      'Kana', regexp_count(title, r'[\p{IsHan}\p{IsHiragana}\p{IsKatakana}]')
+        * CAST(title RLIKE r'[\p{IsHiragana}\p{IsKatakana}]' AS INT)
+    ) AS letters
+  FROM catalogue
+);
 
 CREATE OR REPLACE TEMPORARY VIEW usual_writing AS
 SELECT mode(script, true) AS script, mode(language, true) AS language
