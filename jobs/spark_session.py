@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -110,7 +111,19 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
     builder = SparkSession.builder.master(settings.master).appName(f"smar {name}")
     for key, value in options.items():
         builder = builder.config(key, value)
-    return configure(builder.getOrCreate())
+    session = configure(builder.getOrCreate())
+    if not settings.master.startswith("local"):
+        _ship_code(session, scratch)
+    return session
+
+
+def _ship_code(session: SparkSession, scratch: Path) -> None:
+    """Give a cluster's Python workers our packages; what these import (`spark` in pyproject.toml) must be installed there."""
+    archive = scratch / "smar_code.zip"
+    with zipfile.PyZipFile(str(archive), "w") as packages:
+        for package in ("jobs", "smar_model"):
+            packages.writepy(str(REPOSITORY / package))
+    session.sparkContext.addPyFile(str(archive))
 
 
 def configure(session: SparkSession) -> SparkSession:
