@@ -24,6 +24,7 @@ from published_layouts import (
 from typer.testing import CliRunner
 
 from smar_model.cli import app
+from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.shop_inputs import ShopInputs
@@ -306,12 +307,12 @@ def test_jdsearch_spans_become_days_of_a_log(tmp_path, shop, first_release):
     folder = write_jdsearch(tmp_path / "jd", first_release=first_release)
     output = smar_import("jdsearch", folder, shop, "--date", "2022-10-17", "--days", "2")
     item = items(shop)["jdsearch-456"]
-    assert item["title"] == "64 60 46"
-    assert item["category"] == "44 38 > 27 > 19 > 47"
-    assert item["brand"] == "56"
-    assert items(shop)["jdsearch-457"]["category"] == "44 38 > 27 > 19"
+    assert item["title"] == "t64 t60 t46"
+    assert item["category"] == "t44 t38 > t27 > t19 > t47"
+    assert item["brand"] == "t56"
+    assert items(shop)["jdsearch-457"]["category"] == "t44 t38 > t27 > t19"
 
-    last = [e for e in events(shop, "2022-10-17") if e["query"] == "12 32"]
+    last = [e for e in events(shop, "2022-10-17") if e["query"] == "t12 t32"]
     assert {(e["item_id"], e["event"]) for e in last} == {
         *((f"jdsearch-{n}", "impression") for n in (456, 457, 458, 459)),
         *((f"jdsearch-{n}", "click") for n in (456, 457, 458)),
@@ -323,7 +324,7 @@ def test_jdsearch_spans_become_days_of_a_log(tmp_path, shop, first_release):
     assert len({(e["request_id"], e["session_id"], e["user_id"]) for e in last}) == 1
 
     # The last action of the history lies 43,200 s before the search: at midnight; nothing is shown the day before.
-    history = [e for e in events(shop, "2022-10-17") if e["query"] == "54"]
+    history = [e for e in events(shop, "2022-10-17") if e["query"] == "t54"]
     assert [(e["item_id"], e["event"]) for e in history] == [("jdsearch-457", "impression"), ("jdsearch-457", "click")]
     before = [(e["item_id"], e["event"]) for e in events(shop, "2022-10-16")]
     assert before == [("jdsearch-456", event) for event in ("impression", "click", "order")]
@@ -331,7 +332,7 @@ def test_jdsearch_spans_become_days_of_a_log(tmp_path, shop, first_release):
     assert times == [
         datetime(2022, 10, 16, 23, s // 60, s % 60, tzinfo=UTC) for s in (58 * 60 + 25, 58 * 60 + 55, 59 * 60)
     ]
-    requests = {e["request_id"] for day in (16, 17) for e in events(shop, f"2022-10-{day}") if e["query"] == "54"}
+    requests = {e["request_id"] for day in (16, 17) for e in events(shop, f"2022-10-{day}") if e["query"] == "t54"}
     assert len(requests) == 2, "no request lasts beyond midnight"
     assert "left out: 1 actions without a query" in output
     assert "left out: 1 actions before 2022-10-16" in output
@@ -339,12 +340,21 @@ def test_jdsearch_spans_become_days_of_a_log(tmp_path, shop, first_release):
     assert ShopInputs(shop).click_log(date(2022, 10, 16))
 
 
+def test_encoded_terms_are_not_taken_for_personal_data(tmp_path, shop):
+    terms = ("64817571", "60257419", "46968562", "5551234567")
+    folder = write_jdsearch(tmp_path / "jd", behaviour=changed_row(query="\x18".join(terms)))
+    smar_import("jdsearch", folder, shop, "--date", "2022-10-17")
+    query = events(shop, "2022-10-17")[-1]["query"]
+    assert query.split() == [f"t{term}" for term in terms]
+    assert normalise_query(query) == query
+
+
 @pytest.mark.parametrize(("pause", "requests"), [(1_800, 1), (1_801, 2)])
 def test_jdsearch_actions_under_a_query_are_one_request_until_a_pause(tmp_path, shop, pause, requests):
     row = {"history_qry_list": "5_5", "history_wid_list": "456_456", "history_type_list": "CLICK_ORD"}
     row["history_time_list"] = f"0_{pause}_60"
     smar_import("jdsearch", write_jdsearch(tmp_path / "jd", behaviour=changed_row(**row)), shop, "--date", "2022-10-17")
-    logged = [e for e in events(shop, "2022-10-17") if e["query"] == "5"]
+    logged = [e for e in events(shop, "2022-10-17") if e["query"] == "t5"]
     assert len({e["request_id"] for e in logged}) == requests
     assert [e["event"] for e in logged].count("impression") == requests
     assert len({e["session_id"] for e in logged}) == 1
@@ -383,13 +393,13 @@ def test_jd_pretrain_titles_are_items_and_pairs_are_relevant(tmp_path, shop):
     output = smar_import("jd-pretrain", write_jd_pretrain(tmp_path / "jd"), shop)
     by_title = {item["title"]: item for item in items(shop).values()}
     assert {title: item["category"] for title, item in by_title.items()} == {
-        "1 2 3": "501", "4 5": "502", "6 6 6": "Unsorted",
+        "t1 t2 t3": "501", "t4 t5": "502", "t6 t6 t6": "Unsorted",
     }  # fmt: skip
-    pairs = {("8 9", "1 2 3"), ("8 9", "4 5"), ("7", "6 6 6")}
+    pairs = {("t8 t9", "t1 t2 t3"), ("t8 t9", "t4 t5"), ("t7", "t6 t6 t6")}
     assert judgments(shop) == {(query, by_title[title]["item_id"], 3) for query, title in pairs}
     assert "1 items are of department 'Unsorted'" in output
     smar_import("jd-pretrain", tmp_path / "jd", shop, "--evaluation", "tail")
-    assert judgments(shop) == {("9 9", by_title[title]["item_id"], 3) for title in ("1 2 3", "4 5")}
+    assert judgments(shop) == {("t9 t9", by_title[title]["item_id"], 3) for title in ("t1 t2 t3", "t4 t5")}
     with pytest.raises(InputError, match=r"finetune_data_er\.tsv row 2: 1 fields, expected 2"):
         smar_import("jd-pretrain", write_jd_pretrain(tmp_path / "jd", pairs=("8\t1 2 3", "9")), shop)
 

@@ -9,6 +9,7 @@ import hashlib
 from pathlib import Path
 
 from smar_model.shop.importers.grades import RELEVANT
+from smar_model.shop.importers.jdsearch import words_of_ids
 from smar_model.shop.importers.published_rows import require, separated_rows
 from smar_model.shop.shop_writer import ShopWriter, squeeze
 
@@ -45,11 +46,11 @@ def _rows(path: Path, *columns: str):
 
 
 def _add_pair(where: str, query: str, title: str, writer: ShopWriter) -> None:
-    writer.add_judgment(query=query, item_id=_add_title(where, title, writer), grade=RELEVANT)
+    writer.add_judgment(query=words_of_ids(query), item_id=_add_title(where, title, writer), grade=RELEVANT)
 
 
 def _add_title(where: str, title: str, writer: ShopWriter, *, category: str | None = None) -> str:
     item_id = f"{SOURCE}-{hashlib.blake2b(squeeze(title).encode(), digest_size=10).hexdigest()}"
     if not writer.has(item_id):
-        writer.add_item(where, item_id=item_id, title=title, category=category)
+        writer.add_item(where, item_id=item_id, title=words_of_ids(title), category=category)
     return item_id

@@ -12,6 +12,7 @@ days of the history. What the files do not say is filled in as follows, and not 
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -46,13 +47,13 @@ def import_jdsearch(folder: Path, writer: ShopWriter, *, last_day: date, days: i
     products = find_file(folder, "product_meta_data.txt", "product_data.txt")
     for where, row in separated_rows(products, (), delimiter="\t", quotes=False, header=PRODUCT_COLUMNS):
         require(where, row, "wid")
-        category = (_terms(row[f"cate_name_{level}"]) for level in range(1, 5))
+        category = (words_of_ids(row[f"cate_name_{level}"]) for level in range(1, 5))
         writer.add_item(
             where,
             item_id=f"{SOURCE}-{row['wid']}",
-            title=_terms(row["name"]),
+            title=words_of_ids(row["name"]),
             category=" > ".join(filter(None, category)),
-            brand=_terms(row["brand_name"]),
+            brand=words_of_ids(row["brand_name"]),
         )
     behaviour = find_file(folder, "user_behavior_data.txt", "release_data.txt")
     rows = separated_rows(behaviour, (), delimiter="\t", quotes=False, header=BEHAVIOUR_COLUMNS)
@@ -112,7 +113,7 @@ class _Shopper:
                 request_id=f"{self._user_id}-{self._requests}",
                 session_id=f"{self._user_id}-{acted.date()}",
                 user_id=self._user_id,
-                query=_terms(query),
+                query=words_of_ids(query),
                 item_id=f"{SOURCE}-{item}",
                 position=1,
             )
@@ -128,5 +129,7 @@ class _Shopper:
         raise InputError(f"{self._where}: {problem}; correct or remove the row")
 
 
-def _terms(text: str) -> str:
-    return text.replace("\x18", " ")
+def words_of_ids(text: str) -> str:
+    """Encoded terms as words, `64817571 60257419` → `t64817571 t60257419`: bare numbers in queries look like those of
+    telephones and cards, which the cleaning masks."""
+    return re.sub(r"[0-9]+", r"t\g<0>", text.replace("\x18", " "))
