@@ -23,7 +23,6 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, LongType, StringType, StructType
@@ -204,8 +203,8 @@ def _parse_json_lines(delivered: DataFrame, contract: Contract, files: list[Path
     counts = [F.count(f"_row.{name}").alias(name) for name in columns]
     try:
         found = parsed.groupBy("_file").agg(F.count("_row._bad").alias("_bad"), *counts).orderBy("_file").collect()
-    except PySparkException:
-        count_lines(files)  # names the file where one is damaged
+    except Exception:
+        count_lines(files)  # names the file where one is cut off
         raise
     for row in found:
         file = Path(unquote(urlsplit(row["_file"]).path))

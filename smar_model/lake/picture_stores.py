@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from pyarrow import fs
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_bytes, digest_json, digest_raw_files
 from smar_model.settings import home
+
+NO_SUCH_PICTURE = "no such picture"
 
 
 class UnusablePicture(Exception):
@@ -72,7 +73,7 @@ class PictureStore:
             except (zipfile.BadZipFile, OSError) as error:
                 raise InputError(f"{self.place}: not a whole zip file ({error}); copy it again") from error
             with archive:
-                yield _zip_reader(archive, self.place.name, maximum_bytes)
+                yield _zip_reader(archive, maximum_bytes)
             return
         yield read
 
@@ -107,9 +108,9 @@ def open_object_store(uri: str) -> tuple[fs.FileSystem, str]:
 
 def _folder_reader(root: Path, maximum_bytes: int) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
-        path = root / _inside(name, root.name)
-        if not os.path.isfile(path):  # unlike Path.is_file, also False for names that no file can have
-            raise UnusablePicture("missing_file", f"not in {root.name}/")
+        path = root / _inside(name)
+        if not path.is_file():
+            raise UnusablePicture("missing_file", NO_SUCH_PICTURE)
         _check_size(path.stat().st_size, maximum_bytes)
         return path.read_bytes()
 
@@ -120,10 +121,10 @@ def _object_reader(uri: str, maximum_bytes: int) -> Callable[[str], bytes]:
     files, base = open_object_store(uri)
 
     def read(name: str) -> bytes:
-        path = f"{base}/{_inside(name, uri)}"
+        path = f"{base}/{_inside(name)}"
         info = files.get_file_info(path)
         if not info.is_file:
-            raise UnusablePicture("missing_file", f"not in {uri}/")
+            raise UnusablePicture("missing_file", NO_SUCH_PICTURE)
         _check_size(info.size, maximum_bytes)
         with files.open_input_stream(path) as stream:
             return stream.read()
@@ -131,12 +132,12 @@ def _object_reader(uri: str, maximum_bytes: int) -> Callable[[str], bytes]:
     return read
 
 
-def _zip_reader(archive: zipfile.ZipFile, title: str, maximum_bytes: int) -> Callable[[str], bytes]:
+def _zip_reader(archive: zipfile.ZipFile, maximum_bytes: int) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
         try:
             entry = archive.getinfo(name)
         except KeyError:
-            raise UnusablePicture("missing_file", f"not in {title}") from None
+            raise UnusablePicture("missing_file", NO_SUCH_PICTURE) from None
         _check_size(entry.file_size, maximum_bytes)
         try:
             return archive.read(entry)
@@ -146,10 +147,11 @@ def _zip_reader(archive: zipfile.ZipFile, title: str, maximum_bytes: int) -> Cal
     return read
 
 
-def _inside(name: str, root: str) -> PurePosixPath:
+def _inside(name: str) -> PurePosixPath:
     inner = PurePosixPath(name)
-    if inner.is_absolute() or ".." in inner.parts or not inner.parts or "\0" in name:
-        raise UnusablePicture("missing_file", f"no name of a file in {root}/: names are relative to it")
+    longest = max((len(part.encode("utf-8", "replace")) for part in inner.parts), default=0)
+    if inner.is_absolute() or ".." in inner.parts or "\0" in name or not 0 < longest <= 255:
+        raise UnusablePicture("missing_file", "not a name under the pictures' root")
     return inner
 
 
