@@ -35,7 +35,7 @@ class PictureStore:
 
     def address(self, name: str) -> str:
         """Where a person finds a picture."""
-        return name if is_url(name) else f"{self.place}/{name}"
+        return name if is_url(name) else f"{str(self.place).partition('?')[0]}/{name}"
 
     def digest(self) -> str:
         """Digest of names and contents; of an object store, of names, sizes and times.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from datetime import date
 
 import numpy as np
 import pandas as pd
+from PIL import Image, ImageDraw
 
 from smar_model.shop.catalogue import Catalogue
 
 BOT_REQUESTS = 310
 """Requests that a bot makes in a day; it looks at the top of each list alone."""
 MAXIMUM_BOTS = 3
+PLACEHOLDERS = 12
+"""Items that show the same placeholder: more than settings.pictures.shared_by_items."""
 _BOT_SHARE = 0.85
 """Share of the faulty events that bots may take, where a whole bot fits in."""
 _ONE_DAY = 24 * 3600 * 1_000_000
@@ -67,14 +71,20 @@ def _bot(events: pd.DataFrame, number: int, day: date, rng: np.random.Generator)
 
 def add_catalogue_faults(catalogue: Catalogue, *, share: float, seed: int) -> dict[str, list[str]]:
     """Spoil a catalogue in place: `share` of the products, at least one of each kind, lose the use of their main
-    picture: it is cut off, its file is missing, or the product names none. Returns kind → item ids."""
+    picture: it is cut off, its file is missing, the product names none, or it is one plain colour. Others, twelve where
+    there are enough, show a placeholder, every third in a quality of its own. Returns kind → item ids."""
     products = sorted((p for p in catalogue.products if p.images), key=lambda p: p.item_id)
-    each = max(1, round(share * len(products) / 3))
+    each = max(1, round(share * len(products) / 4))
     order = np.random.default_rng([seed, 0xBAD]).permutation(len(products))
     kinds = {
         kind: [products[n] for n in order[k * each : (k + 1) * each]]
-        for k, kind in enumerate(("cut", "missing", "none"))
+        for k, kind in enumerate(("cut", "missing", "none", "uniform"))
     }
+    kinds["placeholder"] = [products[n] for n in order[4 * each :][: max(1, min(PLACEHOLDERS, len(products) // 20))]]
+    for number, product in enumerate(kinds["uniform"]):
+        catalogue.pictures[product.images[0]] = _jpeg(Image.new("RGB", (96, 128), (40 * number % 256, 90, 120)))
+    for number, product in enumerate(kinds["placeholder"]):
+        catalogue.pictures[product.images[0]] = _jpeg(_placeholder(), quality=80 + number if number % 3 == 2 else 90)
     for product in kinds["cut"]:
         content = catalogue.pictures[product.images[0]]
         catalogue.pictures[product.images[0]] = content[: len(content) // 3]
@@ -85,3 +95,17 @@ def add_catalogue_faults(catalogue: Catalogue, *, share: float, seed: int) -> di
             del catalogue.pictures[name]
         product.images = []
     return {kind: sorted(p.item_id for p in members) for kind, members in kinds.items()}
+
+
+def _placeholder() -> Image.Image:
+    image = Image.new("RGB", (96, 128), "white")
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((20, 40, 76, 88), fill=(205, 205, 210))
+    pen.ellipse((36, 48, 60, 72), fill=(150, 150, 160))
+    return image
+
+
+def _jpeg(image: Image.Image, *, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
