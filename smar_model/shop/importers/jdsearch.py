@@ -35,6 +35,7 @@ BEHAVIOUR_COLUMNS = (
 _HISTORY = {"CLICK": ("click",), "FLW": ("click",), "CART": ("click", "cart"), "ORD": ("click", "order")}
 _LABELS = {"0.0": (), "1.0": ("click",), "2.0": ("click", "cart"), "3.0": ("click", "order")}
 _NO_QUERY = "-1"
+_NUMBER = re.compile(r"(?<![0-9])(?=[0-9])")
 
 
 def import_jdsearch(folder: Path, writer: ShopWriter, *, last_day: date, days: int) -> None:
@@ -91,12 +92,13 @@ class _Shopper:
                 self._writer.left_out[f"actions before {self._first_day}"] += 1
             else:
                 midnight = datetime.combine(acted.date(), time(), UTC)
-                self._log(query, item, max(acted - LOOK, midnight), acted, _HISTORY[kind])
+                self._log(words_of_ids(query), item, max(acted - LOOK, midnight), acted, _HISTORY[kind])
         self._next_request()
+        query = words_of_ids(row["query"])
         for item, label in self._lists(row, "candidate_wid_list", "candidate_label_list"):
             if label not in _LABELS:
                 self._refuse(f"candidate_label_list holds {label!r}; expected {', '.join(_LABELS)}")
-            self._log(row["query"], item, searched, searched + LOOK, _LABELS[label])
+            self._log(query, item, searched, searched + LOOK, _LABELS[label])
 
     def _next_request(self) -> None:
         self._logged.clear()
@@ -113,7 +115,7 @@ class _Shopper:
                 request_id=f"{self._user_id}-{self._requests}",
                 session_id=f"{self._user_id}-{acted.date()}",
                 user_id=self._user_id,
-                query=words_of_ids(query),
+                query=query,
                 item_id=f"{SOURCE}-{item}",
                 position=1,
             )
@@ -132,4 +134,4 @@ class _Shopper:
 def words_of_ids(text: str) -> str:
     """Encoded terms as words, `64817571 60257419` → `t64817571 t60257419`: bare numbers in queries look like those of
     telephones and cards, which the cleaning masks."""
-    return re.sub(r"[0-9]+", r"t\g<0>", text.replace("\x18", " "))
+    return _NUMBER.sub("t", text.replace("\x18", " "))
