@@ -84,7 +84,7 @@ def read_synthetic_pairs(
 def read_clicked_pairs(
     files: Sequence[Path], item_ids: Sequence[str], days: Sequence[date], *, novel_bucket: float = 0.0
 ) -> ClickedPairs:
-    """Clicked pairs of the given days and items, weighted by clicks, carts and orders.
+    """Clicked pairs of the given days and items, by their clicks freed of position bias, carts and orders.
 
     Raises:
         InputError: there is none.
@@ -92,12 +92,12 @@ def read_clicked_pairs(
     dataset = ds.dataset([str(f) for f in files])
     frame = dataset.to_table(filter=ds.field("day").isin(list(days)) & (ds.field("clicks") > 0)).to_pandas()
     frame = _leave_out_novel(frame, novel_bucket)
-    frame = frame.groupby(["query", "item_id"], as_index=False)[["clicks", "carts", "orders"]].sum()
+    frame = frame.groupby(["query", "item_id"], as_index=False)[["weight", "carts", "orders"]].sum()
     rows = pd.Index(item_ids).get_indexer(frame["item_id"])
     frame = frame.assign(row=rows)[rows >= 0]
     if frame.empty:
         raise InputError(f"clicks: no click on a known item from {days[0]} to {days[-1]}; check the log of these days")
-    weight = (frame["clicks"] + CART_WEIGHT * frame["carts"] + ORDER_WEIGHT * frame["orders"]).to_numpy(float)
+    weight = (frame["weight"] + CART_WEIGHT * frame["carts"] + ORDER_WEIGHT * frame["orders"]).to_numpy(float)
     return ClickedPairs(
         queries=frame["query"].to_numpy(object), rows=frame["row"].to_numpy(), weight=weight / weight.sum()
     )
