@@ -19,7 +19,7 @@ import pandas as pd
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 if TYPE_CHECKING:
-    from great_expectations.core.batch import Batch
+    from great_expectations.datasource.fluent.interfaces import Batch
 
 SAMPLE = 20
 """Keys shown for each reason or failed check."""
@@ -91,6 +91,7 @@ def _validate(frame: pd.DataFrame, measures: Sequence[Measure]) -> list[bool]:
     """Whether each measure lies between its bounds."""
     from great_expectations import ExpectationSuite
     from great_expectations.expectations import ExpectColumnValuesToBeBetween
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     batch = _batch(frame)
     suite = ExpectationSuite(name="measures")
@@ -100,7 +101,7 @@ def _validate(frame: pd.DataFrame, measures: Sequence[Measure]) -> list[bool]:
                 column=str(number),
                 min_value=measure.least,
                 max_value=measure.most,
-                severity=measure.severity,
+                severity=FailureSeverity(measure.severity),
                 meta={"number": number},  # without it, equal bounds on one column would be one expectation
             )
         except ValueError as error:

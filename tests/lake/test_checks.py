@@ -53,7 +53,7 @@ def test_a_figure_that_is_not_there_is_an_error_not_a_pass(value: float | None) 
         ({"least": 5, "most": 1}, "min_value cannot be greater than max_value"),
         ({"most": "many"}, "not a valid float"),
         ({"most": None}, "cannot both be None"),
-        ({"severity": "grave"}, "not a valid enumeration member"),
+        ({"severity": "grave"}, "not a valid FailureSeverity"),
     ],
 )
 def test_an_expectation_that_cannot_be_carried_out_is_an_error(impossible: dict[str, Any], says: str) -> None:
