@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jobs.spark_session import run_sql, spark_session
-from jobs.table_summaries import TableSummary, open_table, summarise_tables
+from jobs.spark_session import read_published, run_sql, spark_session
+from jobs.table_summaries import TableSummary, summarise_tables
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import replace_file
 from smar_model.lake.checks import SAMPLE, Check, judge
 from smar_model.lake.checks_page import TableRows, render_page
 from smar_model.lake.contracts import has_contract
+from smar_model.lake.drift_limits import drift_measures
 from smar_model.lake.run_checks import RunFigures, run_measures
 from smar_model.lake.stage import StageContext
 
@@ -53,7 +54,9 @@ def run(context: StageContext) -> dict[str, float]:
         summaries = summarise_tables(spark, tables)
         for table, stages in READ_BY_SQL.items():
             files = [file for stage in stages for file in context.table(stage, table)]
-            open_table(spark, table, files).createOrReplaceTempView(table)
+            if not files:
+                raise RuntimeError(f"{table}: not among the outputs of {', '.join(stages)}, which the checks look at")
+            read_published(spark, table, files).createOrReplaceTempView(table)
         days = context.run.days
         run_sql(
             spark,
@@ -71,7 +74,8 @@ def run(context: StageContext) -> dict[str, float]:
                 row.key for row in spark.table(view).select("key").distinct().orderBy("key").limit(SAMPLE).collect()
             ],
         )
-        measures = [m for summary in summaries for m in summary.measures()] + run_measures(context, figures)
+        measures = [measure for summary in summaries for measure in summary.measures()]
+        measures += run_measures(context, figures) + drift_measures(context.input("measure-drift"))
         checks = judge(measures)
     write_pages(context, checks, figures, summaries)
     failed = [c for c in checks if not c.passed and c.severity == "critical"]

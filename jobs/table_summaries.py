@@ -79,13 +79,6 @@ class TableSummary:
         return [row.text for row in shown.select(text).orderBy("text").limit(SAMPLE).collect()]
 
 
-def open_table(session: SparkSession, table: str, files: list[Path]) -> DataFrame:
-    """A published table; one without files has no rows."""
-    if not files:
-        return session.createDataFrame([], spark_schema(load_contract(table)))
-    return read_published(session, table, files)
-
-
 def summarise_tables(session: SparkSession, tables: Sequence[tuple[str, str, list[Path]]]) -> list[TableSummary]:
     """Summaries of tables given as (stage, table, files), all in one Spark job.
 
@@ -95,7 +88,9 @@ def summarise_tables(session: SparkSession, tables: Sequence[tuple[str, str, lis
     frames, wanted = [], []
     for number, (_, table, files) in enumerate(tables):
         contract = load_contract(table)
-        frames.append(frame := open_table(session, table, files))
+        # A table that has expired has no files.
+        empty = session.createDataFrame([], spark_schema(contract))
+        frames.append(frame := read_published(session, table, files) if files else empty)
         figures = F.to_json(F.struct(*_figures(contract)))
         wanted.append(frame.agg(figures.alias("figures")).select(F.lit(number).alias("number"), "figures"))
     found = {row.number: json.loads(row.figures) for row in reduce(DataFrame.unionAll, wanted).collect()}

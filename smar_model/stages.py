@@ -104,7 +104,7 @@ STAGES: dict[str, Stage] = {
             name="check-data",
             summary="Spark, Great Expectations: every table and the run; a failed check ends the run before training.",
             work="jobs.check_data:run",
-            inputs=("prepare-items", "extract-clicks", "generate-queries", "label-fashion"),
+            inputs=("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "measure-drift"),
             settings=("checks", "synthetic_queries", "shop.visual_departments"),
             code=(
                 "jobs/check_data.py",
@@ -112,6 +112,7 @@ STAGES: dict[str, Stage] = {
                 "sql/check_data.sql",
                 "smar_model/lake/checks.py",
                 "smar_model/lake/checks_page.py",
+                "smar_model/lake/drift_limits.py",
                 "smar_model/lake/run_checks.py",
                 "schemas",
                 *_SPARK,
