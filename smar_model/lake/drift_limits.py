@@ -27,7 +27,7 @@ def drift_measures(drift: Artifact) -> list[Measure]:
             value=drift.metrics[figure],
             most=most,
             metric=f"drift_{figure}",
-            detail=f"Stated in schemas/query_drift.yaml. {drift.folder / 'drift.html'} shows where they differ. Change "
+            detail="Stated in schemas/query_drift.yaml. The page drift.html of the stage shows where they differ. Change "
             "settings.synthetic_queries.methods, or raise the limit if shoppers do write differently from sellers.",
         )
         for figure, limits in load_contract("query_drift").drift.items()

@@ -78,7 +78,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _quarantine(context: StageContext, figures: RunFigures) -> list[Measure]:
-    bounds, root = context.settings.checks, context.shop.root
+    bounds, root = context.settings.checks, context.settings.shop.root
     items = context.input("prepare-items").metrics
     measures = []
     for source, read, bound, metric, place in (
@@ -128,7 +128,7 @@ def _quarantine(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 
 def _volume(context: StageContext, figures: RunFigures) -> list[Measure]:
-    bounds, run, log = context.settings.checks, context.run, context.shop.root / "click_log"
+    bounds, run, log = context.settings.checks, context.run, context.settings.shop.root / "click_log"
     measures = []
     for event in EVENTS:
         by_day = figures.by_day(event, run.days)
@@ -197,7 +197,7 @@ def _mix(context: StageContext, figures: RunFigures) -> list[Measure]:
             severity=severity,
             most=getattr(bounds, setting),
             metric="department_shift",
-            detail=f"Clicks by department: {changes}. Look for departments that lack in {context.shop.root / 'click_log'} or "
+            detail=f"Clicks by department: {changes}. Look for departments that lack in {context.settings.shop.root / 'click_log'} or "
             f"in the catalogue, or raise settings.checks.{setting} if shoppers did change.",
         )
         for setting, severity in (("usual_shift", "warning"), ("possible_shift", "critical"))
@@ -205,7 +205,7 @@ def _mix(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 
 def _behaviour(context: StageContext, figures: RunFigures) -> list[Measure]:
-    bounds, days, log = context.settings.checks, context.run.days, context.shop.root / "click_log"
+    bounds, days, log = context.settings.checks, context.run.days, context.settings.shop.root / "click_log"
     clicks, met, chance = (figures.by_day(f, days) for f in ("clicks_with_words", "met", "met_by_chance"))
     # On a day without clicks there is nothing to agree; that such a day is wrong is another check's to say.
     lifts = (met * clicks / chance.where(chance > 0)).fillna(0.0)[clicks > 0]
@@ -248,7 +248,7 @@ def _behaviour(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 def _training_data(context: StageContext, figures: RunFigures) -> list[Measure]:
     settings, run = context.settings, context.run
-    bounds, log = settings.checks, context.shop.root / "click_log"
+    bounds, log = settings.checks, context.settings.shop.root / "click_log"
     clicks = figures.by_day("clicks", run.days)[run.training_days].sum()
     measures = [
         _run(
