@@ -38,6 +38,11 @@ RUN = "{{ run_name(run_id) }}"
 DATE = "{{ params.date or macros.ds_add((dag_run.logical_date or dag_run.run_after) | ds, -1) }}"
 WINDOW = ["{{ '--window-days' if params.window_days }}", "{{ params.window_days or '' }}"]
 
+CHECKS_PAGE = """
+All checks with their figures, and the rows not used by reason, are on the page `checks.html`. The last line of this
+task's log, or the message that it failed with, says where it lies; `track` adds it to the run's artifacts in MLflow.
+"""
+
 QUICK = timedelta(minutes=30)
 SPARK = timedelta(hours=4)
 TRAINING = timedelta(hours=24)
@@ -114,8 +119,10 @@ with DAG(
         prepare_items = command("prepare-items", timeout=SPARK)
         extract_clicks = command("extract-clicks", timeout=SPARK)
         generate_queries = command("generate-queries", timeout=SPARK)
+        measure_drift = command("measure-drift")
         label_fashion = command("label-fashion", timeout=SPARK)
-        check_data = command("check-data")
+        assign_segments = command("assign-segments", timeout=SPARK)
+        check_data = command("check-data", timeout=SPARK, doc_md=CHECKS_PAGE)
 
     with TaskGroup("training", prefix_group_id=False, tooltip="Tokenizer, the model in three steps, the baseline"):
         train_tokenizer = command("train-tokenizer", timeout=SPARK)
@@ -146,9 +153,12 @@ with DAG(
         watching = watcher()
 
     chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion], check_data)
+    chain(generate_queries, measure_drift, check_data)
     chain(check_data, train_tokenizer, adapt_vision, pretrain, finetune, embed, index, evaluate)
     chain(train_tokenizer, train_text_only, text_only_settled, evaluate)
     chain(evaluate, report, register, gate, promote)
+    # Beside training, which does not wait for it.
+    chain(check_data, assign_segments, track)
     chain([promote, text_only_settled], track)
     # A failure anywhere on the way to `promote` reaches it as upstream_failed, which one_failed counts.
-    chain([promote, train_text_only, track], watching)
+    chain([promote, train_text_only, assign_segments, track], watching)

@@ -1,67 +1,117 @@
 """The click log: delivered events → what shoppers did, one row a query, item and day, and a quarantine.
 
-Tables: clicks, quarantine (source `click_log`). Rules and their order: `sql/extract_clicks.sql`.
+Tables: clicks, propensities, quarantine and quarantine_counts (source `click_log`). Each day is an output of its own
+(`jobs/extract_click_days.py`), made once; here they are put together, and clicks weighed by place (`position_bias.py`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
 
-from jobs.spark_session import (
-    count_quarantined,
-    count_rows,
-    read_published,
-    read_table,
-    run_sql,
-    spark_session,
-    write_table,
-)
-from smar_model.errors import InputError
+from jobs.extract_click_days import extract_days, write_rows
+from jobs.position_bias import estimate_propensities
+from jobs.spark_session import read_published, run_sql, spark_schema, spark_session, write_table
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.stage import StageContext
 
+POSITIONS = 50
+"""Places with a propensity of their own; the last stands for all further down."""
+PAIRS = 200_000
+"""Most pairs of query and item that propensities are estimated from: the error is under 1 % long before."""
 
-def run(context: StageContext) -> dict[str, int]:
+
+def run(context: StageContext) -> dict[str, float]:
     """Write the tables; returns counts, which add up: rows_in = rows_kept + every quarantined_<reason>.
 
     Raises:
         InputError: a day of the window has no events, or a file is damaged, or lacks or retypes a column.
     """
-    files = {day: context.shop.click_log(day) for day in context.run.days}
-    delivered = [file for of_day in files.values() for file in of_day]
-    kinds = next(c.allowed for c in load_contract("click_log").columns if c.name == "event")
     with spark_session(context) as spark:
-        events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
-        for of_day in files.values():
-            if count_rows(of_day) == 0:
-                raise InputError(
-                    f"{of_day[0].parent}: its files hold no events; deliver the day's log or choose another date"
-                )
-        rows_in = count_rows(delivered)
-        context.report(f"{rows_in:,} events of {len(files)} days")
-        events.createOrReplaceTempView("events")
+        days = extract_days(spark, context)
+        files = [file for day in days for file in day.files("clicks_by_position")]
+        empty = spark.createDataFrame([], spark_schema(load_contract("clicks_by_position")))
+        kept = read_published(spark, "clicks_by_position", files) if files else empty
+        kept.createOrReplaceTempView("clicks_by_position")
         catalogue = read_published(spark, "catalogue", context.table("prepare-items", "catalogue"))
         catalogue.createOrReplaceTempView("catalogue")
-        bot_requests = context.settings.clicks.bot_requests_per_day
-        run_sql(spark, "extract_clicks", events=list(kinds or ()), bot_requests=bot_requests)
+        propensities = _propensities(spark, context)
+        write_rows(context.output("propensities"), "propensities", propensities)
+        context.report("weighing clicks by position")
+        most = context.settings.clicks.maximum_weight
+        weights = [min(1 / p["propensity"], most) for p in propensities]
+        run_sql(spark, "extract_clicks", weights=weights)
         clicks = write_table(spark.table("clicks"), context, "clicks")
-        quarantine = write_table(spark.table("quarantine"), context, "quarantine")
-    reasons = {reason: count for (_, reason), count in count_quarantined(quarantine).items()}
+        unknown = [row.asDict() for row in spark.table("unknown_items").orderBy("day", "item_id").collect()]
+    reasons = _write_quarantine(context, days, unknown)
     kinds_kept = ds.dataset(clicks).to_table(columns=["impressions", "clicks", "carts", "orders"])
     events_by_kind = {name: _total(kinds_kept[name]) for name in kinds_kept.column_names}
-    metrics = {
-        "rows_in": rows_in,
+    metrics: dict[str, float] = {
+        "rows_in": sum(day.metrics["rows_in"] for day in days),
         "rows_kept": sum(events_by_kind.values()),
-        "rows_quarantined": sum(reasons.values()),
+        "rows_quarantined": reasons.total(),
         **{f"quarantined_{reason}": count for reason, count in sorted(reasons.items())},
         **events_by_kind,
         "rows_out": kinds_kept.num_rows,
+        **{
+            f"propensity_{p['position']}": round(p["propensity"], 4)
+            for p in propensities
+            if p["position"] in (2, 5, 10)
+        },
     }
-    if rows_in != metrics["rows_kept"] + metrics["rows_quarantined"]:
+    if metrics["rows_in"] != metrics["rows_kept"] + metrics["rows_quarantined"]:
         raise RuntimeError(f"extract-clicks lost or doubled events: {metrics}")
     return metrics
+
+
+def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, Any]]:
+    """Rows of the table `propensities`, one a place from 1 on without a gap."""
+    days = context.run.training_days
+    run_sql(spark, "extract_clicks_positions", first_day=days[0], last_day=days[-1], positions=POSITIONS, pairs=PAIRS)
+    totals = {row.position: row for row in spark.table("position_totals").collect()}
+    pairs = spark.table("position_pairs").toArrow()
+    position, impressions, clicks = (
+        pc.list_flatten(pairs[name]).to_numpy().astype(np.int64) for name in ("positions", "impressions", "clicks")
+    )
+    places = max(totals, default=1)
+    pair = np.repeat(np.arange(pairs.num_rows), pc.list_value_length(pairs["positions"]).to_numpy())
+    theta, error = estimate_propensities(pair, position, impressions, clicks, positions=places)
+    return [
+        {
+            "position": place,
+            "propensity": round(float(theta[place - 1]), 6),
+            "standard_error": round(float(error[place - 1]), 6),
+            "impressions": totals[place].impressions if place in totals else 0,
+            "clicks": totals[place].clicks if place in totals else 0,
+        }
+        for place in range(1, places + 1)
+    ]
+
+
+def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list[dict[str, Any]]) -> Counter[str]:
+    """Write samples and counts of all days, unknown items included; returns events by reason."""
+    samples = [row for day in days for file in day.files("quarantine") for row in pq.read_table(file).to_pylist()]
+    counts = [row for day in days for file in day.files("quarantine_counts") for row in pq.read_table(file).to_pylist()]
+    by_reason = {"source": "click_log", "reason": "unknown_item"}
+    samples += [
+        by_reason | {"row_key": row["item_id"], "detail": f"{row['rows']} events on {row['day']}"} for row in unknown
+    ]
+    by_day = {row["day"]: row["rows_of_day"] for row in unknown}
+    counts += [by_reason | {"day": day, "rows": rows} for day, rows in by_day.items()]
+    write_rows(context.output("quarantine"), "quarantine", samples)
+    write_rows(context.output("quarantine_counts"), "quarantine_counts", counts)
+    reasons: Counter[str] = Counter()
+    for row in counts:
+        reasons[row["reason"]] += row["rows"]
+    return reasons
 
 
 def _total(column: pa.ChunkedArray) -> int:

@@ -1,24 +1,41 @@
-"""Synthetic queries for pretraining, from what sellers wrote; table: synthetic_queries.
+"""Synthetic queries for pretraining, from what sellers wrote.
 
-SMAR (section 2.3.2) pretrains on more than 100 synthetic queries for each true one. How they are made:
-`sql/generate_queries.sql`.
+Tables: synthetic_queries; query_sample, a part of them beside true queries, for measure-drift. SMAR (section 2.3.2)
+pretrains on more than 100 synthetic queries for each true one. How they are made: `sql/generate_queries.sql`.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
-from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
+from pyspark.sql import DataFrame
+
+from jobs.spark_session import count_rows, read_published, run_sql, spark_schema, spark_session, write_table
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.stage import StageContext
 
-OVERSAMPLING = 1.8
+SHARES = {
+    "substring": 3,
+    "brand_type": 2,
+    "drop": 2,
+    "swap": 1,
+    "misspelling": 2,
+    "combination": 10,
+    "characters": 6,
+}
+"""Texts drawn by method, relative. Titles have few substrings, swaps and drops; combinations are what goes on."""
+OVERSAMPLING = 2.0
 """Draws for each row wanted at first: a draw that repeats another of its item is lost."""
 MOST_TIMES_MORE = 4.0
 """Largest factor of the second try."""
+ROWS_PER_FILE = 5_000_000
+SAMPLE = 20_000
+"""Rows that query_sample aims at for either side."""
 
 
 def run(context: StageContext) -> dict[str, float]:
-    """Write the table; returns counts.
+    """Write the tables; returns counts.
 
     An item's distinct texts are finite. Where the first draws fall short there is one second try with more; what
     is missing then shows in `per_true_query`, which check-data judges.
@@ -30,6 +47,7 @@ def run(context: StageContext) -> dict[str, float]:
         items = catalogue.where(catalogue.updated_at < run.cutoff).count()
         clicks = read_published(spark, "clicks", context.table("extract-clicks", "clicks"))
         trained = clicks.where(clicks.day.between(run.training_days[0], run.training_days[-1]) & (clicks.clicks > 0))
+        trained.createOrReplaceTempView("training_clicks")
         true_queries = trained.select("query").distinct().count()
         wanted = settings.per_true_query * true_queries
         draws = max(1, math.ceil(wanted / max(items, 1) * OVERSAMPLING))
@@ -40,25 +58,58 @@ def run(context: StageContext) -> dict[str, float]:
                 spark,
                 "generate_queries",
                 cutoff=run.cutoff,
-                draws=draws,
                 maximum_words=settings.maximum_words,
                 seed=settings.seed,
-                partitions=4 * spark.sparkContext.defaultParallelism,
+                partitions=max(spark.sparkContext.defaultParallelism, math.ceil(items * draws / ROWS_PER_FILE)),
+                **draws_by_method(draws, settings.methods),
             )
-            files = write_table(spark.table("synthetic_queries"), context, "synthetic_queries")
+            files = write_queries(spark.table("synthetic_queries"), context)
             rows = count_rows(files)
             tries += 1
             if rows >= wanted or rows == 0 or tries == 2:
                 break
             # The more draws, the more of them repeat: four times the shortfall, within bounds.
             draws = math.ceil(draws * min(MOST_TIMES_MORE, 1 + 4 * (wanted / rows - 1)))
-        distinct = read_published(spark, "synthetic_queries", files).select("query").distinct().count()
+        written = read_published(spark, "synthetic_queries", files)
+        written.createOrReplaceTempView("written_queries")
+        run_sql(
+            spark,
+            "sample_queries",
+            seed=settings.seed,
+            true_share=min(1.0, SAMPLE / max(true_queries, 1)),
+            synthetic_share=min(1.0, SAMPLE / max(rows, 1)),
+        )
+        write_table(spark.table("query_sample"), context, "query_sample")
+        methods = {row.method: row["count"] for row in written.groupBy("method").count().collect()}
     return {
         "true_queries": true_queries,
         "items": items,
         "synthetic_queries": rows,
-        "distinct_queries": distinct,
+        **{f"{method}_queries": methods.get(method, 0) for method in SHARES},
         "per_true_query": round(rows / true_queries, 2) if true_queries else 0.0,
         "draws_per_item": draws,
         "tries": tries,
     }
+
+
+def draws_by_method(draws: int, methods: tuple[str, ...]) -> dict[str, int]:
+    """How many texts each method draws for an item: about `draws` in all, those switched off none.
+
+    `characters` comes on top: it draws for titles in scripts without spaces alone.
+    """
+    total = sum(SHARES[method] for method in methods if method != "characters") or SHARES["characters"]
+    return {m: math.ceil(draws * share / total) if m in methods else 0 for m, share in SHARES.items()}
+
+
+def write_queries(frame: DataFrame, context: StageContext) -> list[Path]:
+    """Write synthetic_queries into the attempt as `frame` is partitioned; returns its files.
+
+    Not by `write_table`, which shuffles all rows to even out its files: partitions of items are even already, and an
+    item's queries lie together, where its id costs next to nothing. Few queries repeat, so that a dictionary of them
+    is work in vain.
+    """
+    folder = context.output("synthetic_queries")
+    frame.to(spark_schema(load_contract("synthetic_queries"))).write.mode("overwrite").option(
+        "parquet.enable.dictionary#query", "false"
+    ).parquet(str(folder))
+    return sorted(folder.glob("*.parquet"))

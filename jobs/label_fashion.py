@@ -36,13 +36,16 @@ def run(context: StageContext) -> dict[str, float]:
             last_day=days[-1],
             visual_departments=visual,
             minimum_clicks=labels.minimum_clicks,
-            visual_share=labels.visual_share,
+            unsure_from=labels.unsure[0],
+            unsure_to=labels.unsure[1],
         )
         files = write_table(spark.table("fashion_labels"), context, "fashion_labels")
-        counts = read_published(spark, "fashion_labels", files).selectExpr("count(*)", "count_if(is_visual)").first()
+        labelled = read_published(spark, "fashion_labels", files)
+        counts = labelled.selectExpr("count(*)", "count_if(is_visual)", "count_if(is_visual IS NULL)").first()
     assert counts is not None
     return {
         "queries": counts[0],
         "visual_queries": counts[1],
+        "unsure_queries": counts[2],
         "visual_query_share": round(counts[1] / counts[0], 4) if counts[0] else 0.0,
     }

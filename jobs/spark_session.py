@@ -12,19 +12,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import DateType, LongType, StructType
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, LongType, StringType, StructType
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract, load_contract, read_parquet_schema
+from smar_model.lake.json_lines import count_lines, is_json_lines, refuse_line
 from smar_model.lake.stage import StageContext
 from smar_model.settings import REPOSITORY, Spark
 
@@ -105,7 +110,19 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
     builder = SparkSession.builder.master(settings.master).appName(f"smar {name}")
     for key, value in options.items():
         builder = builder.config(key, value)
-    return configure(builder.getOrCreate())
+    session = configure(builder.getOrCreate())
+    if not settings.master.startswith("local"):
+        _ship_code(session, scratch)
+    return session
+
+
+def _ship_code(session: SparkSession, scratch: Path) -> None:
+    """Give a cluster's Python workers our packages; what these import (`spark` in pyproject.toml) must be installed there."""
+    archive = scratch / "smar_code.zip"
+    with zipfile.PyZipFile(str(archive), "w") as packages:
+        for package in ("jobs", "smar_model"):
+            packages.writepy(str(REPOSITORY / package))
+    session.sparkContext.addPyFile(str(archive))
 
 
 def configure(session: SparkSession) -> SparkSession:
@@ -136,16 +153,20 @@ def spark_schema(contract: Contract) -> StructType:
 def read_table(
     session: SparkSession, table: str, files: Iterable[Path], *, partitioned_below: Path | None = None
 ) -> DataFrame:
-    """Read a delivered table; columns that its contract does not know are left out.
+    """Read a delivered table, Parquet and JSON lines; columns that its contract does not know are left out.
 
     With `partitioned_below` the folder name `dt=YYYY-MM-DD` under that path becomes the column `dt`, a date.
 
     Raises:
-        InputError: a file is damaged, or lacks or retypes a column.
+        InputError: a file is damaged, or lacks or retypes a column; of JSON lines the first bad one is named.
     """
     contract = load_contract(table)
+    files = list(files)
+    basis = {"basePath": str(partitioned_below)} if partitioned_below else {}
     by_kind: dict[tuple[str, ...], list[str]] = {}  # columns in nanoseconds → files
     for file in files:
+        if is_json_lines(file):
+            continue
         schema = read_parquet_schema(file)
         if problems := contract.differences(schema, extra_allowed=True):
             raise InputError(
@@ -163,14 +184,38 @@ def read_table(
             if name in stored.names:
                 stored[name].dataType = LongType()
                 selected[selected.index(name)] = f"timestamp_micros({name} DIV 1000) AS {name}"
-        reader = session.read.schema(stored)
-        if partitioned_below:
-            reader = reader.option("basePath", str(partitioned_below))
-        frames.append(reader.parquet(*paths).selectExpr(*selected))
-    result = frames[0]
-    for frame in frames[1:]:
-        result = result.unionByName(frame)
-    return result
+        frames.append(session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected))
+    if lines := [file for file in files if is_json_lines(file)]:
+        text = session.read.schema("value string, dt date" if partitioned_below else "value string")
+        delivered = text.options(**basis, lineSep="\n").text(list(map(str, lines)))
+        frames.append(_parse_json_lines(delivered, contract, lines))
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _parse_json_lines(delivered: DataFrame, contract: Contract, files: list[Path]) -> DataFrame:
+    """Columns of the contract (and `dt`) from `value`, one JSON object a line; every line is looked at once before."""
+    stored, columns = spark_schema(contract).add("_bad", StringType()), [c.name for c in contract.columns]
+    parsed = delivered.where(r"value RLIKE '\\S'").select(
+        *(name for name in delivered.columns if name != "value"),
+        F.col("_metadata.file_path").alias("_file"),
+        F.from_json("value", stored, {"columnNameOfCorruptRecord": "_bad"}).alias("_row"),
+    )
+    counts = [F.count(f"_row.{name}").alias(name) for name in columns]
+    try:
+        found = parsed.groupBy("_file").agg(F.count("_row._bad").alias("_bad"), *counts).orderBy("_file").collect()
+    except Exception:
+        count_lines(files)  # names the file where one is cut off
+        raise
+    for row in found:
+        file = Path(unquote(urlsplit(row["_file"]).path))
+        if row["_bad"]:
+            raise refuse_line(file, contract)
+        if absent := [c.name for c in contract.columns if not c.nullable and not row[c.name]]:
+            raise InputError(
+                f"{file}: does not fit schemas/{contract.table}.yaml: no line has {', '.join(absent)}; "
+                "deliver it as that file says"
+            )
+    return parsed.select("_row.*", *parsed.columns[:-2]).drop("_bad")
 
 
 def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:
@@ -178,10 +223,13 @@ def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> 
     return session.read.schema(load_contract(table).spark_schema()).parquet(*map(str, files))
 
 
-def write_table(frame: DataFrame, context: StageContext, table: str) -> list[Path]:
+def write_table(
+    frame: DataFrame, context: StageContext, table: str, *, rows_per_group: int | None = None
+) -> list[Path]:
     """Write a table with its contract's columns and types into the attempt; returns its files.
 
-    Rebalancing makes files of a useful size: one for a small table, as many as it takes for a large one.
+    Rebalancing makes files of a useful size (Spark's advisory one, 64 MB): one for a small table, as many as it takes
+    for a large one. `rows_per_group` bounds the row groups inside, which is what a reader holds in memory at a time.
 
     Raises:
         InputError: the frame lacks columns of the contract or has others; Spark would fill in nulls and drop the rest.
@@ -191,13 +239,16 @@ def write_table(frame: DataFrame, context: StageContext, table: str) -> list[Pat
         raise InputError(
             f"table {table}: columns {sorted(strange)} stand in schemas/{table}.yaml or in the job, not in both"
         )
-    frame.to(spark_schema(load_contract(table))).hint("rebalance").write.mode("overwrite").parquet(str(folder))
+    writer = frame.to(spark_schema(load_contract(table))).hint("rebalance").write.mode("overwrite")
+    if rows_per_group:
+        writer = writer.option("parquet.block.row.count.limit", rows_per_group)
+    writer.parquet(str(folder))
     return sorted(folder.glob("*.parquet"))
 
 
 def count_rows(files: Iterable[Path]) -> int:
-    """Rows of Parquet files, from their footers."""
-    return sum(pq.read_metadata(file).num_rows for file in files)
+    """Rows of Parquet files, from their footers, and lines of JSON lines."""
+    return sum(count_lines([file]) if is_json_lines(file) else pq.read_metadata(file).num_rows for file in files)
 
 
 def count_quarantined(files: Iterable[Path]) -> Counter[tuple[str, str]]:

@@ -122,9 +122,12 @@ def show_results(run: Run) -> None:
     promoted = run.state("promote")
     assert promoted is not None, "a green run has promoted or kept"
     report = run.output("report").file("report.html")
+    checks = run.output("check-data")
     print(format_table(evaluation))
     print(f"\n{promoted['metrics']['text'].capitalize()}")
     print(f"Report: {_short(report)}")
+    warnings = checks.metrics["failed_warnings"]
+    print(f"Checks: {_short(checks.file('checks.html'))}" + (f" ({warnings} warnings)" if warnings else ""))
     sample = run.settings_source == "configs/sample_shop.yaml"
     query = '"red floral summer dress"' if sample else f'"…" --settings {run.settings_source}'
     print(f"Next:   make ui\n        .venv/bin/smar search {query}")

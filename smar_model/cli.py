@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -25,6 +25,7 @@ app.add_typer(shop_app, name="shop")
 
 RunOption = Annotated[str, typer.Option("--run", help="Name of a run begun with `smar start`.")]
 SettingsOption = Annotated[Path, typer.Option("--settings", help="Settings file, such as configs/sample_shop.yaml.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.")]
 
 
 def parse_day(text: str) -> date:
@@ -138,6 +139,14 @@ def history(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Say what this machine lacks (Java, disk, memory, packages, ports …) and how to get it."""
+    from smar_model.doctor import examine, report
+
+    sys.exit(report(examine()))
+
+
+@app.command()
 def tables() -> None:
     """Describe every table by its contract, as Markdown; `docs/tables.md` is this text."""
     from smar_model.lake.contracts import describe_tables
@@ -159,13 +168,32 @@ def open_shop_command(
 
 
 @shop_app.command("make")
-def make_shop_command(settings: SettingsOption) -> None:
-    """Make the catalogue of a simulated shop: draw it, or import real products from SMAR_REAL_DATA."""
-    from smar_model.shop.open_shop import make_shop
-
+def make_shop_command(
+    settings: SettingsOption,
+    to: Annotated[Optional[Path], typer.Option(help="Root of a shop of any size, made on Spark.")] = None,  # noqa: UP045
+    items: Annotated[Optional[int], typer.Option(min=12, help="With --to: size of its catalogue.")] = None,  # noqa: UP045
+    days: Annotated[Optional[int], typer.Option(min=1, help="With --to: days of its click log.")] = None,  # noqa: UP045
+    requests_per_day: Annotated[int, typer.Option(min=1, help="With --to: searches, about 13 events each.")] = 25_000,
+    day: Annotated[Optional[str], typer.Option("--date", help="With --to: last day of its log, YYYY-MM-DD.")] = None,  # noqa: UP045
+    seed: SeedOption = 0,
+    pictures: Annotated[bool, typer.Option(help="With --to: draw a picture for each item; slow.")] = False,
+) -> None:
+    """Make the catalogue of the settings' simulated shop; or, with --to, a shop of any size for measuring and rehearsals."""
     loaded = load_settings(settings)
-    made = make_shop(loaded)
-    print(f"{loaded.shop_root}: {'made' if made else 'there already, made from these settings'}")
+    if to is None and items is None and days is None and day is None:
+        from smar_model.shop.open_shop import make_shop
+
+        made = make_shop(loaded)
+        print(f"{loaded.shop_root}: {'made' if made else 'there already, made from these settings'}")
+        return
+    if to is None or items is None or days is None or day is None:
+        raise InputError("--to, --items, --days and --date go together: a shop of any size needs all four")
+    from jobs.make_shop import Size
+    from jobs.make_shop import make_shop as make_large_shop
+
+    size = Size(items=items, days=days, requests_per_day=requests_per_day, seed=seed, pictures=pictures)
+    counts = make_large_shop(to, size, last_day=parse_day(day), spark=loaded.spark)
+    print(f"{to}: {counts['items']:,} items, {counts['requests']:,} requests, {counts['events']:,} events up to {day}")
 
 
 @shop_app.command("log")
@@ -184,7 +212,6 @@ import_app = typer.Typer(
 )
 shop_app.add_typer(import_app, name="import")
 ToOption = Annotated[Path, typer.Option("--to", help="Root of the shop, made where it is missing.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of every draw.")]
 MaskOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--mask", help="ATTRIBUTE=SHARE: take it out of that share's text, as colour=0.7. May be repeated."),
@@ -218,6 +245,147 @@ def import_grocery_command(
 
     catalogue = grocery_store.import_grocery_store(folder)
     print(open_shop.add_import(to, grocery_store.SOURCE, catalogue, masks=mask or [], seed=seed))
+
+
+FolderArgument = Annotated[Path, typer.Argument(help="Folder of the published files, unpacked.")]
+PicturesOption = Annotated[Optional[Path], typer.Option(help="Folder with the pictures on this machine.")]  # noqa: UP045
+
+
+@import_app.command("esci")
+def import_esci_command(
+    folder: FolderArgument,
+    to: ToOption,
+    locale: Annotated[Optional[Literal["us", "es", "jp"]], typer.Option(help="Default: all.")] = None,  # noqa: UP045
+    split: Annotated[Optional[Literal["train", "test"]], typer.Option(help="Default: both.")] = None,  # noqa: UP045
+    small_version: Annotated[
+        bool, typer.Option("--small-version", help="Only the pairs of the small version.")
+    ] = False,
+    image_urls: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="SQID's product_image_urls.csv; repeat it for the supplement."),
+    ] = None,
+    pictures: PicturesOption = None,
+) -> None:
+    """Amazon ESCI: judged queries and the products they name; with SQID's addresses of pictures."""
+    from smar_model.shop.importers import esci
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, esci.SOURCE) as writer:
+        esci.import_esci(
+            folder,
+            writer,
+            locale=locale,
+            split=split,
+            small_version=small_version,
+            image_urls=image_urls or [],
+            pictures=pictures,
+        )
+    print(writer.summary())
+
+
+@import_app.command("wands")
+def import_wands_command(folder: FolderArgument, to: ToOption) -> None:
+    """WANDS: Wayfair's products and judged queries."""
+    from smar_model.shop.importers import wands
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, wands.SOURCE) as writer:
+        wands.import_wands(folder, writer)
+    print(writer.summary())
+
+
+@import_app.command("marqo-gs")
+def import_marqo_gs_command(
+    folder: FolderArgument,
+    to: ToOption,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Such as query_0_product_id_0; default: all that are there."),
+    ] = None,
+    ground_truth: Annotated[
+        Optional[Literal["dev", "test"]],  # noqa: UP045
+        typer.Option(help="Judgments from the split's ground truth; default: all its pairs."),
+    ] = None,
+    pictures: PicturesOption = None,
+) -> None:
+    """Marqo-GS-10M: products and their places in a shopping search."""
+    from smar_model.shop.importers import marqo_gs
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, marqo_gs.SOURCE) as writer:
+        marqo_gs.import_marqo_gs(folder, writer, split=split, ground_truth=ground_truth, pictures=pictures)
+    print(writer.summary())
+
+
+@import_app.command("muge")
+def import_muge_command(
+    folder: FolderArgument,
+    to: ToOption,
+    split: Annotated[
+        Optional[Literal["train", "valid", "test"]],  # noqa: UP045
+        typer.Option(help="Default: all that are there."),
+    ] = None,
+) -> None:
+    """MUGE: Chinese queries and pictures of products, which have no titles."""
+    from smar_model.shop.importers import muge
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, muge.SOURCE) as writer:
+        muge.import_muge(folder, writer, split=split)
+    print(writer.summary())
+
+
+@import_app.command("jdsearch")
+def import_jdsearch_command(
+    folder: FolderArgument,
+    to: ToOption,
+    day: Annotated[str, typer.Option("--date", help="Day to file all last searches under: the files name none.")],
+    days: Annotated[int, typer.Option(min=1, help="Days of the log up to it.")] = 60,
+) -> None:
+    """JDsearch: products and what shoppers did, with a click log."""
+    from smar_model.shop.importers import jdsearch
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, jdsearch.SOURCE) as writer:
+        jdsearch.import_jdsearch(folder, writer, last_day=parse_day(day), days=days)
+    print(writer.summary())
+
+
+@import_app.command("jd-pretrain")
+def import_jd_pretrain_command(
+    folder: FolderArgument,
+    to: ToOption,
+    evaluation: Annotated[
+        Optional[Literal["overall", "tail"]],  # noqa: UP045
+        typer.Option(help="Judgments from this evaluation set; default: from finetune_data_er.tsv."),
+    ] = None,
+    separator: Annotated[
+        str, typer.Option(help="What stands between the titles of a row of the evaluation set.")
+    ] = ",",
+) -> None:
+    """JD's pretraining data: titles, categories and queries as encoded ids."""
+    from smar_model.shop.importers import jd_pretrain
+    from smar_model.shop.shop_writer import import_into
+
+    with import_into(to, jd_pretrain.SOURCE) as writer:
+        jd_pretrain.import_jd_pretrain(folder, writer, evaluation=evaluation, separator=separator)
+    print(writer.summary())
+
+
+@import_app.command("table")
+def import_table_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that the file names in the mapping start from.")],
+    to: ToOption,
+    columns: Annotated[Path, typer.Option(help="YAML file that says which column is which; see docs/importers.md.")],
+) -> None:
+    """Any other tables (CSV, TSV, JSON lines, Parquet), by a YAML file of columns."""
+    from smar_model.shop.importers import mapped_tables
+    from smar_model.shop.shop_writer import import_into
+
+    mapping = mapped_tables.load_mapping(columns)
+    with import_into(to, mapping.source, replaces=mapping.replaces) as writer:
+        mapped_tables.import_tables(folder, mapping, writer)
+    print(writer.summary())
 
 
 def main() -> None:

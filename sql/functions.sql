@@ -1,12 +1,41 @@
 -- Functions that several jobs use.
 
--- The one form of a query: lower case, words parted by single spaces, none around. White space is what Python's
--- str.split() parts at, so that smar_model/data/query_text.py gives the same.
-CREATE OR REPLACE TEMPORARY FUNCTION normalise_query(text STRING)
-RETURNS STRING
-RETURN trim(regexp_replace(lower(text), r'[\s\p{Z}\x1C-\x1F\x85]+', ' '));
-
--- White space collapsed, nothing else changed; empty where null.
+-- White space collapsed, nothing else changed; empty where null. White space is what Python's str.split() parts at.
 CREATE OR REPLACE TEMPORARY FUNCTION collapse_space(text STRING)
 RETURNS STRING
 RETURN trim(regexp_replace(coalesce(text, ''), r'[\s\p{Z}\x1C-\x1F\x85]+', ' '));
+
+-- NFKC and full case folding. Spark 4.1 has no function for either; ICU, which it brings along, has both. Folding can
+-- undo a composition, so it is composed once more. Empty where null.
+CREATE OR REPLACE TEMPORARY FUNCTION fold_case(text STRING)
+RETURNS STRING
+RETURN java_method(
+  'com.ibm.icu.text.Normalizer',
+  'compose',
+  java_method(
+    'com.ibm.icu.lang.UCharacter',
+    'foldCase',
+    java_method('com.ibm.icu.text.Normalizer', 'compose', coalesce(text, ''), true),
+    true
+  ),
+  true
+);
+
+-- Emails, card and phone numbers. smar_model/data/query_text.py has the same patterns and says what they take. The
+-- first pattern is what all of them have in common: most queries are done with there.
+CREATE OR REPLACE TEMPORARY FUNCTION mask_personal_data(text STRING)
+RETURNS STRING
+RETURN if(text RLIKE r'@|[0-9](?:[^0-9]{0,3}[0-9]){6}', regexp_replace(
+  regexp_replace(
+    regexp_replace(text, r'[^ <>@,;:]{1,64}@[^ <>@,;:]{1,255}\.[^ <>@.,;:]{2,24}', '<email>'),
+    r'(?<![0-9])(?:3[0-9]{3}[ -]?[0-9]{6}[ -]?[0-9]{4,5}|[2-6][0-9]{3}(?:[ -]?[0-9]{4}){3}(?:[ -]?[0-9]{3})?)(?![0-9])',
+    '<card>'
+  ),
+  r'(?<![0-9a-z])(?:(?:\+|00)[1-9](?:[ ()./-]{0,2}[0-9]){6,13}|\(?[0-9]{3,5}\)?[ ./-]{1,2}[0-9]{3,4}[ .-][0-9]{4}|0[0-9]{2,4}[ /-][0-9]{6,8}|0[1-9](?:[ .-][0-9]{2}){4}|(?<![0-9][.,])[0-9]{10,11})(?![0-9a-z])',
+  '<phone>'
+), text);
+
+-- The one form of a query; null stays null.
+CREATE OR REPLACE TEMPORARY FUNCTION normalise_query(text STRING)
+RETURNS STRING
+RETURN if(text IS NULL, NULL, mask_personal_data(collapse_space(fold_case(text))));

@@ -1,6 +1,6 @@
 -- Delivered items → usable items, each once, and the rows that are not used, each with one reason.
 -- Reads: items (the delivery).
--- Gives: usable_items (one row an item, `images` as listed), item_quarantine.
+-- Gives: usable_items (one row an item, `images` as listed), item_quarantine, listed_pictures (place: 0 is the main one).
 
 CREATE OR REPLACE TEMPORARY VIEW tidy_items AS
 SELECT
@@ -60,3 +60,8 @@ SELECT
   ) AS detail
 FROM ranked_items
 WHERE broken_rule IS NOT NULL OR version > 1;
+
+CREATE OR REPLACE TEMPORARY VIEW listed_pictures AS
+SELECT item_id, place, file
+FROM usable_items
+LATERAL VIEW posexplode(images) AS place, file;

@@ -162,7 +162,7 @@ def run_stages(run: Run, *names: str) -> dict[str, Artifact]:
     return {name: run_stage(STAGES[name], run) for name in names}
 
 
-DATA_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
+DATA_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "measure-drift", "check-data")
 
 
 def published(stage: str) -> tuple[set[str], set[str]]:

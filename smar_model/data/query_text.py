@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+EMAIL = re.compile(r"[^ <>@,;:]{1,64}@[^ <>@,;:]{1,255}\.[^ <>@.,;:]{2,24}")
+CARD = re.compile(
+    r"(?<![0-9])(?:3[0-9]{3}[ -]?[0-9]{6}[ -]?[0-9]{4,5}|[2-6][0-9]{3}(?:[ -]?[0-9]{4}){3}(?:[ -]?[0-9]{3})?)(?![0-9])"
+)
+"""Amex and Diners (14 or 15 digits), all others (16 or 19). No check digit: a mistyped number is as personal."""
+PHONE = re.compile(
+    r"(?<![0-9a-z])(?:(?:\+|00)[1-9](?:[ ()./-]{0,2}[0-9]){6,13}|\(?[0-9]{3,5}\)?[ ./-]{1,2}[0-9]{3,4}[ .-][0-9]{4}"
+    r"|0[0-9]{2,4}[ /-][0-9]{6,8}|0[1-9](?:[ .-][0-9]{2}){4}|(?<![0-9][.,])[0-9]{10,11})(?![0-9a-z])"
+)
+"""International; 555-123-4567; 030/1234567; 06 12 34 56 78; 10 or 11 digits in a row (barcodes have 8, 12 or more)."""
+
 
 def normalise_query(text: str) -> str:
-    """Lower case (Unicode's full mapping), white space collapsed to single spaces and cut at both ends.
+    """NFKC, case folding, white space collapsed to single spaces and cut at both ends, personal data masked.
 
     White space is what `str.split` parts at: Unicode's separators, tabs, line breaks. Zero-width characters and
-    punctuation stay. `normalise_query` in `sql/functions.sql` is its twin; a test compares them on every character.
+    punctuation stay. Emails, card and phone numbers become `<email>`, `<card>`, `<phone>`. The form of a form is itself.
+    `normalise_query` in `sql/functions.sql` is its twin; a test compares them on every character that this Python knows
+    (its Unicode is older than that of Spark's ICU).
     """
-    return " ".join(text.lower().split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    query = " ".join(folded.split())
+    for pattern, mask in ((EMAIL, "<email>"), (CARD, "<card>"), (PHONE, "<phone>")):
+        query = pattern.sub(mask, query)
+    return query

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -47,13 +49,30 @@ class ClickedPairs:
         return self.queries[picks].tolist(), self.rows[picks]
 
 
-def read_synthetic_pairs(files: Sequence[Path], item_ids: Sequence[str]) -> SyntheticPairs:
-    """Synthetic queries of the given items.
+def in_novel_bucket(kind: Literal["query", "item"], keys: Sequence[str], share: float) -> np.ndarray:
+    """Which queries or items a comparison run keeps out of training, (N,) bool: those whose hash lies in the first `share`
+    of its range. The function of the same name in `sql/assign_segments.sql` is its twin."""
+    if share == 0:
+        return np.zeros(len(keys), dtype=bool)
+    hashes = np.fromiter((zlib.crc32(f"{kind}:{key}".encode()) for key in keys), dtype=np.int64, count=len(keys))
+    return hashes < share * 2**32
+
+
+def _leave_out_novel(frame: pd.DataFrame, share: float) -> pd.DataFrame:
+    novel = in_novel_bucket("query", frame["query"], share) | in_novel_bucket("item", frame["item_id"], share)
+    return frame[~novel]
+
+
+def read_synthetic_pairs(
+    files: Sequence[Path], item_ids: Sequence[str], *, novel_bucket: float = 0.0
+) -> SyntheticPairs:
+    """Synthetic queries of the given items, without those in the novel bucket.
 
     Raises:
         InputError: there is none for any of them.
     """
     frame = ds.dataset([str(f) for f in files]).to_table(columns=["item_id", "query"]).to_pandas()
+    frame = _leave_out_novel(frame, novel_bucket)
     rows = pd.Index(item_ids).get_indexer(frame["item_id"])
     frame = frame.assign(row=rows)[rows >= 0].sort_values(["row", "query"], ignore_index=True)
     if frame.empty:
@@ -62,20 +81,23 @@ def read_synthetic_pairs(files: Sequence[Path], item_ids: Sequence[str]) -> Synt
     return SyntheticPairs(queries=frame["query"].to_numpy(object), first=np.cumsum(count) - count, count=count)
 
 
-def read_clicked_pairs(files: Sequence[Path], item_ids: Sequence[str], days: Sequence[date]) -> ClickedPairs:
-    """Clicked pairs of the given days and items, weighted by clicks, carts and orders.
+def read_clicked_pairs(
+    files: Sequence[Path], item_ids: Sequence[str], days: Sequence[date], *, novel_bucket: float = 0.0
+) -> ClickedPairs:
+    """Clicked pairs of the given days and items, by their clicks freed of position bias, carts and orders.
 
     Raises:
         InputError: there is none.
     """
     dataset = ds.dataset([str(f) for f in files])
     frame = dataset.to_table(filter=ds.field("day").isin(list(days)) & (ds.field("clicks") > 0)).to_pandas()
-    frame = frame.groupby(["query", "item_id"], as_index=False)[["clicks", "carts", "orders"]].sum()
+    frame = _leave_out_novel(frame, novel_bucket)
+    frame = frame.groupby(["query", "item_id"], as_index=False)[["weight", "carts", "orders"]].sum()
     rows = pd.Index(item_ids).get_indexer(frame["item_id"])
     frame = frame.assign(row=rows)[rows >= 0]
     if frame.empty:
         raise InputError(f"clicks: no click on a known item from {days[0]} to {days[-1]}; check the log of these days")
-    weight = (frame["clicks"] + CART_WEIGHT * frame["carts"] + ORDER_WEIGHT * frame["orders"]).to_numpy(float)
+    weight = (frame["weight"] + CART_WEIGHT * frame["carts"] + ORDER_WEIGHT * frame["orders"]).to_numpy(float)
     return ClickedPairs(
         queries=frame["query"].to_numpy(object), rows=frame["row"].to_numpy(), weight=weight / weight.sum()
     )

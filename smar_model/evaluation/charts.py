@@ -70,7 +70,7 @@ def recall_curves(models: dict[str, Any], segment: str, depths: Sequence[int]) -
         axes.set_title(SEGMENT_NAMES[segment])
         axes.legend(fontsize=8)
 
-    return _svg(f"recall-{segment}", f"Recall curves, {SEGMENT_NAMES[segment]}", [draw])
+    return draw_svg(f"recall-{segment}", f"Recall curves, {SEGMENT_NAMES[segment]}", [draw])
 
 
 def forest_plot(differences: dict[str, Any], metric: str, title: str) -> str:
@@ -101,7 +101,7 @@ def forest_plot(differences: dict[str, Any], metric: str, title: str) -> str:
         axes.set_xlabel("points; right of 0 is better")
         axes.set_title(f"{title}: this run minus …")
 
-    return _svg(f"forest-{metric}", f"Paired differences in {title}", [draw], height=1.2 + 0.24 * len(rows))
+    return draw_svg(f"forest-{metric}", f"Paired differences in {title}", [draw], height=1.2 + 0.24 * len(rows))
 
 
 def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[str]) -> str:
@@ -123,7 +123,7 @@ def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[
         axes.set_title(title)
         axes.legend(fontsize=8)
 
-    return _svg(f"loss-{title}", f"Training losses of {title}", [draw])
+    return draw_svg(f"loss-{title}", f"Training losses of {title}", [draw])
 
 
 def reliability(bins: list[dict[str, float]]) -> str:
@@ -150,10 +150,10 @@ def reliability(bins: list[dict[str, float]]) -> str:
         axes.set_ylabel("queries")
         axes.set_xlabel("P(q)")
 
-    return _svg("reliability", "Reliability of P(q)", [draw_reliability, draw_counts], ratios=[3, 1])
+    return draw_svg("reliability", "Reliability of P(q)", [draw_reliability, draw_counts], ratios=[3, 1])
 
 
-def _svg(
+def draw_svg(
     name: str, label: str, panels: Sequence[Any], *, height: float = NARROW[1], ratios: Sequence[float] | None = None
 ) -> str:
     drawing: Any = {**_DRAWING, "svg.hashsalt": name}

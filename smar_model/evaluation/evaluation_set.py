@@ -19,12 +19,14 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
 from smar_model.evaluation.relevance import Relevance
 from smar_model.lake.contracts import load_contract, read_parquet_schema
+from smar_model.lake.json_lines import is_json_lines, read_json_lines
 from smar_model.lake.shop_inputs import ShopInputs
 
 CLICK_GRADE, ORDER_GRADE = 1, 2
@@ -263,11 +265,16 @@ def read_contract_table(table: str, files: Sequence[Path]) -> pd.DataFrame:
         InputError: a file is unreadable or lacks a column of the contract, or a column is empty that may not be.
     """
     contract = load_contract(table)
+    names = [column.name for column in contract.columns]
+    parts = []
     for file in files:
+        if is_json_lines(file):
+            parts.append(read_json_lines(file, contract))
+            continue
         if problems := contract.differences(read_parquet_schema(file), extra_allowed=True):
             raise InputError(f"{file}: differs from schemas/{table}.yaml: {'; '.join(problems)}")
-    names = [column.name for column in contract.columns]
-    frame = ds.dataset([str(f) for f in files]).to_table(columns=names).to_pandas(maps_as_pydicts="strict")
+        parts.append(ds.dataset(str(file)).to_table(columns=names))
+    frame = pa.concat_tables(parts, promote_options="permissive").to_pandas(maps_as_pydicts="strict")
     for column in contract.columns:
         if not column.nullable and (empty := np.flatnonzero(frame[column.name].isna())).size:
             raise InputError(f"{files[0].parent}: {table} row {empty[0]}: {column.name} is empty; every row needs one")

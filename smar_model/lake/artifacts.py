@@ -87,8 +87,12 @@ class Attempt:
         (self.folder / ".owner.json").write_text(json.dumps(owner), encoding="utf-8")
         self.started = time.monotonic()
 
-    def publish(self, *, metrics: dict[str, Any], inputs: dict[str, str], settings: dict[str, Any]) -> Artifact:
+    def publish(
+        self, *, metrics: dict[str, Any], inputs: dict[str, str], settings: dict[str, Any], made_by: str = ""
+    ) -> Artifact:
         """List the files in a manifest and create it, unless another attempt was first: then that one is returned.
+
+        `made_by` is a digest of how it was made, whatever it was made of; `newest_artifact` finds it again by that.
 
         Tables (sub-folders with Parquet files) must have a contract and agree with it.
 
@@ -118,6 +122,7 @@ class Attempt:
             "content": content,
             "inputs": inputs,
             "settings": settings,
+            "made_by": made_by,
             "metrics": metrics,
             "attempt": self.id,
             "files": listed,
@@ -167,6 +172,16 @@ def manifest_path(stage: str, key: str) -> Path:
 
 def find_artifact(stage: str, key: str) -> Artifact | None:
     return load_artifact(stage, key) if manifest_path(stage, key).is_file() else None
+
+
+def newest_artifact(stage: str, made_by: str) -> Artifact | None:
+    """The last published one that was made in the same way, from whatever inputs."""
+    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in (lake() / stage).glob("*.json")]
+    alike = [manifest for manifest in manifests if manifest.get("made_by") == made_by]
+    if not alike:
+        return None
+    newest = max(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]))
+    return load_artifact(stage, newest["key"])
 
 
 def load_artifact(stage: str, key: str) -> Artifact:

@@ -138,8 +138,8 @@ class Contract(_Part):
     """`smar start` removes this table from outputs that were published longer ago; unset: kept as long as its output."""
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
     checks: tuple[Demand, ...] = ()
-    drift: dict[str, Any] = Field(default_factory=dict)
-    """Limits of the differences between synthetic and true queries, read by the stage that measures them."""
+    drift: dict[str, dict[Literal["warning", "critical"], float]] = Field(default_factory=dict)
+    """Figure → severity → largest value, of the differences between synthetic and true queries (`drift_limits.py`)."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> Contract:
@@ -316,4 +316,6 @@ def describe_tables() -> str:
             lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
         if contract.checks:
             lines += ["", "Checks:", *(f"- {demand.severity}: `{demand}`" for demand in contract.checks)]
+        for figure, limits in contract.drift.items():
+            lines += [f"- {severity}: `{figure}` of all queries at most {most:g}" for severity, most in limits.items()]
     return "\n".join(lines) + "\n"

@@ -1,11 +1,13 @@
 """The files of a shop, as the README lays them out, found and named but not yet read.
 
 <root>/items.parquet | items/*.parquet
-<root>/pictures/ | pictures.zip
+<root>/pictures/ | pictures.zip                 or an object store: settings.shop.pictures
 <root>/click_log/dt=YYYY-MM-DD/*.parquet
 <root>/judgments.parquet                        optional
 <root>/truth/items.parquet                      simulated shops only: for shoppers, judge and oracle
 <root>/truth/requests/dt=YYYY-MM-DD/*.parquet   likewise
+
+Wherever shops deliver `.parquet`, `.jsonl` and `.jsonl.gz` (JSON lines) do as well, side by side too.
 """
 
 from __future__ import annotations
@@ -17,23 +19,34 @@ from datetime import date
 from pathlib import Path
 
 from smar_model.errors import InputError
-from smar_model.lake.digests import digest_json, digest_raw_files
+from smar_model.lake.digests import digest_raw_files
+from smar_model.lake.picture_stores import PictureStore
+from smar_model.settings import Settings
+
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class ShopInputs:
     root: Path
+    pictures_uri: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> ShopInputs:
+        return cls(settings.shop_root, settings.shop.pictures)
 
     def items(self) -> list[Path]:
         """Files of the catalogue.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or more than one single file.
         """
-        single, folder = self.root / "items.parquet", self.root / "items"
-        files = [single] if single.is_file() else sorted(folder.glob("*.parquet"))
+        single = self._single("items")
+        files = [single] if single else _table_files(self.root / "items")
         if not files:
-            raise InputError(f"{single}: no catalogue; write it as README.md, 'Your own shop', shows")
+            raise InputError(
+                f"{self.root / 'items.parquet'}: no catalogue; write it as README.md, 'Your own shop', shows"
+            )
         return files
 
     def click_log(self, day: date) -> list[Path]:
@@ -43,17 +56,21 @@ class ShopInputs:
             InputError: the day has none.
         """
         folder = self.root / "click_log" / f"dt={day}"
-        files = sorted(folder.glob("*.parquet"))
+        files = _table_files(folder)
         if not files:
-            raise InputError(f"{folder}: no Parquet file for this day; deliver the day's log or choose another date")
+            raise InputError(
+                f"{folder}: no Parquet file for this day, nor JSON lines; deliver the day's log or choose another date"
+            )
         return files
 
     def pictures(self) -> PictureStore:
-        """The pictures' folder or zip.
+        """The pictures' folder, zip or object store.
 
         Raises:
-            InputError: neither is there, or the zip is damaged.
+            InputError: there is none, or the zip is damaged.
         """
+        if self.pictures_uri:
+            return PictureStore(self.pictures_uri)
         folder, archive = self.root / "pictures", self.root / "pictures.zip"
         if folder.is_dir():
             return PictureStore(folder)
@@ -66,8 +83,18 @@ class ShopInputs:
         )
 
     def judgments(self) -> Path | None:
-        path = self.root / "judgments.parquet"
-        return path if path.is_file() else None
+        """People's grades.
+
+        Raises:
+            InputError: there is more than one file of them.
+        """
+        return self._single("judgments")
+
+    def _single(self, table: str) -> Path | None:
+        found = [path for suffix in SUFFIXES if (path := self.root / f"{table}{suffix}").is_file()]
+        if len(found) > 1:
+            raise InputError(f"{found[1]}: {found[0].name} is there as well; keep one of them")
+        return found[0] if found else None
 
     def truth_items(self) -> Path | None:
         """True attributes; to be read by shoppers, evaluation and the oracle alone."""
@@ -93,14 +120,6 @@ class ShopInputs:
         return digest_raw_files(files, root=self.root)
 
 
-@dataclass(frozen=True, slots=True)
-class PictureStore:
-    """Pictures by file name, in a folder or a zip."""
-
-    path: Path
-
-    def digest(self) -> str:
-        """Digest of names and contents."""
-        if self.path.is_dir():
-            return digest_raw_files([f for f in self.path.rglob("*") if f.is_file()], root=self.path)
-        return digest_json(digest_raw_files([self.path], root=self.path.parent))
+def _table_files(folder: Path) -> list[Path]:
+    """Files of a table in a folder; what writers leave half-way or beside them (`_…`, `.…`) is none of it."""
+    return sorted(f for f in folder.glob("[!._]*") if f.name.endswith(SUFFIXES) and f.is_file())

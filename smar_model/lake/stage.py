@@ -52,6 +52,9 @@ class StageContext:
     folder: Path
     key: str
     """Of the output that is being made."""
+    made_by: str = ""
+    """Digest of the code, the lock, the settings that it reads and the shop's place: an earlier output of the same
+    stage with the same digest holds what this one would make of the same inputs."""
     report: Callable[[str], None] = field(default=lambda message: None)
     """Called with a line of progress for people."""
 
@@ -61,7 +64,7 @@ class StageContext:
 
     @property
     def shop(self) -> ShopInputs:
-        return ShopInputs(self.settings.shop_root)
+        return ShopInputs.of(self.settings)
 
     def input(self, stage: str) -> Artifact:
         return self.inputs[stage]
@@ -91,6 +94,7 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
         inputs |= {name: found for name in stage.optional_inputs if (found := run.find_output(name))}
         parts = key_parts(stage, run, inputs)
         key = digest_json(parts)
+        made_by = digest_json([parts["code"], parts["lock"], parts["settings"], str(run.settings.shop_root)])
         artifact = find_artifact(stage.name, key)
         reused = artifact is not None
         if artifact is None:
@@ -100,7 +104,15 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
                 print(f"[{run.name}] {stage.name}: {message}", flush=True)
                 run.write_state(stage.name, "running", progress=message)
 
-            context = StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key, report=report)
+            context = StageContext(
+                stage=stage,
+                run=run,
+                inputs=inputs,
+                folder=attempt.folder,
+                key=key,
+                made_by=made_by,
+                report=report,
+            )
             module, function = stage.work.split(":")
             report("working")
             metrics = getattr(importlib.import_module(module), function)(context)
@@ -108,6 +120,7 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
                 metrics=metrics,
                 inputs={name: i.digest for name, i in inputs.items()},
                 settings={s: run.settings.section(s) for s in stage.settings},
+                made_by=made_by,
             )
     except BaseException as error:
         if attempt:
@@ -132,7 +145,7 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:
     """Everything that the stage's output depends on, by name; its digest is the key."""
-    shop = ShopInputs(run.settings.shop_root)
+    shop = ShopInputs.of(run.settings)
     raw: dict[str, Callable[[], str]] = {
         "items": shop.digest_items,
         "pictures": lambda: shop.pictures().digest(),

@@ -19,7 +19,7 @@ def search_release(settings: Settings, query: str, *, k: int, version: str | Non
     """The k best items for a query through the champion, or through a stated version.
 
     Returns:
-        query, version, p (P(q), 0 to 1), and hits: rank, item_id, title, department, score, pictures (paths).
+        query, version, p (P(q), 0 to 1), and hits: rank, item_id, title, department, score, pictures (paths or URLs).
 
     Raises:
         InputError: there is no champion or no such version, or its files are damaged.
@@ -29,7 +29,7 @@ def search_release(settings: Settings, query: str, *, k: int, version: str | Non
     from smar_model.retrieval.search import Searcher
 
     trained_with = load_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
-    pictures = ShopInputs(trained_with.shop_root).pictures().path
+    pictures = ShopInputs.of(trained_with).pictures()
     searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
     found, p = searcher.search([query], k=k)
     hits = [
@@ -39,7 +39,7 @@ def search_release(settings: Settings, query: str, *, k: int, version: str | Non
             "title": hit.title,
             "department": hit.department,
             "score": round(hit.score, 4),
-            "pictures": [str(pictures / name) for name in hit.images],
+            "pictures": [pictures.address(name) for name in hit.images],
         }
         for rank, hit in enumerate(found[0], start=1)
     ]

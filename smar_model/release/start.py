@@ -105,7 +105,7 @@ def check_inputs(run: Run) -> None:
     Raises:
         InputError: a file is missing or damaged; names it.
     """
-    shop = ShopInputs(run.settings.shop_root)
+    shop = ShopInputs.of(run.settings)
     shop.items()
     shop.pictures()
     for day in run.days:

@@ -23,7 +23,12 @@ STEPS = ("start", *STAGES, "register", "promote")
 """What has to finish for a run to count as finished, in order."""
 BATCH = 1_000
 """Metrics in one request (MLflow's limit); parameters and tags: 100."""
-DOCUMENTS = {"check-data": ("checks.json", "checks.html"), "evaluate": ("evaluation.json",), "report": ("report.html",)}
+DOCUMENTS = {
+    "measure-drift": ("drift.html",),
+    "check-data": ("checks.json", "checks.html"),
+    "evaluate": ("evaluation.json",),
+    "report": ("report.html",),
+}
 
 
 def track_run(run: Run) -> str:

@@ -45,7 +45,7 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
     Raises:
         InputError: the shop cannot be added to, or two products share an id.
     """
-    with ShopWriter(root, "") as writer:
+    with ShopWriter(root, "", replaces=["items"]) as writer:
         add_catalogue(writer, catalogue)
 
 

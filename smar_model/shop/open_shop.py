@@ -54,7 +54,7 @@ def open_shop(settings: Settings, *, day: date, window_days: int | None = None, 
     days = [day - timedelta(days=n) for n in reversed(range(count))]
     root = settings.shop_root
     if settings.shop.kind == "own":
-        _check_own_shop(ShopInputs(root), days)
+        _check_own_shop(ShopInputs.of(settings), days)
         return OpenedShop(root=root, days=days, made=False, days_written=[])
     simulation = _simulation(settings)
     with only_one(root):
@@ -132,7 +132,7 @@ def add_import(root: Path, source: str, catalogue: Catalogue, *, masks: list[str
         InputError: a mask is not `attribute=share`, or the shop cannot be added to.
     """
     mask_products(catalogue.products, dict(_parse_mask(mask) for mask in masks), seed=seed)
-    with import_into(root, source) as writer:
+    with import_into(root, source, replaces=["items"]) as writer:
         add_catalogue(writer, catalogue)
     return writer.summary()
 

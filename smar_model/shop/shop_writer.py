@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 
+TABLES = ("items", "click_log", "judgments")
 LISTED_AT = datetime(2020, 1, 1, tzinfo=UTC)
 """`updated_at` of a row whose source names no time: older than any log."""
 UNSORTED = "Unsorted"
@@ -53,32 +54,35 @@ def only_one(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def import_into(root: Path, source: str) -> Iterator[ShopWriter]:
-    """A writer for what `source` brings, in place of what it had brought before; published when the block ends well.
+def import_into(root: Path, source: str, *, replaces: Collection[str] = TABLES) -> Iterator[ShopWriter]:
+    """A `ShopWriter` that nobody else's work on this shop comes between; published when the block ends well.
 
     Raises:
         InputError: the shop is one that `smar shop open` makes itself, or cannot be added to.
     """
     if (root / "shop.json").exists():
         raise InputError(f"{root}: was made by `smar shop open` and would be made again; import into another folder")
-    with only_one(root), ShopWriter(root, source) as writer:
+    with only_one(root), ShopWriter(root, source, replaces=replaces) as writer:
         yield writer
+        if not writer.counts.total():
+            raise InputError(f"{root}: nothing to import from {source}; no row of its files was asked for")
 
 
 class ShopWriter:
     """Adds rows to a shop; item ids begin with `<source>-`, pictures lie under `<source>/`.
 
-    An empty source stands for the shop as a whole: its catalogue is replaced, its judgments and log are left alone.
+    Of the tables in `replaces` all goes that the source had brought before. A day of the log is replaced in any case
+    by an import that brings it. An empty source stands for the shop as a whole.
     """
 
-    def __init__(self, root: Path, source: str) -> None:
-        """Begin with the rows that others brought.
+    def __init__(self, root: Path, source: str, *, replaces: Collection[str] = TABLES) -> None:
+        """Begin with the rows that stay.
 
         Raises:
             InputError: the shop keeps a table in several files or in JSON lines, or its pictures in a zip.
         """
         _refuse_unmergeable(root)
-        self.root, self.source = root, source
+        self.root, self.source, self._replaces = root, source, replaces
         self.counts: Counter[str] = Counter()
         """Rows and pictures added."""
         self.left_out: Counter[str] = Counter()
@@ -86,16 +90,19 @@ class ShopWriter:
         self._seen: set[str] = set()
         self._folder = root / ".importing"
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._old_pictures = _pictures_of(root / "items.parquet")
         prefix = f"{source}-" if source else ""
         self._tables = {
-            name: _Table(self._folder / name, table, begin=root / name, without=prefix)
-            for name, table in (("items.parquet", "items"), ("truth/items.parquet", "truth_items"))
+            name: _Table(self._folder / file, contract, begin=root / file, without=prefix)
+            for name, file, contract in (
+                ("judgments", "judgments.parquet", "judgments"),
+                ("truth", "truth/items.parquet", "truth_items"),
+                ("items", "items.parquet", "items"),
+            )
+            if name in replaces or (name == "truth" and "items" in replaces)
         }
-        if source:
-            name = "judgments.parquet"
-            self._tables[name] = _Table(self._folder / name, "judgments", begin=root / name, without=prefix)
-        self._old_pictures -= self._tables["items.parquet"].pictures
+        self._old_pictures = (
+            _pictures_of(root / "items.parquet") - self._tables["items"].pictures if "items" in replaces else set()
+        )
         self._days: dict[date, _Table] = {}
         self._waiting = 0
 
@@ -134,13 +141,13 @@ class ShopWriter:
         self.counts["unsorted"] += category == UNSORTED
         self.counts["pictures by URL"] += sum("://" in name for name in names)
         row = (item_id, title, category, brand or None, sorted((attributes or {}).items()), names, updated_at)
-        self._add(self._tables["items.parquet"], row)
+        self._add(self._tables["items"], row)
         if truth:
-            self._add(self._tables["truth/items.parquet"], (item_id, sorted(truth.items())))
+            self._add(self._tables["truth"], (item_id, sorted(truth.items())))
 
     def add_judgment(self, *, query: str, item_id: str, grade: int) -> None:
         self.counts["judgments"] += 1
-        self._add(self._tables["judgments.parquet"], (query, item_id, grade))
+        self._add(self._tables["judgments"], (query, item_id, grade))
 
     def add_event(
         self,
@@ -225,15 +232,15 @@ class ShopWriter:
             target.mkdir(exist_ok=True)
             for name in names:
                 os.replace(Path(folder) / name, target / name)
-        if self.source:
+        if "click_log" in self._replaces:
             for file in self.root.glob(f"click_log/dt=*/{self.source}.parquet"):
                 if not (self._folder / file.relative_to(self.root)).exists():
                     file.unlink()
                     if not any(file.parent.iterdir()):
                         file.parent.rmdir()
-        for table in (*self._days.values(), *reversed(self._tables.values())):
+        for table in (*self._days.values(), *self._tables.values()):
             target = self.root / table.path.relative_to(self._folder)
-            if table.rows or target.name == "items.parquet":
+            if table.rows:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 table.path.replace(target)
             else:

@@ -201,7 +201,7 @@ class Shoppers:
             }
         )
         if self.simulation.faults:
-            events = add_log_faults(events, share=self.simulation.faults, day=day, rng=rng)
+            events = add_log_faults(events, share=self.simulation.faults, day=day, rng=rng).drop(columns="fault")
         # Stable: at one moment a list stays in the order of its places.
         events = events.sort_values("event_time", kind="stable", ignore_index=True)
         # A log as it is delivered promises nothing about nulls.

@@ -92,11 +92,12 @@ class TrainingData:
         self.items: ItemTexts = encode_items(self.tokenizer, catalogue, settings.tokenizer.item_length)
         self.categories = catalogue["category"].astype("category").cat.codes.to_numpy()
         item_ids = self.items.item_ids
+        novel_bucket = settings.segments.novel_bucket
         self.synthetic: SyntheticPairs = read_synthetic_pairs(
-            context.table("generate-queries", "synthetic_queries"), item_ids
+            context.table("generate-queries", "synthetic_queries"), item_ids, novel_bucket=novel_bucket
         )
         self.clicked: ClickedPairs = read_clicked_pairs(
-            context.table("extract-clicks", "clicks"), item_ids, context.run.training_days
+            context.table("extract-clicks", "clicks"), item_ids, context.run.training_days, novel_bucket=novel_bucket
         )
         self.thumbnails = (
             read_thumbnails(context.table("prepare-items", "pictures"), item_ids, maximum_frames=MAXIMUM_FRAMES)

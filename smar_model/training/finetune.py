@@ -6,7 +6,6 @@ the header learns P from the fashion labels.
 
 from __future__ import annotations
 
-import pandas as pd
 import pyarrow.dataset as ds
 import torch
 import torch.nn.functional as F
@@ -54,10 +53,10 @@ def routed_loss(model: RetrievalModel, embeddings: Embeddings, *, margin: float 
 
 
 def read_labels(context: StageContext) -> dict[str, int]:
-    """Query → 1 visual, 0 not."""
+    """Query → 1 visual, 0 not; without those that are unsure."""
     files = [str(f) for f in context.table("label-fashion", "fashion_labels")]
-    frame: pd.DataFrame = ds.dataset(files).to_table(columns=["query", "is_visual"]).to_pandas() if files else None
-    return {} if frame is None else dict(zip(frame["query"], frame["is_visual"].astype(int), strict=True))
+    frame = ds.dataset(files).to_table(columns=["query", "is_visual"]).to_pandas().dropna()
+    return dict(zip(frame["query"], frame["is_visual"].astype(int), strict=True))
 
 
 def finetune(context: StageContext, model: RetrievalModel, optimisation: Optimisation) -> dict[str, float]:

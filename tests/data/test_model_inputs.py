@@ -100,17 +100,17 @@ def test_training_reads_no_item_changed_after_the_cutoff(tmp_path: Path) -> None
     assert len(read_catalogue([file])) == 2
 
 
-def click(query: str, item: str, day: date = DAY, clicks: int = 1, orders: int = 0) -> dict:
+def click(query: str, item: str, day: date = DAY, clicks: int = 1, orders: int = 0, weight: float = 1.0) -> dict:
     return {
         **{"day": day, "query": query, "item_id": item},
-        **{"impressions": 1, "clicks": clicks, "carts": 0, "orders": orders},
+        **{"impressions": 1, "clicks": clicks, "carts": 0, "orders": orders, "weight": weight},
     }
 
 
 def test_clicked_pairs_are_of_the_training_days_weighted_by_what_shoppers_did(tmp_path: Path) -> None:
     rows = [
         click("red", "a"),
-        click("blue", "b", clicks=1, orders=1),
+        click("blue", "b", orders=1, weight=2.0),  # one click and order, far down in the list
         click("later", "a", day=date(2026, 11, 19)),
         click("seen only", "a", clicks=0),
         click("gone", "unknown"),
@@ -118,8 +118,8 @@ def test_clicked_pairs_are_of_the_training_days_weighted_by_what_shoppers_did(tm
     file = write_rows(tmp_path / "clicks.parquet", "clicks", rows)
     pairs = read_clicked_pairs([file], ["a", "b"], [DAY])
     assert dict(zip(pairs.queries, pairs.weight, strict=True)) == {
-        "red": pytest.approx(0.25),
-        "blue": pytest.approx(0.75),
+        "red": pytest.approx(0.2),
+        "blue": pytest.approx(0.8),
     }
     with pytest.raises(InputError, match="no click on a known item from 2026-11-17"):
         read_clicked_pairs([file], ["a", "b"], [date(2026, 11, 17)])

@@ -126,7 +126,7 @@ def _write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]]
             key = (day, normalise_query(row["query"]), row["item_id"])
             counts.setdefault(key, {"impression": 0, "click": 0, "cart": 0, "order": 0})[row["event"]] += 1
     table = [
-        {"day": day, "query": query, "item_id": item, **{f"{event}s": n for event, n in count.items()}}
+        {"day": day, "query": query, "item_id": item, **{f"{event}s": n for event, n in count.items()}, "weight": 0.0}
         for (day, query, item), count in counts.items()
     ]
     write_rows(folder / "clicks" / "part-0.parquet", "clicks", table)

@@ -13,8 +13,9 @@ from smar_model.settings import Spark
 
 @pytest.fixture(scope="session", autouse=True)
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    # The second compiler of the JVM does not pay on tables of a few rows.
-    options = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}
+    # The second compiler of the JVM does not pay on tables of a few rows. Without it the room for compiled code would be
+    # a fifth, which the jobs of a whole folder of tests fill.
+    options = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"}
     settings = Spark(driver_memory="1g", shuffle_partitions=2, options=options)
     session = start_session(settings, name="tests", scratch=tmp_path_factory.mktemp("spark"))
     yield session

@@ -1,9 +1,10 @@
-"""generate-queries and label-fashion on a sound day, and what neither may know."""
+"""generate-queries on a sound day, and what it may not know."""
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections import Counter
+import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.generate_queries import SHARES, draws_by_method
+from jobs.spark_session import run_sql
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import Run
+from smar_model.settings import SyntheticQueries
 from tests.tiny_shop import DATA_STAGES, DAYS, run_stages, tiny_items, tiny_run, write_rows, write_tiny_shop
 
 LATE = "item-late"
@@ -48,20 +52,123 @@ def written_words(item: dict[str, Any]) -> set[str]:
     )
 
 
-def test_queries_are_parts_of_what_sellers_wrote(day: tuple[Run, dict[str, Artifact]]) -> None:
+def draw(spark: SparkSession, *titles: str, draws: int = 60, **row: str) -> dict[str, list[set[str]]]:
+    """Method → queries of each item; items differ in their titles alone."""
+    row = {"category": "Things > Things", "brand": "", **row}
+    items = [(str(n), title, row["category"], row["brand"], {}) for n, title in enumerate(titles)]
+    frame = spark.createDataFrame(
+        items, "item_id string, title string, category string, brand string, attributes map<string, string>"
+    )
+    frame.selectExpr("*", "timestamp'2026-11-01' AS updated_at").createOrReplaceTempView("catalogue")
+    run_sql(
+        spark,
+        "generate_queries",
+        cutoff=datetime(2026, 11, 2, tzinfo=UTC),
+        maximum_words=5,
+        seed=0,
+        partitions=2,
+        **draws_by_method(draws, SyntheticQueries().methods),
+    )
+    drawn: dict[str, list[set[str]]] = {}
+    for row in spark.table("synthetic_queries").toPandas().to_dict("records"):
+        drawn.setdefault(row["method"], [set() for _ in titles])[int(row["item_id"])].add(row["query"])
+    return drawn
+
+
+def edits(one: str, other: str) -> int:
+    """Optimal string alignment distance: letters left out, added, changed or swapped with the next."""
+    table = [[max(i, j) if not i or not j else 0 for j in range(len(other) + 1)] for i in range(len(one) + 1)]
+    for i in range(1, len(one) + 1):
+        for j in range(1, len(other) + 1):
+            cost = one[i - 1] != other[j - 1]
+            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + cost)
+            if i > 1 and j > 1 and one[i - 2 : i] == other[j - 2 : j][::-1]:
+                table[i][j] = min(table[i][j], table[i - 2][j - 2] + 1)
+    return table[-1][-1]
+
+
+def is_part(words: list[str], title: list[str]) -> bool:
+    """Whether the words stand in the title in this order."""
+    rest = iter(title)
+    return all(word in rest for word in words)
+
+
+def test_every_method_makes_what_it_says_of_what_sellers_wrote(day: tuple[Run, dict[str, Artifact]]) -> None:
     run, outputs = day
     items = {row["item_id"]: row for row in rows(outputs["prepare-items"], "catalogue")}
     synthetic = rows(outputs["generate-queries"], "synthetic_queries")
-    assert {row["method"] for row in synthetic} == {"substring", "combination"}
+    assert {row["method"] for row in synthetic} == {*SHARES} - {"characters"}
     for row in synthetic:
         item, words = items[row["item_id"]], row["query"].split(" ")
+        title, written = normalise_query(item["title"]), written_words(item)
         assert row["query"] == normalise_query(row["query"])
         assert 1 <= len(words) <= run.settings.synthetic_queries.maximum_words
-        if row["method"] == "substring":
-            assert f" {row['query']} " in f" {normalise_query(item['title'])} "
-        else:
-            assert len(set(words)) == len(words)
-            assert set(words) <= written_words(item)
+        match row["method"]:
+            case "substring":
+                assert f" {row['query']} " in f" {title} "
+            case "drop":
+                assert is_part(words, title.split()) and f" {row['query']} " not in f" {title} "
+            case "swap":
+                swapped = [[*words[:n], words[n + 1], words[n], *words[n + 2 :]] for n in range(len(words) - 1)]
+                assert any(f" {' '.join(back)} " in f" {title} " for back in swapped)
+            case "brand_type":
+                assert words[-1] == normalise_query(item["category"].rsplit(">")[-1]) and set(words) <= written
+            case "combination":
+                assert len(set(words)) == len(words) and set(words) <= written
+            case "misspelling":
+                wrong = [word for word in words if word not in written]
+                assert 0 < sum(min(edits(word, right) for right in written) for word in wrong) <= 2
+
+
+def test_scripts_without_spaces_give_parts_that_are_written_without_spaces(spark: SparkSession) -> None:
+    titles = ("夏季新款连衣裙女装", "เสื้อยืดผู้ชายสีแดง", "とても長いワンピース", "iphone手机壳", "red cotton shirt")
+    drawn = draw(spark, *titles)
+    for title, found in zip(titles[:4], drawn["characters"], strict=False):
+        assert len(found) > 5 and all(text in title for text in found)
+    assert drawn["characters"][4] == set(), "spaces part its words"
+    # No part begins with a mark that belongs to the letter before.
+    assert not any(unicodedata.category(text[0]).startswith("M") for text in drawn["characters"][1])
+    for method in ("substring", "combination", "swap", "drop"):
+        for text in set().union(*drawn[method][:3]):
+            assert not re.search("[^ -~] [^ -~]", text)
+            assert set(text) - set(" things") <= set("".join(titles))
+    assert any("ワンピース" in text for text in drawn["combination"][2]), "Katakana stays whole"
+
+
+def test_poor_texts_give_what_they_can(spark: SparkSession) -> None:
+    drawn = draw(spark, "-", "shirt", "a b " * 200, category="Z")
+    found = [set().union(*(of_method[n] for of_method in drawn.values())) for n in range(3)]
+    assert found[0] == {"z"}
+    assert {"shirt", "z", "shirt z", "z shirt"} <= found[1]
+    assert {"a", "b", "a b a b a", "z"} <= found[2]
+
+
+def test_methods_can_be_switched_off(day: tuple[Run, dict[str, Artifact]]) -> None:
+    run, _ = day
+    methods = ["misspelling", "swap"]
+    only = tiny_run(run.settings.shop.root, name="methods", synthetic_queries={"per_true_query": 5, "methods": methods})
+    output = run_stages(only, "prepare-items", "extract-clicks", "generate-queries")["generate-queries"]
+    assert {row["method"] for row in rows(output, "synthetic_queries")} == set(methods)
+    assert output.metrics["substring_queries"] == 0 < output.metrics["swap_queries"]
+    with pytest.raises(InputError, match=r"synthetic_queries\.methods"):
+        tiny_run(run.settings.shop.root, name="none", synthetic_queries={"methods": []})
+
+
+def test_the_sample_has_true_queries_once_and_synthetic_ones_with_their_method(
+    day: tuple[Run, dict[str, Artifact]],
+) -> None:
+    run, outputs = day
+    sample = rows(outputs["generate-queries"], "query_sample")
+    clicked = {
+        r["query"] for r in rows(outputs["extract-clicks"], "clicks") if r["clicks"] and r["day"] in run.training_days
+    }
+    assert sorted(r["query"] for r in sample if r["origin"] == "true") == sorted(clicked)
+    departments = {row["item_id"]: row["department"] for row in rows(outputs["prepare-items"], "catalogue")}
+    made = [
+        (r["query"], departments[r["item_id"]], r["method"])
+        for r in rows(outputs["generate-queries"], "synthetic_queries")
+    ]
+    assert sorted((r["query"], r["department"], r["origin"]) for r in sample if r["origin"] != "true") == sorted(made)
 
 
 def test_rows_are_distinct_and_enough_for_the_true_queries(day: tuple[Run, dict[str, Artifact]]) -> None:
@@ -76,7 +183,7 @@ def test_rows_are_distinct_and_enough_for_the_true_queries(day: tuple[Run, dict[
     metrics = outputs["generate-queries"].metrics
     assert metrics["true_queries"] == len(clicked)
     assert metrics["synthetic_queries"] == len(synthetic)
-    assert metrics["distinct_queries"] == len({row["query"] for row in synthetic})
+    assert sum(metrics[f"{method}_queries"] for method in SHARES) == len(synthetic)
     assert metrics["per_true_query"] == round(len(synthetic) / len(clicked), 2)
     assert metrics["per_true_query"] >= run.settings.synthetic_queries.per_true_query
 
@@ -88,42 +195,6 @@ def test_every_item_known_before_the_cutoff_has_queries_and_no_later_one(day: tu
     assert found == {item["item_id"] for item in tiny_items()}
 
 
-def test_labels_follow_the_departments_of_training_clicks(day: tuple[Run, dict[str, Artifact]]) -> None:
-    run, outputs = day
-    departments = {row["item_id"]: row["department"] for row in rows(outputs["prepare-items"], "catalogue")}
-    clicks: Counter[str] = Counter()
-    visual: Counter[str] = Counter()
-    for row in rows(outputs["extract-clicks"], "clicks"):
-        if row["day"] in run.training_days and row["clicks"]:
-            clicks[row["query"]] += row["clicks"]
-            visual[row["query"]] += row["clicks"] * (departments[row["item_id"]] == "Clothing")
-    labels = {row["query"]: row for row in rows(outputs["label-fashion"], "fashion_labels")}
-    assert {query: row["clicks"] for query, row in labels.items()} == clicks
-    for query, row in labels.items():
-        assert row["visual_share"] == pytest.approx(visual[query] / clicks[query])
-        assert row["is_visual"] == (row["visual_share"] >= run.settings.labels.visual_share)
-    assert {row["is_visual"] for row in labels.values()} == {True, False}
-
-
-def test_label_settings_are_obeyed(day: tuple[Run, dict[str, Artifact]]) -> None:
-    run, outputs = day
-    labels = rows(outputs["label-fashion"], "fashion_labels")
-    least = sorted(row["clicks"] for row in labels)[len(labels) // 2]
-    other = tiny_run(run.settings.shop.root, name="labels", labels={"minimum_clicks": least, "visual_share": 0.0})
-    stricter = run_stages(other, *TRAINING_TABLES)["label-fashion"]
-    assert {row["query"] for row in rows(stricter, "fashion_labels")} == {
-        row["query"] for row in labels if row["clicks"] >= least
-    }
-    assert all(row["is_visual"] for row in rows(stricter, "fashion_labels"))
-
-
-def test_visual_departments_that_the_catalogue_lacks_are_an_error(day: tuple[Run, dict[str, Artifact]]) -> None:
-    run, _ = day
-    shop = {"root": str(run.settings.shop.root), "visual_departments": ["Cloths"]}
-    with pytest.raises(InputError, match=r"visual_departments: none of \['Cloths'\].*'Clothing'"):
-        run_stages(tiny_run(run.settings.shop.root, name="typo", shop=shop), *TRAINING_TABLES)
-
-
 def test_another_seed_draws_other_queries_and_short_texts_are_drawn_from_twice(
     day: tuple[Run, dict[str, Artifact]],
 ) -> None:
@@ -131,11 +202,11 @@ def test_another_seed_draws_other_queries_and_short_texts_are_drawn_from_twice(
     scarce = tiny_run(
         run.settings.shop.root,
         name="scarce",
-        synthetic_queries={"per_true_query": 20, "maximum_words": 1, "seed": 1},
+        synthetic_queries={"per_true_query": 30, "maximum_words": 1, "methods": ["substring", "combination"]},
     )
     output = run_stages(scarce, "prepare-items", "extract-clicks", "generate-queries")["generate-queries"]
     assert output.metrics["tries"] == 2
-    assert 0 < output.metrics["per_true_query"] < 20
+    assert 0 < output.metrics["per_true_query"] < 30
     words = {item["item_id"]: written_words(item) for item in rows(outputs["prepare-items"], "catalogue")}
     found: dict[str, set[str]] = {}
     for row in rows(output, "synthetic_queries"):

@@ -197,4 +197,4 @@ def test_a_manifest_lists_every_file_with_its_size(home: Path) -> None:
     manifest = json.loads((lake() / WORK.name / f"{artifact.key}.json").read_text(encoding="utf-8"))
     file = artifact.folder / "fashion_labels" / "a.parquet"
     assert manifest["files"] == {"fashion_labels/a.parquet": {"bytes": file.stat().st_size}}
-    assert manifest["settings"] == {"labels": {"minimum_clicks": 1, "visual_share": 0.5}}
+    assert manifest["settings"] == {"labels": {"minimum_clicks": 1, "unsure": [0.3, 0.7]}}

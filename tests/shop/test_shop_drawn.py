@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.prepare_items import NEAR, look_at
 from smar_model.settings import REPOSITORY, Simulation, load_settings
 from smar_model.shop.drawing import COLOURS, GARMENTS, HEIGHT, PATTERNS, WIDTH, draw_garment
 from smar_model.shop.faults import add_catalogue_faults
@@ -85,7 +86,13 @@ def test_titles_are_sparse_and_seldom_wrong(catalogue):
 def test_catalogue_faults_spoil_few_pictures_and_no_text():
     whole, spoilt = (draw_sample_shop(Simulation(seed=2, items=120)) for _ in range(2))
     kinds = add_catalogue_faults(spoilt, share=0.05, seed=2)
-    assert {kind: len(ids) for kind, ids in kinds.items()} == {"cut": 2, "missing": 2, "none": 2}
+    assert {kind: len(ids) for kind, ids in kinds.items()} == {
+        "cut": 2,
+        "missing": 2,
+        "none": 2,
+        "uniform": 2,
+        "placeholder": 6,
+    }
     products = {p.item_id: p for p in spoilt.products}
     for item_id in kinds["cut"]:
         picture = Image.open(io.BytesIO(spoilt.pictures[products[item_id].images[0]]))
@@ -96,4 +103,11 @@ def test_catalogue_faults_spoil_few_pictures_and_no_text():
     for before, after in zip(whole.products, spoilt.products, strict=True):
         assert (before.title, before.truth) == (after.title, after.truth)
     same = [n for n in whole.pictures if spoilt.pictures.get(n) == whole.pictures[n]]
-    assert len(same) >= len(whole.pictures) - 8
+    assert len(same) >= len(whole.pictures) - 16
+    for item_id in kinds["uniform"]:
+        assert look_at(spoilt.pictures[products[item_id].images[0]], (48, 64), uniform_below=2).uniform
+    looks = [look_at(spoilt.pictures[products[i].images[0]], (48, 64), uniform_below=2) for i in kinds["placeholder"]]
+    assert len({look.thumbnail for look in looks}) > 1
+    assert not any(look.uniform for look in looks)
+    assert len({look.perceptual_hash for look in looks}) == 1
+    assert np.ptp([look.signature for look in looks], axis=0).max() <= NEAR

@@ -1,0 +1,51 @@
+"""Segments: what kind of query, item and pair each clicked pair of the evaluation days is; table: segments.
+
+Rules: `sql/assign_segments.sql`. A stage of its own, beside training: it costs one Spark session, which no stage waits for,
+and its rules can change without redoing what training reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from jobs.spark_session import read_published, run_sql, spark_session, write_table
+from smar_model.lake.stage import StageContext
+
+_INPUTS = (
+    ("prepare-items", "catalogue"),
+    ("extract-clicks", "clicks"),
+    ("generate-queries", "synthetic_queries"),
+)
+
+
+def run(context: StageContext) -> dict[str, int]:
+    """Write the table; returns the number of pairs, and of those in each segment."""
+    settings, run = context.settings.segments, context.run
+    with spark_session(context) as spark:
+        for stage, table in _INPUTS:
+            read_published(spark, table, context.table(stage, table)).createOrReplaceTempView(table)
+        run_sql(
+            spark,
+            "assign_segments",
+            first_training_day=run.training_days[0],
+            last_training_day=run.training_days[-1],
+            first_day=run.evaluation_days[0],
+            last_day=run.evaluation_days[-1],
+            cutoff=run.cutoff,
+            visual_departments=context.settings.shop.visual_departments,
+            **settings.model_dump(),
+        )
+        files = write_table(spark.table("segments"), context, "segments")
+    pairs = ds.dataset([str(f) for f in files]).to_table()
+    counts: Counter[str] = Counter()
+    for column in ("query_tier", "title_kind"):
+        for entry in pc.value_counts(pairs[column]).to_pylist():
+            counts[f"{column}_{entry['values']}"] += entry["counts"]
+    for column in ("is_visual", "picture_informative", "also_synthetic"):
+        counts[column] = pc.sum(pairs[column]).as_py() or 0
+    for query, item in zip(pairs["query_seen"].to_pylist(), pairs["item_seen"].to_pylist(), strict=True):
+        counts[f"{'seen' if query else 'novel'}_query_{'seen' if item else 'novel'}_item"] += 1
+    return {"pairs": pairs.num_rows, **dict(sorted(counts.items()))}

@@ -1,0 +1,134 @@
+"""Days of the click log, each extracted once: an output of its own that depends on that day's files alone.
+
+Tables of a day: clicks_by_position, quarantine (samples), quarantine_counts. Rules: `sql/extract_clicks_days.sql`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file, digest_json
+from smar_model.lake.stage import StageContext, digest_code
+from smar_model.settings import REPOSITORY
+
+STAGE = "extract-clicks-day"
+CODE = (
+    "jobs/extract_click_days.py",
+    "jobs/spark_session.py",
+    "smar_model/lake/contracts.py",
+    "sql/extract_clicks_days.sql",
+    "sql/functions.sql",
+    "schemas/click_log.yaml",
+    "schemas/clicks_by_position.yaml",
+)
+
+
+def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
+    """The output of each day of the run; those that are missing are made in one pass and published one by one.
+
+    Raises:
+        InputError: a day of the window has no events, or a file is damaged, or lacks or retypes a column.
+    """
+    files = {day: context.shop.click_log(day) for day in context.run.days}
+    rows_in = {day: count_rows(of_day) for day, of_day in files.items()}
+    for day, rows in rows_in.items():
+        if not rows:
+            raise InputError(
+                f"{files[day][0].parent}: its files hold no events; deliver the day's log or choose another date"
+            )
+    keys = {day: _key(context, day) for day in files}
+    missing = [day for day in files if not find_artifact(STAGE, keys[day])]
+    context.report(f"{sum(rows_in.values()):,} events of {len(files)} days, {len(missing)} of them to extract")
+    if missing:
+        _extract(spark, context, {day: files[day] for day in missing}, rows_in, keys)
+    found = [find_artifact(STAGE, keys[day]) for day in files]
+    return [artifact for artifact in found if artifact]
+
+
+def write_rows(folder: Path, table: str, rows: list[dict[str, Any]]) -> None:
+    """Write a small table in its contract's columns and types."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=load_contract(table).arrow_schema()), folder / "part-0.parquet")
+
+
+def _key(context: StageContext, day: date) -> str:
+    return digest_json(
+        {
+            "code": digest_code(CODE),
+            "day": str(day),
+            "click_log": context.shop.digest_click_log([day]),
+            "settings": context.settings.section("clicks"),
+            "lock": digest_file(REPOSITORY / "requirements.lock"),
+        }
+    )
+
+
+def _extract(
+    spark: SparkSession,
+    context: StageContext,
+    files: dict[date, list[Path]],
+    rows_in: dict[date, int],
+    keys: dict[date, str],
+) -> None:
+    delivered = [file for of_day in files.values() for file in of_day]
+    events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
+    events.createOrReplaceTempView("delivered_events")
+    settings = context.settings.clicks
+    kinds = next(c.allowed for c in load_contract("click_log").columns if c.name == "event")
+    run_sql(
+        spark,
+        "extract_clicks_days",
+        # Ids of shoppers tell events of one pass apart and are written nowhere, so nobody needs to know the salt.
+        salt=secrets.token_hex(16),
+        kinds=list(kinds or ()),
+        skew_seconds=60 * settings.skew_minutes,
+        bot_requests_per_day=settings.bot_requests_per_day,
+        bot_requests_per_minute=settings.bot_requests_per_minute,
+        bot_clicks=settings.bot_clicks,
+        bot_dwell_seconds=settings.bot_dwell_seconds,
+    )
+    # Hidden: this attempt does not publish it, and it is swept with the attempt.
+    folder = context.output(".days")
+    table = spark.table("clicks_by_position").to(spark_schema(load_contract("clicks_by_position")))
+    by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
+    by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder))
+    counts: dict[date, dict[str | None, int]] = defaultdict(dict)
+    for row in spark.table("event_counts").collect():
+        counts[row.day][row.reason] = row.rows
+    samples: dict[date, list[dict[str, Any]]] = defaultdict(list)
+    for row in spark.table("quarantine_samples").collect():
+        samples[row.day].append(row.asDict())
+    spark.catalog.uncacheTable("judged_events")
+    for day in files:
+        if sum(counts[day].values()) != rows_in[day]:
+            raise RuntimeError(f"{day}: {rows_in[day]} events came in, of which {dict(counts[day])} were judged")
+        kept = counts[day].pop(None, 0)
+        attempt = Attempt(STAGE, keys[day])
+        if (folder / f"dt={day}").is_dir():
+            (folder / f"dt={day}").rename(attempt.folder / "clicks_by_position")
+        write_rows(attempt.folder / "quarantine", "quarantine", samples[day])
+        rows = [
+            {"source": "click_log", "day": day, "reason": reason, "rows": n}
+            for reason, n in sorted(counts[day].items())
+        ]
+        write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)
+        attempt.publish(
+            metrics={"day": str(day), "rows_in": rows_in[day], "rows_kept": kept},
+            inputs={},
+            settings={"clicks": context.settings.section("clicks")},
+        )
+    shutil.rmtree(folder)

@@ -1,0 +1,214 @@
+-- Days of the delivered log → what shoppers did on each, by place in the list, and the events not used, each with one
+-- reason. No rule looks beyond its day, so that a day's result never depends on which others are read with it.
+-- Reads: delivered_events (with `dt`, the day of the event's folder).
+-- Parameters: salt, kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
+--   bot_clicks, bot_dwell_seconds (settings.clicks).
+-- Gives: clicks_by_position, event_counts (kept ones have no reason), quarantine_samples.
+--
+-- The first rule that an event breaks is its reason:
+--   null_field                a field is missing
+--   unknown_event             not one of the known kinds
+--   bad_position              not 1 or more
+--   empty_query               nothing but white space
+--   long_query                over 500 characters
+--   wrong_day                 further outside the folder's day than clocks differ
+--   duplicate_event           equal to another one in all columns; one is kept
+--   replayed_event            same request, item, event and position as an earlier one; the first is kept
+--   bot_rate                  all that a shopper did on a day with too many requests, or too many in a minute
+--   bot_no_dwell              all of a session in which every click came too soon after its impression
+--   bot_impossible            all of a session in which the next two rules were broken again and again
+--   action_without_impression a click, cart or order on an item that its request did not show
+--   action_before_impression  or not yet
+-- Two reasons come later, over all days: the catalogue may lack the item (sql/extract_clicks.sql).
+
+-- Ids of shoppers are hashed before anything else is done with them.
+CREATE OR REPLACE TEMPORARY VIEW hashed_events AS
+SELECT
+  dt,
+  event_time,
+  event,
+  request_id,
+  session_id,
+  left(sha2(concat(:salt, user_id), 256), 16) AS shopper,
+  normalise_query(query) AS query,
+  item_id,
+  position
+FROM delivered_events;
+
+-- From here on the events of a request lie together: all rules below but those for bots look at one request.
+CREATE OR REPLACE TEMPORARY VIEW checked_events AS
+SELECT
+  /*+ REPARTITION(dt, request_id) */ *,
+  CASE
+    WHEN event_time IS NULL OR event IS NULL OR request_id IS NULL OR session_id IS NULL
+      OR shopper IS NULL OR query IS NULL OR item_id IS NULL OR position IS NULL THEN 'null_field'
+    WHEN NOT array_contains(:kinds, event) THEN 'unknown_event'
+    WHEN position < 1 THEN 'bad_position'
+    WHEN query = '' THEN 'empty_query'
+    WHEN length(query) > 500 THEN 'long_query'
+    WHEN event_time < dt - make_dt_interval(0, 0, 0, :skew_seconds)
+      OR event_time >= dt + make_dt_interval(1, 0, 0, :skew_seconds) THEN 'wrong_day'
+  END AS broken_rule
+FROM hashed_events;
+
+CREATE OR REPLACE TEMPORARY VIEW numbered_events AS
+SELECT
+  *,
+  coalesce(lag(event) OVER steps = event AND lag(position) OVER steps = position, false) AS is_repeated,
+  coalesce(
+    lag(struct(event, position, event_time, session_id, shopper, query)) OVER steps
+      = struct(event, position, event_time, session_id, shopper, query),
+    false
+  ) AS is_copy
+FROM checked_events
+WINDOW steps AS (
+  PARTITION BY dt, request_id, item_id, broken_rule
+  ORDER BY position, event, event_time, session_id, shopper, query
+);
+
+-- The impression of an action is that of its item in its request, at its own place if the list shows the item twice.
+CREATE OR REPLACE TEMPORARY VIEW joined_events AS
+SELECT
+  *,
+  min(if(event = 'impression', struct(event_time, position), NULL)) OVER (
+    PARTITION BY dt, request_id, item_id, broken_rule
+    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+  ) AS first_shown,
+  min(if(event = 'impression', struct(event_time, position), NULL)) OVER (
+    PARTITION BY dt, request_id, item_id, broken_rule, position
+    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+  ) AS shown_there
+FROM numbered_events;
+
+-- A list shown before midnight lies in the folder of the day before: what happens soon after midnight may belong to it.
+CREATE OR REPLACE TEMPORARY VIEW judged_events AS
+SELECT
+  dt,
+  event_time,
+  event,
+  request_id,
+  session_id,
+  shopper,
+  query,
+  item_id,
+  position,
+  coalesce(shown_there, first_shown) AS shown,
+  coalesce(broken_rule, if(is_copy, 'duplicate_event', if(is_repeated, 'replayed_event', NULL))) AS broken_rule,
+  CASE
+    WHEN event = 'impression' THEN NULL
+    WHEN first_shown IS NULL AND event_time >= dt + make_dt_interval(0, 0, 0, :skew_seconds)
+      THEN 'action_without_impression'
+    WHEN event_time < coalesce(shown_there, first_shown).event_time THEN 'action_before_impression'
+  END AS impossible
+FROM joined_events;
+
+-- Read five times below.
+CACHE LAZY TABLE judged_events OPTIONS ('storageLevel' 'DISK_ONLY');
+
+CREATE OR REPLACE TEMPORARY VIEW requests AS
+SELECT
+  dt,
+  session_id,
+  shopper,
+  date_trunc('minute', min(event_time)) AS minute,
+  count_if(event = 'click') AS clicks,
+  count_if(event = 'click' AND event_time < shown.event_time + make_dt_interval(0, 0, 0, :bot_dwell_seconds)
+    AND impossible IS NULL) AS hasty_clicks,
+  count(impossible) AS impossible_actions
+FROM judged_events
+WHERE broken_rule IS NULL
+GROUP BY dt, request_id, session_id, shopper;
+
+CREATE OR REPLACE TEMPORARY VIEW bot_shoppers AS
+SELECT dt, shopper, 'bot_rate' AS reason
+FROM (SELECT dt, shopper, minute, count(*) AS requests FROM requests GROUP BY dt, shopper, minute)
+GROUP BY dt, shopper
+HAVING sum(requests) > :bot_requests_per_day OR max(requests) > :bot_requests_per_minute;
+
+CREATE OR REPLACE TEMPORARY VIEW bot_sessions AS
+SELECT *
+FROM (
+  SELECT
+    dt,
+    session_id,
+    CASE
+      WHEN sum(clicks) >= :bot_clicks AND sum(hasty_clicks) = sum(clicks) THEN 'bot_no_dwell'
+      WHEN sum(impossible_actions) >= :bot_clicks THEN 'bot_impossible'
+    END AS reason
+  FROM requests
+  GROUP BY dt, session_id
+)
+WHERE reason IS NOT NULL;
+
+CREATE OR REPLACE TEMPORARY VIEW sorted_events AS
+SELECT
+  /*+ BROADCAST(u), BROADCAST(s) */ e.*,
+  coalesce(e.broken_rule, u.reason, s.reason, e.impossible) AS reason
+FROM judged_events AS e
+LEFT JOIN bot_shoppers AS u ON u.dt = e.dt AND u.shopper = e.shopper
+LEFT JOIN bot_sessions AS s ON s.dt = e.dt AND s.session_id = e.session_id;
+
+CREATE OR REPLACE TEMPORARY VIEW clicks_by_position AS
+SELECT
+  dt AS day,
+  query,
+  item_id,
+  coalesce(shown.position, position) AS position,
+  count_if(event = 'impression') AS impressions,
+  count_if(event = 'click') AS clicks,
+  count_if(event = 'cart') AS carts,
+  count_if(event = 'order') AS orders
+FROM sorted_events
+WHERE reason IS NULL
+GROUP BY dt, query, item_id, coalesce(shown.position, position);
+
+CREATE OR REPLACE TEMPORARY VIEW event_counts AS
+SELECT dt AS day, reason, count(*) AS rows
+FROM sorted_events
+GROUP BY dt, reason;
+
+-- No detail holds what a shopper typed unmasked.
+CREATE OR REPLACE TEMPORARY VIEW unused_events AS
+SELECT
+  dt AS day,
+  concat_ws('/', coalesce(request_id, '?'), coalesce(item_id, '?'), coalesce(event, '?')) AS row_key,
+  reason,
+  left(
+    CASE reason
+      WHEN 'null_field' THEN concat_ws(
+        ', ',
+        if(event_time IS NULL, 'event_time', NULL),
+        if(event IS NULL, 'event', NULL),
+        if(request_id IS NULL, 'request_id', NULL),
+        if(session_id IS NULL, 'session_id', NULL),
+        if(shopper IS NULL, 'user_id', NULL),
+        if(query IS NULL, 'query', NULL),
+        if(item_id IS NULL, 'item_id', NULL),
+        if(position IS NULL, 'position', NULL)
+      )
+      WHEN 'unknown_event' THEN event
+      WHEN 'bad_position' THEN CAST(position AS STRING)
+      WHEN 'empty_query' THEN 'white space'
+      WHEN 'long_query' THEN query
+      WHEN 'wrong_day' THEN concat('event_time ', event_time, ' in dt=', dt)
+      WHEN 'action_before_impression' THEN concat('event_time ', event_time, ', shown ', shown.event_time)
+      ELSE concat('session ', session_id, ', event_time ', event_time, ', position ', position)
+    END,
+    200
+  ) AS detail
+FROM sorted_events
+WHERE reason IS NOT NULL;
+
+CREATE OR REPLACE TEMPORARY VIEW quarantine_samples AS
+SELECT day, 'click_log' AS source, row_key, reason, detail
+FROM (
+  SELECT
+    *,
+    row_number() OVER (
+      PARTITION BY day, reason
+      ORDER BY xxhash64(row_key, detail), row_key, detail
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS number
+  FROM unused_events
+)
+WHERE number <= 20;

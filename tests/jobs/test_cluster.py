@@ -1,0 +1,110 @@
+"""A standalone cluster of two workers on this machine gives what `local[2]` gives: the same content digests."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from smar_model.settings import REPOSITORY
+from tests.tiny_shop import run_stages, tiny_run, write_tiny_shop
+
+SPARK_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion")
+QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+ON_A_CLUSTER = f"""
+import json, sys
+from pathlib import Path
+from jobs.spark_session import start_session
+from tests.tiny_shop import run_stages, tiny_run
+master, scratch, shop = sys.argv[1:]
+options = {{
+    "spark.executor.memory": "640m", "spark.executor.extraJavaOptions": "{QUICK_JVM}",
+    "spark.driver.extraJavaOptions": "{QUICK_JVM}", "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+}}
+spark = {{"master": master, "driver_memory": "1g", "shuffle_partitions": 2, "options": options}}
+run = tiny_run(Path(shop), spark=spark)
+session = start_session(run.settings.spark, name="cluster", scratch=Path(scratch))
+where = session.sparkContext.parallelize(range(2), 2).map(
+    lambda _: (__import__("os").environ["SPARK_EXECUTOR_DIRS"], __import__("jobs.prepare_items").__file__)
+).collect()
+contents = {{name: artifact.manifest["content"] for name, artifact in run_stages(run, *{SPARK_STAGES!r}).items()}}
+session.stop()
+print("RESULT " + json.dumps({{"where": where, "contents": contents}}))
+"""
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[str]:
+    """URL of a master with two workers of one core each, from the package alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = Path(pyspark.__file__).parent
+    environment = os.environ | {
+        "SPARK_HOME": str(home),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_DAEMON_MEMORY": "256m",
+        "SPARK_DAEMON_JAVA_OPTS": QUICK_JVM,
+        "SPARK_WORKER_DIR": str(folder / "work"),
+        "SPARK_LOCAL_DIRS": str(folder / "local"),
+    }
+    with ExitStack() as stack:
+
+        def start(daemon: str, *arguments: str) -> subprocess.Popen[bytes]:
+            log = stack.enter_context((folder / f"{daemon.lower()}.log").open("ab"))
+            command = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{daemon.lower()}.{daemon}"]
+            process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--webui-port", "0", *arguments],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+            stack.callback(process.wait, 30)
+            stack.callback(process.terminate)
+            return process
+
+        master = start("Master", "--port", str(port))
+        deadline = time.monotonic() + 90
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert master.poll() is None and time.monotonic() < deadline, (folder / "master.log").read_text()[-2000:]
+            time.sleep(0.2)
+        url = f"spark://127.0.0.1:{port}"
+        for _ in range(2):
+            start("Worker", "--cores", "1", "--memory", "1g", url)
+        yield url
+
+
+def test_a_cluster_of_two_workers_gives_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMAR_USER_SALT", "the same on both")
+    shop = write_tiny_shop(tmp_path / "shop")
+    with cluster(tmp_path) as master:
+        environment = os.environ | {"SMAR_HOME": str(tmp_path / "cluster"), "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(
+            [sys.executable, "-c", ON_A_CLUSTER, master, str(tmp_path), str(shop)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.split("RESULT ")[1])
+    executors = {folders for folders, _ in result["where"]}
+    assert len(executors) == 2, "both workers took part"
+    assert all("smar_code.zip" in file for _, file in result["where"]), "workers run the code that was shipped to them"
+
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "local"))
+    local = run_stages(tiny_run(shop), *SPARK_STAGES)
+    assert {name: artifact.manifest["content"] for name, artifact in local.items()} == result["contents"]
