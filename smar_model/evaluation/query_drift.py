@@ -216,9 +216,8 @@ def draw_plots(rows: list[Drift], true: pd.DataFrame, synthetic: pd.DataFrame) -
     def draw_departments(axes: Axes) -> None:
         places = np.arange(len(departments))
         axes.barh(places, [r.word_divergence for r in departments], color=BLUE, label="measured")
-        axes.plot(
-            [r.chance_divergence for r in departments], places, "|", color=ORANGE, markersize=12, label="by chance"
-        )
+        chance = [r.chance_divergence for r in departments]
+        axes.plot(chance, places, "|", color=ORANGE, markersize=12, markeredgewidth=2, label="by chance")
         axes.set_yticks(places, [r.segment for r in departments], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
