@@ -88,7 +88,7 @@ def run(context: StageContext) -> dict[str, float]:
     for warning in warnings:
         context.report(f"warning: {_line(warning)}")
     context.report(f"{len(checks)} checks, {len(warnings)} warnings: {context.run.folder / 'checks.html'}")
-    named = {m.metric: round(m.value, 4) for m in measures if m.metric and m.value is not None}
+    named = {m.metric: round(float(m.value), 4) for m in measures if m.metric and m.value is not None}
     return {"checks": len(checks), "failed_warnings": len(warnings), **named}
 
 
@@ -98,10 +98,10 @@ def _line(check: Check) -> str:
 
 def read_samples(files: Sequence[Path]) -> dict[tuple[str, str], list[str]]:
     """Keys of rows in quarantine by (source, reason), at most SAMPLE each; the table itself holds samples alone."""
-    samples: dict[tuple[str, str], list[str]] = {}
+    samples: dict[tuple[str, str], set[str]] = {}
     for file in files:
         for row in pq.read_table(file, columns=["source", "reason", "row_key"]).to_pylist():
-            samples.setdefault((row["source"], row["reason"]), []).append(row["row_key"])
+            samples.setdefault((row["source"], row["reason"]), set()).add(row["row_key"])
     return {reason: sorted(keys)[:SAMPLE] for reason, keys in samples.items()}
 
 

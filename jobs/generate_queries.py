@@ -25,7 +25,7 @@ SHARES = {
     "characters": 6,
 }
 """Texts drawn by method, relative. Titles have few substrings, swaps and drops; combinations are what goes on."""
-OVERSAMPLING = 2.0
+OVERSAMPLING = 2.5
 """Draws for each row wanted at first: a draw that repeats another of its item is lost."""
 MOST_TIMES_MORE = 4.0
 """Largest factor of the second try."""

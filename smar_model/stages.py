@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from smar_model.lake.stage import Stage
 
-_SPARK = ("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py")
+_SPARK = (
+    *("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py"),
+    "smar_model/lake/json_lines.py",
+)
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
@@ -26,7 +29,6 @@ STAGES: dict[str, Stage] = {
             settings=("pictures",),
             code=(
                 "jobs/prepare_items.py",
-                "smar_model/lake/json_lines.py",
                 "smar_model/lake/picture_fetching.py",
                 "smar_model/lake/picture_stores.py",
                 "sql/prepare_items.sql",

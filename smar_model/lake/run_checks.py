@@ -46,9 +46,14 @@ class RunFigures:
         found = found[found["key"].str.startswith(f"{source}/")].assign(reason=lambda t: t["key"].str.split("/").str[1])
         return found[found["reason"].isin(reasons)] if reasons else found
 
-    def describe_quarantine(self, source: str) -> str:
+    def describe_quarantine(self, source: str, *reasons: str) -> str:
         """Unused rows of a source by reason, the most frequent first, with keys; a line a reason."""
-        counts = self.quarantined(source).groupby("reason")["value"].sum().sort_values(ascending=False, kind="stable")
+        counts = (
+            self.quarantined(source, *reasons)
+            .groupby("reason")["value"]
+            .sum()
+            .sort_values(ascending=False, kind="stable")
+        )
         lines = []
         for reason, count in counts.items():
             keys = self.samples.get((source, str(reason)), [])
@@ -118,8 +123,8 @@ def _quarantine(context: StageContext, figures: RunFigures) -> list[Measure]:
                 most=most,
                 metric=metric,
                 observed=f"{shares[worst]:.4g} on {worst}, {_share(rows.sum(), (kept + unused).sum()):.4g} in all",
-                detail=lambda bound=bound, advice=advice: (
-                    f"Rows of {log} by reason, with keys:\n{figures.describe_quarantine('click_log')}\n"
+                detail=lambda bound=bound, advice=advice, reasons=reasons: (
+                    f"Rows of {log} by reason, with keys:\n{figures.describe_quarantine('click_log', *reasons)}\n"
                     f"  {advice} in {log} and deliver again, or raise settings.checks.{bound} if this is how it is."
                 ),
             )

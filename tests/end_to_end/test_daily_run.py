@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from laptop.airflow_environment import environment
 from smar_model.settings import REPOSITORY
 from smar_model.stages import STAGES
 from tests.tiny_shop import LAST_DAY, tiny_settings, write_tiny_shop
@@ -35,6 +36,7 @@ def write_settings(home: Path, shop: str = "shop", **training: object) -> Path:
     content = tiny_settings(home / shop).model_dump(mode="json")
     # A model of four steps beats nothing: the floors are for real ones.
     content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1, "champion_margin": 1.0}
+    content["checks"]["visual_queries"] = [0.0, 0.1]  # half of them are: a warning on every day
     content["training"] |= training
     path = home / f"{shop}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -85,6 +87,74 @@ def test_a_good_day_ends_with_a_champion_that_can_be_searched(home: Path, first_
     assert len(answer["hits"]) == 3
     assert all(Path(picture).name for hit in answer["hits"] for picture in hit["pictures"])
     assert 0 <= answer["p"] <= 1
+
+
+def test_a_warning_leaves_its_task_green_and_is_seen(home: Path, first_day: str) -> None:
+    run = newest_run(home)
+    assert f"{json.loads((run / 'check-data.json').read_text())['metrics']['failed_warnings']} warnings)" in first_day
+    page = (run / "checks.html").read_text(encoding="utf-8")
+    assert '<tr class="warning">' in page and "share of labelled queries that are visual" in page
+    log = (home / "var" / "logs" / f"{run.name}.log").read_text(encoding="utf-8")
+    assert "check-data: warning: - run: share of labelled queries that are visual between 0 and 0.1" in log
+
+
+CHECK_TASKS = """
+import os, sys
+sys.path.append(os.environ["SMAR_DAGS"])
+from airflow.sdk import DAG
+from stages import SmarOperator
+with DAG("check_tasks") as dag:
+    for name in ("refused", "broken"):
+        SmarOperator(task_id=name, arguments=["check-data", "--run", name])
+if __name__ == "__main__":
+    run = dag.test()
+    print("STATES:", run.state, *sorted(f"{task.task_id}={task.state}" for task in run.get_task_instances()))
+"""
+
+
+def test_a_failed_check_and_a_broken_library_fail_their_task(
+    home: Path, first_day: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMAR_HOME", str(home / "var"))
+    library = home / "broken" / "great_expectations"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("raise ValueError('this library is broken')\n", encoding="utf-8")
+    python = home / "python-without-library"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={library.parent} exec {sys.executable} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    good = newest_run(home)
+    cases: dict[str, dict[str, dict[str, object]]] = {
+        "refused": {"checks": {"minimum_agreement": 1_000.0}},
+        "broken": {"checks": {"minimum_agreement": 1.1}, "stages": {"python": {"check-data": str(python)}}},
+    }
+    for name, sections in cases.items():
+        shutil.copytree(good, good.parent / name)
+        content = json.loads((good / "run.json").read_text(encoding="utf-8")) | {"name": name}
+        for section, settings in sections.items():
+            content["settings"][section] |= settings
+        (good.parent / name / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    dags = home / "check_dags"
+    dags.mkdir()
+    (dags / "check_tasks.py").write_text(CHECK_TASKS, encoding="utf-8")
+    published = set((home / "var" / "lake" / "check-data").glob("*.json"))
+    done = subprocess.run(
+        [sys.executable, str(dags / "check_tasks.py")],
+        env=environment() | {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), "SMAR_DAGS": str(REPOSITORY / "dags")},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+    )
+    for name in cases:
+        shutil.rmtree(good.parent / name)
+    assert "STATES: failed broken=failed refused=failed" in done.stdout, done.stdout[-3_000:]
+    assert "at least 1000 times as often as by chance" in done.stdout and "exited with return code 2" in done.stdout
+    assert "this library is broken" in done.stdout + done.stderr and "exited with return code 1" in done.stdout
+    assert set((home / "var" / "lake" / "check-data").glob("*.json")) == published
+
+
+def newest_run(home: Path) -> Path:
+    return max((home / "var" / "runs").iterdir(), key=lambda folder: folder.stat().st_ctime)
 
 
 def test_the_same_again_reuses_every_stage(home: Path, first_day: str) -> None:
@@ -147,7 +217,7 @@ def cut_archive(shop: Path) -> None:
     ("damage", "says"),
     [
         (empty_log, [f"click_log/dt={LAST_DAY}"]),
-        (half_malformed, ["click_log", "null_field 418", "2026-11-17-000/item-010/impression"]),
+        (half_malformed, ["click_log", "null_field 418: 2026-11-17-0"]),
         (no_titles, ["items.parquet", "title"]),
         (cut_archive, ["pictures.zip", "cut off"]),
     ],
