@@ -16,10 +16,9 @@ import pyspark
 import pytest
 
 from smar_model.settings import REPOSITORY
-from tests.tiny_shop import run_stages, tiny_run, write_tiny_shop
+from tests.tiny_shop import QUICK_JVM, run_stages, tiny_run, write_tiny_shop
 
 SPARK_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion")
-QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 ON_A_CLUSTER = f"""
 import json, sys
 from pathlib import Path

@@ -270,12 +270,7 @@ run_stage(STAGES["extract-clicks"], load_run("tiny"))
 
 
 def test_a_process_killed_between_two_days_leaves_whole_days(faulty: dict[str, Any], other_home: Path) -> None:
-    spark = {
-        "driver_memory": "1g",
-        "shuffle_partitions": 2,
-        "options": {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"},
-    }
-    run = tiny_run(faulty["root"], clicks=CLICKS, spark=spark)
+    run = tiny_run(faulty["root"], clicks=CLICKS)
     run_stages(run, "prepare-items")
     command = [sys.executable, "-c", KILLED]
     killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
