@@ -88,7 +88,9 @@ def test_a_query_is_visual_not_or_unsure_by_its_clicks_of_the_training_days(labe
 
 def test_unsure_queries_are_left_out_of_training(labelled: tuple[Run, Artifact], tmp_path: Path) -> None:
     run, output = labelled
-    context = StageContext(stage=STAGES["finetune"], run=run, inputs={"label-fashion": output}, folder=tmp_path)
+    context = StageContext(
+        stage=STAGES["finetune"], run=run, inputs={"label-fashion": output}, folder=tmp_path, key="0" * 64
+    )
     read = read_labels(context)
     assert {query: read.get(query) for query in PLANTED} == {
         "all": 1,

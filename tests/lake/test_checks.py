@@ -122,7 +122,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             for stage, found in metrics.items()
         }
         run = tiny_run(tmp_path / "shop", name=f"run{len(list(tmp_path.rglob('run.json')))}", **sections)
-        context = StageContext(stage=STAGES["check-data"], run=run, inputs=inputs, folder=tmp_path)
+        context = StageContext(stage=STAGES["check-data"], run=run, inputs=inputs, folder=tmp_path, key="0" * 64)
         samples = {("click_log", "null_field"): ["r1/item-000/click"], ("items", "no_title"): ["item-001"]}
         return judge(
             run_measures(context, RunFigures(table=table, samples=samples, leaking_keys=lambda view: [f"a {view}"]))
