@@ -31,7 +31,7 @@ from smar_model.shop.catalogue import write_catalogue
 from smar_model.shop.faults import KEPT, add_log_faults
 from smar_model.shop.sample_shop import draw_sample_shop
 from smar_model.shop.shoppers import Shoppers
-from tests.tiny_shop import DAYS, published, run_stages, tiny_run, tiny_settings, write_rows, write_tiny_shop
+from tests.tiny_shop import DAYS, LAST_DAY, published, run_stages, tiny_run, tiny_settings, write_rows, write_tiny_shop
 
 BOT_REQUESTS = 35
 CLICKS = {"bot_requests_per_day": BOT_REQUESTS, "bot_requests_per_minute": 8}
@@ -176,6 +176,13 @@ def test_quarantine_names_the_row_and_the_offending_value(faulty: dict[str, Any]
     assert ("planted-45/item-000/impression", "long_query", "x" * 200) in found
     seen = f"event_time {DAYS[0]} 09:00:00, shown {DAYS[0]} 10:01:27"
     assert ("planted-87/item-000/click", "action_before_impression", seen) in found
+
+
+def test_propensities_count_what_the_training_days_hold(faulty: dict[str, Any]) -> None:
+    """Unknown items, planted on every day, are in neither."""
+    training = [c for c in rows(faulty["output"], "clicks") if c["day"] != LAST_DAY]
+    for count in ("impressions", "clicks"):
+        assert sum(p[count] for p in rows(faulty["output"], "propensities")) == sum(c[count] for c in training) > 0
 
 
 def test_clicks_are_counted_and_weighed_by_day_query_and_item(faulty: dict[str, Any]) -> None:
