@@ -93,10 +93,13 @@ def test_spark_gathers_pairs_that_were_seen_at_several_places_and_clicked(spark:
         (day, "blue", "c", 60, 4, 1),
         (day, "blue", "c", 2, 1, 0),
         (DAYS[2], "red", "b", 1, 9, 9),  # not a training day
+        (day, "red", "unknown", 1, 3, 1),  # not in the catalogue
+        (day, "red", "unknown", 2, 3, 0),
     ]
     columns = ["day", "query", "item_id", "position", "impressions", "clicks"]
     frame = configure(spark).createDataFrame(pd.DataFrame(rows, columns=columns))
     frame.createOrReplaceTempView("clicks_by_position")
+    spark.createDataFrame([("a",), ("b",), ("c",)], "item_id string").createOrReplaceTempView("catalogue")
     arguments = {"first_day": day, "last_day": later, "positions": 50}
     run_sql(spark, "extract_clicks_positions", **arguments, pairs=10)
     pairs: pa.Table = spark.table("position_pairs").toArrow()

@@ -61,7 +61,8 @@ def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
     _publish_model(published.run, seed)
     for stage in ("embed", "index", "evaluate", "report", "gate"):
         run_stage(STAGES[stage], published.run)
-    published.publish("train-text-only", lambda folder: None)
+    for stage in ("measure-drift", "assign-segments", "train-text-only"):
+        published.publish(stage, lambda folder: None)
     return load_run(name)
 
 
