@@ -7,6 +7,7 @@ Needs pyarrow, and DuckDB for the first two; prints counts as JSON.
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 import sys
@@ -78,7 +79,7 @@ def python_queries(options: dict[str, Any]) -> dict[str, Any]:
     most, rows = options["maximum_words"], 0
     columns: tuple[list[str], list[str], list[str]] = ([], [], [])
     with pq.ParquetWriter(f"{options['out']}/synthetic_queries.parquet", schema) as writer:
-        for file in sorted(Path(options["catalogue"]).parent.glob(Path(options["catalogue"]).name)):
+        for file in sorted(glob.glob(options["catalogue"])):
             for item in pq.read_table(
                 file, columns=["item_id", "title", "brand", "category", "attributes"]
             ).to_pylist():
