@@ -109,7 +109,7 @@ def write_pages(
     context: StageContext, checks: Sequence[Check], figures: RunFigures, summaries: Sequence[TableSummary]
 ) -> None:
     """Write checks.json and checks.html, into the run's folder too, as a failed stage publishes nothing."""
-    counts = figures.table[figures.table["figure"] == "quarantined"].groupby("key")["value"].sum()
+    counts = figures.by_key("quarantined")
     unused = []
     for key, rows in counts.sort_values(ascending=False, kind="stable").items():
         source, reason = str(key).split("/", 1)

@@ -12,15 +12,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
-from smar_model.lake.contracts import load_contract
+from smar_model.lake.contracts import load_contract, write_rows
 from smar_model.lake.digests import digest_file, digest_json
 from smar_model.lake.stage import StageContext, digest_code
 from smar_model.settings import REPOSITORY
@@ -30,6 +28,7 @@ CODE = (
     "jobs/extract_click_days.py",
     "jobs/spark_session.py",
     "smar_model/lake/contracts.py",
+    "smar_model/lake/json_lines.py",
     "sql/extract_clicks_days.sql",
     "sql/functions.sql",
     "schemas/click_log.yaml",
@@ -57,12 +56,6 @@ def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
         _extract(spark, context, {day: files[day] for day in missing}, rows_in, keys)
     found = [find_artifact(STAGE, keys[day]) for day in files]
     return [artifact for artifact in found if artifact]
-
-
-def write_rows(folder: Path, table: str, rows: list[dict[str, Any]]) -> None:
-    """Write a small table in its contract's columns and types."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=load_contract(table).arrow_schema()), folder / "part-0.parquet")
 
 
 def _key(context: StageContext, day: date) -> str:

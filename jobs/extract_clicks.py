@@ -16,11 +16,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from jobs.extract_click_days import extract_days, write_rows
+from jobs.extract_click_days import extract_days
 from jobs.position_bias import estimate_propensities
-from jobs.spark_session import read_published, run_sql, spark_schema, spark_session, write_table
+from jobs.spark_session import read_published, run_sql, spark_session, write_table
 from smar_model.lake.artifacts import Artifact
-from smar_model.lake.contracts import load_contract
+from smar_model.lake.contracts import write_rows
 from smar_model.lake.stage import StageContext
 
 POSITIONS = 50
@@ -38,8 +38,7 @@ def run(context: StageContext) -> dict[str, float]:
     with spark_session(context) as spark:
         days = extract_days(spark, context)
         files = [file for day in days for file in day.files("clicks_by_position")]
-        empty = spark.createDataFrame([], spark_schema(load_contract("clicks_by_position")))
-        kept = read_published(spark, "clicks_by_position", files) if files else empty
+        kept = read_published(spark, "clicks_by_position", files)
         kept.createOrReplaceTempView("clicks_by_position")
         catalogue = read_published(spark, "catalogue", context.table("prepare-items", "catalogue"))
         catalogue.createOrReplaceTempView("catalogue")

@@ -31,13 +31,11 @@ from jobs.spark_session import (
     read_published,
     read_table,
     run_sql,
-    spark_schema,
     spark_session,
     write_table,
 )
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import newest_artifact
-from smar_model.lake.contracts import load_contract
 from smar_model.lake.picture_fetching import fetch_pictures
 from smar_model.lake.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.lake.stage import StageContext
@@ -155,9 +153,7 @@ def earlier_pictures(spark: SparkSession, context: StageContext) -> DataFrame:
             files = earlier.files("pictures")
         except InputError as error:
             context.report(f"pictures of an earlier output cannot be used again: {error}")
-    if files:
-        return read_published(spark, "pictures", files)
-    return spark.createDataFrame([], spark_schema(load_contract("pictures")))
+    return read_published(spark, "pictures", files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

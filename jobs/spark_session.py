@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -219,8 +218,9 @@ def _parse_json_lines(delivered: DataFrame, contract: Contract, files: list[Path
 
 
 def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:
-    """Read a table that a stage published."""
-    return session.read.schema(load_contract(table).spark_schema()).parquet(*map(str, files))
+    """Read a table that a stage published; one without files (no rows, or expired) is empty."""
+    schema, paths = spark_schema(load_contract(table)), list(map(str, files))
+    return session.read.schema(schema).parquet(*paths) if paths else session.createDataFrame([], schema)
 
 
 def write_table(
@@ -249,17 +249,3 @@ def write_table(
 def count_rows(files: Iterable[Path]) -> int:
     """Rows of Parquet files, from their footers, and lines of JSON lines."""
     return sum(count_lines([file]) if is_json_lines(file) else pq.read_metadata(file).num_rows for file in files)
-
-
-def count_quarantined(files: Iterable[Path]) -> Counter[tuple[str, str]]:
-    """Rows of a quarantine by (source, reason)."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for file in files:
-        rows = (
-            pq.read_table(file, columns=["source", "reason"])
-            .group_by(["source", "reason"])
-            .aggregate([([], "count_all")])
-        )
-        for row in rows.to_pylist():
-            counts[row["source"], row["reason"]] += row["count_all"]
-    return counts

@@ -17,7 +17,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.spark_session import count_rows, read_published, spark_schema
+from jobs.spark_session import count_rows, read_published
 from smar_model.lake.checks import SAMPLE, Measure
 from smar_model.lake.contracts import Contract, Demand, load_contract
 
@@ -88,9 +88,7 @@ def summarise_tables(session: SparkSession, tables: Sequence[tuple[str, str, lis
     frames, wanted = [], []
     for number, (_, table, files) in enumerate(tables):
         contract = load_contract(table)
-        # A table that has expired has no files.
-        empty = session.createDataFrame([], spark_schema(contract))
-        frames.append(frame := read_published(session, table, files) if files else empty)
+        frames.append(frame := read_published(session, table, files))
         figures = F.to_json(F.struct(*_figures(contract)))
         wanted.append(frame.agg(figures.alias("figures")).select(F.lit(number).alias("number"), "figures"))
     found = {row.number: json.loads(row.figures) for row in reduce(DataFrame.unionAll, wanted).collect()}

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from scipy import sparse
 from scipy.spatial.distance import jensenshannon
@@ -28,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from smar_model.evaluation.charts import draw_svg
-from smar_model.lake.contracts import load_contract
+from smar_model.lake.contracts import load_contract, write_rows
 
 if TYPE_CHECKING:
     from smar_model.lake.stage import StageContext
@@ -76,10 +74,7 @@ def run(context: StageContext) -> dict[str, float]:
         context.report("no true or no synthetic query to compare; check-data says why")
         return {"true_queries": len(true), "synthetic_queries": len(synthetic)}
     rows = measure_all(true, synthetic)
-    folder = context.output("query_drift")
-    folder.mkdir()
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=load_contract("query_drift").arrow_schema())
-    pq.write_table(table, folder / "part-0.parquet")
+    write_rows(context.output("query_drift"), "query_drift", [asdict(row) for row in rows])
     title = f"Synthetic and true queries, {context.run.training_days[0]} to {context.run.training_days[-1]}"
     context.output("drift.html").write_text(render_page(rows, true, synthetic, title=title), encoding="utf-8")
     # Of a handful of queries chance makes what it likes: the page shows it, no limit is held against it.

@@ -135,8 +135,10 @@ class Attempt:
             self.discard()
         for contract in contracts:
             columns = [column.model_dump(mode="json") for column in contract.columns]
-            record = {"version": contract.version, "columns": columns}
-            replace_file(_contract_record(contract.table), json.dumps(record, indent=1, ensure_ascii=False))
+            record = json.dumps({"version": contract.version, "columns": columns}, indent=1, ensure_ascii=False)
+            kept = _contract_record(contract.table)
+            if not kept.is_file() or kept.read_text(encoding="utf-8") != record:
+                replace_file(kept, record)
         return load_artifact(self.stage, self.key)
 
     def discard(self) -> None:

@@ -289,6 +289,12 @@ def read_contract(path: Path) -> Contract:
     return contract
 
 
+def write_rows(folder: Path, table: str, rows: list[dict[str, Any]]) -> None:
+    """Write a small table in its contract's columns and types."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=load_contract(table).arrow_schema()), folder / "part-0.parquet")
+
+
 def has_contract(table: str) -> bool:
     return (SCHEMAS / f"{table}.yaml").is_file()
 
