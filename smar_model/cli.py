@@ -101,6 +101,22 @@ def track(run: RunOption) -> None:
     track_run(record)
 
 
+@app.command("probe-vision")
+def probe_vision_command(
+    run: RunOption,
+    generic: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of a timm model (config.json, model.safetensors) to compare with."),
+    ] = None,
+) -> None:
+    """Judge the adapted vision encoder by a linear probe for true colour and type; needs a shop with `truth`."""
+    record = _begun_run(run, "probe-vision")
+    from smar_model.evaluation.vision_probe import format_probe, probe_vision
+
+    print(format_probe(probe_vision(record, generic=generic)))
+    print(f"Figures: {record.folder / 'vision_probe.json'}")
+
+
 DeploymentOption = Annotated[
     Path, typer.Option("--settings", envvar="SMAR_SETTINGS", help="Settings that name the registry and the model.")
 ]

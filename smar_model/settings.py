@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from smar_model.errors import InputError
 
@@ -244,9 +244,26 @@ class Optimisation(Section):
     (ROAR, arXiv 2606.01504, has 0.1). Unset: all are negatives."""
 
 
+class VisionAdaptation(Optimisation):
+    """Weights of the losses that `adapt-vision` adds up; one of weight 0 is not computed."""
+
+    text_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Contrast of a picture and the query that belongs to it."""
+    view_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Contrast of two augmented views of a picture: one more forward pass of the encoder a step, a third of its time."""
+    category_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Category of the item in the picture, by a linear head that is thrown away after."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> VisionAdaptation:
+        if not (self.text_weight or self.view_weight or self.category_weight):
+            raise ValueError("one of text_weight, view_weight and category_weight must be above 0")
+        return self
+
+
 class Training(Section):
     seed: int = 0
-    adapt_vision: Optimisation
+    adapt_vision: VisionAdaptation
     pretrain: Optimisation
     finetune: Optimisation
     text_first_share: Share = 0.65

@@ -1,0 +1,305 @@
+"""`smar probe-vision`: what a linear classifier reads from frozen picture features (the linear probe, Alain and Bengio 2016).
+
+It judges `adapt-vision` apart from search:
+
+1. Products with a picture that says something and with true attributes are divided by a hash of their id. Held out are
+   the run's novel items, which the encoder has not seen either; where a run has none, a share of its own.
+2. Each encoder gives the mean of its patch tokens for each product's main picture; they are standardised.
+3. A logistic regression, its strength of regularisation chosen on a fifth of its training products, learns the true
+   colour and the true type. Its accuracy on the held-out products is the figure.
+
+`truth` is read here, as judges may.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import timm
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from smar_model.data.catalogue import decode_thumbnail
+from smar_model.data.training_pairs import in_novel_bucket
+from smar_model.errors import InputError
+from smar_model.evaluation.evaluation_set import read_contract_table
+from smar_model.evaluation.significance import ClusterBootstrap, compare
+from smar_model.lake.artifacts import replace_file
+from smar_model.lake.runs import Run
+from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.network.model import PictureEncoder, RetrievalModel, load_model, new_model
+from smar_model.training.device import device, seed_everything
+
+ATTRIBUTES = ("colour", "type")
+"""What a picture shows of a product."""
+HELD_OUT = 0.2
+"""Share of the products that a run without novel items holds out of the probe alone."""
+MOST = 20_000
+"""Products; more would not move the figures."""
+LEAST = 5
+"""Products of a value to learn it from; those of rarer values are left out."""
+BINS = 8
+"""Of the colour histogram, each of red, green and blue."""
+STRENGTHS = (0.01, 0.1, 1.0)
+"""Inverse strengths of regularisation to choose from."""
+ENCODING_BATCH = 256
+SEED = 0
+NO_WEIGHTS = "no pretrained weights"
+NAMES = {
+    "colour_histogram": "colour histogram",
+    "unadapted": "unadapted encoder",
+    "adapted": "adapted encoder",
+    "generic": "generic encoder",
+}
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    pixels: np.ndarray
+    """(N, 3, H, W) uint8."""
+    held_out: np.ndarray
+    """(N,) bool."""
+    attributes: dict[str, np.ndarray]
+    """Attribute → true values (N,), None where truth names none."""
+
+
+def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
+    """Probe the run's adapted encoder, the one it started from, a colour histogram and, given its folder, a generic encoder.
+
+    Writes `vision_probe.json` into the run's folder.
+
+    Args:
+        generic: folder of a timm model with its weights; pictures are enlarged to the size that it was trained on.
+
+    Returns:
+        The figures, as in the file.
+
+    Raises:
+        InputError: the shop has no true attributes, the variant reads no picture, a stage has not run, or `generic` is no such
+            folder.
+    """
+    settings = run.settings
+    adapted = load_model(run.output("adapt-vision").folder / "model")
+    if not adapted.variant.fusion:
+        raise InputError(f"run {run.name}: variant {settings.network.variant!r} reads no picture; nothing to probe")
+    products = read_products(run)
+    encoders: dict[str, Callable[[], tuple[PictureEncoder, Size | None]]] = {
+        "unadapted": lambda: (unadapted_model(run, adapted).vision, None),
+        "adapted": lambda: (adapted.vision, None),
+    }
+    not_measured = {}
+    if generic:
+        encoders["generic"] = lambda: generic_encoder(generic)
+    else:
+        not_measured["generic"] = NO_WEIGHTS
+    features = {"colour_histogram": colour_histogram(products.pixels)}
+    parameters = {}
+    for name, make in encoders.items():
+        encoder, size = make()
+        parameters[name] = sum(p.numel() for p in encoder.parameters())
+        features[name] = encode(encoder, products.pixels, size=size)
+    probed = {
+        attribute: probe(features, values, products.held_out, samples=settings.evaluation.bootstrap_samples, seed=SEED)
+        for attribute, values in products.attributes.items()
+    }
+    result = {
+        "run": run.name,
+        "products": len(products.pixels),
+        "unseen_by_encoder": settings.segments.novel_bucket > 0,
+        "parameters": parameters,
+        "dimensions": {name: table.shape[1] for name, table in features.items()},
+        "not_measured": not_measured,
+        "attributes": probed,
+    }
+    replace_file(run.folder / "vision_probe.json", json.dumps(result, indent=1))
+    return result
+
+
+def read_products(run: Run) -> Products:
+    """Products with true attributes and an informative picture, the first one of each, at most MOST.
+
+    A held-out product whose very picture stands on one to learn from is left out.
+
+    Raises:
+        InputError: the shop has no `truth`, or too few products are left to probe.
+    """
+    shop = ShopInputs.of(run.settings)
+    truth_file = shop.truth_items()
+    if truth_file is None:
+        raise InputError(
+            f"{shop.root}/truth/items.parquet: no such file; the probe needs true attributes, which simulated shops have"
+        )
+    truth = read_contract_table("truth_items", [truth_file]).set_index("item_id")["attributes"]
+    pictures = ds.dataset([str(f) for f in run.output("prepare-items").files("pictures")])
+    frame = pictures.to_table(columns=["item_id", "frame", "picture_digest", "uninformative"]).to_pandas()
+    frame = frame[frame["uninformative"].isna() & frame["item_id"].isin(truth.index)]
+    frame = frame.sort_values(["item_id", "frame"]).drop_duplicates("item_id")
+    if len(frame) > MOST:
+        frame = frame.sample(MOST, random_state=SEED).sort_values("item_id")
+    share = run.settings.segments.novel_bucket or HELD_OUT
+    frame["held_out"] = in_novel_bucket("item", frame["item_id"].tolist(), share)
+    known = set(frame.loc[~frame["held_out"], "picture_digest"])
+    frame = frame[~(frame["held_out"] & frame["picture_digest"].isin(known))]
+    rows = pictures.to_table(
+        columns=["item_id", "frame", "thumbnail"], filter=ds.field("item_id").isin(frame["item_id"].tolist())
+    )
+    frame = frame.merge(rows.to_pandas(), on=["item_id", "frame"], validate="1:1")
+    true = truth.loc[frame["item_id"]]
+    attributes = {name: np.array([a.get(name) for a in true], dtype=object) for name in ATTRIBUTES}
+    held_out = frame["held_out"].to_numpy()
+    usable = {name: v for name, v in attributes.items() if len(learnable_values(v, held_out)) > 1}
+    if not usable:
+        raise InputError(
+            f"run {run.name}: of {len(frame)} products with a picture and true attributes, {held_out.sum()} of them held "
+            f"out, no two values of {' or '.join(ATTRIBUTES)} have {LEAST} products to learn from and one held out"
+        )
+    pixels = np.stack([decode_thumbnail(data) for data in frame["thumbnail"]])
+    return Products(pixels=pixels, held_out=held_out, attributes=usable)
+
+
+def learnable_values(values: np.ndarray, held_out: np.ndarray) -> list[str]:
+    """Values with enough products to learn from; none where no held-out product has one of them."""
+    counts = pd.Series(values[~held_out]).value_counts()
+    learnable = sorted(counts.index[counts >= LEAST])
+    return learnable if pd.Series(values[held_out]).isin(learnable).any() else []
+
+
+def colour_histogram(pixels: np.ndarray) -> np.ndarray:
+    """Square roots of the shares of BINS³ colours: (N, 3, H, W) uint8 → (N, BINS³)."""
+    bins = pixels.astype(np.int64) * BINS // 256
+    codes = ((bins[:, 0] * BINS + bins[:, 1]) * BINS + bins[:, 2]).reshape(len(pixels), -1)
+    counts = np.stack([np.bincount(row, minlength=BINS**3) for row in codes])
+    return np.sqrt(counts / codes.shape[1])
+
+
+def unadapted_model(run: Run, adapted: RetrievalModel) -> RetrievalModel:
+    """The model that the run's adapt-vision began with: the same settings and seed."""
+    settings = run.settings
+    seed_everything(settings.training.seed, settings.training.threads)
+    shape = adapted.shape
+    return new_model(
+        settings.network,
+        vocabulary=shape.vocabulary,
+        query_length=shape.query_length,
+        item_length=shape.item_length,
+        pictures=settings.pictures,
+    )
+
+
+def generic_encoder(folder: Path) -> tuple[PictureEncoder, Size]:
+    """An encoder that has never seen this shop, from a folder of weights as timm saves them, and its pictures' size.
+
+    Raises:
+        InputError: it is no such folder.
+    """
+    try:
+        encoder = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+        _, height, width = timm.data.resolve_model_data_config(encoder)["input_size"]
+        return PictureEncoder(encoder, height, width), (height, width)
+    except Exception as error:
+        raise InputError(f"{folder}: not a timm model (config.json, model.safetensors): {error}") from error
+
+
+@torch.no_grad()
+def encode(encoder: PictureEncoder, pixels: np.ndarray, *, size: Size | None = None) -> np.ndarray:
+    """Mean of each picture's patch tokens: (N, 3, H, W) uint8 → (N, C); enlarged to `size` first, where given."""
+    encoder = encoder.to(device()).eval()
+    parts = []
+    for start in range(0, len(pixels), ENCODING_BATCH):
+        pictures = torch.from_numpy(pixels[start : start + ENCODING_BATCH]).to(device()).float() / 255
+        if size:
+            pictures = F.interpolate(pad_to_square(pictures), size, mode="bicubic", antialias=True).clamp(0, 1)
+        parts.append(encoder(pictures).mean(1).cpu())
+    return torch.cat(parts).double().numpy()
+
+
+def pad_to_square(pictures: Tensor) -> Tensor:
+    """White at both sides of what is shorter, as thumbnails have it: (B, 3, H, W) → (B, 3, S, S)."""
+    height, width = pictures.shape[2:]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    return F.pad(pictures, (left, side - width - left, top, side - height - top), value=1.0)
+
+
+def probe(
+    features: dict[str, np.ndarray], values: np.ndarray, held_out: np.ndarray, *, samples: int, seed: int
+) -> dict[str, Any]:
+    """Accuracy of a logistic regression on each of the features, and of `adapted` less each other, with 95 % intervals.
+
+    Args:
+        features: name → (N, C).
+        values: (N,) the true ones, None where unknown.
+        held_out: (N,) bool.
+        samples: of the bootstrap over held-out products.
+    """
+    known = pd.Series(values).isin(learnable_values(values, held_out)).to_numpy()
+    train, test = known & ~held_out, known & held_out
+    bootstrap = ClusterBootstrap(np.arange(test.sum()), samples=samples, seed=seed)
+    right = {}
+    for name, table in features.items():
+        classifier = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000, tol=1e-3)),
+            {"logisticregression__C": STRENGTHS},
+            cv=StratifiedShuffleSplit(1, test_size=0.2, random_state=seed),
+        )
+        right[name] = classifier.fit(table[train], values[train]).predict(table[test]) == values[test]
+    most_frequent = pd.Series(values[train]).mode()[0]
+    return {
+        "values": len(set(values[train])),
+        "learned_from": int(train.sum()),
+        "held_out": int(test.sum()),
+        "left_out": int((~known).sum()),
+        "most_frequent": float((values[test] == most_frequent).mean()),
+        "accuracy": {name: asdict(bootstrap.estimate(each[:, None])[0]) for name, each in right.items()},
+        "adapted_minus": {
+            name: asdict(compare(bootstrap, right["adapted"], each).difference)
+            for name, each in right.items()
+            if name != "adapted" and "adapted" in right
+        },
+    }
+
+
+def format_probe(result: dict[str, Any]) -> str:
+    """Plain text: an encoder a row, accuracy in per cent with its 95 % interval."""
+    probed = result["attributes"]
+    rows = [["", "parameters", *(f"{name}, {p['values']} values, n = {p['held_out']:,}" for name, p in probed.items())]]
+    rows.append(["most frequent value", "", *(f"{100 * p['most_frequent']:.1f}" for p in probed.values())])
+    for name, shown in NAMES.items():
+        if name in result["dimensions"]:
+            size = f"{parameters:,}" if (parameters := result["parameters"].get(name)) else ""
+            rows.append([shown, size, *(_in_per_cent(p["accuracy"][name]) for p in probed.values())])
+    widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
+    lines = ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{NAMES[name]:<{widths[0]}}not measured: {reason}" for name, reason in result["not_measured"].items()]
+    lines.append("")
+    for other in next(iter(probed.values()))["adapted_minus"]:
+        differences = (f"{name} {_in_per_cent(p['adapted_minus'][other], sign='+')}" for name, p in probed.items())
+        lines.append(f"adapted less {NAMES[other]}, points: {', '.join(differences)}")
+    lines.append(
+        "The adapted encoder has not seen the products held out."
+        if result["unseen_by_encoder"]
+        else "Only the probe has not seen the products held out: the run trained its encoder on all "
+        "(segments.novel_bucket is 0)."
+    )
+    return "\n".join(lines)
+
+
+def _in_per_cent(estimate: dict[str, float], sign: str = "") -> str:
+    return "{mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})".format(
+        sign=sign, **{name: 100 * value for name, value in estimate.items()}
+    )
