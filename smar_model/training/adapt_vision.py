@@ -33,11 +33,12 @@ class Adaptation(nn.Module):
     model: RetrievalModel
     categories: Tensor
 
-    def __init__(self, data: TrainingData, model: RetrievalModel, weights: VisionAdaptation) -> None:
+    def __init__(self, categories: np.ndarray, model: RetrievalModel, weights: VisionAdaptation) -> None:
+        """`categories`: number of each item's category, by item row."""
         super().__init__()
         self.model, self.weights = model, weights
-        self.register_buffer("categories", torch.tensor(data.categories, dtype=torch.long))
-        self.category_head = nn.Linear(model.shape.network.dimension, int(data.categories.max()) + 1)
+        self.register_buffer("categories", torch.tensor(categories, dtype=torch.long))
+        self.category_head = nn.Linear(model.shape.network.dimension, int(categories.max()) + 1)
 
     def encode(self, batch: Batch) -> Embeddings:
         """queries, images, views: unit vectors (B, D), views where the batch has second ones, without a gradient."""
@@ -103,7 +104,7 @@ def run(context: StageContext) -> dict[str, float]:
         context.report("no item has a picture: the vision encoder stays as it is")
         context.output("history.json").write_text("[]", encoding="utf-8")
         return publish(context, model)
-    adaptation = Adaptation(data, model, optimisation).to(device())
+    adaptation = Adaptation(data.categories, model, optimisation).to(device())
     batches = data.batches(optimisation.batch, optimisation.clicked_share, pixels=True)
     metrics = train(
         adaptation,

@@ -1,0 +1,201 @@
+"""Adapting the vision encoder: its three losses, the second view, the stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import manifest_path
+from smar_model.lake.runs import Run
+from smar_model.lake.stage import run_stage
+from smar_model.network.model import RetrievalModel, load_model, new_model
+from smar_model.settings import Network, Pictures, VisionAdaptation
+from smar_model.stages import STAGES
+from smar_model.training.adapt_vision import Adaptation, two_views
+from smar_model.training.batches import Batch
+from smar_model.training.gradient_cache import backward
+from tests.evaluation.published_run import PublishedRun, publish_run
+from tests.tiny_shop import tiny_items, tiny_settings, write_rows
+from tests.training.test_resume import train_again
+
+PAIRS, DIMENSION, CATEGORIES = 7, 16, 3
+NETWORK = Network.model_validate({"dimension": DIMENSION, "text": {"width": 16, "heads": 2, "query_layers": 1}})
+ITEMS = torch.tensor([0, 1, 2, 3, 1, 4, 5])
+QUERIES = torch.tensor([9, 8, 7, 7, 6, 5, 4])
+PICTURES = torch.tensor([True, True, True, True, True, False, True])
+
+
+def adaptation(**weights: float) -> Adaptation:
+    torch.manual_seed(0)
+    model: RetrievalModel = new_model(
+        NETWORK, vocabulary=50, query_length=5, item_length=8, pictures=Pictures(width=24, height=32)
+    )
+    settings = VisionAdaptation.model_validate({"steps": 1, **weights})
+    return Adaptation(np.arange(6) % CATEGORIES, model, settings)
+
+
+def embeddings() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    vectors = {
+        n: F.normalize(torch.randn(PAIRS, DIMENSION), dim=-1).requires_grad_() for n in ("queries", "images", "views")
+    }
+    category = torch.randn(PAIRS, CATEGORIES, requires_grad=True)
+    keys = {"has_picture": PICTURES, "query_keys": QUERIES, "item_keys": ITEMS}
+    return vectors | {"category": category} | keys
+
+
+def batch(*, pictures: torch.Tensor = PICTURES) -> Batch:
+    torch.manual_seed(2)
+    ids = torch.randint(1, 50, (PAIRS, 5))
+    return Batch(
+        queries=ids,
+        query_keys=QUERIES,
+        item_keys=ITEMS,
+        texts=ids,
+        segments=torch.zeros_like(ids),
+        pixels=torch.rand(PAIRS, 3, 32, 24),
+        has_picture=pictures,
+    )
+
+
+def naive_contrast(rows: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor, *, same: list[list[bool]]):
+    """One pair after the other, both ways; pairs with the same item or query are no negatives."""
+    total = torch.zeros(())
+    for one, other in ((rows, columns), (columns, rows)):
+        for i in range(len(one)):
+            negatives = [j for j in range(len(one)) if j == i or not same[i][j]]
+            scores = torch.stack([scale * (one[i] @ other[j]) for j in negatives])
+            total = total - torch.log_softmax(scores, dim=0)[negatives.index(i)]
+    return total / (2 * len(rows))
+
+
+def test_the_loss_is_the_weighted_sum_of_its_naive_parts() -> None:
+    adapting, mine, theirs = (
+        adaptation(text_weight=0.7, view_weight=0.4, category_weight=0.2),
+        embeddings(),
+        embeddings(),
+    )
+    parts = adapting.losses(mine)
+    kept = [i for i in range(PAIRS) if PICTURES[i]]
+    scale = adapting.model.scale.detach()
+    same_item = [[bool(ITEMS[i] == ITEMS[j]) for j in kept] for i in kept]
+    same = [[bool(ITEMS[i] == ITEMS[j] or QUERIES[i] == QUERIES[j]) for j in kept] for i in kept]
+    text = naive_contrast(theirs["queries"][kept], theirs["images"][kept], scale, same=same)
+    views = naive_contrast(theirs["images"][kept], theirs["views"][kept], scale, same=same_item)
+    category = torch.stack(
+        [-torch.log_softmax(theirs["category"][i], 0)[int(ITEMS[i]) % CATEGORIES] for i in kept]
+    ).mean()
+    for name, naive in (("contrast", text), ("views", views), ("category", category)):
+        assert parts[name].item() == pytest.approx(naive.item(), abs=1e-5), name
+    parts["loss"].backward()
+    (0.7 * text + 0.4 * views + 0.2 * category).backward()
+    for name in ("queries", "images", "category"):
+        assert torch.allclose(mine[name].grad, theirs[name].grad, atol=1e-6), name
+        assert not mine[name].grad[~PICTURES].any(), name  # an item without a picture teaches nothing
+
+
+@pytest.mark.parametrize(
+    ("weight", "part"), [("text_weight", "contrast"), ("view_weight", "views"), ("category_weight", "category")]
+)
+def test_a_loss_of_weight_0_is_not_computed(weight: str, part: str) -> None:
+    weights = {"text_weight": 1.0, "view_weight": 1.0, "category_weight": 1.0, weight: 0.0}
+    assert {"loss", "contrast", "views", "category"} - adaptation(**weights).losses(embeddings()).keys() == {part}
+
+
+def test_a_batch_without_any_picture_teaches_nothing_and_is_a_number() -> None:
+    adapting = adaptation(view_weight=1.0)
+    (seen,) = two_views([batch(pictures=torch.zeros(PAIRS, dtype=torch.bool))], np.random.default_rng(0))
+    parts = backward(seen, adapting.encode, adapting.losses, adapting.parameters())
+    assert parts["loss"].item() == 0
+    assert not any(p.grad.any() for p in adapting.parameters() if p.grad is not None)
+
+
+def test_the_second_view_is_another_look_at_the_same_picture() -> None:
+    whole = batch()
+    whole.pixels = torch.ones(PAIRS, 3, 32, 24) * torch.tensor([0.8, 0.4, 0.2])[:, None, None]
+    whole.pixels[:, :, :, :12] /= 2
+    (seen,) = two_views([whole], np.random.default_rng(0))
+    first, second = seen.pixels.unbind(1)
+    assert torch.equal(first, whole.pixels)
+    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    colours = second.flatten(2)
+    # Lighter or darker, but red stays twice green and green twice blue: shoppers ask for colours.
+    assert torch.allclose(colours[:, 0] / colours[:, 1], torch.tensor(2.0), atol=0.05)
+    assert torch.allclose(colours[:, 1] / colours[:, 2], torch.tensor(2.0), atol=0.1)
+
+
+def test_views_carry_no_gradient_of_their_own() -> None:
+    adapting = adaptation(view_weight=1.0)
+    (seen,) = two_views([batch()], np.random.default_rng(0))
+    encoded = adapting.encode(seen)
+    assert encoded["images"].requires_grad
+    assert not encoded["views"].requires_grad
+    assert encoded["views"].norm(dim=-1) == pytest.approx(torch.ones(PAIRS))
+
+
+def test_in_chunks_as_at_once() -> None:
+    gradients = []
+    for chunk in (None, 3):
+        adapting = adaptation(view_weight=0.5).eval()  # batch statistics of a chunk are not those of the batch
+        (seen,) = two_views([batch()], np.random.default_rng(0))
+        backward(seen, adapting.encode, adapting.losses, adapting.parameters(), chunk=chunk)
+        gradients.append({n: p.grad for n, p in adapting.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-5), name
+
+
+def test_weights_must_leave_something_to_learn(tmp_path: Path) -> None:
+    nothing = {"steps": 4, "text_weight": 0, "view_weight": 0, "category_weight": 0}
+    steps = {"steps": 4}
+    with pytest.raises(InputError, match=r"training\.adapt_vision: .*one of text_weight, view_weight"):
+        tiny_settings(tmp_path, training={"adapt_vision": nothing, "pretrain": steps, "finetune": steps})
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedRun]:
+    folder = tmp_path_factory.mktemp("adapt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "var"))
+        steps = {"steps": 24, "batch": 16, "learning_rate": 0.003}
+        training = {"adapt_vision": steps | {"view_weight": 0.5}, "pretrain": steps, "finetune": steps}
+        training["checkpoint_minutes"] = 0
+        yield publish_run(folder / "shop", with_truth=False, training=training)
+
+
+@pytest.fixture(scope="module")
+def run(published: PublishedRun) -> Run:
+    queries = [
+        {"item_id": item["item_id"], "query": item["title"].split()[1], "method": "substring"} for item in tiny_items()
+    ]
+    # In place of the one without rows.
+    manifest_path("generate-queries", published.run.output("generate-queries").key).unlink()
+    published.publish(
+        "generate-queries",
+        lambda f: write_rows(f / "synthetic_queries" / "part-0.parquet", "synthetic_queries", queries),
+    )
+    run_stage(STAGES["adapt-vision"], published.run)
+    return published.run
+
+
+def test_the_stage_learns(run: Run) -> None:
+    history = json.loads(run.output("adapt-vision").file("history.json").read_text())
+    assert "category" in history[0]  # pictures of the tiny shop show colours alone
+    for part in ("contrast", "views"):
+        first, last = (np.mean([point[part] for point in stretch]) for stretch in (history[:8], history[-8:]))
+        assert last < 0.9 * first, part
+    load_model(run.output("adapt-vision").folder / "model")
+
+
+def test_stopped_it_ends_as_uninterrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run.output("adapt-vision")
+    again = train_again(run, "adapt-vision", stop_after=11, patch=monkeypatch)
+    assert again.folder != wanted.folder
+    assert again.digest == wanted.digest
