@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from smar_model.errors import InputError
 
@@ -19,6 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Fusion = Literal["cross_attention", "concat", "linear", "weighted_sum", "mlp", "beyond_text", "mixture", "image"]
+Routing = Literal["hard", "soft", "none"]
+Trained = Literal["locked", "partly", "tuned"]
 QueryMethod = Literal["substring", "brand_type", "drop", "swap", "characters", "misspelling", "combination"]
 
 
@@ -199,7 +202,11 @@ class Tokenizer(Section):
 
 class TextEncoder(Section):
     pretrained: str | None = None
-    """Name or folder of a `transformers` text encoder; unset: trained from scratch with the sizes below."""
+    """Name or folder of a `transformers` text encoder that is on this machine; unset: trained from scratch with the
+    sizes below."""
+    trained: Trained = "tuned"
+    """How much of a pretrained encoder is trained; `partly`: its last blocks."""
+    last_blocks: Count = 2
     query_layers: Count = 2
     """SMAR has 4; 2 train on two cores."""
     item_layers: Count = 1
@@ -211,22 +218,46 @@ class VisionEncoder(Section):
     name: str = "test_resnet"
     """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder."""
     pretrained: bool = False
+    """Take the weights that belong to the name, from the folder or from those already on this machine."""
+    adapted: bool | None = None
+    """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
+    trained: Trained = "locked"
+    """How much of an adapted encoder is trained further: nothing, which lets each picture be encoded once; its last
+    blocks (adapt-vision then trains no others either); all."""
+    last_blocks: Count = 2
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to `timm.create_model`."""
 
 
 class Network(Section):
-    variant: str = "smar"
+    variant: str = "default"
     """A row of `smar_model/network/variants.py`."""
+    fusion: Fusion | None = None
+    """How text and picture become one embedding; unset: as the variant has it. So are routing and item_confidence."""
     dimension: Count = 128
+    matryoshka: tuple[Count, ...] = ()
+    """Lengths of the embeddings' prefixes that can be used alone, `dimension` among them: the loss is their mean."""
     text: TextEncoder = TextEncoder()
     vision: VisionEncoder = VisionEncoder(options={"output_stride": 16})
     """The default learns fastest from scratch among timm's small ones; the stride gives 12 patches a thumbnail."""
     image_layers: Annotated[int, Field(ge=0)] = 1
     dropout: Share = 0.0
     """Inside the transformers; on a CPU it costs a quarter of the time, and hidden tokens regularise as well."""
-    routing: Literal["hard", "soft"] = "hard"
-    """`hard` is SMAR's: a query meets the multimodal embedding or the text embedding."""
+    frames: Annotated[int, Field(ge=1, le=4)] = 1
+    """Pictures of an item that are attended to at once. 1: a visit takes one of them, and the item's embedding is the
+    mean over them."""
+    routing: Routing | None = None
+    """`hard` is SMAR's: a query meets the multimodal embedding or the text embedding; `soft`: a mixture of the two by
+    P(q), which then learns from the retrieval loss too; `none`: always the multimodal embedding."""
+    item_confidence: bool | None = None
+    """Whether each item's own picture says how much it counts: c(item)."""
+
+    @field_validator("matryoshka")
+    @classmethod
+    def _whole_among_them(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if lengths and max(lengths) != info.data.get("dimension"):
+            raise ValueError("the longest is network.dimension itself")
+        return lengths
 
 
 class Optimisation(Section):
@@ -242,6 +273,8 @@ class Optimisation(Section):
     false_negative_margin: Annotated[float, Field(ge=0)] | None = None
     """A batch item that scores more than this above the query's own is taken for another match, not for a negative
     (ROAR, arXiv 2606.01504, has 0.1). Unset: all are negatives."""
+    random_negatives: Annotated[int, Field(ge=0)] | None = None
+    """Random items of the catalogue for each pair, negatives of every query of the batch; unset: as the variant has it."""
 
 
 class VisionAdaptation(Optimisation):
@@ -274,6 +307,10 @@ class Training(Section):
     half as long and it adapts no vision encoder: 2 gives it about the same time."""
     modality_weights: tuple[float, float, float] = (0.3, 0.1, 1.0)
     """α, β, γ of L = αL_t + βL_i + γL_m (SMAR, section 2.3)."""
+    modality_weighting: Literal["fixed", "per_department", "uncertainty", "per_pair"] = "fixed"
+    """What weighs the three losses (`smar_model/network/modality_weights.py`); all but `fixed` start from α, β, γ."""
+    other_modality_weights: tuple[float, float, float] = (1.0, 0.1, 0.3)
+    """Under `per_department`: α, β, γ of items outside shop.visual_departments."""
     token_dropout: Share = 0.1
     """Share of an item's tokens hidden at a visit."""
     picture_views: Count = 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +31,7 @@ def in_batch_softmax(
     *,
     further: Tensor | None = None,
     margin: float | None = None,
+    each: bool = False,
 ) -> Tensor:
     """Symmetric in-batch softmax: query i must find item i among the batch's items, and the other way round.
 
@@ -41,21 +44,23 @@ def in_batch_softmax(
         further: cosines of query i and items besides the batch's (random or hard negatives), (B, N); they join the
             first sum. −inf leaves a pair out.
         margin: leave out likely false negatives, each direction by its own positive.
+        each: the loss of each pair (B,), whose mean is the loss.
 
     Returns:
-        Scalar. Pairs left out carry no gradient.
+        Scalar, or (B,). Pairs left out carry no gradient.
     """
     labels = torch.arange(len(scores), device=scores.device)
     loss = scores.new_zeros(())
     for table, skip in ((scores, excluded), (scores.T, excluded.T)):
         if further is not None and table is scores:
-            table = torch.cat([table, further], dim=1)
             skip = torch.cat([skip, further.isneginf()], dim=1)
+            # −inf times the 0 that comes back would be no number in the gradient of the scale.
+            table = torch.cat([table, further.masked_fill(further.isneginf(), 0)], dim=1)
         if margin is not None:
             skip = skip | likely_false_negatives(table, margin)
         # The lowest number in place of −inf: a row whose negatives are all left out has a loss of 0, not NaN.
         logits = (table * scale).masked_fill(skip, torch.finfo(table.dtype).min)
-        loss = loss + F.cross_entropy(logits, labels) / 2
+        loss = loss + F.cross_entropy(logits, labels, reduction="none" if each else "mean") / 2
     return loss
 
 
@@ -85,5 +90,22 @@ def multi_head_scores(heads: Tensor, items: Tensor, temperature: float) -> Tenso
 
     (B, K, D), (N, D), β → (B, N)
     """
-    each = torch.einsum("bkd,nd->bkn", heads, items)
+    return soft_maximum(torch.einsum("bkd,nd->bkn", heads, items), temperature)
+
+
+def soft_maximum(each: Tensor, temperature: float) -> Tensor:
+    """Σ_k softmax_k(x_k / β) x_k over the heads: (B, K, N), β → (B, N)"""
     return (F.softmax(each / temperature, dim=1) * each).sum(1)
+
+
+def over_dimensions(dimensions: Sequence[int], loss: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:
+    """Mean of a loss over prefixes of the embeddings (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147).
+
+    Args:
+        dimensions: lengths of the prefixes; none: the embeddings as they are.
+        loss: given what cuts embeddings (…, D) to a prefix and makes them unit vectors again.
+    """
+    if not dimensions:
+        return loss(lambda embeddings: embeddings)
+    cuts = [lambda embeddings, d=d: F.normalize(embeddings[..., :d], dim=-1) for d in dimensions]
+    return torch.stack([loss(cut) for cut in cuts]).mean(0)

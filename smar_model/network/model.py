@@ -1,6 +1,7 @@
 """The network: query tower, item text tower, item image tower, item multimodal tower, prediction header.
 
-Score of a query q and an item s (SMAR, sections 2.2 and 2.4): Q(q)·S_m(s) where P(q) = 1, Q(q)·S_t(s) where P(q) = 0.
+Score of a query q and an item s (SMAR, sections 2.2 and 2.4): Q(q)·S_m(s) where P(q) = 1, Q(q)·S_t(s) where P(q) = 0; in
+general Q·S_t + p(q)·c(s)·Q·(S_m − S_t), with p between and with an item's own confidence c in its picture.
 The vision encoder stands before the image tower and can be run apart (`picture_patches`), so that a locked one
 encodes each picture once.
 """
@@ -22,8 +23,18 @@ from transformers import AutoConfig
 
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files
-from smar_model.network.fusion import FUSIONS
-from smar_model.network.towers import ImageTower, PretrainedTextTower, Projection, TextTower, masked_mean, visible
+from smar_model.network.fusion import FUSIONS, Reranker, pooled
+from smar_model.network.losses import multi_head_scores
+from smar_model.network.towers import (
+    ImageTower,
+    PretrainedTextTower,
+    Projection,
+    TextTower,
+    masked_mean,
+    places_with_pictures,
+    train_part,
+    visible,
+)
 from smar_model.network.variants import find_variant
 from smar_model.settings import Network, Pictures
 
@@ -32,6 +43,10 @@ SEGMENTS = ("title", "category", "brand", "attributes")
 INITIAL_SCALE = 20.0
 SCALE_BOUNDS = (5.0, 50.0)
 """Inverse temperature; published ones lie at 15–20 (Que2Search) to 50 (ROAR, τ = 0.02)."""
+HEAD_TEMPERATURE = 1 / 30
+"""β of DPSR's query heads: JD's softmax temperature (EMNLP 2023 industry track, paper 72)."""
+INITIAL_CONFIDENCE = 2.0
+"""Logit of c(item) before training: a picture counts .88 until something speaks against it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,20 +111,25 @@ def make_picture_encoder(network: Network, *, architecture: str | None, height: 
 
 
 class RetrievalModel(nn.Module):
-    """All towers. Text is given as ids (B, L), 0 is padding; embeddings are unit vectors (B, D)."""
+    """All towers. Text is given as ids (B, L), 0 is padding; embeddings are unit vectors (B, D).
+
+    Pictures are given as patch tokens (B, P, C) with `has_picture` (B,), or of several frames (B, F, P, C) with (B, F).
+    """
 
     def __init__(self, shape: Shape, *, load_pretrained: bool = False) -> None:
         super().__init__()
         network = shape.network
         text = network.text
         self.shape = shape
-        self.variant = find_variant(network.variant)
+        self.variant = find_variant(network)
 
         def text_tower(length: int, segments: int, layers: int) -> nn.Module:
             if shape.text_encoder:
                 config = AutoConfig.for_model(**shape.text_encoder)
                 name = text.pretrained if load_pretrained else None
-                return PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
+                tower = PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
+                train_part(tower.encoder, text.trained, text.last_blocks)
+                return tower
             return TextTower(
                 vocabulary=shape.vocabulary,
                 length=length,
@@ -128,16 +148,27 @@ class RetrievalModel(nn.Module):
         self.text_projection = self.query_projection
         if isinstance(self.query_tower, TextTower) and isinstance(self.item_text_tower, TextTower):
             self.item_text_tower.tokens = self.query_tower.tokens
+        self.further_heads = nn.ModuleList(
+            Projection(text.width, network.dimension) for _ in range(self.variant.heads - 1)
+        )
         if self.variant.fusion:
+            if network.frames > 1 and not self.vision_locked:
+                raise InputError(
+                    f"network.frames {network.frames}: several pictures at once need a vision encoder that is adapted and "
+                    "locked (network.vision.adapted: true, trained: locked); or set frames to 1"
+                )
             self.vision = make_picture_encoder(
                 network,
                 architecture=None if load_pretrained else shape.vision_encoder,
                 height=shape.picture_height,
                 width=shape.picture_width,
             )
+            if network.vision.trained == "partly":
+                train_part(self.vision.encoder, "partly", network.vision.last_blocks)
             self.image_tower = ImageTower(
                 channels=self.vision.channels,
                 patches=self.vision.patches,
+                frames=network.frames,
                 width=text.width,
                 heads=text.heads,
                 layers=network.image_layers,
@@ -147,6 +178,13 @@ class RetrievalModel(nn.Module):
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
             # S_m begins as S_t (fusion adds nothing at first) and learns what pictures add.
             self.multimodal_projection = self.text_projection
+        if self.variant.item_confidence:
+            last = nn.Linear(text.width, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, INITIAL_CONFIDENCE)
+            self.confidence_head = nn.Sequential(nn.Linear(2 * text.width, text.width), nn.GELU(), last)
+        if self.variant.reranker:
+            self.reranker = Reranker(network.dimension)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
     @property
@@ -154,11 +192,32 @@ class RetrievalModel(nn.Module):
         """Learned inverse temperature, kept within its bounds."""
         return self.log_scale.exp().clamp(*SCALE_BOUNDS)
 
+    @property
+    def vision_locked(self) -> bool:
+        """Whether the vision encoder stays as adapt-vision left it, so that each picture is encoded once."""
+        return self.variant.adapted and self.shape.network.vision.trained == "locked"
+
+    def train(self, mode: bool = True) -> RetrievalModel:
+        """Locked parts stay in evaluation mode: their batch statistics and their dropout are locked too."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
     def encode_queries(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (B, L) to embeddings Q (B, D) and the prediction header's logits (B,)."""
+        """Queries (B, L) to embeddings Q (B, D), of K heads (B, K, D), and the prediction header's logits (B,)."""
         mask = visible(ids)
         states = self.query_tower(ids, torch.zeros_like(ids), mask)
-        return self.query_projection(states, mask), self.header(masked_mean(states, mask)).squeeze(-1)
+        queries = self.query_projection(states, mask)
+        if self.further_heads:
+            queries = torch.stack([queries, *(head(states, mask) for head in self.further_heads)], dim=1)
+        return queries, self.header(masked_mean(states, mask)).squeeze(-1)
+
+    def scores(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Queries (B, D) or (B, K, D) with items (N, D) → (B, N)."""
+        return queries @ items.T if queries.ndim == 2 else multi_head_scores(queries, items, HEAD_TEMPERATURE)
 
     def encode_texts(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Item texts (B, L) to states H_t (B, L, W), their mask (B, L) and embeddings S_t (B, D)."""
@@ -167,13 +226,26 @@ class RetrievalModel(nn.Module):
         return states, mask, self.text_projection(states, mask)
 
     def encode_images(self, patches: Tensor, has_picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch tokens (B, P, C) to states H_i (B, P, W) and embeddings S_i (B, D)."""
+        """Patch tokens to states H_i, (B, P, W) or (B, F·P, W), and embeddings S_i (B, D)."""
         states = self.image_tower(patches, has_picture)
-        return states, self.image_projection(states, states.new_ones(states.shape[:2], dtype=torch.bool))
+        mask = places_with_pictures(has_picture, patches.shape[-2])
+        every = states.new_ones(states.shape[:2], dtype=torch.bool)
+        return states, self.image_projection(states, every if mask is None else mask)
 
-    def fuse(self, text: Tensor, text_mask: Tensor, image: Tensor) -> Tensor:
-        """States of both to embeddings S_m (B, D)."""
-        return self.multimodal_projection(*self.fusion(text, image, text_mask))
+    def fuse(self, text: Tensor, text_mask: Tensor, image: Tensor, image_mask: Tensor | None = None) -> Tensor:
+        """States of both to embeddings S_m (B, D); the image's mask is that of several frames (`places_with_pictures`)."""
+        return self.multimodal_projection(*self.fusion(text, image, text_mask, image_mask))
+
+    def confidence(self, text: Tensor, text_mask: Tensor, image: Tensor, image_mask: Tensor | None = None) -> Tensor:
+        """c(item), how much its picture counts, from the states of both: (B,), 1 for a variant without it."""
+        if not self.variant.item_confidence:
+            return text.new_ones(len(text))
+        both = torch.cat(pooled(text, image, text_mask, image_mask), dim=-1)
+        return self.confidence_head(both).squeeze(-1).sigmoid()
+
+    def rerank(self, queries: Tensor, texts: Tensor, images: Tensor) -> Tensor:
+        """Scores of queries Q (B, D) with items S_t, S_i (N, D) by the fusion that sees the query → (B, N)."""
+        return self.reranker(queries, texts, images)
 
     def picture_patches(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), 0–1, to patch tokens (B, P, C)."""
@@ -181,11 +253,12 @@ class RetrievalModel(nn.Module):
 
     @torch.no_grad()
     def route(self, logits: Tensor) -> Tensor:
-        """P(q) as search uses it: 0 or 1 under hard routing, the probability under soft routing. (B,) → (B,)"""
-        if not self.variant.fusion:
-            return torch.zeros_like(logits)
+        """P(q) as search uses it, (B,) → (B,): 0 or 1 under hard routing, the probability under soft routing; without
+        routing 1, or 0 where there are no pictures."""
+        if self.variant.routing == "none":
+            return torch.full_like(logits, float(self.variant.fusion is not None))
         probability = logits.sigmoid()
-        return (probability >= 0.5).float() if self.shape.network.routing == "hard" else probability
+        return (probability >= 0.5).float() if self.variant.routing == "hard" else probability
 
 
 def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> None:
@@ -232,7 +305,7 @@ def new_model(
     text_encoder = None
     if network.text.pretrained:
         try:
-            text_encoder = AutoConfig.from_pretrained(network.text.pretrained).to_dict()
+            text_encoder = AutoConfig.from_pretrained(network.text.pretrained, local_files_only=True).to_dict()
         except (OSError, ValueError) as error:
             raise InputError(f"network.text.pretrained {network.text.pretrained!r}: {error}") from error
     shape = Shape(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
+
+from smar_model.settings import Trained
 
 PADDING = 0
 """Id of the padding token in every tokenizer that this project trains."""
@@ -79,7 +82,12 @@ class PretrainedTextTower(nn.Module):
         self, config: PreTrainedConfig, *, segments: int, width: int, folder_or_name: str | None = None
     ) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(folder_or_name) if folder_or_name else AutoModel.from_config(config)
+        # Never from the net: a training run must not depend on another company's server.
+        self.encoder = (
+            AutoModel.from_pretrained(folder_or_name, local_files_only=True)
+            if folder_or_name
+            else AutoModel.from_config(config)
+        )
         inner = config.hidden_size
         self.segments = nn.Embedding(segments, inner)
         nn.init.zeros_(self.segments.weight)  # begin as the encoder was trained
@@ -91,21 +99,71 @@ class PretrainedTextTower(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Patch tokens of the vision encoder to states: (B, P, C) → (B, P, W).
+    """Patch tokens of the vision encoder to states: (B, P, C) → (B, P, W), or of up to F frames (B, F, P, C) → (B, F·P, W).
 
-    An item without a picture gets one learned state in every place, so that it is a state like others to
-    fusion and never zeros (design, decision 7).
+    Frames are an item's pictures, or pictures of its video, in one sequence; all but the first carry a frame embedding.
+    An item without a picture gets one learned state in every place of its first frame, so that it is a state like others
+    to fusion and never zeros (design, decision 7).
     """
 
-    def __init__(self, *, channels: int, patches: int, width: int, heads: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self, *, channels: int, patches: int, frames: int, width: int, heads: int, layers: int, dropout: float
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, width)
         self.positions = nn.Parameter(torch.randn(patches, width) * 0.02)
         self.no_picture = nn.Parameter(torch.randn(width) * 0.02)
+        self.further_frames = nn.Parameter(torch.zeros(frames - 1, 1, width)) if frames > 1 else None
         self.transformer = transformer(width, heads, layers, dropout) if layers else None
 
     def forward(self, patches: Tensor, has_picture: Tensor) -> Tensor:
-        states = torch.where(has_picture[:, None, None], self.project(self.norm(patches)), self.no_picture)
-        states = states + self.positions
-        return self.transformer(states) if self.transformer else states
+        mask = places_with_pictures(has_picture, patches.shape[-2])
+        if patches.ndim == 3:
+            patches, has_picture = patches[:, None], has_picture[:, None]
+        states = torch.where(has_picture[..., None, None], self.project(self.norm(patches)), self.no_picture)
+        states = states + self.positions  # (B, F, P, W)
+        if self.further_frames is not None and states.shape[1] > 1:
+            later = states[:, 1:] + self.further_frames[: states.shape[1] - 1]
+            states = torch.cat([states[:, :1], later], dim=1)
+        states = states.flatten(1, 2)
+        if self.transformer is None:
+            return states
+        return self.transformer(states, src_key_padding_mask=None if mask is None else ~mask)
+
+
+def places_with_pictures(has_picture: Tensor, patches: int) -> Tensor | None:
+    """Which states of the image tower count: (B, F) → (B, F·P) bool, the first frame's always; None for one frame (B,)."""
+    if has_picture.ndim == 1:
+        return None
+    counts = has_picture.clone()
+    counts[:, 0] = True
+    return counts.repeat_interleave(patches, dim=1)
+
+
+def lock(module: nn.Module) -> None:
+    """No gradient into a module. `RetrievalModel.train` keeps it in evaluation mode."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def train_part(encoder: nn.Module, trained: Trained, last_blocks: int) -> None:
+    """Lock an encoder whole (`locked`), up to its last blocks (`partly`) or not at all (`tuned`)."""
+    if trained == "tuned":
+        return
+    lock(encoder)
+    if trained == "partly":
+        for name in _last_parameters(encoder, last_blocks):
+            encoder.get_parameter(name).requires_grad_(True)
+
+
+def _last_parameters(encoder: nn.Module, blocks: int) -> list[str]:
+    """Names of the parameters of the last blocks: timm knows its models' blocks; in others they are the longest list."""
+    if matcher := getattr(encoder, "group_matcher", None):
+        block_of = group_parameters(encoder, matcher(), reverse=True)
+        kept = sorted(set(block_of.values()))[-blocks:]
+        return [name for name, block in block_of.items() if block in kept]
+    lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
+    name, longest = max(lists, key=lambda found: len(found[1]))
+    kept_prefixes = tuple(f"{name}.{n}." for n in range(max(0, len(longest) - blocks), len(longest)))
+    return [n for n, _ in encoder.named_parameters() if n.startswith(kept_prefixes)]

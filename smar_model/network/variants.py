@@ -2,33 +2,101 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from smar_model.errors import InputError
+from smar_model.settings import Fusion, Network, Routing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    fusion: Literal["cross_attention", "concat"] | None
-    """None: no picture is read at all."""
-    text_loss: bool = True
-    image_loss: bool = True
+    """What a variant switches. What it does not name is the same for all: sizes, data, optimiser, schedule."""
 
+    summary: str
+    fusion: Fusion | None = None
+    """How the multimodal embedding comes about; None: no picture is read at all."""
+    adapted: bool = False
+    """The vision encoder is prepared by adapt-vision, then locked, and every picture is encoded once. Otherwise it is
+    trained from its beginning inside the network, through the network's own losses ("end to end")."""
+    text_loss: bool = True
+    image_loss: bool = False
+    multimodal_loss: bool = True
+    """Of pretraining's L_t, L_i and L_m, those that are learned."""
+    routing: Routing = "none"
+    """By P(q): `hard`, `soft`; `none`: every query meets the multimodal embedding (the text embedding without pictures)."""
+    item_confidence: bool = False
+    """c(item), learned with the gate: how far an item's own picture moves it away from its text."""
+    loss: Literal["softmax", "hinge"] = "softmax"
+    heads: int = 1
+    """Embeddings of a query (DPSR)."""
+    random_negatives: int = 0
+    """Random items of the catalogue for each pair, where settings do not say."""
+    reranker: bool = False
+    """A fusion that sees the query, to order the best results anew."""
+
+
+_SMAR = Variant(summary="SMAR (arXiv 2506.20330)", fusion="cross_attention", image_loss=True, routing="hard")
+_CONCAT = Variant(summary="Naive concatenation, end to end", fusion="concat", text_loss=False)
+_BEYOND_TEXT = Variant(
+    summary="Beyond Text (arXiv 2603.04836): staged, item-side", fusion="beyond_text", adapted=True, text_loss=False
+)
+_TEXT_ONLY = Variant(summary="DPSR in softmax form", multimodal_loss=False)
 
 VARIANTS = {
-    "smar": Variant(fusion="cross_attention"),
-    "concat": Variant(fusion="concat", text_loss=False, image_loss=False),
-    "text_only": Variant(fusion=None, image_loss=False),
+    "default": replace(_SMAR, summary="Ours", adapted=True),
+    "dpsr": replace(
+        _TEXT_ONLY,
+        summary="DPSR as published (arXiv 2006.02282): query heads, hinge, random and batch negatives",
+        loss="hinge",
+        heads=4,
+        random_negatives=1,
+    ),
+    "text_only": _TEXT_ONLY,
+    "image_only": Variant(summary="DPSR-i: the picture alone", fusion="image", adapted=True, text_loss=False),
+    "smar": _SMAR,
+    "smar_nc": replace(_SMAR, summary="SMAR without cross-attention: pooled states, one linear map", fusion="linear"),
+    "smar_ni": replace(_SMAR, summary="SMAR without the image loss", image_loss=False),
+    "smar_nt": replace(_SMAR, summary="SMAR without the text loss", text_loss=False),
+    "smar_nm": replace(_SMAR, summary="SMAR without the multimodal loss", multimodal_loss=False),
+    "concat": _CONCAT,
+    "concat_adapted": replace(_CONCAT, summary="Concatenation on the adapted vision encoder", adapted=True),
+    "beyond_text": _BEYOND_TEXT,
+    "beyond_text_rerank": replace(_BEYOND_TEXT, summary="Beyond Text with the query in the fusion", reranker=True),
+    "oracle": replace(_TEXT_ONLY, summary="Text-only over texts that name each item's true attributes"),
 }
+"""Choices that the papers leave open: DPSR has four heads. "Naive" concatenation and SMAR train their vision encoder
+inside the network: here no encoder comes with weights, a frozen random one would be a straw man, and an adapted one is
+Beyond Text's first stage (for them `network.vision.adapted`). That also leaves an ablated tower without any other direct
+supervision before fine-tuning, as adapt-vision would be for -ni."""
 
 
-def find_variant(name: str) -> Variant:
-    """A variant by name.
+def find_variant(network: Network) -> Variant:
+    """The variant that settings name, with the parts that they put in its parts' place.
+
+    Those are parts of how pictures are used, so a variant without pictures is taken as it is.
 
     Raises:
         InputError: there is none of that name.
     """
-    if name not in VARIANTS:
-        raise InputError(f"network.variant {name!r}: choose one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    if network.variant not in VARIANTS:
+        raise InputError(f"network.variant {network.variant!r}: choose one of {', '.join(VARIANTS)}")
+    variant = VARIANTS[network.variant]
+    if not variant.fusion:
+        return variant
+    set_parts: dict[str, Any] = {
+        "fusion": network.fusion,
+        "routing": network.routing,
+        "item_confidence": network.item_confidence,
+        "adapted": network.vision.adapted,
+    }
+    return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})
+
+
+def switched_parts(variant: Variant) -> str:
+    """A variant in one line, for tables: its parts apart from the summary, those that are off left out."""
+    parts = [(f.name, getattr(variant, f.name)) for f in fields(variant) if f.name not in ("summary", "heads")]
+    shown = [
+        name if value is True else f"{name} {value}" for name, value in parts if value not in (False, None, 0, "none")
+    ]
+    return ", ".join(shown + ([f"{variant.heads} heads"] if variant.heads > 1 else []))

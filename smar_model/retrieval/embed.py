@@ -16,6 +16,7 @@ from smar_model.data.text_tokens import encode_items, load_tokenizer, trim
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model
+from smar_model.network.towers import places_with_pictures
 
 BATCH = 256
 CHUNK = 80 * BATCH
@@ -29,14 +30,16 @@ class ItemEmbeddings:
     text: np.ndarray
     """S_t, unit vectors (N, D) float32."""
     multimodal: np.ndarray
-    """S_m, unit vectors (N, D) float32; equal to S_t for a variant without pictures."""
+    """S_m (N, D) float32, as a query with P(q) = 1 meets it: unit vectors, or S_t + c(item)·(S_m − S_t) for a variant with
+    item confidence; equal to S_t for a variant without pictures."""
 
 
 @torch.inference_mode()
 def embed_catalogue(
     model: RetrievalModel, tokenizer_file: Path, catalogue_files: Sequence[Path], picture_files: Sequence[Path]
 ) -> ItemEmbeddings:
-    """Embed every item of a catalogue; of an item with several pictures S_m is the mean over up to four."""
+    """Embed every item of a catalogue; of an item with several pictures S_m is the mean over up to four, or attends to as
+    many as the network has frames."""
     catalogue = read_catalogue(catalogue_files)
     texts = encode_items(load_tokenizer(tokenizer_file), catalogue, model.shape.item_length)
     text, multimodal = [], []
@@ -51,9 +54,18 @@ def embed_catalogue(
         text.append(embedding.numpy())
         if model.variant.fusion:
             patches, owners, has = _patches(model, thumbnails, start % CHUNK, len(ids))
-            fused = model.fuse(states[owners], mask[owners], model.encode_images(patches, has)[0])
-            mean = torch.zeros(len(ids), fused.shape[1]).index_add_(0, owners, fused)
-            multimodal.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
+            if model.shape.network.frames > 1:
+                patches, owners, has = _frames(patches, owners, has, model.shape.network.frames)
+            both = (
+                *(states[owners], mask[owners], model.encode_images(patches, has)[0]),
+                places_with_pictures(has, patches.shape[-2]),
+            )
+            fused = torch.nn.functional.normalize(_sums(model.fuse(*both), owners, len(ids)), dim=-1)
+            if model.variant.item_confidence:
+                pictures = _sums(torch.ones(len(owners)), owners, len(ids))
+                confidence = _sums(model.confidence(*both), owners, len(ids)) / pictures
+                fused = torch.lerp(embedding, fused, confidence[:, None])
+            multimodal.append(fused.numpy())
     stacked = np.concatenate(text)
     return ItemEmbeddings(
         item_ids=texts.item_ids, text=stacked, multimodal=np.concatenate(multimodal) if multimodal else stacked
@@ -86,6 +98,23 @@ def _patches(
         ]
         patches[torch.from_numpy(has)] = torch.cat(encoded)
     return patches, torch.from_numpy(owners), torch.from_numpy(has)
+
+
+def _frames(
+    patches: torch.Tensor, owners: torch.Tensor, has: torch.Tensor, frames: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first pictures of each item side by side: (N, F, P, C), the items (N,), which are pictures (N, F)."""
+    items = int(owners[-1]) + 1
+    frame = torch.arange(len(owners)) - torch.searchsorted(owners, owners)
+    kept = frame < frames
+    places = (owners[kept], frame[kept])
+    together = patches.new_zeros(items, frames, *patches.shape[1:]).index_put_(places, patches[kept])
+    return together, torch.arange(items), has.new_zeros(items, frames).index_put_(places, has[kept])
+
+
+def _sums(values: torch.Tensor, owners: torch.Tensor, items: int) -> torch.Tensor:
+    """Sums over the pictures of each item: (M, …), (M,) → (N, …)."""
+    return values.new_zeros(items, *values.shape[1:]).index_add_(0, owners, values)
 
 
 def load_embeddings(folder: Path) -> ItemEmbeddings:

@@ -1,7 +1,8 @@
 """Search: one code path for evaluation, the command line and serving.
 
 An item is stored as [S_t ; S_m − S_t], a query asks [Q ; p·Q]: the inner product is Q·S_t + p·Q·(S_m − S_t), which is
-Q·S_m for p = 1 and Q·S_t for p = 0 (design, decision 5). Only the query tower and P(q) run online.
+Q·S_m for p = 1 and Q·S_t for p = 0 (design, decision 5). Only the query tower and P(q) run online. A query of several
+heads (DPSR) asks once for each; what any of them finds is ordered by the score over all.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import torch
 
 from smar_model.data.text_tokens import encode_queries, load_tokenizer
 from smar_model.errors import InputError
-from smar_model.network.model import RetrievalModel, load_model, model_digest
+from smar_model.network.losses import soft_maximum
+from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model, model_digest
 from smar_model.retrieval.embed import ItemEmbeddings
-from smar_model.retrieval.ranking import Ranking, concatenate_rankings, order_candidates, rank_scores
+from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
 
 QUERY_BATCH = 512
 
@@ -40,19 +42,31 @@ class QueryEncoder:
 
     @torch.inference_mode()
     def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Routed queries (B, 2D), the P(q) that routes them (B,) and the header's probability (B,)."""
+        """Routed queries (B, 2D), of K heads (B·K, 2D), the P(q) that routes them (B,) and the header's probability (B,)."""
         routed, routes, probabilities = [], [], []
         for start in range(0, len(queries), QUERY_BATCH):
             ids = encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
             embeddings, logits = self.model.encode_queries(torch.from_numpy(ids))
             p = self.model.route(logits)
-            routed.append(torch.cat([embeddings, p[:, None] * embeddings], dim=1).numpy())
+            heads = embeddings.reshape(len(logits) * self.heads, -1)
+            routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
             routes.append(p.numpy())
             probabilities.append(logits.sigmoid().numpy())
         if not routed:
             width = 2 * self.model.shape.network.dimension
             return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
         return np.concatenate(routed), np.concatenate(routes), np.concatenate(probabilities)
+
+    @property
+    def heads(self) -> int:
+        return self.model.variant.heads
+
+    def join_heads(self, each: np.ndarray) -> np.ndarray:
+        """Scores of every head, (B·K, N), to those of the queries (B, N)."""
+        if self.heads == 1:
+            return each
+        by_head = torch.from_numpy(each).unflatten(0, (-1, self.heads))
+        return soft_maximum(by_head, HEAD_TEMPERATURE).numpy()
 
     def route(self, queries: Sequence[str]) -> np.ndarray:
         """The header's probability that pictures matter for each query, (B,)."""
@@ -72,9 +86,10 @@ class DenseRanker:
 
     def rank(self, queries: list[str], depth: int) -> Ranking:
         asked, _, _ = self.encoder.encode(queries)
+        step = QUERY_BATCH * self.encoder.heads
         parts = [
-            rank_scores(asked[start : start + QUERY_BATCH] @ self.items.T, depth)
-            for start in range(0, max(1, len(asked)), QUERY_BATCH)
+            rank_scores(self.encoder.join_heads(asked[start : start + step] @ self.items.T), depth)
+            for start in range(0, max(1, len(asked)), step)
         ]
         return concatenate_rankings(parts)
 
@@ -138,7 +153,24 @@ class Searcher:
 
     def _rank(self, asked: np.ndarray, depth: int) -> Ranking:
         scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), depth)
-        return order_candidates(rows.astype(np.int32), scores)
+        if self.encoder.heads > 1:
+            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * depth))
+        ranking = order_candidates(rows.astype(np.int32), scores)
+        return Ranking(rows=ranking.rows[:, :depth], scores=ranking.scores[:, :depth])
+
+    def _over_heads(self, asked: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores over all heads of what any of them found, each item once: rows (B, C) → scores and rows (B, C)."""
+        if isinstance(self.index, faiss.IndexIVF):
+            self.index.make_direct_map()
+        rows = np.sort(rows, axis=1)
+        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = NO_ROW
+        scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+        for query, found in enumerate(rows):
+            kept = found != NO_ROW
+            items = self.index.reconstruct_batch(found[kept])
+            heads = asked[query * self.encoder.heads : (query + 1) * self.encoder.heads]
+            scores[query, kept] = self.encoder.join_heads(heads @ items.T)[0]
+        return scores, rows
 
     def search(self, queries: list[str], k: int = 10) -> tuple[list[list[Hit]], np.ndarray]:
         """The k best items for each query, best first, and P(q) of each query (B,)."""

@@ -15,41 +15,56 @@ from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
 from smar_model.settings import Optimisation
-from smar_model.training.batches import TrainingData
+from smar_model.training.batches import UNKNOWN, TrainingData
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
-from smar_model.training.pair_embeddings import encode_pairs
-from smar_model.training.pretrain import patch_table
+from smar_model.training.pair_embeddings import Cut, all_items, contrast, encode_pairs
+from smar_model.training.pretrain import pair_batches
 from smar_model.training.stage_model import continue_from, publish
-
-UNKNOWN = -1
 
 
 def routed_loss(model: RetrievalModel, embeddings: Embeddings, *, margin: float | None = None) -> dict[str, Tensor]:
     """Contrast of each query with the embedding that P(q) chooses, plus the header's own loss.
 
-    The label chooses where there is one, else the header. Under soft routing the score is
-    Q·S_t + p·Q·(S_m − S_t) with the header's p, and the header also learns from the retrieval loss.
+    The score is Q·S_t + p(q)·c(item)·Q·(S_m − S_t). Under hard routing p is the label where there is one, else what the
+    header says, and learns from labels alone; under soft routing p is the header's probability and learns from the
+    retrieval loss too. Without routing p = 1. A reranker learns the same contrast by its own scores.
 
     Args:
         margin: of likely false negatives, see `in_batch_softmax`.
     """
     queries, labels, header = embeddings["queries"], embeddings["labels"], embeddings["header"]
-    scores = queries @ embeddings["texts"].T
+    variant = model.variant
     parts: dict[str, Tensor] = {}
-    total = scores.new_zeros(())
+    total = queries.new_zeros(())
     known = labels != UNKNOWN
-    if "multimodal" in embeddings:
-        p = header.sigmoid()
-        if model.shape.network.routing == "hard":
-            p = torch.where(known, labels.to(p.dtype), (p.detach() >= 0.5).to(p.dtype))
-        scores = scores + p[:, None] * (queries @ embeddings["multimodal"].T - scores)
-        if known.any():
-            parts["gate"] = F.binary_cross_entropy_with_logits(header[known], labels[known].to(header.dtype))
-            total = total + parts["gate"]
-    excluded = duplicates_mask(embeddings["query_keys"], embeddings["item_keys"])
-    parts["retrieval"] = in_batch_softmax(scores, model.scale, excluded, margin=margin)
-    return {"loss": total + parts["retrieval"], **parts, "scale": model.scale.detach()}
+    p = header.sigmoid()
+    if variant.routing == "hard":
+        p = torch.where(known, labels.to(p.dtype), (p.detach() >= 0.5).to(p.dtype))
+    elif variant.routing == "none":
+        p = torch.ones_like(p)
+    if variant.routing != "none" and known.any():
+        parts["gate"] = F.binary_cross_entropy_with_logits(header[known], labels[known].to(header.dtype))
+        total = total + parts["gate"]
+
+    def score(cut: Cut, place: str) -> Tensor:
+        by_text = model.scores(cut(queries), cut(all_items(embeddings, place + "texts")))
+        if not variant.fusion:
+            return by_text
+        by_both = cut(queries) @ cut(all_items(embeddings, place + "multimodal")).T
+        share = p[:, None]
+        if variant.item_confidence:
+            share = share * embeddings[place + "confidence"].flatten()
+        return by_text + share * (by_both - by_text)
+
+    parts["retrieval"] = contrast(model, embeddings, score, margin=margin)
+    total = total + parts["retrieval"]
+    if variant.reranker:
+        excluded = duplicates_mask(embeddings["query_keys"], embeddings["item_keys"])
+        scores = model.rerank(queries, embeddings["texts"], embeddings["images"])
+        parts["rerank"] = in_batch_softmax(scores, model.scale, excluded, margin=margin)
+        total = total + parts["rerank"]
+    return {"loss": total, **parts, "scale": model.scale.detach()}
 
 
 def read_labels(context: StageContext) -> dict[str, int]:
@@ -63,18 +78,10 @@ def finetune(context: StageContext, model: RetrievalModel, optimisation: Optimis
     """Fine-tune a pretrained model on this run's clicks and publish `model/`."""
     training = context.settings.training
     data = TrainingData(context, seed=training.seed + 1, pictures=model.variant.fusion is not None)
-    labels = read_labels(context)
-    table = patch_table(context, model, data)
-    batches = data.batches(
-        optimisation.batch,
-        optimisation.clicked_share,
-        patch_table=table,
-        label_of=lambda query: labels.get(query, UNKNOWN),
-    )
     metrics = train(
         model,
         data,
-        batches,
+        pair_batches(model, data, optimisation, read_labels(context)),
         encode=lambda step, batch: encode_pairs(model, batch, pictures=True),
         objective=lambda step, embeddings: routed_loss(model, embeddings, margin=optimisation.false_negative_margin),
         optimisation=optimisation,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-from torch import Tensor
+from collections.abc import Iterator, Mapping
 
+import torch
+from torch import Tensor, nn
+
+from smar_model.data.catalogue import read_catalogue
 from smar_model.lake.stage import StageContext
-from smar_model.network.losses import duplicates_mask, in_batch_softmax
+from smar_model.network.modality_weights import ModalityWeights
 from smar_model.network.model import RetrievalModel, load_model
-from smar_model.training.batches import PatchTable, TrainingData
+from smar_model.settings import Optimisation
+from smar_model.training.batches import Batch, PatchTable, TrainingData
+from smar_model.training.device import device
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
-from smar_model.training.pair_embeddings import encode_pairs
+from smar_model.training.pair_embeddings import Cut, all_items, contrast, encode_pairs
 from smar_model.training.stage_model import begin, lock_vision, publish
 
 TEXT_ALONE = (1.0, 0.0, 0.0)
@@ -20,74 +25,114 @@ TEXT_ALONE = (1.0, 0.0, 0.0)
 def three_losses(
     model: RetrievalModel,
     embeddings: Embeddings,
-    weights: tuple[float, float, float],
+    weights: tuple[float, float, float] | ModalityWeights,
     *,
     margin: float | None = None,
 ) -> dict[str, Tensor]:
     """The pretraining loss and its parts; a part whose weight is 0, or that the variant leaves out, is not computed.
 
     Args:
+        weights: α, β, γ, or what finds them for each pair; then their means are among the parts.
         margin: of likely false negatives, see `in_batch_softmax`.
     """
-    alpha, beta, gamma = weights
-    queries = embeddings["queries"]
-    excluded = duplicates_mask(embeddings["query_keys"], embeddings["item_keys"])
-
-    def contrast(items: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        scores = (queries @ items.T)[rows][:, rows]
-        return in_batch_softmax(scores, model.scale, excluded[rows][:, rows], margin=margin)
-
+    queries, variant = embeddings["queries"], model.variant
+    fixed, found = (None, weights(embeddings)) if isinstance(weights, ModalityWeights) else (weights, None)
     parts: dict[str, Tensor] = {}
     total = queries.new_zeros(())
-    if alpha and model.variant.text_loss:
-        parts["text"] = contrast(embeddings["texts"])
-        total = total + alpha * parts["text"]
-    if beta and model.variant.image_loss and "images" in embeddings:
-        # Items without a picture share one state: as positives they would teach nothing.
-        parts["image"] = contrast(embeddings["images"], embeddings["has_picture"])
-        total = total + beta * parts["image"]
-    if gamma and "multimodal" in embeddings:
-        parts["multimodal"] = contrast(embeddings["multimodal"])
-        total = total + gamma * parts["multimodal"]
+    losses = [
+        ("text", "texts", variant.text_loss),
+        ("image", "images", variant.image_loss),
+        ("multimodal", "multimodal", variant.multimodal_loss),
+    ]
+    for number, (part, name, learned) in enumerate(losses):
+        # Items without a picture share one state: as positives, or as negatives, they would teach nothing.
+        rows = embeddings["has_picture"] if name == "images" and name in embeddings else None
+        if name not in embeddings or not learned or (rows is not None and not rows.any()):
+            continue
+
+        def score(cut: Cut, place: str, name: str = name) -> Tensor:
+            scores = model.scores(cut(queries), cut(all_items(embeddings, place + name)))
+            if name == "images" and place:
+                scores = scores.masked_fill(~embeddings[f"{place}has_picture"].flatten(), -torch.inf)
+            return scores
+
+        if found:
+            weight, cost = (table[:, number] if rows is None else table[rows, number] for table in found)
+            each = contrast(model, embeddings, score, rows=rows, margin=margin, each=True)
+            parts[part], parts[f"weight_{part}"] = each.mean(), weight.detach().mean()
+            total = total + (weight * each + cost).mean()
+        elif fixed and fixed[number]:
+            parts[part] = contrast(model, embeddings, score, rows=rows, margin=margin)
+            total = total + fixed[number] * parts[part]
     return {"loss": total, **parts, "scale": model.scale.detach()}
 
 
-def patch_table(context: StageContext, model: RetrievalModel, data: TrainingData) -> PatchTable | None:
-    """Encode every picture with the locked encoder; None for a variant without pictures."""
-    if not model.variant.fusion or not data.thumbnails:
+def pair_batches(
+    model: RetrievalModel, data: TrainingData, optimisation: Optimisation, labels: Mapping[str, int] | None = None
+) -> Iterator[Batch]:
+    """Batches with the pictures in the form that the model trains on, and the further items that settings ask for."""
+    random_negatives = optimisation.random_negatives
+    return data.batches(
+        optimisation.batch,
+        optimisation.clicked_share,
+        patch_table=patch_table(model, data),
+        pixels=model.variant.fusion is not None and not model.vision_locked,
+        random_negatives=model.variant.random_negatives if random_negatives is None else random_negatives,
+        labels=labels,
+    )
+
+
+def modality_weights(context: StageContext, model: RetrievalModel) -> ModalityWeights | None:
+    """What weighs the losses where α, β, γ are not the same numbers for every pair."""
+    training = context.settings.training
+    weighting, visual = training.modality_weighting, None
+    if weighting == "fixed" or not model.variant.fusion:
+        return None
+    if weighting == "per_department":
+        catalogue = read_catalogue(context.table("prepare-items", "catalogue"), before=context.run.cutoff)
+        visual = torch.tensor(catalogue["department"].isin(context.settings.shop.visual_departments).to_numpy())
+    return ModalityWeights(
+        weighting,
+        training.modality_weights,
+        dimension=model.shape.network.dimension,
+        other_weights=training.other_modality_weights if weighting == "per_department" else None,
+        visual=visual,
+    ).to(device())
+
+
+def patch_table(model: RetrievalModel, data: TrainingData) -> PatchTable | None:
+    """Patch tokens under the locked encoder; None for a variant without pictures, or one that trains its encoder."""
+    if not model.vision_locked:
         return None
     lock_vision(model)
-    views = context.settings.training.picture_views
-    context.report(f"encoding {len(data.thumbnails.pixels):,} pictures in {views} views")
-    random = np.random.default_rng(context.settings.training.seed)
-    return PatchTable(model, data.thumbnails, views, random)
+    return data.patch_table(model)
 
 
 def run(context: StageContext) -> dict[str, float]:
-    """Train all towers on patch tokens of the adapted, locked vision encoder; publish `model/`."""
-    training = context.settings.training
+    """Train all towers, on patch tokens where the vision encoder is adapted and locked, else on pictures; publish `model/`."""
+    training, optimisation = context.settings.training, context.settings.training.pretrain
     model = begin(context)
-    if model.variant.fusion:
+    if model.variant.adapted:
         # The text side starts anew: adapting the vision encoder has bent it towards pictures.
         adapted = load_model(context.input("adapt-vision").folder / "model")
         model.vision.load_state_dict(adapted.vision.state_dict())
         model.image_tower.load_state_dict(adapted.image_tower.state_dict())
     data = TrainingData(context, seed=training.seed, pictures=model.variant.fusion is not None)
-    table = patch_table(context, model, data)
-    text_first = round(training.pretrain.steps * training.text_first_share) if model.variant.text_loss else 0
+    text_first = round(optimisation.steps * training.text_first_share) if model.variant.text_loss else 0
+    weighting = modality_weights(context, model)
 
-    def weights(step: int) -> tuple[float, float, float]:
-        return TEXT_ALONE if step < text_first else training.modality_weights
+    def weights(step: int) -> tuple[float, float, float] | ModalityWeights:
+        return TEXT_ALONE if step < text_first else weighting or training.modality_weights
 
     metrics = train(
-        model,
+        nn.ModuleList([model, weighting]) if weighting else model,
         data,
-        data.batches(training.pretrain.batch, training.pretrain.clicked_share, patch_table=table),
+        pair_batches(model, data, optimisation),
         encode=lambda step, batch: encode_pairs(model, batch, pictures=weights(step) != TEXT_ALONE),
         objective=lambda step, embeddings: three_losses(
-            model, embeddings, weights(step), margin=training.pretrain.false_negative_margin
+            model, embeddings, weights(step), margin=optimisation.false_negative_margin
         ),
-        optimisation=training.pretrain,
+        optimisation=optimisation,
         context=context,
     )
     return metrics | publish(context, model)

@@ -7,7 +7,7 @@ from smar_model.training.batches import TrainingData
 from smar_model.training.finetune import finetune
 from smar_model.training.loop import train
 from smar_model.training.pair_embeddings import encode_pairs
-from smar_model.training.pretrain import TEXT_ALONE, three_losses
+from smar_model.training.pretrain import TEXT_ALONE, pair_batches, three_losses
 from smar_model.training.stage_model import begin
 
 
@@ -23,7 +23,7 @@ def run(context: StageContext) -> dict[str, float]:
     pretrained = train(
         model,
         data,
-        data.batches(pretraining.batch, pretraining.clicked_share),
+        pair_batches(model, data, pretraining),
         encode=lambda step, batch: encode_pairs(model, batch, pictures=False),
         objective=lambda step, embeddings: three_losses(
             model, embeddings, TEXT_ALONE, margin=pretraining.false_negative_margin
