@@ -15,7 +15,7 @@ from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.settings import REPOSITORY, load_settings
-from smar_model.stages import STAGES
+from smar_model.stages import COMPARISON_STAGES, STAGES
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0]
@@ -115,6 +115,40 @@ def probe_vision_command(
 
     print(format_probe(probe_vision(record, generic=generic)))
     print(f"Figures: {record.folder / 'vision_probe.json'}")
+
+
+MinutesOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Begin no run that would probably end later; the same command goes on."),
+]
+
+
+@app.command()
+def compare(
+    settings: Annotated[Path, typer.Option(help="Comparison, such as configs/compare_real_products.yaml.")],
+    only: Annotated[Optional[list[str]], typer.Option(help="Name of a row; may be repeated.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[list[int]], typer.Option(help="One of its seeds; may be repeated.")] = None,  # noqa: UP045
+    minutes: MinutesOption = None,
+) -> None:
+    """Train and judge the rows of a comparison that are not measured yet; write its page from all that are."""
+    from smar_model.evaluation.compare import measure_missing
+    from smar_model.evaluation.comparison import load_bench
+    from smar_model.evaluation.quality_page import write_page
+
+    bench = load_bench(settings, COMPARISON_STAGES)
+    measure_missing(bench, only=only or (), seeds=seeds or (), minutes=minutes)
+    print(f"Page: {write_page(bench, command=f'smar compare --settings {settings}')}")
+
+
+@app.command()
+def sweep(
+    settings: Annotated[Path, typer.Option(help="Sweep, such as configs/sweep_real_products.yaml.")],
+    minutes: MinutesOption = None,
+) -> None:
+    """Grid of pretraining's α, β, γ: measure the points that are missing, draw those that are there."""
+    from smar_model.evaluation.sweep import sweep as run_sweep
+
+    print(f"Drawing: {run_sweep(settings, stages=COMPARISON_STAGES, minutes=minutes)}")
 
 
 DeploymentOption = Annotated[

@@ -231,3 +231,46 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+_JUDGE = (
+    *("smar_model/evaluation/judge.py", "smar_model/evaluation/baselines.py", "smar_model/evaluation/metrics.py"),
+    *("smar_model/evaluation/relevance.py", "smar_model/evaluation/evaluation_set.py", "smar_model/retrieval"),
+    *("smar_model/network", "smar_model/data", "schemas/comparison_results.yaml"),
+)
+_JUDGE_SETTINGS = ("evaluation", "shop.visual_departments", "segments.novel_bucket")
+
+COMPARISON_STAGES: dict[str, Stage] = STAGES | {
+    stage.name: stage
+    for stage in (
+        *(
+            Stage(
+                name=name,
+                summary="The catalogue with true attributes, for oracles alone.",
+                work=f"smar_model.evaluation.oracle:{work}",
+                inputs=("prepare-items",),
+                raw=("judgments_and_truth",),
+                code=("smar_model/evaluation/oracle.py", "schemas/catalogue.yaml"),
+            )
+            for name, work in (("reveal-truth", "run"), ("reveal-visible-truth", "run_visible"))
+        ),
+        Stage(
+            name="judge-baselines",
+            summary="Popularity and BM25 on every query of the evaluation days, by segment.",
+            work="smar_model.evaluation.judge:run_baselines",
+            inputs=("prepare-items", "extract-clicks", "assign-segments"),
+            raw=("judgments_and_truth",),
+            settings=_JUDGE_SETTINGS,
+            code=_JUDGE,
+        ),
+        Stage(
+            name="judge",
+            summary="One model, alone and with BM25, likewise.",
+            work="smar_model.evaluation.judge:run",
+            inputs=("prepare-items", "extract-clicks", "assign-segments", "finetune", "embed"),
+            raw=("judgments_and_truth",),
+            settings=(*_JUDGE_SETTINGS, "training.threads"),
+            code=_JUDGE,
+        ),
+    )
+}
+"""Those of the pipeline, and the ones that `smar compare` alone runs: no command, no task of the daily run."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 import pandas as pd
 
-from smar_model.retrieval.ranking import Ranking, concatenate_rankings, rank_scores
+from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, rank_scores
 
 _WORD = re.compile(r"\w+")
 _QUERIES_AT_ONCE = 512
@@ -70,6 +71,24 @@ class BM25:
             if tokens := words(query):
                 scores[row] = self._index.get_scores(tokens)
         return rank_scores(np.where(scores > 0, scores, -np.inf), depth)
+
+
+def fuse_by_rank(rankings: Sequence[Ranking], *, items: int, k: int = 60) -> Ranking:
+    """Reciprocal rank fusion: score = Σ 1 / (k + rank) over the rankings that found the item (Cormack et al. 2009).
+
+    Args:
+        rankings: of the same queries to the same depth D, which is that of the result too.
+        items: size of the catalogue.
+    """
+    queries, depth = rankings[0].rows.shape
+    parts = []
+    for start in range(0, max(1, queries), _QUERIES_AT_ONCE):
+        scores = np.zeros((min(_QUERIES_AT_ONCE, queries - start), items))
+        for ranking in rankings:
+            query, place = np.nonzero(ranking.rows[start : start + _QUERIES_AT_ONCE] != NO_ROW)
+            scores[query, ranking.rows[start + query, place]] += 1 / (k + 1 + place)
+        parts.append(rank_scores(np.where(scores > 0, scores, -np.inf), depth))
+    return concatenate_rankings(parts)
 
 
 def words(text: str) -> list[str]:

@@ -27,6 +27,12 @@ def precision(judged: JudgedRanking, k: int) -> np.ndarray:
     return (_first(judged, k) > 0).sum(axis=1) / k
 
 
+def f1(judged: JudgedRanking, k: int, *, capped: bool = False) -> np.ndarray:
+    """F1@k = 2 · P@k · Recall@k / (P@k + Recall@k), query by query; `capped` as in `recall`."""
+    p, r = precision(judged, k), recall(judged, k, capped=capped)
+    return np.divide(2 * p * r, p + r, out=np.zeros(len(p)), where=p + r > 0)
+
+
 def ndcg(judged: JudgedRanking, k: int) -> np.ndarray:
     """nDCG@k = DCG@k / ideal DCG@k, DCG@k = Σ_{r ≤ k} grade_r / log2(r + 1).
 

@@ -50,6 +50,16 @@ class ClusterBootstrap:
             sample[:] = np.bincount(drawn, minlength=self.clusters)
         return weights
 
+    def share(self, part: np.ndarray, whole: np.ndarray, segment: np.ndarray | None = None) -> Estimate:
+        """Mean of (Q,) `part` / mean of (Q,) `whole`, both from the same draws; all None where `whole` has no clear sign."""
+        inside = np.ones(len(part), dtype=bool) if segment is None else segment
+        cluster = self._cluster[inside]
+        sums = [self._weights @ np.bincount(cluster, v[inside], self.clusters) for v in (part, whole)]
+        if not ((sums[1] > 0).all() or (sums[1] < 0).all()):
+            return Estimate(mean=None, low=None, high=None)
+        low, high = np.quantile(sums[0] / sums[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(mean=float(part[inside].mean() / whole[inside].mean()), low=float(low), high=float(high))
+
     def estimate(self, values: np.ndarray, segment: np.ndarray | None = None) -> list[Estimate]:
         """Mean and interval of each column of (Q, M) values over the queries of a segment, (Q,) bool."""
         values = np.asarray(values, dtype=np.float64)
@@ -70,6 +80,27 @@ class ClusterBootstrap:
             Estimate(mean=float(m), low=float(m + a), high=float(m + b))
             for m, a, b in zip(means, low, high, strict=True)
         ]
+
+
+def permutation_p(differences: np.ndarray, clusters: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
+    """Two-sided p of each column of (Q, M) paired differences under "the two models may be exchanged", (M,).
+
+    1. Sum the differences of each cluster: requests for one item are exchanged together.
+    2. Turn each sum's sign or not, by chance, `samples` times.
+    3. p = (1 + how often the total is at least as far from 0 as the real one) / (1 + samples) (Phipson and Smyth 2010).
+
+    A query outside a segment has the difference 0 in the segment's column: it changes nothing.
+    """
+    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.stack([np.bincount(cluster, column) for column in differences.T], axis=1)
+    # Totals that are equal must count as such, whatever the order of their sums.
+    real = np.abs(sums.sum(axis=0)) - 1e-9 * np.maximum(1, np.abs(sums).sum(axis=0))
+    random = np.random.default_rng(seed)
+    farther = np.zeros(differences.shape[1], dtype=int)
+    for start in range(0, samples, 500):
+        signs = 2.0 * random.integers(0, 2, (min(500, samples - start), len(sums))) - 1
+        farther += (np.abs(signs @ sums) >= real).sum(axis=0)
+    return (1 + farther) / (1 + samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

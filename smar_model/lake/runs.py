@@ -102,7 +102,13 @@ class Run:
 
     def find_output(self, stage: str) -> Artifact | None:
         content = self.state(stage)
-        return load_artifact(stage, content["key"]) if content and content["state"] == "finished" else None
+        if not content or content["state"] != "finished":
+            return None
+        return load_artifact(content.get("output_of", stage), content["key"])
+
+    def take(self, artifact: Artifact, *, stage: str) -> None:
+        """Record a finished output as that of a stage of this run: another run's, or another stage's in its place."""
+        self.write_state(stage, "finished", key=artifact.key, output_of=artifact.stage, reused=True)
 
 
 def run_folder(name: str) -> Path:

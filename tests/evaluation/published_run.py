@@ -72,9 +72,9 @@ def publish_run(root: Path, *, with_truth: bool, name: str = "tiny", **sections:
             rows = [{**r, "named": [("colour", colour[r["item_id"]])]} for r in requests]
             write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
     published = PublishedRun(run=tiny_run(root, name=name, network=NETWORK, **sections), root=root)
-    published.publish("prepare-items", lambda folder: _write_items(folder, items))
-    published.publish("extract-clicks", lambda folder: _write_clicks(folder, events))
-    published.publish("generate-queries", lambda folder: None)
+    published.publish("prepare-items", lambda folder: write_items(folder, items))
+    published.publish("extract-clicks", lambda folder: write_clicks(folder, events))
+    published.publish("generate-queries", lambda folder: write_queries(folder, items))
     published.publish("label-fashion", lambda folder: None)
     checks = [
         {"table": "clicks", "check": "rows", "severity": "critical", "passed": True, "observed": 9, "detail": None},
@@ -99,7 +99,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_items(folder: Path, items: list[dict[str, Any]]) -> None:
+def write_items(folder: Path, items: list[dict[str, Any]]) -> None:
     """Every fifth item has no usable picture; two items share one."""
     catalogue = [
         item
@@ -119,17 +119,40 @@ def _write_items(folder: Path, items: list[dict[str, Any]]) -> None:
     write_rows(folder / "pictures" / "part-0.parquet", "pictures", pictures)
 
 
-def _write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]]) -> None:
+def write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]]) -> None:
     counts: dict[tuple, dict[str, int]] = {}
     for day, (rows, _) in events.items():
         for row in rows:
             key = (day, normalise_query(row["query"]), row["item_id"])
             counts.setdefault(key, {"impression": 0, "click": 0, "cart": 0, "order": 0})[row["event"]] += 1
     table = [
-        {"day": day, "query": query, "item_id": item, **{f"{event}s": n for event, n in count.items()}, "weight": 0.0}
+        {"day": day, "query": query, "item_id": item, **{f"{event}s": n for event, n in count.items()}}
+        | {"weight": float(count["click"])}
         for (day, query, item), count in counts.items()
     ]
     write_rows(folder / "clicks" / "part-0.parquet", "clicks", table)
+
+
+def write_queries(folder: Path, items: list[dict[str, Any]]) -> None:
+    rows = [
+        {"query": " ".join(words[n:]), "item_id": item["item_id"], "method": "substring"}
+        for item in items
+        for words in [normalise_query(item["title"]).split()]
+        for n in range(3)
+    ]
+    write_rows(folder / "synthetic_queries" / "part-0.parquet", "synthetic_queries", rows)
+
+
+def write_labels(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]], items: list[dict[str, Any]]) -> None:
+    department = {item["item_id"]: item["category"].split(" > ")[0] for item in items}
+    visual = {
+        normalise_query(row["query"]): department[row["item_id"]] == "Clothing"
+        for rows, _ in events.values()
+        for row in rows
+        if row["event"] == "click"
+    }
+    rows = [{"query": q, "is_visual": v, "clicks": 1, "visual_share": float(v)} for q, v in visual.items()]
+    write_rows(folder / "fashion_labels" / "part-0.parquet", "fashion_labels", rows)
 
 
 def with_champion(run: Run, model_folder: Path) -> Run:

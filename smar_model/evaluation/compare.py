@@ -1,0 +1,277 @@
+"""`smar compare`: rows (variants, baselines, oracles) trained for the same time, judged on the same queries, kept as they come.
+
+A comparison is one YAML file (`configs/compare_….yaml`, class Comparison). For each row and seed:
+
+1. Steps: a probe runs some steps of every row's training stages in turns on this machine; each stage gets its share of the
+   budget in seconds. What it found stands in `timing.json` beside the rows, so that later calls train the same steps.
+2. A run of the pipeline's own stages (`smar_model/lake/stage.py`): what rows have in common is found by its key.
+3. The stage `judge` leaves a value for each query in the lake; means and intervals become a line of `rows.jsonl`.
+
+A call stops where the next run would end after its minutes; the same command goes on. Then `quality.md` is written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smar_model.errors import InputError
+from smar_model.evaluation.comparison import TRAINED, Bench, Comparison, section
+from smar_model.evaluation.judge import METRICS, MODEL, WITH_BM25, Results, read_results
+from smar_model.evaluation.significance import ClusterBootstrap
+from smar_model.lake.artifacts import replace_file
+from smar_model.lake.digests import digest_json
+from smar_model.network.variants import find_variant
+from smar_model.settings import REPOSITORY
+from smar_model.shop.open_shop import open_shop
+
+ROWS, TIMING = "rows.jsonl", "timing.json"
+PROBE_STEPS, PROBE_ROUNDS, PROBE_SEED = 20, 3, 1_000
+"""Steps of a stage in one turn; turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A line of `rows.jsonl`: one row with one seed."""
+
+    name: str
+    seed: int
+    digest: str
+    """Of everything that the comparison asked of it: another digest is another row."""
+    stage: str
+    key: str
+    """Of the judged output in the lake, which holds each query's values."""
+    model: str
+    commit: str
+    date: str
+    machine: str
+    steps: dict[str, int]
+    pairs: int
+    """Seen in all trainings, the vision encoder's included."""
+    training_seconds: float
+    stage_seconds: float
+    """Wall time of all its training stages, reading and encoding included."""
+    metrics: dict[str, dict[str, Any]]
+    """Segment → `n` and metric → [mean, low, high]."""
+
+
+def measure_missing(
+    bench: Bench, *, only: Collection[str] = (), seeds: Collection[int] = (), minutes: float | None = None
+) -> int:
+    """Measure the rows that are missing; returns how many still are.
+
+    Args:
+        only: names of rows; empty: all.
+        seeds: of those that the comparison names; empty: all.
+        minutes: no run begins that would probably end later; the first always does.
+
+    Raises:
+        InputError: the comparison is wrong, or a stage refuses its input.
+    """
+    rows = bench.comparison.rows
+    if unknown := sorted(set(only) - set(rows)):
+        raise InputError(f"{bench.name}: no row is named {unknown[0]!r}; there are {', '.join(rows)}")
+    chosen = [name for name in rows if not only or name in only]
+    for name in chosen:
+        _refuse_impossible(bench, name)
+    started = time.monotonic()
+    open_shop(bench.settings(chosen[0], seed=0, steps={}), day=bench.comparison.date)
+    steps = find_steps(bench, chosen)
+    done = {(row.name, row.seed) for row in current_rows(bench)}
+    # Seed by seed, so that rows can be paired as early as possible.
+    tasks = [
+        (name, bench.seeds(name)[turn])
+        for turn in range(max(len(bench.seeds(name)) for name in chosen))
+        for name in chosen
+        if turn < len(bench.seeds(name))
+    ]
+    tasks = [t for t in tasks if t not in done and (not seeds or t[1] in seeds or rows[t[0]].baseline)]
+    longest = 0.0
+    while tasks:
+        begun = time.monotonic()
+        if longest and minutes is not None and begun - started + longest > 60 * minutes:
+            print(
+                f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the same command goes on"
+            )
+            break
+        append_row(bench.folder / ROWS, measure_row(bench, *tasks.pop(0), steps=steps))
+        longest = max(longest, time.monotonic() - begun)
+    return len(tasks)
+
+
+def _refuse_impossible(bench: Bench, name: str) -> None:
+    row = bench.comparison.rows[bench.trained(name)]
+    variant = find_variant(bench.settings(bench.trained(name), seed=0, steps={}).network)
+    if row.truth and variant.fusion:
+        raise InputError(f"{bench.name}: row {name}: an oracle reads no pictures; give it the variant oracle")
+
+
+def current_rows(bench: Bench) -> list[Measured]:
+    """The measured rows that are what the comparison asks for now, the newest of each name and seed; in its order."""
+    file = bench.folder / ROWS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    found = {(row.name, row.seed, row.digest): row for row in (Measured(**json.loads(line)) for line in lines)}
+    steps = known_steps(bench)
+    return [
+        found[key]
+        for name in bench.comparison.rows
+        for seed in bench.seeds(name)
+        if (key := (name, seed, bench.digest(name, seed=seed, steps=steps))) in found
+    ]
+
+
+def known_steps(bench: Bench) -> dict[str, dict[str, int]]:
+    """Row → section → steps within the budget, of the rows that were probed as they are now."""
+    timing = _read_timing(bench)
+    return {n: entry["steps"] for n, entry in timing.items() if entry["digest"] == _probe_digest(bench, n)}
+
+
+def find_steps(bench: Bench, chosen: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Likewise, the chosen rows probed now where they were not."""
+    if bench.comparison.seconds is None:
+        return {}
+    trained = [name for name in chosen if not bench.comparison.rows[name].baseline]
+    known = known_steps(bench)
+    if new := [n for n in dict.fromkeys(n for name in trained for n in bench.with_vision(name)) if n not in known]:
+        timing = _read_timing(bench)
+        for name, found in probe(bench, new).items():
+            timing[name] = {"digest": _probe_digest(bench, name), **found, **_circumstances()}
+            timing[name]["steps"] = _steps(bench.comparison, name, timing)
+        replace_file(bench.folder / TIMING, json.dumps(timing, indent=1, ensure_ascii=False))
+    return known_steps(bench)
+
+
+def _read_timing(bench: Bench) -> dict[str, Any]:
+    file = bench.folder / TIMING
+    timing = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and bench.comparison.seconds else {}
+    return {name: timing[name] for name in bench.comparison.rows if name in timing}
+
+
+def _probe_digest(bench: Bench, name: str) -> str:
+    return digest_json([bench.digest(name, seed=0, steps={}), bench.comparison.seconds, bench.comparison.shares])[:16]
+
+
+def probe(bench: Bench, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Row → `fixed_seconds` (reading, encoding pictures) and `seconds_per_step` by section: medians over the turns."""
+    probed = {section(stage): PROBE_STEPS for stage in TRAINED}
+    taken: dict[str, list[tuple[float, dict[str, float]]]] = {}
+    for turn in range(PROBE_ROUNDS):
+        for name in names:
+            steps = dict.fromkeys(bench.with_vision(name), probed)
+            run = bench.carry_out(name, seed=PROBE_SEED + turn, steps=steps, last="finetune")
+            artifacts = [run.output(stage) for stage in bench.training_stages()]
+            per_step = {
+                section(a.stage): a.metrics["training_seconds"] / PROBE_STEPS
+                for a in artifacts
+                if a.stage in TRAINED and a.metrics.get("training_seconds")
+            }
+            fixed = sum(a.manifest["seconds"] for a in artifacts) - PROBE_STEPS * sum(per_step.values())
+            taken.setdefault(name, []).append((fixed, per_step))
+    return {
+        name: {
+            "fixed_seconds": round(statistics.median(fixed for fixed, _ in turns), 2),
+            "seconds_per_step": {
+                stage: round(statistics.median(per_step[stage] for _, per_step in turns), 5) for stage in turns[0][1]
+            },
+        }
+        for name, turns in taken.items()
+    }
+
+
+def _steps(comparison: Comparison, name: str, timing: Mapping[str, Any]) -> dict[str, int]:
+    """Each stage's share of the budget in steps, what comes without steps paid first."""
+    per_step = timing[name]["seconds_per_step"]
+    assert comparison.seconds is not None
+    left = comparison.seconds - timing[name]["fixed_seconds"]
+    steps: dict[str, int] = {}
+    if (vision := comparison.rows[name].vision) and "adapt_vision" in timing[vision]["steps"]:
+        steps["adapt_vision"] = timing[vision]["steps"]["adapt_vision"]
+        left -= steps["adapt_vision"] * per_step["adapt_vision"]
+    shares = {stage: comparison.shares.get(stage, 0.0) for stage in per_step if stage not in steps}
+    for stage, share in shares.items():
+        steps[stage] = max(1, int(left * share / sum(shares.values()) / per_step[stage]))
+    if left <= 0:
+        raise InputError(f"row {name}: {comparison.seconds:g} s do not even pay for reading and encoding; give it more")
+    return steps
+
+
+def measure_row(bench: Bench, name: str, seed: int, *, steps: Mapping[str, Mapping[str, int]]) -> Measured:
+    """Train, judge, summarise."""
+    row = bench.comparison.rows[name]
+    last = "judge-baselines" if row.baseline else "judge"
+    model = row.baseline or (WITH_BM25 if row.with_bm25 else MODEL)
+    run = bench.carry_out(bench.trained(name), seed=seed, steps=steps, last=last)
+    judged = run.output(last)
+    artifacts = [] if row.baseline else [run.output(stage) for stage in bench.training_stages()]
+    sizes = run.settings.training
+    return Measured(
+        name=name,
+        seed=seed,
+        digest=bench.digest(name, seed=seed, steps=steps),
+        stage=last,
+        key=judged.key,
+        model=model,
+        steps={section(a.stage): getattr(sizes, section(a.stage)).steps for a in artifacts if "pairs" in a.metrics},
+        pairs=int(sum(a.metrics.get("pairs", 0) for a in artifacts)),
+        training_seconds=round(sum(a.metrics.get("training_seconds", 0.0) for a in artifacts), 1),
+        stage_seconds=round(sum(a.manifest["seconds"] for a in artifacts), 1),
+        metrics=summarise(read_results(judged, model), run.settings.evaluation.bootstrap_samples),
+        **_circumstances(),
+    )
+
+
+def summarise(results: Results, samples: int) -> dict[str, dict[str, Any]]:
+    """Segment → `n` and metric → [mean, low, high], intervals by bootstrap over clusters."""
+    bootstrap = ClusterBootstrap(results.clusters, samples=samples, seed=0)
+    columns = np.stack([results.values[metric] for metric in METRICS], axis=1)
+    summary: dict[str, dict[str, Any]] = {}
+    for segment, inside in results.segments.items():
+        estimates = bootstrap.estimate(columns, inside)
+        figures = {m: [round(v, 5) for v in asdict(e).values()] for m, e in zip(METRICS, estimates, strict=True)}
+        summary[segment] = {"n": int(inside.sum()), **figures}
+    return summary
+
+
+def append_row(file: Path, row: Measured) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(asdict(row), ensure_ascii=False, separators=(",", ":")) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _circumstances() -> dict[str, str]:
+    """Commit (with + where files differ from it), date and machine."""
+
+    def git(*arguments: str) -> str:
+        asked = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        return asked.stdout.strip()
+
+    changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "smar_model", "jobs", "sql") else ""
+    return {
+        "commit": f"{git('rev-parse', '--short', 'HEAD')}{changed}" or "unknown",
+        "date": str(datetime.now(UTC).date()),
+        "machine": _machine(),
+    }
+
+
+def _machine() -> str:
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    cards = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return ", ".join([names[0] if names else platform.machine(), cores, *cards])

@@ -1,0 +1,232 @@
+"""A comparison: its YAML file (`configs/compare_….yaml`), and how each of its rows becomes a run of the pipeline's stages."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from smar_model.errors import InputError
+from smar_model.lake.digests import digest_json
+from smar_model.lake.runs import Run, create_run
+from smar_model.lake.stage import Stage, run_stage
+from smar_model.settings import REPOSITORY, Section, Settings, Share, load_settings, validate_settings
+
+TRAINED = ("adapt-vision", "pretrain", "finetune")
+"""Stages whose steps share the budget."""
+REVEAL = {"all": "reveal-truth", "visible": "reveal-visible-truth"}
+File = TypeVar("File", bound=Section)
+
+
+class Row(Section):
+    """One row: exactly one of `variant`, `baseline` and `with_bm25`."""
+
+    label: str
+    variant: str | None = None
+    baseline: Literal["popularity", "bm25"] | None = None
+    with_bm25: str | None = None
+    """Another row, whose answers are joined with BM25's by reciprocal rank fusion (k = 60)."""
+    truth: Literal["all", "visible"] | None = None
+    """An oracle: true attributes stand in the items' text."""
+    vision: str | None = None
+    """Row whose adapted vision encoder this one takes, and pays for from its own time."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the comparison's settings."""
+    seeds: tuple[int, ...] | None = None
+    """Instead of the comparison's."""
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Row:
+        if sum(kind is not None for kind in (self.variant, self.baseline, self.with_bm25)) != 1:
+            raise ValueError("give one of variant, baseline and with_bm25")
+        return self
+
+
+class Pair(Section):
+    first: str
+    second: str
+    aim: float | None = None
+    """Wanted of first − second in target Recall@50 of novel queries, as a share."""
+
+
+class Comparison(Section):
+    base: Path
+    """Settings file, from the checkout's root."""
+    date: dt.date
+    """Last day of the click log."""
+    output: Path
+    """Folder of the committed rows, from the checkout's root; the page is this name with `.md`."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the base settings in every row."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Training time of each row; unset: the settings' own steps."""
+    shares: dict[str, Share] = Field(default_factory=lambda: {"adapt_vision": 0.35, "pretrain": 0.35, "finetune": 0.3})
+    """Of that time by stage; where a row does not train a stage, the others share its part."""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    floor: str = "text_only"
+    """Row against which oracles and models count for the recovered share."""
+    tables: dict[str, dict[str, Row]]
+    """Heading → name → row."""
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        return {name: row for table in self.tables.values() for name, row in table.items()}
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Comparison:
+        rows = self.rows
+        if len(rows) != sum(map(len, self.tables.values())):
+            raise ValueError("a row's name stands in two tables")
+        named = [row.with_bm25 for row in rows.values()] + [row.vision for row in rows.values()]
+        named += [name for pair in self.pairs for name in (pair.first, pair.second)]
+        if unknown := sorted({name for name in named if name is not None} - set(rows)):
+            raise ValueError(f"no row is named {unknown[0]!r}")
+        if strange := sorted(set(self.shares) - {section(stage) for stage in TRAINED}):
+            raise ValueError(f"shares.{strange[0]}: no such training stage")
+        return self
+
+
+def section(stage: str) -> str:
+    """Name in `settings.training` of a stage."""
+    return stage.replace("-", "_")
+
+
+def load_yaml(kind: type[File], file: Path) -> File:
+    """Read a comparison or a sweep.
+
+    Raises:
+        InputError: the file is missing, not YAML, or something in it is unknown.
+    """
+    try:
+        return kind.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(
+            f"{file}: no such file; those that ship are configs/compare_….yaml and configs/sweep_….yaml"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not valid YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise InputError(f"{file}: {len(lines)} thing(s) to correct:\n" + "\n".join(lines)) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A comparison with the stages that carry it out."""
+
+    name: str
+    comparison: Comparison
+    stages: Mapping[str, Stage]
+    """All, in an order in which they can run; judge, judge-baselines and those that reveal the truth among them."""
+
+    @property
+    def folder(self) -> Path:
+        return REPOSITORY / self.comparison.output
+
+    def seeds(self, name: str) -> tuple[int, ...]:
+        """A baseline learns nothing: one seed is all."""
+        row = self.comparison.rows[name]
+        return (0,) if row.baseline else row.seeds or self.comparison.seeds
+
+    def trained(self, name: str) -> str:
+        """The row whose model answers: itself, or the one that is joined with BM25."""
+        return self.comparison.rows[name].with_bm25 or name
+
+    def with_vision(self, name: str) -> list[str]:
+        """The rows that are trained for this one, in order."""
+        trained = self.trained(name)
+        return [row for row in (self.comparison.rows[trained].vision, trained) if row]
+
+    def digest(self, name: str, *, seed: int, steps: Mapping[str, Mapping[str, int]]) -> str:
+        """Of what is asked of a row. Settings at their defaults are left out: a new one does not make old rows worthless."""
+        row, trained = (self.comparison.rows[n] for n in (name, self.trained(name)))
+        settings = [self.settings(n, seed=seed, steps=steps.get(n, {})) for n in self.with_vision(name)]
+        asked = [s.model_dump(mode="json", exclude_defaults=True) for s in settings]
+        return digest_json([asked, str(self.comparison.date), row.baseline, bool(row.with_bm25), trained.truth])[:16]
+
+    def settings(self, name: str, *, seed: int, steps: Mapping[str, int]) -> Settings:
+        """Settings of a row."""
+        row = self.comparison.rows[name]
+        content = load_settings(REPOSITORY / self.comparison.base).model_dump(mode="json")
+        changes: list[dict[str, Any]] = [self.comparison.settings, row.settings]
+        changes.append({"training": {"seed": seed} | {stage: {"steps": n} for stage, n in steps.items()}})
+        if row.variant:
+            changes.append({"network": {"variant": row.variant}})
+        for change in changes:
+            content = _merged(content, change)
+        return validate_settings(content, source=f"{self.name}: row {name}")
+
+    def run(self, name: str, *, seed: int, steps: Mapping[str, int]) -> Run:
+        """The run of a row; one of its own for every change of its settings."""
+        settings = self.settings(name, seed=seed, steps=steps)
+        digest = digest_json([settings.model_dump(mode="json"), str(self.comparison.date)])
+        run = Run(
+            name=f"{self.name}-{name}-s{seed}-{digest[:8]}",
+            date=self.comparison.date,
+            settings_source=self.name,
+            settings=settings,
+            champion=None,
+            promote=False,
+        )
+        return create_run(run)
+
+    def before(self, last: str) -> tuple[list[Stage], list[Stage]]:
+        """What the stage needs, itself included: stages of the data, and those from the tokenizer on."""
+        needed = [s for s in self.stages.values() if s.name in self._ancestors(last)]
+        learning = [s for s in needed if "train-tokenizer" in self._ancestors(s.name)]
+        return [s for s in needed if s not in learning], learning
+
+    def _ancestors(self, name: str) -> set[str]:
+        return {name}.union(*(self._ancestors(other) for other in self.stages[name].inputs))
+
+    def carry_out(self, name: str, *, seed: int, steps: Mapping[str, Mapping[str, int]], last: str) -> Run:
+        """Run a row's stages up to `last`.
+
+        Args:
+            steps: row → stage's section → steps; of the row itself and the one whose vision encoder it takes.
+        """
+        row = self.comparison.rows[name]
+        vision = row.vision and self.carry_out(row.vision, seed=seed, steps=steps, last="adapt-vision")
+        run = self.run(name, seed=seed, steps=steps.get(name, {}))
+        data, learning = self.before(last)
+        for stage in data:
+            run_stage(stage, run)
+        if row.truth:
+            # From here on, and only in this run: what stands before is made as in all other rows.
+            run.take(run_stage(self.stages[REVEAL[row.truth]], run), stage="prepare-items")
+        for stage in learning:
+            if vision and stage.name == "adapt-vision":
+                run.take(vision.output("adapt-vision"), stage="adapt-vision")
+            else:
+                run_stage(stage, run)
+        return run
+
+    def training_stages(self) -> list[str]:
+        """Those whose time a row pays for."""
+        return [stage.name for stage in self.before("finetune")[1] if stage.name != "train-tokenizer"]
+
+
+def load_bench(file: Path, stages: Mapping[str, Stage]) -> Bench:
+    """A comparison from its file.
+
+    Raises:
+        InputError: as `load_yaml`.
+    """
+    return Bench(name=file.stem, comparison=load_yaml(Comparison, file), stages=stages)
+
+
+def _merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with the values of `change`, sections into sections."""
+    both = {
+        name: _merged(content[name], value)
+        if isinstance(value, dict) and isinstance(content.get(name), dict)
+        else value
+        for name, value in change.items()
+    }
+    return content | both

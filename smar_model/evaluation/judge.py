@@ -1,0 +1,234 @@
+"""Stages judge and judge-baselines: how one row of a comparison answers every query of the evaluation days.
+
+Output: the table `comparison_results`, one row a model and query. A comparison keeps queries and items out of training
+(`settings.segments.novel_bucket`); those and the ones that no training click has are novel. All items are searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from smar_model.data.catalogue import read_catalogue
+from smar_model.data.training_pairs import in_novel_bucket
+from smar_model.errors import InputError
+from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
+from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
+from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
+from smar_model.evaluation.relevance import judge
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import load_contract
+from smar_model.retrieval.ranking import Ranking
+
+if TYPE_CHECKING:
+    from smar_model.lake.stage import StageContext
+
+DEPTHS = (10, 50, 100)
+MODEL, WITH_BM25 = "model", "model_with_bm25"
+METRICS = tuple(
+    f"{measure}_{name}"
+    for measure in ("target", "graded")
+    for name in (*(f"{m}_at_{k}" for m in ("recall", "precision", "f1") for k in DEPTHS), "ndcg_at_10", "mrr")
+)
+NOVEL = "novel"
+"""The segment on which rows are compared: novel queries, all items."""
+
+Answer = Callable[[list[str]], Ranking]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What one model's rows of `comparison_results` say, Q queries in the order of their ids."""
+
+    query_ids: np.ndarray
+    clusters: np.ndarray
+    segments: dict[str, np.ndarray]
+    """Name → (Q,) bool."""
+    values: dict[str, np.ndarray]
+    """Metric → (Q,) float64."""
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Judge a trained model, alone and joined with BM25 by reciprocal rank fusion."""
+    # torch is imported only where models are used: the command line must answer quickly.
+    import torch
+
+    from smar_model.network.model import load_model
+    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.search import DenseRanker
+
+    torch.set_num_threads(context.settings.training.threads)
+    folder = context.input("finetune").folder / "model"
+    embeddings = load_embeddings(context.input("embed").folder)
+    ranker = DenseRanker(load_model(folder), folder / "tokenizer.json", embeddings)
+
+    def answers(catalogue: pd.DataFrame, clicks: pd.DataFrame, queries: list[str]) -> dict[str, Ranking]:
+        if list(ranker.item_ids) != catalogue["item_id"].tolist():
+            raise InputError("embed: made for other items than this run's catalogue; run embed again")
+        dense = ranker.rank(queries, DEPTHS[-1])
+        fused = fuse_by_rank([dense, BM25(catalogue).rank(queries, DEPTHS[-1])], items=len(catalogue))
+        return {MODEL: dense, WITH_BM25: fused}
+
+    return _judge(context, answers)
+
+
+def run_baselines(context: StageContext) -> dict[str, Any]:
+    """Judge what needs no training."""
+
+    def answers(catalogue: pd.DataFrame, clicks: pd.DataFrame, queries: list[str]) -> dict[str, Ranking]:
+        popularity = Popularity(catalogue["item_id"].tolist(), clicks)
+        return {
+            name: r.rank(queries, DEPTHS[-1]) for name, r in (("popularity", popularity), ("bm25", BM25(catalogue)))
+        }
+
+    return _judge(context, answers)
+
+
+def _judge(
+    context: StageContext, answers: Callable[[pd.DataFrame, pd.DataFrame, list[str]], dict[str, Ranking]]
+) -> dict[str, Any]:
+    run, settings = context.run, context.settings
+    catalogue = read_catalogue(context.table("prepare-items", "catalogue"))
+    clicks = ds.dataset([str(f) for f in context.table("extract-clicks", "clicks")])
+    columns = ["day", "query", "item_id", "clicks", "orders"]
+    trained, evaluated = (
+        clicks.to_table(columns=columns, filter=ds.field("day").isin(days)).to_pandas()
+        for days in (run.training_days, run.evaluation_days)
+    )
+    queries = build_evaluation_set(
+        shop=context.shop,
+        days=run.evaluation_days,
+        clicks=evaluated,
+        catalogue=catalogue,
+        visual_departments=settings.shop.visual_departments,
+        maximum_queries=settings.evaluation.maximum_queries,
+        seed=settings.evaluation.seed,
+    )
+    segments = _segments(context, queries, catalogue, trained)
+    distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
+    context.report(f"{len(queries.queries):,} queries, {int(segments[NOVEL].sum()):,} of them novel")
+    results = {
+        name: measure(r.take(place), queries) for name, r in answers(catalogue, trained, distinct.tolist()).items()
+    }
+    _write(context, queries, segments, results)
+    flat = {f"{name}_{m}": float(v[m].mean()) for name, v in results.items() for m in METRICS}
+    return {"basis": queries.basis, "queries": len(queries.queries), **queries.counts, **flat}
+
+
+def measure(ranking: Ranking, queries: EvaluationSet) -> dict[str, np.ndarray]:
+    """Every metric, (Q,) each: `target_…` looks for the wanted item, `graded_…` for all that fit (design, decision 9).
+
+    Recall and F1 are of at most k relevant items, so that 1 can be reached. `target_rank` is 0 where not found.
+    """
+    values = {}
+    for name, relevance in (("target", queries.found), ("graded", queries.graded)):
+        judged = judge(ranking, relevance)
+        for k in DEPTHS:
+            values[f"{name}_recall_at_{k}"] = recall(judged, k, capped=True)
+            values[f"{name}_precision_at_{k}"] = precision(judged, k)
+            values[f"{name}_f1_at_{k}"] = f1(judged, k, capped=True)
+        values[f"{name}_ndcg_at_10"] = ndcg(judged, 10)
+        values[f"{name}_mrr"] = reciprocal_rank(judged)
+        if name == "target":
+            values["target_rank"] = np.where(queries.targets >= 0, first_relevant_rank(judged), 0)
+    return values
+
+
+def _segments(
+    context: StageContext, queries: EvaluationSet, catalogue: pd.DataFrame, trained: pd.DataFrame
+) -> dict[str, np.ndarray]:
+    """Name → (Q,) bool. All but `all`, the four sets and the tiers are of novel queries alone.
+
+    What the table `segments` does not hold, as nobody clicked it on the evaluation days, is in none of its segments.
+    """
+    share = context.settings.segments.novel_bucket
+    early = catalogue.loc[catalogue["updated_at"] < context.run.cutoff, "item_id"]
+    seen = trained[(trained["clicks"] > 0) & trained["item_id"].isin(early)]
+    novel = in_novel_bucket("query", seen["query"].tolist(), share) | in_novel_bucket(
+        "item", seen["item_id"].tolist(), share
+    )
+    seen = seen[~novel]
+    query_novel = ~np.isin(queries.queries.astype(str), seen["query"].unique().astype(str))
+    known = queries.targets >= 0
+    targets = catalogue.iloc[np.maximum(queries.targets, 0)]
+    item_novel = ~targets["item_id"].isin(seen["item_id"]).to_numpy()
+
+    files = [str(f) for f in context.table("assign-segments", "segments")]
+    table = ds.dataset(files, schema=load_contract("segments").arrow_schema()).to_table().to_pandas()
+    by_query = table.drop_duplicates("query").set_index("query").reindex(queries.queries)
+    title_kind = (
+        table.drop_duplicates("item_id").set_index("item_id")["title_kind"].reindex(targets["item_id"]).to_numpy()
+    )
+    pictures = targets["images"].str.len().to_numpy()
+    informative = targets["informative_pictures"].fillna(0).to_numpy() > 0
+    synthetic = by_query["also_synthetic"].to_numpy()
+
+    segments = {"all": np.ones(len(known), dtype=bool), NOVEL: query_novel}
+    for query_kind, of_query in (("seen", ~query_novel), ("novel", query_novel)):
+        for item_kind, of_item in (("seen", ~item_novel), ("novel", item_novel)):
+            segments[f"{query_kind}_query_{item_kind}_item"] = known & of_query & of_item
+    for tier in ("head", "torso", "tail", "once"):
+        segments[f"query_{tier}"] = (by_query["query_tier"] == tier).to_numpy()
+    inside = {"fashion": queries.is_visual, "not_fashion": ~queries.is_visual}
+    inside |= {f"title_{kind}": known & (title_kind == kind) for kind in ("rich", "sparse", "misleading", "foreign")}
+    inside |= {
+        "no_picture": known & (pictures == 0),
+        "uninformative_picture": known & (pictures > 0) & ~informative,
+        "informative_picture": known & informative,
+        "also_synthetic": synthetic == True,  # noqa: E712 (unknown is None)
+        "not_synthetic": synthetic == False,  # noqa: E712
+    }
+    departments = targets["department"].to_numpy()
+    inside |= {f"department: {name}": known & (departments == name) for name in sorted(set(departments[known]))}
+    return segments | {name: query_novel & mask for name, mask in inside.items()}
+
+
+def _write(
+    context: StageContext,
+    queries: EvaluationSet,
+    segments: dict[str, np.ndarray],
+    results: dict[str, dict[str, np.ndarray]],
+) -> None:
+    schema = load_contract("comparison_results").arrow_schema()
+    names = np.array(list(segments), dtype=object)
+    members = [names[row].tolist() for row in np.stack(list(segments.values()), axis=1)]
+    for model, values in results.items():
+        columns = {
+            "model": [model] * len(members),
+            "query_id": queries.query_ids,
+            "query": queries.queries,
+            "cluster": queries.clusters,
+            "segments": members,
+            "target_rank": pa.array(values["target_rank"], pa.int32(), mask=values["target_rank"] == 0),
+            **{metric: values[metric] for metric in METRICS},
+        }
+        pq.write_table(pa.table(columns, schema=schema), context.output(f"comparison_results/{model}.parquet"))
+
+
+def read_results(artifact: Artifact, model: str) -> Results:
+    """What a judged row left.
+
+    Raises:
+        InputError: it judged no such model, or its files are damaged.
+    """
+    table = pq.read_table(artifact.file(f"comparison_results/{model}.parquet")).sort_by("query_id")
+    counts = pa.compute.list_value_length(table["segments"]).to_numpy()
+    names = table["segments"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    segments = {}
+    for name in dict.fromkeys(names):
+        segments[name] = np.zeros(len(counts), dtype=bool)
+        segments[name][owners[names == name]] = True
+    return Results(
+        query_ids=table["query_id"].to_numpy(),
+        clusters=table["cluster"].to_numpy(),
+        segments=segments,
+        values={metric: table[metric].to_numpy() for metric in METRICS},
+    )
