@@ -93,10 +93,10 @@ def two_views(batches: Iterable[Batch], random: np.random.Generator) -> Iterator
 
 
 def run(context: StageContext) -> dict[str, float]:
-    """Train and publish `model/`, whose vision encoder the later stages lock; variants without pictures pass."""
+    """Train and publish `model/`, whose vision encoder the later stages lock; variants that do not adapt it pass."""
     optimisation = context.settings.training.adapt_vision
     model = begin(context)
-    if not model.variant.fusion:
+    if not model.variant.adapted:
         context.output("history.json").write_text("[]", encoding="utf-8")
         return publish(context, model)
     data = TrainingData(context, seed=context.settings.training.seed, pictures=True)
