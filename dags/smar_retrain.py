@@ -127,6 +127,7 @@ with DAG(
     with TaskGroup("training", prefix_group_id=False, tooltip="Tokenizer, the model in three steps, the baseline"):
         train_tokenizer = command("train-tokenizer", timeout=SPARK)
         adapt_vision = command("adapt-vision", timeout=TRAINING, training=True)
+        encode_pictures = command("encode-pictures", timeout=TRAINING, training=True)
         pretrain = command("pretrain", timeout=TRAINING, training=True)
         finetune = command("finetune", timeout=TRAINING, training=True)
         train_text_only = command("train-text-only", timeout=TRAINING, training=True)
@@ -154,7 +155,7 @@ with DAG(
 
     chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion], check_data)
     chain(generate_queries, measure_drift, check_data)
-    chain(check_data, train_tokenizer, adapt_vision, pretrain, finetune, embed, index, evaluate)
+    chain(check_data, train_tokenizer, adapt_vision, encode_pictures, pretrain, finetune, embed, index, evaluate)
     chain(train_tokenizer, train_text_only, text_only_settled, evaluate)
     chain(evaluate, report, register, gate, promote)
     # Beside training, which does not wait for it.

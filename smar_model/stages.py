@@ -14,7 +14,7 @@ _SPARK = (
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
-    *("training.token_dropout", "training.picture_views", "training.threads", "segments.novel_bucket"),
+    *("training.token_dropout", "training.threads"),
 )
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
 
@@ -122,11 +122,11 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train-tokenizer",
-            summary="Subword tokenizer from titles and training queries.",
+            summary="Subword tokenizer from titles and training queries; token ids of all items and training pairs.",
             work="smar_model.training.tokenizer:run",
             inputs=_TRAINING_TABLES,
-            settings=("tokenizer", "network.text.pretrained"),
-            code=("smar_model/training/tokenizer.py",),
+            settings=("tokenizer", "network.text.pretrained", "segments.novel_bucket"),
+            code=("smar_model/training/tokenizer.py", "smar_model/data"),
         ),
         Stage(
             name="adapt-vision",
@@ -140,23 +140,34 @@ STAGES: dict[str, Stage] = {
                 "training.seed",
                 "training.token_dropout",
                 "training.threads",
-                "segments.novel_bucket",
             ),
             code=_NETWORK,
+        ),
+        Stage(
+            name="encode-pictures",
+            summary="Patch tokens of every picture under the adapted vision encoder; new pictures alone are encoded.",
+            work="smar_model.training.encode_pictures:run",
+            inputs=("prepare-items", "adapt-vision"),
+            settings=("training.picture_views", "training.threads"),
+            code=("smar_model/training/encode_pictures.py", "smar_model/network", "smar_model/data"),
+            dated=False,
         ),
         Stage(
             name="pretrain",
             summary="SMAR's three losses on synthetic queries.",
             work="smar_model.training.pretrain:run",
-            inputs=(*_TRAINING_TABLES, "train-tokenizer", "adapt-vision"),
-            settings=(*_MODEL_SETTINGS, "training.pretrain"),
+            inputs=(*_TRAINING_TABLES, "train-tokenizer", "adapt-vision", "encode-pictures"),
+            settings=(
+                *(*_MODEL_SETTINGS, "training.pretrain", "training.modality_weighting"),
+                *("training.other_modality_weights", "shop.visual_departments"),
+            ),
             code=_NETWORK,
         ),
         Stage(
             name="finetune",
             summary="Clicks and the prediction header P(q).",
             work="smar_model.training.finetune:run",
-            inputs=(*_TRAINING_TABLES, "train-tokenizer", "pretrain"),
+            inputs=(*_TRAINING_TABLES, "train-tokenizer", "encode-pictures", "pretrain"),
             settings=(*_MODEL_SETTINGS, "training.finetune"),
             code=_NETWORK,
         ),

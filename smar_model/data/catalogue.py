@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,29 +39,50 @@ class Thumbnails:
     count: np.ndarray
 
 
-def read_thumbnails(files: Sequence[Path], item_ids: Sequence[str], *, maximum_frames: int | None = None) -> Thumbnails:
-    """Decode the thumbnails of the given items, in their order."""
+def read_thumbnails(
+    files: Sequence[Path], item_ids: Sequence[str], *, maximum_frames: int | None = None, scratch: Path | None = None
+) -> Thumbnails:
+    """Decode the thumbnails of the given items, in their order.
+
+    Args:
+        scratch: a folder for a file that holds the pixels instead of memory; the file goes when nobody reads it any more.
+    """
     rows = {item: row for row, item in enumerate(item_ids)}
+    maximum_frames = maximum_frames or np.iinfo(np.int32).max
     owners: list[int] = []
     frames: list[int] = []
-    pixels: list[np.ndarray] = []
-    for batch in iterate_pictures(files):
-        for item, frame, data in zip(batch["item_id"], batch["frame"], batch["thumbnail"], strict=True):
-            if item in rows and (maximum_frames is None or frame < maximum_frames):
+    for batch in iterate_pictures(files, ["item_id", "frame"]):
+        for item, frame in zip(batch["item_id"], batch["frame"], strict=True):
+            if item in rows and frame < maximum_frames:
                 owners.append(rows[item])
                 frames.append(frame)
-                pixels.append(decode_thumbnail(data))
     order = np.lexsort((frames, owners)) if owners else np.zeros(0, dtype=int)
     count = np.bincount(np.array(owners, dtype=int), minlength=len(item_ids))
-    stacked = np.stack(pixels)[order] if pixels else np.zeros((0, 3, 1, 1), dtype=np.uint8)
-    return Thumbnails(pixels=stacked, first=np.cumsum(count) - count, count=count)
+    places = iter(np.argsort(order))
+    pixels = np.zeros((0, 3, 1, 1), dtype=np.uint8)
+    for batch in iterate_pictures(files, ["item_id", "frame", "thumbnail"]):
+        for item, frame, data in zip(batch["item_id"], batch["frame"], batch["thumbnail"], strict=True):
+            if item in rows and frame < maximum_frames:
+                picture = decode_thumbnail(data)
+                if not len(pixels):
+                    pixels = _room((len(owners), *picture.shape), scratch)
+                pixels[next(places)] = picture
+    return Thumbnails(pixels=pixels, first=np.cumsum(count) - count, count=count)
 
 
-def iterate_pictures(files: Sequence[Path]) -> Iterator[dict[str, list]]:
-    """Columns item_id, frame and thumbnail of the pictures table, a thousand rows at a time."""
+def _room(shape: tuple[int, ...], scratch: Path | None) -> np.ndarray:
+    if scratch is None:
+        return np.empty(shape, dtype=np.uint8)
+    with tempfile.TemporaryFile(dir=scratch) as file:  # has no name; its pages live as long as the mapping
+        return np.asarray(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
+
+
+def iterate_pictures(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, list]]:
+    """Columns of the pictures table, a thousand rows at a time."""
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(1_000, columns=["item_id", "frame", "thumbnail"]):
-            yield batch.to_pydict()
+        with pq.ParquetFile(file, buffer_size=1 << 20) as parquet:
+            for batch in parquet.iter_batches(1_000, columns=list(columns)):
+                yield batch.to_pydict()
 
 
 def decode_thumbnail(data: bytes) -> np.ndarray:
@@ -72,12 +95,26 @@ def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
     Colours keep their hue: shoppers ask for them.
     """
+    return look(pixels, random.random((len(pixels), 4)))
+
+
+def picture_view(pixels: np.ndarray, digests: Sequence[str], view: int) -> np.ndarray:
+    """The same look at a picture each time, by its digest and the number of the view; view 0 is the picture as it is."""
+    if view == 0:
+        return pixels
+    hashes = b"".join(hashlib.sha256(f"{digest}:{view}".encode()).digest() for digest in digests)
+    return look(pixels, np.frombuffer(hashes, dtype="<u8").reshape(-1, 4) / 2.0**64)
+
+
+def look(pixels: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Pictures (B, 3, H, W) uint8 as four chances each, (B, 4) of [0, 1), mirror, shift (down, right) and light them."""
     batch, _, height, width = pixels.shape
-    out = np.where(random.random((batch, 1, 1, 1)) < 0.5, pixels[:, :, :, ::-1], pixels)
+    mirror, y, x, light = chances.T
+    out = np.where(mirror[:, None, None, None] < 0.5, pixels[:, :, :, ::-1], pixels)
     down, right = max(1, height // 10), max(1, width // 10)
     padded = np.pad(out, ((0, 0), (0, 0), (down, down), (right, right)), mode="edge")
-    y = random.integers(0, 2 * down + 1, batch)[:, None] + np.arange(height)
-    x = random.integers(0, 2 * right + 1, batch)[:, None] + np.arange(width)
-    shifted = padded[np.arange(batch)[:, None, None], :, y[:, :, None], x[:, None, :]]  # (B, H, W, 3)
-    light = random.uniform(0.9, 1.1, (batch, 1, 1, 1)).astype(np.float32)
-    return np.clip(shifted.transpose(0, 3, 1, 2) * light, 0, 255).astype(np.uint8)
+    rows = np.floor(y * (2 * down + 1)).astype(int)[:, None] + np.arange(height)
+    columns = np.floor(x * (2 * right + 1)).astype(int)[:, None] + np.arange(width)
+    shifted = padded[np.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+    factor = (0.9 + 0.2 * light).astype(np.float32)[:, None, None, None]
+    return np.clip(shifted.transpose(0, 3, 1, 2) * factor, 0, 255).astype(np.uint8)

@@ -1,23 +1,26 @@
-"""Batches of pairs for every training stage, from the tables of a run."""
+"""Batches of pairs for every training stage, from token tables and patch tokens that earlier stages made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, augment, read_catalogue, read_thumbnails
-from smar_model.data.text_tokens import ItemTexts, encode_items, encode_queries, load_tokenizer, trim
-from smar_model.data.training_pairs import ClickedPairs, SyntheticPairs, read_clicked_pairs, read_synthetic_pairs
+from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, augment, read_thumbnails
+from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
+from smar_model.data.text_tokens import load_tokenizer, trim
+from smar_model.data.token_tables import query_keys, read_item_tokens, read_pair_tokens
+from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
-from smar_model.training.device import device
+from smar_model.training.encode_pictures import encoder_digest
 
-ENCODING_BATCH = 256
+UNKNOWN = -1
+"""Label of a query that has none."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,82 +30,114 @@ class Batch:
     query_keys: Tensor
     """Hash of the query's text (B,): equal texts are equal in every process."""
     item_keys: Tensor
-    """Item rows (B,)."""
+    """Item rows (B,). With R further items a pair all that belongs to items has B·(1 + R) rows: each pair's own first."""
     texts: Tensor
     segments: Tensor
     patches: Tensor | None = None
-    """Patch tokens (B, P, C) of one picture an item."""
+    """Patch tokens of one picture an item (B, P, C), or of several (B, F, P, C)."""
     pixels: Tensor | None = None
     """Pictures (B, 3, H, W), 0–1, where the vision encoder is trained."""
     has_picture: Tensor | None = None
+    """(B,), of several pictures (B, F)."""
     labels: Tensor | None = None
     """P(q)'s target: 1 visual, 0 not, −1 unknown (B,)."""
 
     def split(self, size: int) -> list[Batch]:
         """The batch in parts of at most `size` pairs."""
         columns = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        starts = range(0, len(self.queries), size)
-        return [replace(self, **{name: c[start : start + size] for name, c in columns.items()}) for start in starts]
+        rows = {name: size * (len(column) // len(self.queries)) for name, column in columns.items()}
+        parts = range(-(-len(self.queries) // size))
+        return [
+            replace(self, **{name: c[part * rows[name] : (part + 1) * rows[name]] for name, c in columns.items()})
+            for part in parts
+        ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PatchTable:
-    """Patch tokens of every picture under a locked encoder, several augmented views of each (design, decision 6).
+    """Patch tokens of the items' pictures, in several views (design, decision 6)."""
 
-    Shape (V, M, P, C) in half precision; view 0 is the picture as it is.
-    """
+    tokens: PatchTokens | None
+    items: ItemPictures
+    empty: tuple[int, int]
+    """(P, C)"""
+    frames: int = 1
 
-    def __init__(self, model: RetrievalModel, thumbnails: Thumbnails, views: int, random: np.random.Generator) -> None:
-        model.vision.eval()
-        self.views = []
-        for view in range(views):
-            parts = []
-            for start in range(0, len(thumbnails.pixels), ENCODING_BATCH):
-                pixels = thumbnails.pixels[start : start + ENCODING_BATCH]
-                seen = augment(pixels, random) if view else pixels
-                with torch.no_grad():
-                    pictures = torch.from_numpy(seen).to(device()).float() / 255
-                    parts.append(model.picture_patches(pictures).half().cpu())
-            self.views.append(
-                torch.cat(parts) if parts else torch.zeros(0, model.vision.patches, model.vision.channels)
-            )
-
-    def sample(self, thumbnails: Thumbnails, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One view of one picture of each item: patch tokens (B, P, C) and whether there is a picture (B,)."""
-        count = np.minimum(thumbnails.count[rows], MAXIMUM_FRAMES)
+    def sample(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """One view of one picture of each item: patch tokens (B, P, C) and whether there is a picture (B,); with several
+        frames, of its first pictures in their order: (B, F, P, C) and (B, F)."""
+        if self.frames > 1:
+            return self._frames(rows, random)
+        count = self.items.count[rows]
         has = count > 0
-        picture = np.where(has, thumbnails.first[rows] + random.integers(0, np.maximum(count, 1)), 0)
-        view = random.integers(0, len(self.views), len(rows))
-        if not len(self.views[0]):
-            empty = self.views[0].new_zeros(len(rows), *self.views[0].shape[1:])
-            return empty.float(), torch.from_numpy(has)
-        patches = torch.stack([self.views[v][p] for v, p in zip(view, picture, strict=True)])
-        return patches.float(), torch.from_numpy(has)
+        slot = self.items.first[rows] + random.integers(0, np.maximum(count, 1))
+        patches = np.zeros((len(rows), *self.empty), np.float16)
+        if self.tokens and has.any():
+            view = random.integers(0, self.tokens.views, len(rows))
+            patches[has] = self.tokens.read(self.items.pictures[slot[has]], view[has])
+        return torch.from_numpy(patches).float(), torch.from_numpy(has)
+
+    def _frames(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        frame = np.arange(self.frames)
+        has = frame < self.items.count[rows][:, None]
+        patches = np.zeros((*has.shape, *self.empty), np.float16)
+        if self.tokens and has.any():
+            view = random.integers(0, self.tokens.views, has.shape)
+            slot = self.items.first[rows][:, None] + frame
+            patches[has] = self.tokens.read(self.items.pictures[slot[has]], view[has])
+        return torch.from_numpy(patches).float(), torch.from_numpy(has)
 
 
 class TrainingData:
-    """What a run's tables hold for training: only items and events from before its cutoff."""
+    """What a run's tables hold for training: only items and events from before its cutoff. All of it stays on disk."""
 
     def __init__(self, context: StageContext, *, seed: int, pictures: bool) -> None:
-        settings = context.settings
+        self.context = context
         self.random = np.random.default_rng(seed)
-        self.tokenizer = load_tokenizer(context.input("train-tokenizer").file("tokenizer.json"))
-        self.query_length = settings.tokenizer.query_length
-        self.token_dropout = settings.training.token_dropout
-        catalogue = read_catalogue(context.table("prepare-items", "catalogue"), before=context.run.cutoff)
-        self.items: ItemTexts = encode_items(self.tokenizer, catalogue, settings.tokenizer.item_length)
-        self.categories = catalogue["category"].astype("category").cat.codes.to_numpy()
-        item_ids = self.items.item_ids
-        novel_bucket = settings.segments.novel_bucket
-        self.synthetic: SyntheticPairs = read_synthetic_pairs(
-            context.table("generate-queries", "synthetic_queries"), item_ids, novel_bucket=novel_bucket
-        )
-        self.clicked: ClickedPairs = read_clicked_pairs(
-            context.table("extract-clicks", "clicks"), item_ids, context.run.training_days, novel_bucket=novel_bucket
-        )
-        self.thumbnails = (
-            read_thumbnails(context.table("prepare-items", "pictures"), item_ids, maximum_frames=MAXIMUM_FRAMES)
-            if pictures
-            else None
+        self.token_dropout = context.settings.training.token_dropout
+        made = context.input("train-tokenizer")
+        self.tokenizer = load_tokenizer(made.file("tokenizer.json"))
+        for name in made.manifest["files"]:
+            made.file(name)  # there and whole
+        folder = made.folder / "tokens"
+        self.items = read_item_tokens(folder / "items")
+        self.clicked, self.synthetic = (read_pair_tokens(folder / kind) for kind in ("clicked", "synthetic"))
+        self.categories = self.items.categories
+        self.picture_files = context.table("prepare-items", "pictures") if pictures else None
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails | None:
+        """Pictures of the items, decoded once, where the vision encoder is trained."""
+        if self.picture_files is None:
+            return None
+        item_ids = [item.decode() for item in self.items.item_ids.tolist()]
+        return read_thumbnails(self.picture_files, item_ids, maximum_frames=MAXIMUM_FRAMES, scratch=self.context.folder)
+
+    def patch_table(self, model: RetrievalModel) -> PatchTable | None:
+        """What encode-pictures made; None without pictures.
+
+        Raises:
+            InputError: it was made with another vision encoder than the model's.
+        """
+        if self.picture_files is None:
+            return None
+        made = self.context.input("encode-pictures")
+        for name in made.manifest["files"]:
+            made.file(name)  # there and whole
+        tokens = read_patch_tokens(made.folder / "patch_tokens")
+        if tokens and made.metrics["encoder"] != encoder_digest(model):
+            raise InputError(
+                f"encode-pictures {made.key[:12]}: its patch tokens are of another vision encoder than the model's; run "
+                "adapt-vision, encode-pictures and pretrain again"
+            )
+        files = self.picture_files if tokens else []
+        digests = tokens.digests if tokens else np.zeros(0, np.bytes_)
+        items = read_item_pictures(files, self.items.item_ids, digests)
+        return PatchTable(
+            tokens=tokens,
+            items=items,
+            empty=(model.vision.patches, model.vision.channels),
+            frames=model.shape.network.frames,
         )
 
     def batches(
@@ -112,32 +147,44 @@ class TrainingData:
         *,
         patch_table: PatchTable | None = None,
         pixels: bool = False,
-        label_of: Callable[[str], int] | None = None,
+        random_negatives: int = 0,
+        labels: Mapping[str, int] | None = None,
     ) -> Iterator[Batch]:
-        """Endless batches: `clicked_share` of clicked pairs, the others synthetic ones of distinct items."""
+        """Endless batches: `clicked_share` of clicked pairs, the others synthetic ones of distinct items.
+
+        Args:
+            random_negatives: items of the whole catalogue, drawn alike, that come with each pair.
+            labels: P(q)'s target by query, for those that have one.
+        """
         clicked = round(size * clicked_share)
+        known = _Labels.of(labels) if labels is not None else None
         while True:
-            queries, rows = self.synthetic.sample(size - clicked, self.random)
-            clicked_queries, clicked_rows = self.clicked.sample(size - len(queries), self.random)
-            queries, rows = queries + clicked_queries, np.concatenate([rows, clicked_rows])
-            keys = pd.util.hash_array(np.array(queries, dtype=object), categorize=False).view(np.int64)
+            made = self.synthetic.sample_items(size - clicked, self.random)
+            seen = self.clicked.sample_weighted(size - len(made), self.random)
+            queries, keys, rows = (
+                np.concatenate([getattr(self.synthetic, name)[made], getattr(self.clicked, name)[seen]])
+                for name in ("ids", "keys", "rows")
+            )
+            if random_negatives:
+                drawn = self.random.integers(0, len(self.items.item_ids), (len(rows), random_negatives))
+                rows = np.column_stack([rows, drawn]).ravel()
             texts = self.items.ids[rows]
             # A hidden token is padding in the middle: attention and pooling pass over it.
             hidden = self.random.random(texts.shape) < self.token_dropout
             texts, segments = trim(np.where(hidden, 0, texts), self.items.segments[rows])
             batch = Batch(
-                queries=torch.from_numpy(encode_queries(self.tokenizer, queries, self.query_length)),
+                queries=_long(*trim(queries)),
                 query_keys=torch.from_numpy(keys),
-                item_keys=torch.from_numpy(rows),
-                texts=torch.from_numpy(texts.astype(np.int64)),
-                segments=torch.from_numpy(segments.astype(np.int64)),
+                item_keys=_long(rows),
+                texts=_long(texts),
+                segments=_long(segments),
             )
-            if patch_table and self.thumbnails:
-                batch.patches, batch.has_picture = patch_table.sample(self.thumbnails, rows, self.random)
+            if patch_table:
+                batch.patches, batch.has_picture = patch_table.sample(rows, self.random)
             if pixels and self.thumbnails:
                 batch.pixels, batch.has_picture = self._pixels(self.thumbnails, rows)
-            if label_of:
-                batch.labels = torch.tensor([label_of(q) for q in queries])
+            if known:
+                batch.labels = known.find(keys)
             yield batch
 
     def _pixels(self, thumbnails: Thumbnails, rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -145,3 +192,34 @@ class TrainingData:
         picture = thumbnails.first[rows] + self.random.integers(0, np.maximum(count, 1))
         pixels = thumbnails.pixels[np.where(count > 0, picture, 0)]
         return torch.from_numpy(augment(pixels, self.random)).float() / 255, torch.from_numpy(count > 0)
+
+    def describe(self, batch: Batch, pairs: int = 5) -> str:
+        """The first pairs of a batch, for people: query → item id."""
+        shown = zip(batch.queries[:pairs].tolist(), batch.item_keys[:pairs].tolist(), strict=True)
+        lines = [
+            f"{self.tokenizer.decode([i for i in ids if i]).strip()!r} → {self.items.item_ids[row].decode()}"
+            for ids, row in shown
+        ]
+        return "; ".join(lines) + (f"; … ({len(batch.queries)} pairs)" if len(batch.queries) > pairs else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    keys: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Mapping[str, int]) -> _Labels:
+        keys = query_keys(list(labels))
+        order = np.argsort(keys)
+        return cls(keys[order], np.array(list(labels.values()), dtype=np.int64)[order])
+
+    def find(self, keys: np.ndarray) -> Tensor:
+        if not len(self.keys):
+            return torch.full((len(keys),), UNKNOWN)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return torch.from_numpy(np.where(self.keys[at] == keys, self.values[at], UNKNOWN))
+
+
+def _long(ids: np.ndarray) -> Tensor:
+    return torch.from_numpy(ids.astype(np.int64))

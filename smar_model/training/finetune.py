@@ -48,10 +48,13 @@ def routed_loss(model: RetrievalModel, embeddings: Embeddings, *, margin: float 
         total = total + parts["gate"]
 
     def score(cut: Cut, place: str) -> Tensor:
+        if variant.fusion:
+            by_both = model.scores(cut(queries), cut(all_items(embeddings, place + "multimodal")))
+            if variant.routing == "none" and not variant.item_confidence:
+                return by_both
         by_text = model.scores(cut(queries), cut(all_items(embeddings, place + "texts")))
         if not variant.fusion:
             return by_text
-        by_both = cut(queries) @ cut(all_items(embeddings, place + "multimodal")).T
         share = p[:, None]
         if variant.item_confidence:
             share = share * embeddings[place + "confidence"].flatten()

@@ -1,15 +1,21 @@
-"""Stage train-tokenizer: subwords from titles and training queries, every script covered."""
+"""Stage train-tokenizer: subwords from titles and training queries, every script covered; and all token ids, once.
+
+The training stages read the ids of items and pairs from here (`data/token_tables.py`) and tokenise nothing.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pyarrow.dataset as ds
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from smar_model.data.catalogue import read_catalogue
+from smar_model.data.token_tables import write_item_tokens, write_pair_tokens
+from smar_model.data.training_pairs import clicked_pairs, synthetic_pairs
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 
@@ -17,7 +23,7 @@ from smar_model.lake.stage import StageContext
 def run(context: StageContext) -> dict[str, float]:
     """Write tokenizer.json: byte-level BPE, so that no text in any script has an unknown token; id 0 is padding.
 
-    With `network.text.pretrained` the encoder's own tokenizer is taken instead.
+    With `network.text.pretrained` the encoder's own tokenizer is taken instead. Token tables are in `tokens/`.
     """
     pretrained = context.settings.network.text.pretrained
     if pretrained:
@@ -37,7 +43,45 @@ def run(context: StageContext) -> dict[str, float]:
     path = context.output("tokenizer.json")
     # Sorted keys: the library writes some of them in an order that changes between processes.
     path.write_text(json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    return {"vocabulary": tokenizer.get_vocab_size()}
+    return {"vocabulary": tokenizer.get_vocab_size(), **_write_tokens(context, tokenizer)}
+
+
+def _write_tokens(context: StageContext, tokenizer: Tokenizer) -> dict[str, float]:
+    """Items last changed before the cutoff, clicked pairs of the training days, synthetic pairs; those known to be in
+    neither novel bucket.
+
+    Raises:
+        InputError: there are no items, or no pairs of one kind.
+    """
+    lengths, days, share = context.settings.tokenizer, context.run.training_days, context.settings.segments.novel_bucket
+    folder = context.output("tokens")
+    items = write_item_tokens(
+        folder / "items",
+        context.table("prepare-items", "catalogue"),
+        tokenizer,
+        length=lengths.item_length,
+        before=context.run.cutoff,
+    )
+    clicks, made = context.table("extract-clicks", "clicks"), context.table("generate-queries", "synthetic_queries")
+    clicked = write_pair_tokens(
+        folder / "clicked",
+        partial(clicked_pairs, clicks, days, novel_bucket=share),
+        items,
+        tokenizer,
+        length=lengths.query_length,
+    )
+    if clicked is None:
+        raise InputError(f"clicks: no click on a known item from {days[0]} to {days[-1]}; check the log of these days")
+    synthetic = write_pair_tokens(
+        folder / "synthetic",
+        partial(synthetic_pairs, made, novel_bucket=share),
+        items,
+        tokenizer,
+        length=lengths.query_length,
+    )
+    if synthetic is None:
+        raise InputError("synthetic_queries: no row for any item of the catalogue; run generate-queries again")
+    return {"items": len(items.item_ids), "clicked_pairs": len(clicked.rows), "synthetic_pairs": len(synthetic.rows)}
 
 
 def _texts(context: StageContext) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,9 @@ import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from smar_model.data.catalogue import augment, read_catalogue, read_thumbnails
+from smar_model.data.catalogue import augment, picture_view, read_catalogue, read_thumbnails
 from smar_model.data.text_tokens import encode_items, encode_queries, pad, trim
-from smar_model.data.training_pairs import read_clicked_pairs, read_synthetic_pairs
-from smar_model.errors import InputError
 from tests.tiny_shop import draw_picture, write_rows
-
-DAY = date(2026, 11, 18)
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +75,26 @@ def test_augmentation_keeps_shape_and_colour() -> None:
     assert len({int(picture[0, 0, 0]) for picture in seen}) > 1, "the light varies"
 
 
-def test_thumbnails_are_in_the_order_of_the_items_main_picture_first(tmp_path: Path) -> None:
+def test_a_view_depends_on_its_picture_and_number_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 20, 16), dtype=np.uint8)
+    names = ["a", "b", "c", "d"]
+    assert np.array_equal(picture_view(pixels, names, 0), pixels)
+    first, second = picture_view(pixels, names, 1), picture_view(pixels, names, 2)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(picture_view(pixels[2:3], ["c"], 1)[0], first[2]), "whatever else is in the batch"
+    looks = picture_view(np.repeat(pixels[:1], 400, axis=0), [str(n) for n in range(400)], 1)
+    assert len(np.unique(looks.reshape(400, -1), axis=0)) > 200, "looks differ between pictures"
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_thumbnails_are_in_the_order_of_the_items_main_picture_first(on_disk: bool, tmp_path: Path) -> None:
     rows = [
         {"item_id": item, "frame": frame, "picture_digest": "0" * 64, "thumbnail": draw_picture(colour, size=(40, 50))}
         for item, frame, colour in [("b", 1, "blue"), ("a", 0, "red"), ("b", 0, "lime"), ("z", 0, "black")]
     ]
     file = write_rows(tmp_path / "pictures.parquet", "pictures", rows)
-    thumbnails = read_thumbnails([file], ["a", "b", "c"])
+    thumbnails = read_thumbnails([file], ["a", "b", "c"], scratch=tmp_path if on_disk else None)
+    assert [f.name for f in tmp_path.iterdir()] == ["pictures.parquet"], "scratch files leave nothing behind"
     assert thumbnails.count.tolist() == [1, 2, 0]
     brightest = thumbnails.pixels[:, :, 25, 20].argmax(1)
     assert brightest.tolist() == [0, 1, 2]
@@ -98,43 +107,3 @@ def test_training_reads_no_item_changed_after_the_cutoff(tmp_path: Path) -> None
     file = write_rows(tmp_path / "catalogue.parquet", "catalogue", rows)
     assert read_catalogue([file], before=new)["item_id"].tolist() == ["old"]
     assert len(read_catalogue([file])) == 2
-
-
-def click(query: str, item: str, day: date = DAY, clicks: int = 1, orders: int = 0, weight: float = 1.0) -> dict:
-    return {
-        **{"day": day, "query": query, "item_id": item},
-        **{"impressions": 1, "clicks": clicks, "carts": 0, "orders": orders, "weight": weight},
-    }
-
-
-def test_clicked_pairs_are_of_the_training_days_weighted_by_what_shoppers_did(tmp_path: Path) -> None:
-    rows = [
-        click("red", "a"),
-        click("blue", "b", orders=1, weight=2.0),  # one click and order, far down in the list
-        click("later", "a", day=date(2026, 11, 19)),
-        click("seen only", "a", clicks=0),
-        click("gone", "unknown"),
-    ]
-    file = write_rows(tmp_path / "clicks.parquet", "clicks", rows)
-    pairs = read_clicked_pairs([file], ["a", "b"], [DAY])
-    assert dict(zip(pairs.queries, pairs.weight, strict=True)) == {
-        "red": pytest.approx(0.2),
-        "blue": pytest.approx(0.8),
-    }
-    with pytest.raises(InputError, match="no click on a known item from 2026-11-17"):
-        read_clicked_pairs([file], ["a", "b"], [date(2026, 11, 17)])
-
-
-def test_a_synthetic_batch_has_distinct_items_each_with_a_query_of_its_own(tmp_path: Path) -> None:
-    rows = [{"item_id": i, "query": f"{i} {n}", "method": "substring"} for i in "abcd" for n in range(3)]
-    file = write_rows(tmp_path / "synthetic.parquet", "synthetic_queries", rows)
-    items = ["a", "b", "c", "nothing"]
-    pairs = read_synthetic_pairs([file], items)
-    random = np.random.default_rng(0)
-    seen = set()
-    for _ in range(30):
-        queries, chosen = pairs.sample(10, random)
-        assert sorted(chosen) == [0, 1, 2]
-        assert all(query.startswith(items[row]) for query, row in zip(queries, chosen, strict=True))
-        seen |= set(queries)
-    assert len(seen) == 9, "every query comes up in time"

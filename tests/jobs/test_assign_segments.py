@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
-from smar_model.data.training_pairs import in_novel_bucket, read_clicked_pairs, read_synthetic_pairs
+from smar_model.data.training_pairs import clicked_pairs, in_novel_bucket, synthetic_pairs
 from smar_model.lake.artifacts import Artifact, Attempt
 from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run
@@ -167,10 +167,9 @@ def test_the_novel_bucket_is_kept_out_of_training_and_is_novel_in_the_table(
     run = tiny_run(tmp_path / "shop", segments={"novel_bucket": share})
     _, frame = segments_of(run)
     items = sorted(TITLES)
-    pairs = read_clicked_pairs(
-        run.output("extract-clicks").files("clicks"), items, run.training_days, novel_bucket=share
-    )
-    trained = {(query, items[row]) for query, row in zip(pairs.queries, pairs.rows, strict=True)} - {("story", "novel")}
+    clicks = run.output("extract-clicks").files("clicks")
+    pairs = pd.concat(clicked_pairs(clicks, run.training_days, novel_bucket=share))
+    trained = set(zip(pairs["query"], pairs["item_id"], strict=True)) - {("story", "novel")}
     known = [c for c in CLICKS if c["day"] < LAST_DAY and c["clicks"] and c["item_id"] != "novel"]
     novel_query = dict(zip(q := [c["query"] for c in known], in_novel_bucket("query", q, share), strict=True))
     novel_item = dict(zip(items, in_novel_bucket("item", items, share), strict=True))
@@ -184,12 +183,11 @@ def test_the_novel_bucket_is_kept_out_of_training_and_is_novel_in_the_table(
     assert set(seen.loc[seen["query_seen"], "query"]) == {q for q, _ in trained} & set(seen["query"])
     assert set(seen.loc[seen["item_seen"], "item_id"]) == {i for _, i in trained} & set(seen["item_id"])
     synthetic = run.output("generate-queries").files("synthetic_queries")
-    kept = read_synthetic_pairs(synthetic, items, novel_bucket=0.0).queries
-    assert len(kept) == len(SYNTHETIC)
+    assert len(pd.concat(synthetic_pairs(synthetic))) == len(SYNTHETIC)
     for bucket in (0.05, 0.2, 0.5, 0.8):
         made = pd.DataFrame(SYNTHETIC)
         left = made[
             ~in_novel_bucket("query", made["query"], bucket) & ~in_novel_bucket("item", made["item_id"], bucket)
         ]
         if len(left):
-            assert set(read_synthetic_pairs(synthetic, items, novel_bucket=bucket).queries) == set(left["query"])
+            assert set(pd.concat(synthetic_pairs(synthetic, novel_bucket=bucket))["query"]) == set(left["query"])

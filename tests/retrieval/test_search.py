@@ -19,7 +19,7 @@ from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, rou
 from smar_model.stages import STAGES
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
-TRAINING = ("train-tokenizer", "adapt-vision", "pretrain", "finetune", "embed", "index")
+TRAINING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune", "embed", "index")
 QUERIES = ["red shirts", "blue novels", "", "cereals 猫 \x00", "w" * 5_000]
 
 

@@ -16,6 +16,7 @@ from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
 STEPS = {"steps": 12, "batch": 16, "learning_rate": 0.003}
 TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
+STAGES_RUN = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune", "train-text-only")
 
 
 class Stopped(Exception):
@@ -29,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setenv("SMAR_HOME", str(folder / "var"))
         training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS, "checkpoint_minutes": 0}
         run = tiny_run(write_tiny_shop(folder / "shop"), training=training, network={"dropout": 0.2})
-        run_stages(run, *DATA_STAGES, "train-tokenizer", *TRAINING)
+        run_stages(run, *DATA_STAGES, *STAGES_RUN)
         yield run
 
 

@@ -22,7 +22,7 @@ from smar_model.training import pretrain
 from smar_model.training.loop import learning_rate_at
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
-TRAINING = ("train-tokenizer", "adapt-vision", "pretrain", "finetune")
+TRAINING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune")
 STEPS = {"steps": 60, "batch": 16, "learning_rate": 0.003}
 
 
@@ -63,7 +63,7 @@ def test_the_vision_encoder_stays_locked_after_its_adaptation(run: Run) -> None:
         assert torch.equal(weight, tuned.vision.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("stage", ["train-tokenizer", "adapt-vision", "pretrain", "finetune"])
+@pytest.mark.parametrize("stage", ["train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune"])
 def test_training_again_gives_the_same_files(stage: str, run: Run) -> None:
     first = run.output(stage)
     manifest_path(stage, first.key).unlink()
@@ -89,7 +89,7 @@ def test_other_variants_train_through_all_stages(network: dict, run: Run, shop: 
 def test_a_loss_that_is_not_finite_stops_with_its_step(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = STEPS | {"steps": 5}
     wild = tiny_run(shop, "wild", training={"adapt_vision": STEPS, "pretrain": short, "finetune": STEPS})
-    run_stages(wild, *DATA_STAGES, "train-tokenizer", "adapt-vision")
+    run_stages(wild, *DATA_STAGES, "train-tokenizer", "adapt-vision", "encode-pictures")
     losses, values = pretrain.three_losses, iter([1.0, math.nan])
 
     def broken(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:

@@ -1,0 +1,221 @@
+"""Token tables: items and training pairs as arrays on disk, made once and memory-mapped by every training stage.
+
+    items/      item_ids (N,) · ids (N, L) · segments (N, L) · categories (N,), sorted by item id
+    clicked/    ids (M, L) · keys (M,) · rows (M,) · starts (U + 1,) · cumulative (M,), grouped by item
+    synthetic/  the same without `cumulative`
+
+Any row is at hand, so a batch is drawn from all pairs alike (no shuffle buffer is as good), and the sampler's state is that of
+one random generator. Memory does not grow with the data: making the tables holds a piece of the rows and two counters an
+item, reading them what the operating system keeps of the files. The content is the same however the source tables lie in
+files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from smar_model.data.text_tokens import encode_items
+from smar_model.data.training_pairs import iterate_rows
+from smar_model.errors import InputError
+
+SORTED_AT_A_TIME = 200_000
+"""Pairs whose order within their items is made in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemTokens:
+    item_ids: np.ndarray
+    """(N,) UTF-8 bytes, sorted; its order is that of item rows everywhere in training."""
+    ids: np.ndarray
+    """(N, L) token ids, 0 is padding."""
+    segments: np.ndarray
+    """(N, L): title, category, brand, attributes are 0–3."""
+    categories: np.ndarray
+    """(N,): number of the item's category among all, sorted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTokens:
+    ids: np.ndarray
+    """(M, L) token ids of the queries, 0 is padding."""
+    keys: np.ndarray
+    """(M,) int64, hash of the query's text."""
+    rows: np.ndarray
+    """(M,) item rows, ascending."""
+    starts: np.ndarray
+    """(U + 1,): pairs of the u-th item that has any are `starts[u] … starts[u + 1] − 1`."""
+    cumulative: np.ndarray | None = None
+    """(M,) float64, sums of the weights up to each pair."""
+
+    def sample_items(self, size: int, random: np.random.Generator) -> np.ndarray:
+        """Pairs of distinct items, each with one of its queries; at most as many as there are items. (B,)"""
+        items = len(self.starts) - 1
+        chosen = random.choice(items, min(size, items), replace=False)
+        first = self.starts[chosen]
+        return first + random.integers(0, self.starts[chosen + 1] - first)
+
+    def sample_weighted(self, size: int, random: np.random.Generator) -> np.ndarray:
+        """Pairs by weight; an item or a query may occur twice (the loss masks duplicates). (B,)"""
+        assert self.cumulative is not None
+        chances = random.random(size) * self.cumulative[-1]
+        return np.minimum(np.searchsorted(self.cumulative, chances, side="right"), len(self.rows) - 1)
+
+
+def read_item_tokens(folder: Path) -> ItemTokens:
+    return ItemTokens(**{name: _read(folder, name) for name in ItemTokens.__slots__})
+
+
+def read_pair_tokens(folder: Path) -> PairTokens:
+    names = [name for name in PairTokens.__slots__ if (folder / f"{name}.npy").is_file()]
+    return PairTokens(**{name: _read(folder, name) for name in names})
+
+
+def _read(folder: Path, name: str) -> np.ndarray:
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+
+def query_keys(queries: Sequence[str]) -> np.ndarray:
+    """Hashes of queries, (N,) int64: equal texts are equal in every process."""
+    return pd.util.hash_array(np.array(queries, dtype=object), categorize=False).view(np.int64)
+
+
+def find_rows(item_ids: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
+    """Row of each wanted item in the sorted `item_ids`, −1 for one that is not there. (N,) bytes, M texts → (M,)"""
+    codes, distinct = pd.factorize(np.array(wanted, dtype=object))
+    keys = np.array([text.encode() for text in distinct], dtype=np.bytes_)
+    # Searched with the ids' own width: with another one the library would copy all ids.
+    found = np.minimum(np.searchsorted(item_ids, keys.astype(item_ids.dtype)), len(item_ids) - 1)
+    return np.where(item_ids[found] == keys, found, -1)[codes]
+
+
+def write_item_tokens(
+    folder: Path, files: Sequence[Path], tokenizer: Tokenizer, *, length: int, before: datetime
+) -> ItemTokens:
+    """Tokenise the items of a catalogue that were last changed before the given moment.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    def pieces(columns: list[str]) -> Iterator[pd.DataFrame]:
+        for piece in iterate_rows(files, [*columns, "updated_at"]):
+            frame = pa.Table.from_batches([piece]).to_pandas(maps_as_pydicts="strict")
+            yield frame[frame["updated_at"] < before]
+
+    ids, categories = [np.zeros(0, np.bytes_)], set[str]()
+    for frame in pieces(["item_id", "category"]):
+        ids.append(np.array([item.encode() for item in frame["item_id"]], dtype=np.bytes_))
+        categories.update(frame["category"])
+    item_ids = np.sort(np.concatenate(ids))
+    if not len(item_ids):
+        raise InputError(f"catalogue: no item last changed before {before:%Y-%m-%d}; check updated_at in items.parquet")
+    write = _Writer(folder, len(item_ids))
+    write.array("item_ids", item_ids.dtype)[:] = item_ids
+    out_ids, segments = write.array("ids", _token_type(tokenizer), length), write.array("segments", np.int8, length)
+    out_categories, numbers = write.array("categories", np.int32), {c: n for n, c in enumerate(sorted(categories))}
+    for frame in pieces(["item_id", "title", "category", "brand", "attributes"]):
+        frame = frame.sort_values("item_id")
+        texts, rows = encode_items(tokenizer, frame, length), find_rows(item_ids, frame["item_id"].tolist())
+        out_ids[rows], segments[rows] = texts.ids, texts.segments
+        out_categories[rows] = frame["category"].map(numbers)
+    return read_item_tokens(folder)
+
+
+def write_pair_tokens(
+    folder: Path,
+    pieces: Callable[[], Iterator[pd.DataFrame]],
+    items: ItemTokens,
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+) -> PairTokens | None:
+    """Tokenise normalised queries and group them by item; None where no pair is of a known item.
+
+    1. Count the pairs of each item, so that its place is known.
+    2. Read them again and put each into the next free place of its item.
+    3. Order the pairs of each item by their query's hash, then weight, so that the order of the source does not show.
+
+    Args:
+        pieces: begins to read; columns query, item_id and, where pairs have one, weight.
+    """
+    count = np.zeros(len(items.item_ids), np.int64)
+    weighted = False
+    for frame in pieces():
+        rows, weighted = find_rows(items.item_ids, frame["item_id"].tolist()), "weight" in frame
+        np.add.at(count, rows[rows >= 0], 1)
+    total = int(count.sum())
+    if not total:
+        return None
+    bounds = np.concatenate([[0], np.cumsum(count)])
+    write = _Writer(folder, total)
+    columns = {
+        "ids": write.array("ids", _token_type(tokenizer), length),
+        "keys": write.array("keys", np.int64),
+        "rows": write.array("rows", np.int32),
+    }
+    if weighted:
+        columns["cumulative"] = write.array("cumulative", np.float64)
+    used = np.flatnonzero(count)
+    np.save(folder / "starts.npy", np.append(bounds[used], total))
+    del count, used
+    free = bounds[:-1].copy()
+    for frame in pieces():
+        rows = find_rows(items.item_ids, frame["item_id"].tolist())
+        frame, rows = frame[rows >= 0], rows[rows >= 0]
+        order = np.argsort(rows, kind="stable")
+        frame, rows = frame.iloc[order], rows[order]
+        places = free[rows] + np.arange(len(rows)) - np.searchsorted(rows, rows)
+        np.add.at(free, rows, 1)
+        codes, queries = pd.factorize(frame["query"])
+        columns["ids"][places] = _encode(tokenizer, queries.tolist(), length)[codes]
+        columns["keys"][places] = query_keys(queries.tolist())[codes]
+        columns["rows"][places] = rows
+        if weighted:
+            columns["cumulative"][places] = frame["weight"]
+    item, before = 0, 0.0
+    while item < len(bounds) - 1:
+        after = max(item + 1, int(np.searchsorted(bounds, bounds[item] + SORTED_AT_A_TIME, side="right")) - 1)
+        part = slice(bounds[item], bounds[after])
+        order = np.lexsort([columns[n][part] for n in ("cumulative", "keys", "rows") if n in columns])
+        for column in columns.values():
+            column[part] = column[part][order]
+        if weighted and len(order):
+            # One addition after the other from the first pair on: where a part begins must not show in the last bits.
+            columns["cumulative"][part] = np.cumsum(np.append(before, columns["cumulative"][part]))[1:]
+            before = float(columns["cumulative"][part][-1])
+        item = after
+    return read_pair_tokens(folder)
+
+
+def _encode(tokenizer: Tokenizer, queries: list[str], length: int) -> np.ndarray:
+    """Queries to ids (B, length), cut or padded with 0."""
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=0)
+    encoded = tokenizer.encode_batch(queries, add_special_tokens=False)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return np.array([e.ids for e in encoded]).reshape(len(queries), length)
+
+
+def _token_type(tokenizer: Tokenizer) -> type[np.generic]:
+    return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    folder: Path
+    rows: int
+
+    def array(self, name: str, kind: np.dtype | type[np.generic], *shape: int) -> np.ndarray:
+        """A new array of zeros in a file, written through memory-mapping."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.npy"
+        return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(self.rows, *shape)))

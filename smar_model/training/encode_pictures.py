@@ -1,0 +1,154 @@
+"""Stage encode-pictures: patch tokens of every picture under the adapted, locked vision encoder, in several views.
+
+Training and item embeddings read them instead of encoding pictures (design, decision 6). While the encoder stays the same,
+only pictures that the newest earlier output does not hold are encoded; the result is the same as if all were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smar_model.data.catalogue import MAXIMUM_FRAMES, decode_thumbnail, iterate_pictures, picture_view
+from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
+from smar_model.data.token_tables import find_rows
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import newest_artifact
+from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.stage import StageContext
+from smar_model.network.model import RetrievalModel, load_model
+from smar_model.training.device import device, seed_everything
+
+BATCH = 64
+"""Pictures encoded at a time, always: the last bits of a result may depend on it."""
+SHARD_BYTES = 1 << 28
+
+
+def encoder_digest(model: RetrievalModel) -> str:
+    """Digest of a vision encoder: its weights, its architecture with options, and the size of the pictures it reads."""
+    weights = [
+        (name, digest_bytes(value.cpu().contiguous().numpy().tobytes()))
+        for name, value in sorted(model.vision.state_dict().items())
+    ]
+    shape = model.shape
+    size = (shape.picture_width, shape.picture_height)
+    return digest_json([weights, shape.vision_encoder, shape.network.vision.options, size])
+
+
+def run(context: StageContext) -> dict[str, float | str]:
+    """Publish `patch_tokens/`; a variant without a locked encoder, or a shop without pictures, publishes nothing but the fact.
+
+    Raises:
+        InputError: the thumbnails have another size than the encoder was made for.
+    """
+    training = context.settings.training
+    seed_everything(training.seed, training.threads)
+    model = load_model(context.input("adapt-vision").folder / "model").to(device())
+    files = context.table("prepare-items", "pictures")
+    digests = _digests(files) if model.vision_locked else np.zeros(0, np.bytes_)
+    if not len(digests):
+        context.output("no_pictures").touch()
+        return {"pictures": 0, "pictures_encoded": 0, "pictures_reused": 0}
+    # What a row depends on besides its picture. In the metrics, which are no part of the content's digest.
+    made_of = {
+        "encoder": encoder_digest(model),
+        "thumbnails_made_by": context.input("prepare-items").manifest["made_by"],
+    }
+    earlier = _earlier(context, made_of)
+    shape = (training.picture_views, model.vision.patches, model.vision.channels)
+    write = _writer(context.output("patch_tokens"), digests, shape)
+    is_new = np.ones(len(digests), bool)
+    if earlier:
+        old = find_rows(earlier.digests, digests.astype(str).tolist())
+        is_new = old < 0
+        for part in np.array_split(np.flatnonzero(~is_new), len(digests) // 4096 + 1):
+            write(part, np.stack([earlier.read(old[part], view) for view in range(shape[0])], axis=1))
+    context.report(f"encoding {is_new.sum():,} pictures in {shape[0]} views; {(~is_new).sum():,} are encoded already")
+    for rows, pixels in _pictures(files, digests, is_new):
+        names = digests[rows].astype(str).tolist()
+        views = [_encode(model, picture_view(pixels, names, view)) for view in range(shape[0])]
+        write(rows, torch.stack(views, dim=1).numpy())
+    counts = {"pictures_encoded": int(is_new.sum()), "pictures_reused": int((~is_new).sum())}
+    return {"pictures": len(digests), **counts, "views": shape[0], **made_of}
+
+
+def _digests(files: list[Path]) -> np.ndarray:
+    """Digests of all pictures that training or embedding may look at, (M,) bytes, sorted."""
+    found = [np.zeros(0, np.bytes_)]
+    for batch in iterate_pictures(files, ["frame", "picture_digest"]):
+        used = [d for d, frame in zip(batch["picture_digest"], batch["frame"], strict=True) if frame < MAXIMUM_FRAMES]
+        found.append(np.array(used, dtype=np.bytes_))
+    return np.unique(np.concatenate(found))
+
+
+def _pictures(files: list[Path], digests: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows in `digests` and pixels (B, 3, H, W) of the wanted pictures, `BATCH` at a time, each once."""
+    missing, rows, pixels = wanted.copy(), [], []
+    for batch in iterate_pictures(files, ["picture_digest", "thumbnail"]):
+        for row, data in zip(find_rows(digests, batch["picture_digest"]), batch["thumbnail"], strict=True):
+            if row >= 0 and missing[row]:
+                missing[row] = False
+                rows.append(row)
+                pixels.append(decode_thumbnail(data))
+                if len(rows) == BATCH:
+                    yield np.array(rows), np.stack(pixels)
+                    rows, pixels = [], []
+    if rows:
+        yield np.array(rows), np.stack(pixels)
+
+
+@torch.inference_mode()
+def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
+    """(B, 3, H, W) uint8 to (B, P, C) float16."""
+    shape = model.shape
+    if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
+        raise InputError(
+            f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the vision encoder was adapted to "
+            f"{shape.picture_width}×{shape.picture_height}: run adapt-vision again"
+        )
+    full = np.zeros((BATCH, *pixels.shape[1:]), np.uint8)
+    full[: len(pixels)] = pixels
+    patches = model.picture_patches(torch.from_numpy(full).to(device()).float() / 255)
+    return patches[: len(pixels)].half().cpu()
+
+
+def _earlier(context: StageContext, made_of: dict[str, str]) -> PatchTokens | None:
+    """The newest output made in the same way by the same encoder from thumbnails made in the same way."""
+    artifact = newest_artifact(context.stage.name, context.made_by)
+    if artifact is None or any(artifact.metrics.get(name) != value for name, value in made_of.items()):
+        return None
+    try:
+        for name in artifact.manifest["files"]:
+            artifact.file(name)
+    except InputError as error:
+        context.report(f"pictures of an earlier output cannot be used again: {error}")
+        return None
+    return read_patch_tokens(artifact.folder / "patch_tokens")
+
+
+def _writer(folder: Path, digests: np.ndarray, shape: tuple[int, int, int]) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Make the files, and a function that writes rows (B,) and their tokens (B, V, P, C)."""
+    folder.mkdir(parents=True)
+    np.save(folder / "digests.npy", digests)
+    each = max(1, SHARD_BYTES // (2 * int(np.prod(shape))))
+    shards = [
+        np.lib.format.open_memmap(
+            folder / f"{number:05}.npy",
+            mode="w+",
+            dtype=np.float16,
+            shape=(min(each, len(digests) - number * each), *shape),
+        )
+        for number in range(-(-len(digests) // each))
+    ]
+
+    def write(rows: np.ndarray, tokens: np.ndarray) -> None:
+        shard = rows // each
+        for number in np.unique(shard):
+            here = shard == number
+            shards[number][rows[here] % each] = tokens[here]
+
+    return write
