@@ -172,9 +172,9 @@ def probe(bench: Bench, names: Collection[str]) -> dict[str, dict[str, Any]]:
             run = bench.carry_out(name, seed=PROBE_SEED + turn, steps=steps, last="finetune")
             artifacts = [run.output(stage) for stage in bench.training_stages()]
             per_step = {
-                section(a.stage): a.metrics["training_seconds"] / PROBE_STEPS
+                section(a.stage): a.metrics["pairs"] / a.metrics["pairs_per_second"] / PROBE_STEPS
                 for a in artifacts
-                if a.stage in TRAINED and a.metrics.get("training_seconds")
+                if "pairs_per_second" in a.metrics
             }
             fixed = sum(a.manifest["seconds"] for a in artifacts) - PROBE_STEPS * sum(per_step.values())
             taken.setdefault(name, []).append((fixed, per_step))

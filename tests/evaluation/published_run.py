@@ -99,8 +99,8 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def write_items(folder: Path, items: list[dict[str, Any]]) -> None:
-    """Every fifth item has no usable picture; two items share one."""
+def write_items(folder: Path, items: list[dict[str, Any]], *, masked: str | None = None) -> None:
+    """Every fifth item has no usable picture; two items share one. `masked`: an attribute that sellers do not tell."""
     catalogue = [
         item
         | {"department": item["category"].split(" > ")[0], "brand": item["brand"] or ""}
@@ -109,12 +109,14 @@ def write_items(folder: Path, items: list[dict[str, Any]]) -> None:
     ]
     pictures = []
     for item in catalogue:
+        item["informative_pictures"] = len(item["images"])
         if item["images"]:
             data = draw_picture(dict(item["attributes"])["colour"], size=(48, 64))
             buffer = io.BytesIO()
             Image.open(io.BytesIO(data)).save(buffer, "JPEG", quality=92)
             row = {"item_id": item["item_id"], "frame": 0, "thumbnail": buffer.getvalue()}
             pictures.append({**row, "picture_digest": digest_bytes(buffer.getvalue())})
+        item["attributes"] = [(name, value) for name, value in item["attributes"] if name != masked]
     write_rows(folder / "catalogue" / "part-0.parquet", "catalogue", catalogue)
     write_rows(folder / "pictures" / "part-0.parquet", "pictures", pictures)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from smar_model.evaluation.baselines import BM25, Popularity, words
-from smar_model.retrieval.ranking import NO_ROW
+from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank, words
+from smar_model.retrieval.ranking import NO_ROW, Ranking, rank_scores
 
 
 @pytest.fixture
@@ -52,3 +52,28 @@ def test_popularity_gives_clicked_items_by_clicks_then_id() -> None:
 def test_popularity_of_a_log_without_clicks_is_empty() -> None:
     clicks = pd.DataFrame({"item_id": [], "clicks": []})
     assert (Popularity(["a"], clicks).rank(["x"], 2).rows == NO_ROW).all()
+
+
+def test_reciprocal_rank_fusion_equals_its_definition() -> None:
+    random = np.random.default_rng(0)
+    queries, items, depth = 700, 30, 12  # more queries than are fused at once
+    rankings = []
+    for _ in range(2):
+        scores = random.integers(0, 5, (queries, items)).astype(np.float32)
+        scores[random.random(scores.shape) < 0.5] = -np.inf
+        rankings.append(rank_scores(scores, depth))
+    fused = fuse_by_rank(rankings, items=items)
+    for q in range(queries):
+        points: dict[int, float] = {}
+        for ranking in rankings:
+            for place, row in enumerate(ranking.rows[q].tolist(), start=1):
+                if row != NO_ROW:
+                    points[row] = points.get(row, 0.0) + 1 / (60 + place)
+        expected = sorted(points, key=lambda row: (-points[row], row))[:depth]
+        assert fused.rows[q].tolist() == expected + [NO_ROW] * (depth - len(expected))
+
+
+def test_fusing_with_what_found_nothing_changes_no_order() -> None:
+    found = rank_scores(np.array([[3.0, 1.0, 2.0]], np.float32), 3)
+    nothing = Ranking(rows=np.full((1, 3), NO_ROW, np.int32), scores=np.full((1, 3), -np.inf, np.float32))
+    assert fuse_by_rank([found, nothing], items=3).rows.tolist() == [[0, 2, 1]]

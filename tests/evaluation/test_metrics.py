@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, P, R, nDCG
 
-from smar_model.evaluation.metrics import first_relevant_rank, ndcg, precision, recall, reciprocal_rank
+from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import Relevance, judge
 from smar_model.retrieval.ranking import NO_ROW, Ranking, rank_scores
 
@@ -62,11 +62,23 @@ def test_equal_to_trec_eval_on_runs_with_ties_and_missing_queries(seed: int) -> 
     assert compared == len(ours) * len(truth)
 
 
+@pytest.mark.parametrize(("k", "capped"), [(5, False), (40, False), (5, True)])
+def test_f1_is_the_harmonic_mean_of_precision_and_recall(k: int, capped: bool) -> None:
+    scores, grades = random_case(7)
+    judged = judge(rank_scores(scores, 80), relevance_of(grades))
+    for q, (row, grade) in enumerate(zip(scores, grades, strict=True)):
+        first = [i for i in np.lexsort((np.arange(80), -row)) if np.isfinite(row[i])][:k]
+        hits, relevant = int((grade[first] > 0).sum()), int((grade > 0).sum())
+        # 2PR / (P + R) with P = hits / k and R = hits / possible.
+        expected = 2 * hits / (k + (min(k, relevant) if capped else relevant))
+        assert f1(judged, k, capped=capped)[q] == pytest.approx(expected)
+
+
 def test_a_query_without_results_counts_as_zero() -> None:
     ranking = Ranking(rows=np.full((1, 5), NO_ROW, np.int32), scores=np.full((1, 5), -np.inf, np.float32))
     judged = judge(ranking, Relevance.from_targets(np.array([0]), items=3))
-    values = [recall(judged, 5), precision(judged, 5), ndcg(judged, 5), reciprocal_rank(judged)]
-    assert np.concatenate(values).tolist() == [0, 0, 0, 0]
+    values = [recall(judged, 5), precision(judged, 5), f1(judged, 5), ndcg(judged, 5), reciprocal_rank(judged)]
+    assert np.concatenate(values).tolist() == [0, 0, 0, 0, 0]
     assert first_relevant_rank(judged).tolist() == [0]
 
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from smar_model.evaluation.significance import ClusterBootstrap, compare
+from smar_model.evaluation.significance import ClusterBootstrap, compare, permutation_p
 
 
 def test_the_interval_of_a_known_difference_covers_it_and_excludes_zero() -> None:
@@ -67,3 +67,46 @@ def test_a_thousand_draws_over_ten_thousand_queries_are_quick() -> None:
     started = time.process_time()
     ClusterBootstrap(np.arange(10_000), samples=1_000, seed=0).estimate(values)
     assert time.process_time() - started < 5
+
+
+def test_the_permutation_p_equals_the_exact_one() -> None:
+    """Five clusters have 32 ways to turn signs: the share of totals as far from 0 as the real one can be counted."""
+    random = np.random.default_rng(6)
+    clusters = np.repeat(np.arange(5), 3)
+    differences = random.normal(0.5, 1, 15)
+    sums = differences.reshape(5, 3).sum(axis=1)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T
+    exact = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).mean()
+    p = permutation_p(differences[:, None], clusters, samples=20_000, seed=0)
+    assert p == pytest.approx([exact], abs=0.01)
+
+
+def test_permutation_finds_what_is_there_and_nothing_else() -> None:
+    random = np.random.default_rng(7)
+    clusters = np.arange(2_000)
+    better, same = random.normal(0.2, 1, 2_000), random.normal(0, 1, 2_000)
+    p = permutation_p(np.stack([better, same - same.mean(), np.zeros(2_000)], axis=1), clusters, samples=1_000, seed=0)
+    assert p[0] == pytest.approx(1 / 1_001)
+    assert p[1] > 0.9
+    assert p[2] == 1
+
+
+def test_permutation_is_not_fooled_by_clusters() -> None:
+    """Ten items of 200 requests each, that differ by chance alone: taken as 2,000 the difference would look certain."""
+    by_item = np.random.default_rng(3).normal(0, 1, 10)
+    differences = np.repeat(by_item, 200)[:, None]
+    together = permutation_p(differences, np.repeat(np.arange(10), 200), samples=2_000, seed=0)
+    alone = permutation_p(differences, np.arange(2_000), samples=2_000, seed=0)
+    assert together[0] > 0.05 > alone[0]
+
+
+def test_the_share_of_a_known_whole_is_found_with_its_interval() -> None:
+    random = np.random.default_rng(9)
+    whole = random.normal(0.2, 0.3, 4_000)
+    part = 0.6 * whole + random.normal(0, 0.05, 4_000)
+    bootstrap = ClusterBootstrap(np.arange(4_000), samples=500, seed=0)
+    share = bootstrap.share(part, whole)
+    assert share.low < 0.6 < share.high
+    assert share.mean == pytest.approx(0.6, abs=0.02)
+    assert bootstrap.share(part, random.normal(0, 1, 4_000)).mean is None, "a whole that may be 0 has no share"
+    assert bootstrap.share(part, whole, np.zeros(4_000, dtype=bool)).mean is None

@@ -1,0 +1,352 @@
+"""`smar compare` and `smar sweep` on a tiny shop: trainings of two steps, real stages from the tokenizer to the judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from smar_model.data.query_text import normalise_query
+from smar_model.data.training_pairs import in_novel_bucket
+from smar_model.errors import InputError
+from smar_model.evaluation import compare
+from smar_model.evaluation.compare import current_rows, find_steps, measure_missing
+from smar_model.evaluation.comparison import Bench, load_bench
+from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, read_results
+from smar_model.evaluation.quality_page import write_page
+from smar_model.evaluation.sweep import sweep
+from smar_model.lake.artifacts import Attempt, load_artifact
+from smar_model.lake.digests import digest_json
+from smar_model.lake.stage import key_parts
+from smar_model.network.model import load_model
+from smar_model.stages import COMPARISON_STAGES
+from tests.evaluation.published_run import NETWORK, write_clicks, write_items, write_labels, write_queries
+from tests.tiny_shop import DAYS, LAST_DAY, tiny_events, tiny_items, tiny_settings, write_rows, write_tiny_shop
+
+NOVEL_BUCKET = 0.3
+ROWS = {
+    "popularity": {"label": "Popularity", "baseline": "popularity"},
+    "bm25": {"label": "BM25", "baseline": "bm25"},
+    "text_only": {"label": "Text-only", "variant": "text_only"},
+    "fused": {"label": "With BM25", "with_bm25": "text_only"},
+    "default": {"label": "Ours", "variant": "default"},
+    "mlp": {"label": "MLP", "variant": "default", "vision": "default", "settings": {"network": {"fusion": "mlp"}}},
+    "oracle": {"label": "Oracle", "variant": "oracle", "truth": "all", "seeds": [0]},
+}
+PAIRS = [{"first": "default", "second": "text_only", "aim": 0.1}, {"first": "default", "second": "bm25"}]
+STEPS = {"steps": 2, "batch": 8}
+
+
+@dataclass(kw_only=True)
+class Shop:
+    folder: Path
+
+    def file(self, name: str, **content: Any) -> Path:
+        """A comparison (or a sweep) over the shop."""
+        file = self.folder / f"{name}.yaml"
+        common = {"base": str(self.folder / "base.yaml"), "date": str(LAST_DAY), "output": str(self.folder / name)}
+        file.write_text(yaml.safe_dump(common | content, sort_keys=False), encoding="utf-8")
+        return file
+
+    def bench(self, name: str, rows: dict[str, Any], **content: Any) -> Bench:
+        return load_bench(self.file(name, tables={"Core": rows}, **content), COMPARISON_STAGES)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Tables of the data half under the keys that Spark's stages would give them; colours are told by truth alone."""
+    folder = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "home"))
+        items = tiny_items()
+        events = {day: tiny_events(day, items) for day in DAYS}
+        root = write_tiny_shop(folder / "shop")
+        colour = {item["item_id"]: item["attributes"]["colour"] for item in items}
+        for day, (_, requests) in events.items():
+            rows = [r | {"named": [("colour", colour[r["item_id"]])]} for r in requests]
+            write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
+        training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS, "picture_views": 1, "threads": 1}
+        segments = {"novel_bucket": NOVEL_BUCKET}
+        settings = tiny_settings(root, network=NETWORK, training=training, segments=segments)
+        (folder / "base.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+        shop = Shop(folder=folder)
+        clicked = {(normalise_query(r["query"]), r["item_id"]) for r in events[LAST_DAY][0] if r["event"] == "click"}
+        publish_data(
+            shop.bench("data", ROWS),
+            {
+                "prepare-items": lambda out: write_items(out, items, masked="colour"),
+                "extract-clicks": lambda out: write_clicks(out, events),
+                "generate-queries": lambda out: write_queries(out, items),
+                "label-fashion": lambda out: write_labels(out, events, items),
+                "assign-segments": lambda out: write_segments(out, clicked, items),
+            },
+        )
+        yield shop
+
+
+def publish_data(bench: Bench, write: dict[str, Callable[[Path], None]]) -> None:
+    run = bench.run("text_only", seed=0, steps={})
+    for stage in bench.before("judge")[0]:
+        key = digest_json(key_parts(stage, run, {name: run.output(name) for name in stage.inputs}))
+        attempt = Attempt(stage.name, key)
+        write.get(stage.name, lambda out: None)(attempt.folder)
+        run.take(attempt.publish(metrics={}, inputs={}, settings={}), stage=stage.name)
+
+
+def write_segments(folder: Path, clicked: set[tuple[str, str]], items: list[dict[str, Any]]) -> None:
+    department = {item["item_id"]: item["category"].split(" > ")[0] for item in items}
+    facts = {"query_tier": "head", "title_kind": "rich", "query_seen": True, "item_seen": True}
+    facts |= {"day": LAST_DAY, "clicks": 1, "picture_informative": True, "also_synthetic": False, "is_visual": True}
+    rows = [{"query": q, "item_id": item, "department": department[item], **facts} for q, item in sorted(clicked)]
+    write_rows(folder / "segments" / "part-0.parquet", "segments", rows)
+
+
+def lines(bench: Bench) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (bench.folder / "rows.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def measured(shop: Shop) -> Bench:
+    bench = shop.bench("quality", ROWS, seeds=[0, 1], pairs=PAIRS)
+    assert measure_missing(bench) == 0
+    return bench
+
+
+def test_a_call_that_is_out_of_time_stops_and_the_next_goes_on(shop: Shop) -> None:
+    rows = {name: ROWS[name] for name in ("text_only", "default")}
+    bench = shop.bench("stopped", rows, pairs=PAIRS[:1])
+    assert measure_missing(bench, minutes=0) == 1
+    assert [(row["name"], row["seed"]) for row in lines(bench)] == [("text_only", 0)]
+    page = write_page(bench, command="smar compare").read_text()
+    assert "| Ours (`default`) | not measured yet |" in page
+    assert "| default − text_only | +10.0 | not measured yet |" in page
+    assert measure_missing(bench, minutes=0) == 0
+    assert [row["name"] for row in lines(bench)] == ["text_only", "default"]
+    page = write_page(bench, command="smar compare").read_text()
+    assert "| Ours (`default`) | not measured yet |" not in page
+    assert measure_missing(bench) == 0
+    assert len(lines(bench)) == 2
+
+
+def test_every_row_and_seed_is_measured_once(measured: Bench) -> None:
+    found = {(row.name, row.seed): row for row in current_rows(measured)}
+    learned = {(name, seed) for name in ("text_only", "fused", "default", "mlp") for seed in (0, 1)}
+    assert set(found) == learned | {("popularity", 0), ("bm25", 0), ("oracle", 0)}
+    assert all(row.metrics["all"]["n"] == 40 for row in found.values())
+    assert found["default", 0].pairs == 3 * 2 * 8
+    assert found["default", 0].steps == {"adapt_vision": 2, "pretrain": 2, "finetune": 2}
+    assert found["text_only", 0].pairs == 2 * 2 * 8
+    assert found["text_only", 0].key != found["text_only", 1].key
+    assert found["fused", 0].key == found["text_only", 0].key, "one training, judged alone and with BM25"
+    assert found["bm25", 0].machine and found["bm25", 0].commit
+
+
+def test_what_rows_share_is_made_once(measured: Bench) -> None:
+    default, mlp, text_only = (measured.run(name, seed=0, steps={}) for name in ("default", "mlp", "text_only"))
+    assert mlp.output("adapt-vision").key == default.output("adapt-vision").key
+    assert mlp.output("pretrain").key != default.output("pretrain").key
+    assert load_model(mlp.output("finetune").folder / "model").variant.fusion == "mlp"
+    assert text_only.output("train-tokenizer").key == default.output("train-tokenizer").key
+
+
+def test_the_oracle_alone_sees_truth(measured: Bench) -> None:
+    colour = {item["item_id"]: item["attributes"]["colour"] for item in tiny_items()}
+    ordinary = measured.run("text_only", seed=0, steps={}).output("prepare-items")
+    for name in ("text_only", "default", "mlp", "oracle"):
+        run = measured.run(name, seed=0, steps={})
+        read = run.output("prepare-items")
+        rows = pq.read_table(read.files("catalogue")).to_pylist()
+        told = [dict(row["attributes"]).get("colour") == colour[row["item_id"]] for row in rows]
+        assert all(told) if name == "oracle" else not any(told)
+        assert (read.stage, read.digest == ordinary.digest) == (
+            ("reveal-truth", False) if name == "oracle" else ("prepare-items", True)
+        )
+        for stage in ("train-tokenizer", "pretrain", "finetune", "embed", "judge"):
+            assert run.output(stage).manifest["inputs"]["prepare-items"] == read.digest
+        # What all rows share is made before the truth is revealed.
+        for stage in ("extract-clicks", "generate-queries", "assign-segments"):
+            assert run.output(stage).key == measured.run("text_only", seed=0, steps={}).output(stage).key
+
+
+def test_visible_truth_is_colour_and_type(shop: Shop) -> None:
+    truth = [
+        {"item_id": item["item_id"], "attributes": [("colour", "Teal"), ("type", "shirt"), ("brand", "acme")]}
+        for item in tiny_items()
+    ]
+    file = shop.folder / "shop" / "truth" / "items.parquet"
+    before = file.read_bytes()
+    write_rows(file, "truth_items", truth)
+    try:
+        bench = shop.bench("visible", {"seen": {"label": "", "variant": "oracle", "truth": "visible"}})
+        run = bench.carry_out("seen", seed=0, steps={}, last="train-tokenizer")
+    finally:
+        file.write_bytes(before)
+    rows = pq.read_table(run.output("prepare-items").files("catalogue")).to_pylist()
+    assert {tuple(sorted(set(dict(row["attributes"])) - {"material"})) for row in rows} == {("colour", "type")}
+
+
+def test_figures_come_from_each_querys_values(measured: Bench) -> None:
+    row = next(row for row in current_rows(measured) if (row.name, row.seed) == ("default", 1))
+    artifact = load_artifact(row.stage, row.key)
+    table = pq.read_table(artifact.file("comparison_results/model.parquet")).to_pylist()
+    results = read_results(artifact, MODEL)
+    assert sorted(r["query_id"] for r in table) == results.query_ids.tolist()
+    for k in (10, 50, 100):
+        found = [r["target_rank"] is not None and r["target_rank"] <= k for r in table]
+        assert row.metrics["all"][f"target_recall_at_{k}"][0] == pytest.approx(np.mean(found), abs=1e-5)
+        expected = [2 * hit / k / (1 + 1 / k) for hit in found]
+        assert [r[f"target_f1_at_{k}"] for r in table] == pytest.approx(expected)
+    assert [r["target_mrr"] for r in table] == pytest.approx([1 / (r["target_rank"] or np.inf) for r in table])
+    for segment, figures in row.metrics.items():
+        inside = [r for r in table if segment in r["segments"]]
+        assert figures["n"] == len(inside)
+        for metric in METRICS:
+            mean, low, high = figures[metric]
+            assert mean == pytest.approx(np.mean([r[metric] for r in inside]), abs=1e-5)
+            assert low <= mean <= high
+
+
+def test_novel_queries_and_items_are_those_that_training_never_saw(measured: Bench) -> None:
+    row = next(row for row in current_rows(measured) if row.name == "text_only")
+    table = pq.read_table(load_artifact(row.stage, row.key).file("comparison_results/model.parquet")).to_pylist()
+    seen = {
+        (normalise_query(event["query"]), event["item_id"])
+        for day in DAYS[:-1]
+        for event in tiny_events(day, tiny_items())[0]
+        if event["event"] == "click"
+    }
+    held_out = {
+        kind: {key for key in keys if in_novel_bucket(kind, [key], NOVEL_BUCKET)[0]}
+        for kind, keys in (("query", {q for q, _ in seen}), ("item", {i for _, i in seen}))
+    }
+    seen = {(q, i) for q, i in seen if q not in held_out["query"] and i not in held_out["item"]}
+    assert held_out["query"] and held_out["item"]
+    queries, items = {q for q, _ in seen}, {i for _, i in seen}
+    for r in table:
+        assert (NOVEL in r["segments"]) == (r["query"] not in queries)
+        kinds = ("seen" if r["query"] in queries else "novel", "seen" if r["cluster"] in items else "novel")
+        assert [s for s in r["segments"] if s.endswith("_item")] == ["{}_query_{}_item".format(*kinds)]
+        if r["query"] in queries:
+            assert not {"fashion", "not_fashion", "title_rich"} & set(r["segments"])
+
+
+def test_the_page_says_what_was_measured(measured: Bench) -> None:
+    page = write_page(measured, command="smar compare --settings x.yaml").read_text()
+    rows = {(row.name, row.seed): row for row in current_rows(measured)}
+    seeds = [rows["default", seed].metrics[NOVEL]["target_recall_at_50"][0] for seed in (0, 1)]
+    assert f"| Ours (`default`) | {100 * np.mean(seeds):.1f} ± " in page
+    assert f"({100 * seeds[0]:.1f} {100 * seeds[1]:.1f})" in page
+    assert "`smar compare --settings x.yaml`" in page
+    assert "not measured yet" not in page
+    differences = json.loads((measured.folder / "differences.json").read_text())
+    entry = differences["default − text_only"]
+    for metric in ("target_recall_at_50", "graded_ndcg_at_10"):
+        means = [
+            rows["default", s].metrics["all"][metric][0] - rows["text_only", s].metrics["all"][metric][0]
+            for s in (0, 1)
+        ]
+        figures = entry["segments"]["all"][metric]
+        assert figures["by_seed"] == pytest.approx(means, abs=2e-5)
+        assert figures["mean"] == pytest.approx(np.mean(means), abs=2e-5)
+        assert 0 < figures["p"] <= 1
+    assert differences["default − bm25"]["seeds"] == [0, 1], "a baseline stands beside every seed"
+    assert {"default of oracle", "mlp of oracle"} <= set(differences)
+
+
+def test_the_page_can_be_written_where_the_lake_is_not(
+    measured: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = write_page(measured, command="c").read_text()
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
+    assert write_page(measured, command="c").read_text() == here
+
+
+def test_a_changed_setting_makes_a_row_unmeasured(shop: Shop, measured: Bench) -> None:
+    changed = ROWS | {"default": ROWS["default"] | {"settings": {"training": {"token_dropout": 0.5}}}}
+    names = {row.name for row in current_rows(shop.bench("quality", changed, seeds=[0, 1]))}
+    assert names == set(ROWS) - {"default", "mlp"}, "mlp takes the vision encoder of default"
+    shop.bench("quality", ROWS, seeds=[0, 1], pairs=PAIRS)  # as it was
+
+
+def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "PROBE_STEPS", 2)
+    monkeypatch.setattr(compare, "PROBE_ROUNDS", 1)
+    rows = {name: ROWS[name] for name in ("text_only", "mlp", "default", "bm25")}
+    bench = shop.bench("timed", rows, seconds=60, seeds=[0, 1])
+    steps = find_steps(bench, rows)
+    timing = json.loads((bench.folder / "timing.json").read_text())
+    assert set(steps) == {"text_only", "mlp", "default"}
+    assert set(steps["text_only"]) == {"pretrain", "finetune"}
+    assert steps["mlp"]["adapt_vision"] == steps["default"]["adapt_vision"]
+    for name, of in steps.items():
+        assert timing[name]["steps"] == of
+        cost = {stage: n * timing[name]["seconds_per_step"][stage] for stage, n in of.items()}
+        spent = timing[name]["fixed_seconds"] + sum(cost.values())
+        assert 60 - sum(timing[name]["seconds_per_step"].values()) <= spent <= 60
+        assert cost["pretrain"] / cost["finetune"] == pytest.approx(0.35 / 0.3, rel=0.1)
+    # The second time nothing runs, and the steps are the settings of the row.
+    monkeypatch.setattr(compare, "probe", None)
+    assert find_steps(bench, rows) == steps
+    settings = bench.settings("mlp", seed=1, steps=steps["mlp"])
+    assert settings.training.pretrain.steps == steps["mlp"]["pretrain"]
+    assert settings.training.seed == 1
+    poor = shop.bench("timed", rows, seconds=0.001)
+    monkeypatch.undo()
+    monkeypatch.setenv("SMAR_HOME", str(shop.folder / "home"))
+    monkeypatch.setattr(compare, "PROBE_STEPS", 2)
+    monkeypatch.setattr(compare, "PROBE_ROUNDS", 1)
+    with pytest.raises(InputError, match=r"row text_only: 0.001 s do not even pay"):
+        find_steps(poor, ["text_only"])
+
+
+def test_a_sweep_goes_on_and_draws_what_there_is(shop: Shop) -> None:
+    grid = {"alpha": [0.3], "beta": [0.0], "gamma": [0.5, 1.0], "variant": "default"}
+    file = shop.file("sweep", **grid)
+    drawing = sweep(file, stages=COMPARISON_STAGES, minutes=0)
+    assert len((shop.folder / "sweep" / "rows.jsonl").read_text().splitlines()) == 1
+    first = drawing.read_text()
+    assert first.startswith("<?xml")
+    sweep(file, stages=COMPARISON_STAGES, minutes=0)
+    rows = [json.loads(line) for line in (shop.folder / "sweep" / "rows.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["a0.3-b0-c0.5", "a0.3-b0-c1"]
+    assert drawing.read_text() != first
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"variant": "nonsense"}, "network.variant 'nonsense': choose one of"),
+        ({"variant": "default", "truth": "all"}, "row x: an oracle reads no pictures"),
+        ({"variant": "default", "settings": {"training": {"sed": 1}}}, r"row x: 1 setting\(s\) to correct"),
+    ],
+)
+def test_a_row_that_cannot_be_is_refused_before_anything_runs(shop: Shop, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measure_missing(shop.bench("refused", {"x": {"label": "X"} | row}))
+    assert not (shop.folder / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"tables": {"Core": {"x": {"label": "X"}}}}, "give one of variant, baseline and with_bm25"),
+        ({"tables": {"Core": {"x": {"label": "X", "with_bm25": "y"}}}}, "no row is named 'y'"),
+        ({"tables": {"A": {"x": ROWS["bm25"]}, "B": {"x": ROWS["bm25"]}}}, "stands in two tables"),
+        ({"tables": {"A": {"x": ROWS["bm25"]}}, "minutes": 3}, "minutes: Extra inputs"),
+    ],
+)
+def test_a_wrong_comparison_is_refused(shop: Shop, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_bench(shop.file("wrong", **content), COMPARISON_STAGES)
+
+
+def test_an_unknown_row_is_named(shop: Shop) -> None:
+    with pytest.raises(InputError, match="no row is named 'nobody'; there are popularity, bm25"):
+        measure_missing(shop.bench("quality", ROWS), only=["nobody"])
