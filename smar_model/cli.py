@@ -204,6 +204,16 @@ def tables() -> None:
     print(describe_tables(), end="")
 
 
+@app.command()
+def variants(settings: DeploymentOption = DEFAULT_SETTINGS) -> None:
+    """Show every variant of the network with its parameters and training FLOPs, as Markdown; `docs/variants.md` is this text."""
+    from smar_model.training.variant_costs import variants_page
+
+    source = settings.resolve()
+    name = source.relative_to(REPOSITORY) if source.is_relative_to(REPOSITORY) else source
+    print(variants_page(load_settings(settings), source=str(name)), end="")
+
+
 @shop_app.command("open")
 def open_shop_command(
     settings: SettingsOption,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from smar_model.errors import InputError
@@ -94,9 +94,17 @@ def find_variant(network: Network) -> Variant:
 
 
 def switched_parts(variant: Variant) -> str:
-    """A variant in one line, for tables: its parts apart from the summary, those that are off left out."""
-    parts = [(f.name, getattr(variant, f.name)) for f in fields(variant) if f.name not in ("summary", "heads")]
-    shown = [
-        name if value is True else f"{name} {value}" for name, value in parts if value not in (False, None, 0, "none")
-    ]
-    return ", ".join(shown + ([f"{variant.heads} heads"] if variant.heads > 1 else []))
+    """What a variant switches, in one line."""
+    losses = {"L_t": variant.text_loss, "L_i": variant.image_loss, "L_m": variant.multimodal_loss}
+    parts = {
+        f"{variant.fusion}": variant.fusion is not None,
+        "adapted encoder" if variant.adapted else "encoder trained inside": variant.fusion is not None,
+        " + ".join(name for name, learned in losses.items() if learned): True,
+        f"{variant.routing} gate": variant.routing != "none",
+        "item confidence": variant.item_confidence,
+        "reranker": variant.reranker,
+        f"{variant.heads} query heads": variant.heads > 1,
+        "hinge": variant.loss == "hinge",
+        f"{variant.random_negatives} random item(s) a pair": variant.random_negatives > 0,
+    }
+    return ", ".join(part for part, there in parts.items() if there)
