@@ -90,13 +90,16 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
         The figures, as in the file.
 
     Raises:
-        InputError: the shop has no true attributes, the variant reads no picture, a stage has not run, or `generic` is no such
+        InputError: the shop has no true attributes, the variant adapts no encoder, a stage has not run, or `generic` is no such
             folder.
     """
     settings = run.settings
     adapted = load_model(run.output("adapt-vision").folder / "model")
-    if not adapted.variant.fusion:
-        raise InputError(f"run {run.name}: variant {settings.network.variant!r} reads no picture; nothing to probe")
+    if not adapted.variant.adapted:
+        raise InputError(
+            f"run {run.name}: variant {settings.network.variant!r} adapts no vision encoder; nothing to probe, choose a run of "
+            "another variant"
+        )
     products = read_products(run)
     encoders: dict[str, Callable[[], tuple[PictureEncoder, Size | None]]] = {
         "unadapted": lambda: (unadapted_model(run, adapted).vision, None),

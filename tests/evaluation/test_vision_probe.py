@@ -100,7 +100,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedRun
         published.run.write_state("prepare-items", "finished", key=artifact.key)
         # In place of the one without a model.
         manifest_path("adapt-vision", published.run.output("adapt-vision").key).unlink()
-        published.publish_model("adapt-vision", seed=1)
+        published.publish_model("adapt-vision", variant="default", seed=1)
         yield published
 
 
@@ -227,12 +227,13 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         generic_encoder(tmp_path)
 
 
-def test_a_variant_without_pictures_has_nothing_to_probe(published: PublishedRun) -> None:
+@pytest.mark.parametrize("variant", ["text_only", "smar"])
+def test_a_variant_that_adapts_no_encoder_has_nothing_to_probe(variant: str, published: PublishedRun) -> None:
     model = published.run.output("adapt-vision")
     manifest_path("adapt-vision", model.key).rename(kept := published.run.folder / "kept.json")
     try:
-        published.publish_model("adapt-vision", variant="text_only")
-        with pytest.raises(InputError, match="reads no picture; nothing to probe"):
+        published.publish_model("adapt-vision", variant=variant)
+        with pytest.raises(InputError, match="adapts no vision encoder; nothing to probe"):
             probe_vision(published.run)
     finally:
         kept.replace(manifest_path("adapt-vision", model.key))
