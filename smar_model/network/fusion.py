@@ -71,9 +71,9 @@ class Concatenation(VectorFusion):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * width, width)
+        begin_at_zero(self.linear)
         with torch.no_grad():
             self.linear.weight[:, :width] = torch.eye(width)
-            self.linear.weight[:, width:] = 0
 
     def join(self, t: Tensor, v: Tensor) -> Tensor:
         return self.linear(torch.cat([t, v], dim=-1))

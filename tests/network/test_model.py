@@ -11,22 +11,9 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from smar_model.errors import InputError
-from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
-from smar_model.network.variants import VARIANTS
-from smar_model.settings import Network, Pictures, TextEncoder, VisionEncoder
-
-SMALL = TextEncoder(width=32, heads=2, query_layers=1)
-
-
-def small_model(**network: object) -> RetrievalModel:
-    torch.manual_seed(0)
-    options: dict = {"dimension": 16, "text": SMALL, "vision": VisionEncoder(name="test_vit"), **network}
-    if options["vision"].name == "test_vit":
-        options["vision"] = VisionEncoder(name="test_vit", options={"img_size": [64, 48]})
-    model = new_model(
-        Network(**options), vocabulary=100, query_length=8, item_length=12, pictures=Pictures(width=48, height=64)
-    )
-    return model.eval()
+from smar_model.network.model import RetrievalModel, load_model, save_model
+from smar_model.settings import TextEncoder, VisionEncoder
+from tests.network.small_models import small_model
 
 
 def item_batch(model: RetrievalModel, size: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -50,17 +37,6 @@ def tokenizer_file(tmp_path: Path) -> Path:
     path = tmp_path / "any.json"
     path.write_text("{}")
     return path
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_saved_model_embeds_identically(variant: str, tmp_path: Path, tokenizer_file: Path) -> None:
-    model = small_model(variant=variant)
-    batch = item_batch(model)
-    save_model(model, tmp_path / "model", tokenizer_file)
-    loaded = load_model(tmp_path / "model")
-    assert torch.equal(embed(model, batch), embed(loaded, batch))
-    queries = torch.randint(1, 100, (3, 8))
-    assert torch.equal(model.encode_queries(queries)[0], loaded.encode_queries(queries)[0])
 
 
 def test_embeddings_are_unit_vectors_even_for_empty_texts() -> None:
@@ -87,19 +63,12 @@ def test_an_item_without_picture_does_not_depend_on_the_pixels() -> None:
     assert torch.equal(first[-1], second[-1])
 
 
-def test_the_query_side_never_touches_a_picture() -> None:
-    model = small_model()
-    queries, logits = model.encode_queries(torch.randint(1, 100, (3, 8)))
-    (queries.sum() + logits.sum()).backward()
-    touched = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
-    assert touched == {"query_tower", "query_projection", "header"}
-
-
 def test_routing_is_hard_or_soft_by_settings() -> None:
     logits = torch.tensor([-2.0, 3.0])
     assert small_model(routing="hard").route(logits).tolist() == [0.0, 1.0]
     assert small_model(routing="soft").route(logits).tolist() == pytest.approx(logits.sigmoid().tolist())
     assert small_model(variant="text_only").route(logits).tolist() == [0.0, 0.0]
+    assert small_model(variant="concat").route(logits).tolist() == [1.0, 1.0]
 
 
 def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
@@ -116,6 +85,39 @@ def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) 
     (tmp_path / "bert").rename(tmp_path / "gone")
     queries = torch.randint(1, 100, (3, 8))
     assert torch.equal(model.encode_queries(queries)[0], load_model(tmp_path / "model").encode_queries(queries)[0])
+
+
+def trained_names(module: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def test_a_text_encoder_is_locked_partly_locked_or_tuned(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+
+    def encoder(trained: str) -> torch.nn.Module:
+        text = TextEncoder(pretrained=str(tmp_path / "bert"), width=32, heads=2, trained=trained, last_blocks=1)
+        return small_model(variant="text_only", text=text).train().query_tower.encoder
+
+    assert trained_names(encoder("tuned")) == {name for name, _ in encoder("tuned").named_parameters()}
+    assert not trained_names(encoder("locked"))
+    assert {name.split(".")[2] for name in trained_names(encoder("partly"))} == {"2"}
+    partly = encoder("partly").encoder.layer
+    assert [block.training for block in partly] == [False, False, True]  # dropout of a locked block is off
+    assert not encoder("locked").training
+
+
+def test_a_vision_encoder_is_partly_locked_from_its_adaptation_on(tmp_path: Path, tokenizer_file: Path) -> None:
+    model = small_model(vision=VisionEncoder(name="test_vit", trained="partly", last_blocks=2))
+    blocks = {name.split(".")[1] for name in trained_names(model.vision.encoder) if name.startswith("blocks")}
+    assert blocks == {"4", "5"}
+    assert not model.vision_locked
+    save_model(model, tmp_path / "model", tokenizer_file)
+    assert trained_names(load_model(tmp_path / "model").vision) == trained_names(model.vision)
+    assert small_model(vision=VisionEncoder(name="test_vit", trained="tuned")).vision_locked is False
+    assert small_model().vision_locked
 
 
 def test_a_timm_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
