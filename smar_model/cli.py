@@ -129,6 +129,7 @@ def compare(
     only: Annotated[Optional[list[str]], typer.Option(help="Name of a row; may be repeated.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[list[int]], typer.Option(help="One of its seeds; may be repeated.")] = None,  # noqa: UP045
     minutes: MinutesOption = None,
+    page_only: Annotated[bool, typer.Option("--page-only", help="Measure nothing.")] = False,
 ) -> None:
     """Train and judge the rows of a comparison that are not measured yet; write its page from all that are."""
     from smar_model.evaluation.compare import measure_missing
@@ -136,8 +137,11 @@ def compare(
     from smar_model.evaluation.quality_page import write_page
 
     bench = load_bench(settings, COMPARISON_STAGES)
-    measure_missing(bench, only=only or (), seeds=seeds or (), minutes=minutes)
-    print(f"Page: {write_page(bench, command=f'smar compare --settings {settings}')}")
+    try:
+        if not page_only:
+            measure_missing(bench, only=only or (), seeds=seeds or (), minutes=minutes)
+    finally:
+        print(f"Page: {write_page(bench, command=f'smar compare --settings {settings}')}")
 
 
 @app.command()

@@ -30,7 +30,7 @@ from smar_model.errors import InputError
 from smar_model.evaluation.comparison import TRAINED, Bench, Comparison, section
 from smar_model.evaluation.judge import METRICS, MODEL, WITH_BM25, Results, read_results
 from smar_model.evaluation.significance import ClusterBootstrap
-from smar_model.lake.artifacts import replace_file
+from smar_model.lake.artifacts import Artifact, remove_artifact, replace_file
 from smar_model.lake.digests import digest_json
 from smar_model.network.variants import find_variant
 from smar_model.settings import REPOSITORY
@@ -77,7 +77,7 @@ def measure_missing(
         minutes: no run begins that would probably end later; the first always does.
 
     Raises:
-        InputError: the comparison is wrong, or a stage refuses its input.
+        InputError: the comparison is wrong; or, after all others are measured, a row failed.
     """
     rows = bench.comparison.rows
     if unknown := sorted(set(only) - set(rows)):
@@ -97,7 +97,7 @@ def measure_missing(
         if turn < len(bench.seeds(name))
     ]
     tasks = [t for t in tasks if t not in done and (not seeds or t[1] in seeds or rows[t[0]].baseline)]
-    longest = 0.0
+    longest, failed = 0.0, []
     while tasks:
         begun = time.monotonic()
         if longest and minutes is not None and begun - started + longest > 60 * minutes:
@@ -105,8 +105,16 @@ def measure_missing(
                 f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the same command goes on"
             )
             break
-        append_row(bench.folder / ROWS, measure_row(bench, *tasks.pop(0), steps=steps))
+        name, seed = tasks.pop(0)
+        try:
+            append_row(bench.folder / ROWS, measure_row(bench, name, seed, steps=steps))
+        except InputError as error:
+            # The other rows are still worth measuring.
+            failed.append(f"row {name}, seed {seed}: {error}")
+            print(f"[{bench.name}] {failed[-1]}", flush=True)
         longest = max(longest, time.monotonic() - begun)
+    if failed:
+        raise InputError(f"{bench.name}: {len(failed)} run(s) failed:\n" + "\n".join(failed))
     return len(tasks)
 
 
@@ -166,6 +174,7 @@ def probe(bench: Bench, names: Collection[str]) -> dict[str, dict[str, Any]]:
     """Row → `fixed_seconds` (reading, encoding pictures) and `seconds_per_step` by section: medians over the turns."""
     probed = {section(stage): PROBE_STEPS for stage in TRAINED}
     taken: dict[str, list[tuple[float, dict[str, float]]]] = {}
+    outputs: dict[str, Artifact] = {}
     for turn in range(PROBE_ROUNDS):
         for name in names:
             steps = dict.fromkeys(bench.with_vision(name), probed)
@@ -178,6 +187,9 @@ def probe(bench: Bench, names: Collection[str]) -> dict[str, dict[str, Any]]:
             }
             fixed = sum(a.manifest["seconds"] for a in artifacts) - PROBE_STEPS * sum(per_step.values())
             taken.setdefault(name, []).append((fixed, per_step))
+            outputs |= {artifact.key: artifact for artifact in artifacts}
+    for artifact in outputs.values():  # patch tokens are large
+        remove_artifact(artifact)
     return {
         name: {
             "fixed_seconds": round(statistics.median(fixed for fixed, _ in turns), 2),

@@ -40,7 +40,16 @@ METRICS = tuple(
 NOVEL = "novel"
 """The segment on which rows are compared: novel queries, all items."""
 
-Answer = Callable[[list[str]], Ranking]
+TIERS = ("head", "torso", "tail", "once")
+TITLES = ("rich", "sparse", "misleading", "foreign")
+ORDER = (
+    *("all", "seen_query_seen_item", "seen_query_novel_item", "novel_query_seen_item", "novel_query_novel_item"),
+    *(f"query_{tier}" for tier in TIERS),
+    *(NOVEL, "fashion", "not_fashion"),
+    *(f"title_{kind}" for kind in TITLES),
+    *("no_picture", "uninformative_picture", "informative_picture", "also_synthetic", "not_synthetic"),
+)
+"""Segments as pages list them; departments come after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +183,10 @@ def _segments(
     for query_kind, of_query in (("seen", ~query_novel), ("novel", query_novel)):
         for item_kind, of_item in (("seen", ~item_novel), ("novel", item_novel)):
             segments[f"{query_kind}_query_{item_kind}_item"] = known & of_query & of_item
-    for tier in ("head", "torso", "tail", "once"):
+    for tier in TIERS:
         segments[f"query_{tier}"] = (by_query["query_tier"] == tier).to_numpy()
     inside = {"fashion": queries.is_visual, "not_fashion": ~queries.is_visual}
-    inside |= {f"title_{kind}": known & (title_kind == kind) for kind in ("rich", "sparse", "misleading", "foreign")}
+    inside |= {f"title_{kind}": known & (title_kind == kind) for kind in TITLES}
     inside |= {
         "no_picture": known & (pictures == 0),
         "uninformative_picture": known & (pictures > 0) & ~informative,

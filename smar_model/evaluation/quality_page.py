@@ -20,7 +20,7 @@ import numpy as np
 from smar_model.errors import InputError
 from smar_model.evaluation.compare import ROWS, Measured, current_rows, known_steps
 from smar_model.evaluation.comparison import Bench
-from smar_model.evaluation.judge import NOVEL, Results, read_results
+from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
 from smar_model.lake.artifacts import find_artifact, replace_file
 from smar_model.settings import REPOSITORY
@@ -170,7 +170,8 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, An
     template = environment.from_string(Path(__file__).with_name("quality.md.j2").read_text(encoding="utf-8"))
     measured = [row for of in rows.values() for row in of.values()]
     core = [name for name in next(iter(comparison.tables.values())) if name in rows]
-    segments = list(dict.fromkeys(segment for row in measured for segment in row.metrics))
+    found = {segment for row in measured for segment in row.metrics}
+    segments = [name for name in ORDER if name in found] + sorted(found - set(ORDER))
     pairs = [(pair, differences.get(f"{pair.first} − {pair.second}")) for pair in comparison.pairs]
     return template.render(
         command=command,

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from smar_model.cli import app
 from smar_model.data.query_text import normalise_query
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
@@ -306,6 +308,15 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
         find_steps(poor, ["text_only"])
 
 
+def test_a_row_that_fails_is_told_after_the_others(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = {"training": {"pretrain": {"steps": 3, "learning_rate": 1e30, "warmup_share": 0}}}
+    rows = {"wild": ROWS["text_only"] | {"settings": wild}, "bm25": ROWS["bm25"]}
+    bench = shop.bench("failing", rows)
+    with pytest.raises(InputError, match=r"1 run\(s\) failed:\nrow wild, seed 0: .*not finite"):
+        measure_missing(bench)
+    assert [row["name"] for row in lines(bench)] == ["bm25"]
+
+
 def test_a_sweep_goes_on_and_draws_what_there_is(shop: Shop) -> None:
     grid = {"alpha": [0.3], "beta": [0.0], "gamma": [0.5, 1.0], "variant": "default"}
     file = shop.file("sweep", **grid)
@@ -345,6 +356,15 @@ def test_a_row_that_cannot_be_is_refused_before_anything_runs(shop: Shop, row: d
 def test_a_wrong_comparison_is_refused(shop: Shop, content: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_bench(shop.file("wrong", **content), COMPARISON_STAGES)
+
+
+def test_the_command_writes_a_page_of_what_is_not_measured_yet(shop: Shop) -> None:
+    file = shop.file("nothing", tables={"Core": ROWS}, pairs=PAIRS)
+    result = CliRunner().invoke(app, ["compare", "--settings", str(file), "--page-only"], catch_exceptions=False)
+    assert result.output == f"Page: {shop.folder / 'nothing.md'}\n"
+    page = (shop.folder / "nothing.md").read_text()
+    assert page.count("not measured yet") == len(ROWS) + len(PAIRS) + 1
+    assert not (shop.folder / "nothing").exists()
 
 
 def test_an_unknown_row_is_named(shop: Shop) -> None:
