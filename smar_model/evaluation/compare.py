@@ -100,7 +100,8 @@ def measure_missing(
     longest, failed = 0.0, []
     while tasks:
         begun = time.monotonic()
-        if longest and minutes is not None and begun - started + longest > 60 * minutes:
+        expected = longest if rows[tasks[0][0]].baseline else max(longest, bench.comparison.seconds or 0.0)
+        if longest and minutes is not None and begun - started + expected > 60 * minutes:
             print(
                 f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the same command goes on"
             )
@@ -237,7 +238,10 @@ def measure_row(bench: Bench, name: str, seed: int, *, steps: Mapping[str, Mappi
         steps={section(a.stage): getattr(sizes, section(a.stage)).steps for a in artifacts if "pairs" in a.metrics},
         pairs=int(sum(a.metrics.get("pairs", 0) for a in artifacts)),
         training_seconds=round(sum(a.metrics.get("training_seconds", 0.0) for a in artifacts), 1),
-        stage_seconds=round(sum(a.manifest["seconds"] for a in artifacts), 1),
+        # A training that was stopped and went on knows all its time, its manifest only that of the last attempt.
+        stage_seconds=round(
+            sum(max(a.manifest["seconds"], a.metrics.get("training_seconds", 0)) for a in artifacts), 1
+        ),
         metrics=summarise(read_results(judged, model), run.settings.evaluation.bootstrap_samples),
         **_circumstances(),
     )

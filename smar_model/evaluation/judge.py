@@ -71,17 +71,22 @@ def run(context: StageContext) -> dict[str, Any]:
 
     from smar_model.network.model import load_model
     from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.rerank import embed_images, rerank
     from smar_model.retrieval.search import DenseRanker
 
     torch.set_num_threads(context.settings.training.threads)
     folder = context.input("finetune").folder / "model"
     embeddings = load_embeddings(context.input("embed").folder)
-    ranker = DenseRanker(load_model(folder), folder / "tokenizer.json", embeddings)
+    model = load_model(folder)
+    ranker = DenseRanker(model, folder / "tokenizer.json", embeddings)
 
     def answers(catalogue: pd.DataFrame, clicks: pd.DataFrame, queries: list[str]) -> dict[str, Ranking]:
         if list(ranker.item_ids) != catalogue["item_id"].tolist():
             raise InputError("embed: made for other items than this run's catalogue; run embed again")
         dense = ranker.rank(queries, DEPTHS[-1])
+        if model.variant.reranker:
+            images = embed_images(model, embeddings.item_ids, context.table("prepare-items", "pictures"))
+            dense = rerank(ranker.encoder, queries, dense, embeddings, images)
         fused = fuse_by_rank([dense, BM25(catalogue).rank(queries, DEPTHS[-1])], items=len(catalogue))
         return {MODEL: dense, WITH_BM25: fused}
 

@@ -53,17 +53,17 @@ def embed_catalogue(
         states, mask, embedding = model.encode_texts(torch.from_numpy(ids).long(), torch.from_numpy(segments).long())
         text.append(embedding.numpy())
         if model.variant.fusion:
-            patches, owners, has = _patches(model, thumbnails, start % CHUNK, len(ids))
+            patches, owners, has = item_patches(model, thumbnails, start % CHUNK, len(ids))
             if model.shape.network.frames > 1:
-                patches, owners, has = _frames(patches, owners, has, model.shape.network.frames)
+                patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
             both = (
                 *(states[owners], mask[owners], model.encode_images(patches, has)[0]),
                 places_with_pictures(has, patches.shape[-2]),
             )
-            fused = torch.nn.functional.normalize(_sums(model.fuse(*both), owners, len(ids)), dim=-1)
+            fused = torch.nn.functional.normalize(sum_by_item(model.fuse(*both), owners, len(ids)), dim=-1)
             if model.variant.item_confidence:
-                pictures = _sums(torch.ones(len(owners)), owners, len(ids))
-                confidence = _sums(model.confidence(*both), owners, len(ids)) / pictures
+                pictures = sum_by_item(torch.ones(len(owners)), owners, len(ids))
+                confidence = sum_by_item(model.confidence(*both), owners, len(ids)) / pictures
                 fused = torch.lerp(embedding, fused, confidence[:, None])
             multimodal.append(fused.numpy())
     stacked = np.concatenate(text)
@@ -72,7 +72,7 @@ def embed_catalogue(
     )
 
 
-def _patches(
+def item_patches(
     model: RetrievalModel, thumbnails: Thumbnails, first_item: int, items: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Patch tokens of the pictures of a stretch of items: (M, P, C), the item of each (M,), whether it is a picture (M,).
@@ -100,7 +100,7 @@ def _patches(
     return patches, torch.from_numpy(owners), torch.from_numpy(has)
 
 
-def _frames(
+def side_by_side(
     patches: torch.Tensor, owners: torch.Tensor, has: torch.Tensor, frames: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The first pictures of each item side by side: (N, F, P, C), the items (N,), which are pictures (N, F)."""
@@ -112,7 +112,7 @@ def _frames(
     return together, torch.arange(items), has.new_zeros(items, frames).index_put_(places, has[kept])
 
 
-def _sums(values: torch.Tensor, owners: torch.Tensor, items: int) -> torch.Tensor:
+def sum_by_item(values: torch.Tensor, owners: torch.Tensor, items: int) -> torch.Tensor:
     """Sums over the pictures of each item: (M, …), (M,) → (N, …)."""
     return values.new_zeros(items, *values.shape[1:]).index_add_(0, owners, values)
 

@@ -1,0 +1,54 @@
+"""Ordering the first results anew by a network that sees the query with each item (Beyond Text with q in the fusion)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smar_model.data.catalogue import MAXIMUM_FRAMES, read_thumbnails
+from smar_model.data.text_tokens import encode_queries
+from smar_model.network.model import RetrievalModel
+from smar_model.retrieval.embed import BATCH, CHUNK, ItemEmbeddings, item_patches, side_by_side, sum_by_item
+from smar_model.retrieval.ranking import NO_ROW, Ranking, order_candidates
+from smar_model.retrieval.search import QUERY_BATCH, QueryEncoder
+
+
+@torch.inference_mode()
+def embed_images(model: RetrievalModel, item_ids: Sequence[str], picture_files: Sequence[Path]) -> torch.Tensor:
+    """S_i of every item, (N, D): the mean over up to four pictures, or attended to as many as the network has frames."""
+    embeddings = []
+    for start in range(0, len(item_ids), BATCH):
+        if start % CHUNK == 0:
+            stretch = item_ids[start : start + CHUNK]
+            thumbnails = read_thumbnails(picture_files, stretch, maximum_frames=MAXIMUM_FRAMES)
+        count = len(item_ids[start : start + BATCH])
+        patches, owners, has = item_patches(model, thumbnails, start % CHUNK, count)
+        if model.shape.network.frames > 1:
+            patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
+        seen = model.encode_images(patches, has)[1]
+        embeddings.append(torch.nn.functional.normalize(sum_by_item(seen, owners, count), dim=-1))
+    return torch.cat(embeddings)
+
+
+@torch.inference_mode()
+def rerank(
+    encoder: QueryEncoder, queries: Sequence[str], ranking: Ranking, items: ItemEmbeddings, images: torch.Tensor
+) -> Ranking:
+    """The same items for each query, in the order of the model's `rerank`.
+
+    Args:
+        images: S_i, in the order of `items`.
+    """
+    model, texts = encoder.model, torch.from_numpy(items.text)
+    scores = np.full(ranking.rows.shape, -np.inf, dtype=np.float32)
+    for start in range(0, len(queries), QUERY_BATCH):
+        ids = encode_queries(encoder.tokenizer, queries[start : start + QUERY_BATCH], model.shape.query_length)
+        asked, _ = model.encode_queries(torch.from_numpy(ids))
+        for number, query in enumerate(asked, start=start):
+            found = ranking.rows[number] != NO_ROW
+            rows = torch.from_numpy(ranking.rows[number, found]).long()
+            scores[number, found] = model.rerank(query[None], texts[rows], images[rows])[0].numpy()
+    return order_candidates(ranking.rows, scores)
