@@ -87,35 +87,37 @@ def measure_missing(
         _refuse_impossible(bench, name)
     started = time.monotonic()
     open_shop(bench.settings(chosen[0], seed=0, steps={}), day=bench.comparison.date)
-    steps = find_steps(bench, chosen)
     done = {(row.name, row.seed) for row in current_rows(bench)}
-    # Seed by seed, so that rows can be paired as early as possible.
     tasks = [
-        (name, bench.seeds(name)[turn])
-        for turn in range(max(len(bench.seeds(name)) for name in chosen))
-        for name in chosen
-        if turn < len(bench.seeds(name))
+        (name, bench.seeds(name)[turn], [other for other in table if other in chosen])
+        for table in bench.comparison.tables.values()
+        # Seed by seed, so that rows can be paired as early as possible.
+        for turn in range(max(len(bench.seeds(name)) for name in table))
+        for name in table
+        if name in chosen and turn < len(bench.seeds(name))
     ]
-    tasks = [t for t in tasks if t not in done and (not seeds or t[1] in seeds or rows[t[0]].baseline)]
-    longest, failed = 0.0, []
+    tasks = [t for t in tasks if t[:2] not in done and (not seeds or t[1] in seeds or rows[t[0]].baseline)]
+    longest, failed = 0.0, dict[str, str]()
     while tasks:
-        begun = time.monotonic()
-        expected = longest if rows[tasks[0][0]].baseline else max(longest, bench.comparison.seconds or 0.0)
-        if longest and minutes is not None and begun - started + expected > 60 * minutes:
-            print(
-                f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the same command goes on"
-            )
+        name, seed, table = tasks[0]
+        expected = longest if rows[name].baseline else max(longest, bench.comparison.seconds or 0.0)
+        if longest and minutes is not None and time.monotonic() - started + expected > 60 * minutes:
+            print(f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the command goes on")
             break
-        name, seed = tasks.pop(0)
+        tasks.pop(0)
+        steps = find_steps(bench, [other for other in table if f"row {other}" not in failed], failed)
+        begun = time.monotonic()
         try:
-            append_row(bench.folder / ROWS, measure_row(bench, name, seed, steps=steps))
+            if f"row {bench.trained(name)}" not in failed:
+                append_row(bench.folder / ROWS, measure_row(bench, name, seed, steps=steps))
         except InputError as error:
             # The other rows are still worth measuring.
-            failed.append(f"row {name}, seed {seed}: {error}")
-            print(f"[{bench.name}] {failed[-1]}", flush=True)
+            failed[f"row {name}, seed {seed}"] = str(error)
+            print(f"[{bench.name}] row {name}, seed {seed}: {error}", flush=True)
         longest = max(longest, time.monotonic() - begun)
     if failed:
-        raise InputError(f"{bench.name}: {len(failed)} run(s) failed:\n" + "\n".join(failed))
+        lines = [f"{which}: {message}" for which, message in failed.items()]
+        raise InputError(f"{bench.name}: {len(failed)} failed:\n" + "\n".join(lines))
     return len(tasks)
 
 
@@ -146,17 +148,21 @@ def known_steps(bench: Bench) -> dict[str, dict[str, int]]:
     return {n: entry["steps"] for n, entry in timing.items() if entry["digest"] == _probe_digest(bench, n)}
 
 
-def find_steps(bench: Bench, chosen: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Likewise, the chosen rows probed now where they were not."""
+def find_steps(bench: Bench, names: Iterable[str], failed: dict[str, str]) -> dict[str, dict[str, int]]:
+    """Likewise, these rows probed now where they were not; what keeps one from it goes into `failed` as "row NAME"."""
     if bench.comparison.seconds is None:
         return {}
-    trained = [name for name in chosen if not bench.comparison.rows[name].baseline]
+    trained = [name for name in names if not bench.comparison.rows[name].baseline]
     known = known_steps(bench)
     if new := [n for n in dict.fromkeys(n for name in trained for n in bench.with_vision(name)) if n not in known]:
         timing = _read_timing(bench)
-        for name, found in probe(bench, new).items():
-            timing[name] = {"digest": _probe_digest(bench, name), **found, **_circumstances()}
-            timing[name]["steps"] = _steps(bench.comparison, name, timing)
+        for name, found in probe(bench, new, failed).items():
+            try:
+                timing[name] = {"digest": _probe_digest(bench, name), **found, **_circumstances()}
+                timing[name]["steps"] = _steps(bench.comparison, name, timing)
+            except InputError as error:
+                failed[f"row {name}"] = str(error)
+                del timing[name]
         replace_file(bench.folder / TIMING, json.dumps(timing, indent=1, ensure_ascii=False))
     return known_steps(bench)
 
@@ -171,15 +177,23 @@ def _probe_digest(bench: Bench, name: str) -> str:
     return digest_json([bench.digest(name, seed=0, steps={}), bench.comparison.seconds, bench.comparison.shares])[:16]
 
 
-def probe(bench: Bench, names: Collection[str]) -> dict[str, dict[str, Any]]:
+def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Row → `fixed_seconds` (reading, encoding pictures) and `seconds_per_step` by section: medians over the turns."""
     probed = {section(stage): PROBE_STEPS for stage in TRAINED}
     taken: dict[str, list[tuple[float, dict[str, float]]]] = {}
     outputs: dict[str, Artifact] = {}
     for turn in range(PROBE_ROUNDS):
         for name in names:
-            steps = dict.fromkeys(bench.with_vision(name), probed)
-            run = bench.carry_out(name, seed=PROBE_SEED + turn, steps=steps, last="finetune")
+            if f"row {name}" in failed:
+                continue
+            try:
+                steps = dict.fromkeys(bench.with_vision(name), probed)
+                run = bench.carry_out(name, seed=PROBE_SEED + turn, steps=steps, last="finetune")
+            except InputError as error:
+                failed[f"row {name}"] = str(error)
+                taken.pop(name, None)
+                print(f"[{bench.name}] row {name}: {error}", flush=True)
+                continue
             artifacts = [run.output(stage) for stage in bench.training_stages()]
             per_step = {
                 section(a.stage): a.metrics["pairs"] / a.metrics["pairs_per_second"] / PROBE_STEPS
@@ -208,14 +222,17 @@ def _steps(comparison: Comparison, name: str, timing: Mapping[str, Any]) -> dict
     assert comparison.seconds is not None
     left = comparison.seconds - timing[name]["fixed_seconds"]
     steps: dict[str, int] = {}
-    if (vision := comparison.rows[name].vision) and "adapt_vision" in timing[vision]["steps"]:
+    vision = comparison.rows[name].vision
+    if vision and vision not in timing:
+        raise InputError(f"row {vision}, whose vision encoder it takes, could not be probed")
+    if vision and "adapt_vision" in timing[vision]["steps"]:
         steps["adapt_vision"] = timing[vision]["steps"]["adapt_vision"]
         left -= steps["adapt_vision"] * per_step["adapt_vision"]
     shares = {stage: comparison.shares.get(stage, 0.0) for stage in per_step if stage not in steps}
     for stage, share in shares.items():
         steps[stage] = max(1, int(left * share / sum(shares.values()) / per_step[stage]))
     if left <= 0:
-        raise InputError(f"row {name}: {comparison.seconds:g} s do not even pay for reading and encoding; give it more")
+        raise InputError(f"{comparison.seconds:g} s do not even pay for reading and encoding; give it more")
     return steps
 
 

@@ -310,7 +310,7 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(compare, "PROBE_ROUNDS", 1)
     rows = {name: ROWS[name] for name in ("text_only", "mlp", "default", "bm25")}
     bench = shop.bench("timed", rows, seconds=60, seeds=[0, 1])
-    steps = find_steps(bench, rows)
+    steps = find_steps(bench, rows, {})
     timing = json.loads((bench.folder / "timing.json").read_text())
     assert set(steps) == {"text_only", "mlp", "default"}
     assert set(steps["text_only"]) == {"pretrain", "finetune"}
@@ -323,17 +323,23 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
         assert cost["pretrain"] / cost["finetune"] == pytest.approx(0.35 / 0.3, rel=0.1)
     # The second time nothing runs, and the steps are the settings of the row.
     monkeypatch.setattr(compare, "probe", None)
-    assert find_steps(bench, rows) == steps
+    assert find_steps(bench, rows, {}) == steps
     settings = bench.settings("mlp", seed=1, steps=steps["mlp"])
     assert settings.training.pretrain.steps == steps["mlp"]["pretrain"]
     assert settings.training.seed == 1
-    poor = shop.bench("timed", rows, seconds=0.001)
-    monkeypatch.undo()
-    monkeypatch.setenv("SMAR_HOME", str(shop.folder / "home"))
-    monkeypatch.setattr(compare, "PROBE_STEPS", 2)
+
+
+def test_a_row_that_cannot_be_probed_does_not_stop_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "PROBE_STEPS", 1)
     monkeypatch.setattr(compare, "PROBE_ROUNDS", 1)
-    with pytest.raises(InputError, match=r"row text_only: 0.001 s do not even pay"):
-        find_steps(poor, ["text_only"])
+    broken = ROWS["default"] | {"settings": {"network": {"vision": {"name": "nonsense"}}}}
+    bench = shop.bench("poor", {"broken": broken, "text_only": ROWS["text_only"], "bm25": ROWS["bm25"]}, seconds=0.001)
+    with pytest.raises(InputError) as caught:
+        measure_missing(bench)
+    first, second = str(caught.value).splitlines()[1:3]
+    assert first.startswith("row broken: network.vision.name 'nonsense'")
+    assert second.startswith("row text_only: 0.001 s do not even pay for reading")
+    assert [row["name"] for row in lines(bench)] == ["bm25"]
 
 
 def test_a_row_that_fails_is_told_after_the_others(shop: Shop) -> None:
@@ -342,7 +348,7 @@ def test_a_row_that_fails_is_told_after_the_others(shop: Shop) -> None:
         "bm25": ROWS["bm25"],
     }
     bench = shop.bench("failing", rows)
-    with pytest.raises(InputError, match=r"1 run\(s\) failed:\nrow broken, seed 0: network.vision.name 'nonsense'"):
+    with pytest.raises(InputError, match=r"1 failed:\nrow broken, seed 0: network.vision.name 'nonsense'"):
         measure_missing(bench)
     assert [row["name"] for row in lines(bench)] == ["bm25"]
 
