@@ -49,6 +49,20 @@ def test_each_stage_learns(stage: str, part: str, run: Run) -> None:
     assert sum(last) < 0.8 * sum(first)
 
 
+def test_the_curves_show_more_than_losses_and_speed_comes_beside_them(run: Run) -> None:
+    history = json.loads(run.output("finetune").file("history.json").read_text())
+    watched = {name for point in history for name in point if name.startswith("watched/")}
+    shares = {"watched/picture_share", "watched/gate_share", "watched/picture_gradient_share"}
+    assert shares | {"watched/queries_cosine", "watched/multimodal_rank"} <= watched
+    assert all(0 <= point[name] <= 1 for point in history for name in shares)
+    metrics = run.output("finetune").metrics
+    assert metrics["collapse_warnings"] == metrics["dominance_warnings"] == 0
+    lines = (run.folder / "finetune.history.jsonl").read_text().splitlines()
+    live = [json.loads(line) for line in lines]
+    assert all(point.pop("pairs_per_second") > 0 for point in live)
+    assert live == history
+
+
 def test_pretraining_learns_the_text_loss_first_then_all_three(run: Run) -> None:
     history = json.loads(run.output("pretrain").file("history.json").read_text())
     losses = [{"text", "image", "multimodal"} & point.keys() for point in history]
@@ -78,12 +92,31 @@ def test_the_baseline_reads_no_picture(run: Run) -> None:
     assert not any("vision" in name or "image" in name for name in model.state_dict())
 
 
-@pytest.mark.parametrize("network", [{"variant": "concat"}, {"variant": "text_only"}, {"routing": "soft"}])
-def test_other_variants_train_through_all_stages(network: dict, run: Run, shop: Path) -> None:
-    other = tiny_run(shop, f"other-{'-'.join(network.values())}", network=network)
-    for stage in (*DATA_STAGES, *TRAINING, "embed"):
+FEW = {"steps": 4, "batch": 8}
+OTHERS: dict[str, dict] = {
+    "end-to-end": {"network": {"variant": "concat"}},
+    "text-only": {"network": {"variant": "text_only"}},
+    "query-heads": {"network": {"variant": "dpsr"}},
+    "reranker": {"network": {"variant": "beyond_text_rerank"}},
+    "soft": {"network": {"routing": "soft", "item_confidence": True, "frames": 2}},
+    "per-pair": {"modality_weighting": "per_pair", "pretrain": FEW | {"random_negatives": 2, "chunk": 3}},
+    "per-department": {"modality_weighting": "per_department"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_variants_train_through_all_stages(name: str, run: Run, shop: Path) -> None:
+    sections = dict(OTHERS[name])
+    network = sections.pop("network", {})
+    training = {"adapt_vision": FEW, "pretrain": FEW, "finetune": FEW, "text_first_share": 0} | sections
+    other = tiny_run(shop, name, network=network, training=training)
+    for stage in (*DATA_STAGES, *TRAINING, "embed", "index"):
         run_stage(STAGES[stage], other)
     assert other.output("embed").metrics["items"] == 24
+    for stage in ("pretrain", "finetune"):
+        history = json.loads(other.output(stage).file("history.json").read_text())
+        assert len(history) == FEW["steps"]
+        assert all(math.isfinite(value) for point in history for value in point.values() if isinstance(value, float))
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +130,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(run: Run, shop: Path, mon
         return parts | {"loss": parts["loss"] * next(values)}
 
     monkeypatch.setattr(pretrain, "three_losses", broken)
-    with pytest.raises(InputError, match="step 1: the loss is not finite"):
+    with pytest.raises(
+        InputError, match=r"step 1: the loss is not finite .*look at the batch: '.+' → item-\d+; .* \(16 pairs\)"
+    ):
         run_stage(STAGES["pretrain"], wild)
     assert wild.find_output("pretrain") is None
 
