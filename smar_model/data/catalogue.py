@@ -78,11 +78,12 @@ def _room(shape: tuple[int, ...], scratch: Path | None) -> np.ndarray:
 
 
 def iterate_pictures(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, list]]:
-    """Columns of the pictures table, a thousand rows at a time."""
+    """Columns of the pictures table, a thousand rows at a time, without the pictures that say nothing about their item:
+    to the model an item with such pictures alone is one without, whose learned state it gets."""
     for file in files:
         with pq.ParquetFile(file, buffer_size=1 << 20) as parquet:
-            for batch in parquet.iter_batches(1_000, columns=list(columns)):
-                yield batch.to_pydict()
+            for batch in parquet.iter_batches(1_000, columns=[*columns, "uninformative"]):
+                yield batch.filter(batch["uninformative"].is_null()).select(list(columns)).to_pydict()
 
 
 def decode_thumbnail(data: bytes) -> np.ndarray:

@@ -19,7 +19,8 @@ from smar_model.retrieval.embed import embed_catalogue
 from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, write_rows
 
-PICTURES = {"a": [], "b": ["red"], "c": ["blue", "green", "white"]}
+PICTURES = {"a": [], "b": ["red"], "c": ["blue", "green", "white"], "d": ["white"]}
+PLACEHOLDER = "d"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "picture_digest": f"{item}{frame}".ljust(64, "0"),
             "perceptual_hash": 0,
             "signature": [0] * 144,
-            "uninformative": None,
+            "uninformative": "uniform" if item == PLACEHOLDER else None,
             "thumbnail": thumbnail(colour),
         }
         for item, colours in PICTURES.items()
@@ -124,3 +125,12 @@ def test_items_are_embedded_as_one_at_a_time(network: dict, files: dict[str, Pat
         assert embeddings.multimodal[row] == pytest.approx(served.numpy(), abs=1e-5)
     if "item_confidence" not in network:
         assert (embeddings.multimodal**2).sum(1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_picture_that_says_nothing_is_as_none(files: dict[str, Path]) -> None:
+    model = trained_model()
+    before = by_hand(model, files)
+    torch.nn.init.normal_(model.image_tower.no_picture, std=3.0)
+    moved = by_hand(model, files)
+    changed = [item for item in PICTURES if not torch.allclose(moved[item][1], before[item][1], atol=1e-3)]
+    assert changed == ["a", PLACEHOLDER]
