@@ -107,7 +107,7 @@ def forest_plot(differences: dict[str, Any], metric: str, title: str) -> str:
 def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[str]) -> str:
     """Every part of a training loss by step."""
     # Not the first entry's alone: a part of the loss may join later.
-    names = [name for name in dict.fromkeys(n for entry in history for n in entry) if name not in {"step", *left_out}]
+    names = dict.fromkeys(n for entry in history for n in entry if "/" not in n and n not in {"step", *left_out})
 
     def draw(axes: Axes) -> None:
         for number, name in enumerate(names):

@@ -87,7 +87,7 @@ def _track_step(registry: Registry, run: Run, parent: str, step: str, state: dic
         }
         tags |= {f"input.{name}": digest for name, digest in artifact.manifest["inputs"].items()}
         params = _flat(artifact.manifest["settings"])
-        curves = _history(artifact, ended)
+        curves = _history(artifact, ended) + _speed(run, step, ended)
         drawn = {metric.key for metric in curves}
         metrics = [metric for metric in metrics if metric.key not in drawn] + curves
     _log(registry, run_id, metrics, params, tags)
@@ -138,6 +138,15 @@ def _history(artifact: Artifact, at: int) -> list[Metric]:
         for name, value in point.items()
         if name != "step" and _is_number(value)
     ]
+
+
+def _speed(run: Run, stage: str, at: int) -> list[Metric]:
+    """Pairs a second by step, which the run's folder has of what it trained itself."""
+    file = run.folder / f"{stage}.history.jsonl"
+    if not file.is_file():
+        return []
+    points = {p["step"]: p["pairs_per_second"] for p in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
+    return [Metric("pairs_per_second", value, at, step) for step, value in points.items()]
 
 
 def _log(registry: Registry, run_id: str, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:

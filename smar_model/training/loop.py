@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.checkpoints import Checkpoints
 from smar_model.training.gradient_cache import Embeddings, backward
+from smar_model.training.guards import FIRST_STEPS, Guards
 
 GRADIENT_NORM = 1.0
 HISTORY_POINTS = 60
-"""Points of the published loss curve."""
+"""Points of the published curves."""
+LOOK_STEPS = 100
+"""Steps after which embeddings and gradients are looked at, or sooner where points of the curves are nearer."""
 
 
 def learning_rate_at(step: int, optimisation: Optimisation) -> float:
@@ -47,18 +49,19 @@ def train(
     """Minimise `objective(step, encode(step, batch))["loss"]` over the trainable parameters for the stated steps.
 
     Saves a checkpoint every `training.checkpoint_minutes` and takes up the newest one of the same output: the rest goes as
-    if nothing had happened, bit for bit on a CPU. Writes the loss curve (means over stretches of steps; every part that
-    the objective names) as `<phase>.json`.
+    if nothing had happened, bit for bit on a CPU. Writes `<phase>.json`, the curves: means over stretches of steps of every
+    part that the objective names, and `watched/…`, which are no losses (shares of the batch, `guards.py`). The same lines,
+    with `pairs_per_second`, come one by one into `<stage>.<phase>.jsonl` in the run's folder while it trains.
 
     Args:
         data: where `batches` come from; its random generator is part of a checkpoint.
         phase: tells the trainings of one stage apart.
 
     Returns:
-        Last values of the curve, seconds and pairs seen.
+        Last losses of the curves, seconds, pairs seen, warnings.
 
     Raises:
-        InputError: the loss is not finite; the step is named.
+        InputError: the training has gone wrong (`guards.py`); the step is named.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     # Biases, norms and single numbers are not decayed.
@@ -69,47 +72,65 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.98), fused=True)
     model.train()
     checkpoints = Checkpoints(context=context, phase=phase)
+    guards = Guards(
+        model=model,
+        report=context.report,
+        quiet_steps=max(FIRST_STEPS, round(optimisation.steps * optimisation.warmup_share)),
+    )
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "history": [], "sums": {}, "saved": False}
+    progress["guards"] = guards.state
     if found := checkpoints.restore(model, optimizer, data.random):
-        progress = found
+        progress, guards.state = found, found["guards"]
         context.report(f"goes on after step {progress['step']} of {optimisation.steps}")
     history, sums = progress["history"], progress["sums"]
     stretch = max(1, optimisation.steps // HISTORY_POINTS)
     first = progress["step"]
-    started = last_report = last_saved = time.monotonic()
+    curve = context.run.folder / f"{context.stage.name}.{phase}.jsonl"
+    if not first:
+        curve.unlink(missing_ok=True)
+    started = last_report = last_saved = last_point = time.monotonic()
     before = progress["seconds"]
     for step, batch in zip(range(first, optimisation.steps), batches, strict=False):
         rate = learning_rate_at(step, optimisation)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        parts = backward(
-            batch,
-            partial(encode, step),
-            partial(objective, step),
-            trainable,
-            chunk=optimisation.chunk,
-        )
-        if not math.isfinite(parts["loss"].item()):
-            values = {name: round(value.item(), 4) for name, value in parts.items()}
-            raise InputError(
-                f"step {step}: the loss is not finite ({values}); lower learning_rate, or look at the batch"
-            )
+        watched: dict[str, float] = {}
+        is_look = (step + 1) % min(stretch, LOOK_STEPS) == 0
+
+        def watched_objective(
+            embeddings: Embeddings, step: int = step, watched: dict[str, float] = watched, is_look: bool = is_look
+        ) -> dict[str, Tensor]:
+            watched |= _shares(embeddings)
+            if is_look:
+                watched |= guards.watch_embeddings(step, embeddings)
+            return objective(step, embeddings)
+
+        parts = backward(batch, partial(encode, step), watched_objective, trainable, chunk=optimisation.chunk)
+        guards.watch_loss(step, parts, partial(data.describe, batch))
+        if is_look:
+            watched |= guards.watch_gradients(step)
         torch.nn.utils.clip_grad_norm_(trainable, GRADIENT_NORM)
         optimizer.step()
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        if (step + 1) % stretch == 0:
-            history.append(
-                {"step": step + 1, **{n: round(s / stretch, 5) for n, s in sums.items()}, "learning_rate": rate}
-            )
-            sums.clear()
+        values = {n: value.item() for n, value in parts.items()} | {f"watched/{n}": v for n, v in watched.items()}
+        for name, value in values.items():
+            total, count = sums.get(name, (0.0, 0))
+            sums[name] = (total + value, count + 1)
         now = time.monotonic()
+        if (step + 1) % stretch == 0:
+            means = {name: round(total / count, 5) for name, (total, count) in sums.items()}
+            history.append({"step": step + 1, **means, "learning_rate": rate})
+            sums.clear()
+            speed = round(stretch * optimisation.batch / (now - last_point), 1)
+            last_point = now
+            with curve.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(history[-1] | {"pairs_per_second": speed}) + "\n")
         if now - last_report > 5:
             last_report = now
-            speed = (step + 1 - first) / (now - started)
+            steps_per_second = (step + 1 - first) / (now - started)
             context.report(
                 f"step {step + 1} of {optimisation.steps}, loss {parts['loss'].item():.3f}, "
-                f"{speed * optimisation.batch:,.0f} pairs/s, {(optimisation.steps - step - 1) / speed:.0f} s to go"
+                f"{steps_per_second * optimisation.batch:,.0f} pairs/s, "
+                f"{(optimisation.steps - step - 1) / steps_per_second:.0f} s to go"
             )
         # The end of a phase that was worth saving is worth saving too: the stage may have another.
         due = now - last_saved >= 60 * context.settings.training.checkpoint_minutes
@@ -119,9 +140,21 @@ def train(
             checkpoints.save(model, optimizer, data.random, progress)
     seconds = before + time.monotonic() - started
     context.output(f"{phase}.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
-    last = {f"final_{name}": value for name, value in (history[-1] if history else {}).items() if name != "step"}
+    final = history[-1] if history else {}
+    last = {f"final_{name}": value for name, value in final.items() if name != "step" and "/" not in name}
     return last | {
+        **guards.warnings,
         "pairs": float(optimisation.steps * optimisation.batch),
         "training_seconds": round(seconds, 1),
         "pairs_per_second": round(optimisation.steps * optimisation.batch / seconds, 1),
     }
+
+
+def _shares(embeddings: Embeddings) -> dict[str, float]:
+    """Of the batch's items those with a picture, and of its queries those that P(q) sends to the multimodal embedding."""
+    shares = {}
+    if "has_picture" in embeddings:
+        shares["picture_share"] = embeddings["has_picture"].float().mean().item()
+    if "labels" in embeddings:
+        shares["gate_share"] = (embeddings["header"] > 0).float().mean().item()
+    return shares
