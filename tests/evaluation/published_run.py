@@ -90,6 +90,7 @@ def publish_run(root: Path, *, with_truth: bool, name: str = "tiny", **sections:
     published.publish("check-data", lambda folder: _write_text(folder / "checks.json", json.dumps(checks)))
     run_stage(STAGES["train-tokenizer"], published.run)
     published.publish("adapt-vision", lambda folder: _write_text(folder / "history.json", json.dumps(HISTORY)))
+    published.publish("encode-pictures", lambda folder: None)
     published.publish("pretrain", lambda folder: _write_text(folder / "history.json", "[]"))
     published.publish_model("finetune")
     return published
