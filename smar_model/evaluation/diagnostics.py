@@ -53,7 +53,7 @@ def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def embedding_health(embeddings: np.ndarray, *, seed: int, pairs: int = 10_000) -> dict[str, float]:
-    """Whether (N, D) unit vectors use their space.
+    """Whether the directions of (N, D) vectors use their space.
 
     Returns:
         `mean_cosine` of random pairs of items (near 1: all items look the same), and `effective_rank`, the exponential of
@@ -64,7 +64,8 @@ def embedding_health(embeddings: np.ndarray, *, seed: int, pairs: int = 10_000) 
     random = np.random.default_rng(seed)
     first = random.integers(0, items, pairs)
     second = (first + random.integers(1, max(items, 2), pairs)) % items
-    values = embeddings.astype(np.float64)
+    # S_m is shorter than 1 where an item's confidence in its picture is folded into it.
+    values = embeddings / np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
     cosine = np.einsum("pd,pd->p", values[first], values[second])
     singular = np.sqrt(np.clip(np.linalg.eigvalsh(values.T @ values), 0, None))
     shares = singular[singular > 0] / singular.sum()

@@ -51,7 +51,8 @@ class QueryEncoder:
             heads = embeddings.reshape(len(logits) * self.heads, -1)
             routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
             routes.append(p.numpy())
-            probabilities.append(logits.sigmoid().numpy())
+            # A header that nothing trained says nothing.
+            probabilities.append((p if self.model.variant.routing == "none" else logits.sigmoid()).numpy())
         if not routed:
             width = 2 * self.model.shape.network.dimension
             return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)

@@ -98,7 +98,7 @@ def _texts(context: StageContext) -> Iterator[str]:
 
 def _pretrained_tokenizer(name: str) -> Tokenizer:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, local_files_only=True)
         backend = tokenizer.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"network.text.pretrained {name!r}: no fast tokenizer to be had: {error}") from error
