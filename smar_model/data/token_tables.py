@@ -26,6 +26,8 @@ from smar_model.data.text_tokens import encode_items
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
 
+ENCODED_AT_A_TIME = 4_096
+"""Queries that are tokenised at a time: what the library returns is hundreds of times larger than their ids."""
 SORTED_AT_A_TIME = 200_000
 """Pairs whose order within their items is made in memory at a time."""
 
@@ -199,10 +201,14 @@ def _encode(tokenizer: Tokenizer, queries: list[str], length: int) -> np.ndarray
     """Queries to ids (B, length), cut or padded with 0."""
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length, pad_id=0)
-    encoded = tokenizer.encode_batch(queries, add_special_tokens=False)
+    ids = np.zeros((len(queries), length), np.int32)
+    for start in range(0, len(queries), ENCODED_AT_A_TIME):
+        part = slice(start, start + ENCODED_AT_A_TIME)
+        encoded = tokenizer.encode_batch_fast(queries[part], add_special_tokens=False)
+        ids[part] = [e.ids for e in encoded]
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return np.array([e.ids for e in encoded]).reshape(len(queries), length)
+    return ids
 
 
 def _token_type(tokenizer: Tokenizer) -> type[np.generic]:

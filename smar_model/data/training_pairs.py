@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 CART_WEIGHT, ORDER_WEIGHT = 1.0, 2.0
 """What a cart and an order add to the weight of a click."""
-PIECE = 65_536
+PIECE = 32_768
 """Rows held in memory at a time."""
 
 
