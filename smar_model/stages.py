@@ -191,9 +191,12 @@ STAGES: dict[str, Stage] = {
             name="embed",
             summary="Text and multimodal embedding of every item.",
             work="smar_model.retrieval.embed:run",
-            inputs=("prepare-items", "finetune"),
+            inputs=("prepare-items", "encode-pictures", "finetune"),
             settings=("training.threads",),
-            code=("smar_model/retrieval/embed.py", "smar_model/network", "smar_model/data"),
+            code=(
+                *("smar_model/retrieval/embed.py", "smar_model/training/encode_pictures.py"),
+                *("smar_model/network", "smar_model/data"),
+            ),
             dated=False,
         ),
         Stage(

@@ -65,5 +65,6 @@ def read_item_pictures(files: Sequence[Path], item_ids: np.ndarray, digests: np.
         pictures = find_rows(digests, batch["picture_digest"])
         found.append(np.stack([rows, frames, pictures])[:, (rows >= 0) & (frames < MAXIMUM_FRAMES)])
     rows, frames, pictures = np.concatenate(found, axis=1)
+    assert (pictures >= 0).all(), "encode-pictures has read the same table"
     count = np.bincount(rows, minlength=len(item_ids))
     return ItemPictures(pictures=pictures[np.lexsort((frames, rows))], first=np.cumsum(count) - count, count=count)

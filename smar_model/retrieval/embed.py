@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import torch
 
 from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, read_catalogue, read_thumbnails
+from smar_model.data.patch_tokens import PatchTokens, read_item_pictures, read_patch_tokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer, trim
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model
 from smar_model.network.towers import places_with_pictures
+from smar_model.training.encode_pictures import encoder_digest
 
 BATCH = 256
 CHUNK = 80 * BATCH
@@ -34,26 +36,42 @@ class ItemEmbeddings:
     item confidence; equal to S_t for a variant without pictures."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPictures:
+    """Pictures of items as Thumbnails has them, but as patch tokens (M, P, C) instead of pixels."""
+
+    tokens: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+
+
 @torch.inference_mode()
 def embed_catalogue(
-    model: RetrievalModel, tokenizer_file: Path, catalogue_files: Sequence[Path], picture_files: Sequence[Path]
+    model: RetrievalModel,
+    tokenizer_file: Path,
+    catalogue_files: Sequence[Path],
+    picture_files: Sequence[Path],
+    *,
+    patch_tokens: PatchTokens | None = None,
 ) -> ItemEmbeddings:
     """Embed every item of a catalogue; of an item with several pictures S_m is the mean over up to four, or attends to as
-    many as the network has frames."""
+    many as the network has frames.
+
+    Args:
+        patch_tokens: of all its pictures under the model's own vision encoder; None: they are encoded here.
+    """
     catalogue = read_catalogue(catalogue_files)
     texts = encode_items(load_tokenizer(tokenizer_file), catalogue, model.shape.item_length)
     text, multimodal = [], []
     for start in range(0, len(texts.item_ids), BATCH):
         if model.variant.fusion and start % CHUNK == 0:
-            thumbnails = read_thumbnails(
-                picture_files, texts.item_ids[start : start + CHUNK], maximum_frames=MAXIMUM_FRAMES
-            )
+            pictures = _read_pictures(picture_files, texts.item_ids[start : start + CHUNK], patch_tokens)
         rows = slice(start, start + BATCH)
         ids, segments = trim(texts.ids[rows], texts.segments[rows])
         states, mask, embedding = model.encode_texts(torch.from_numpy(ids).long(), torch.from_numpy(segments).long())
         text.append(embedding.numpy())
         if model.variant.fusion:
-            patches, owners, has = item_patches(model, thumbnails, start % CHUNK, len(ids))
+            patches, owners, has = item_patches(model, pictures, start % CHUNK, len(ids))
             if model.shape.network.frames > 1:
                 patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
             both = (
@@ -62,8 +80,8 @@ def embed_catalogue(
             )
             fused = torch.nn.functional.normalize(sum_by_item(model.fuse(*both), owners, len(ids)), dim=-1)
             if model.variant.item_confidence:
-                pictures = sum_by_item(torch.ones(len(owners)), owners, len(ids))
-                confidence = sum_by_item(model.confidence(*both), owners, len(ids)) / pictures
+                shown = sum_by_item(torch.ones(len(owners)), owners, len(ids))
+                confidence = sum_by_item(model.confidence(*both), owners, len(ids)) / shown
                 fused = torch.lerp(embedding, fused, confidence[:, None])
             multimodal.append(fused.numpy())
     stacked = np.concatenate(text)
@@ -72,32 +90,46 @@ def embed_catalogue(
     )
 
 
+def _read_pictures(
+    files: Sequence[Path], item_ids: Sequence[str], patch_tokens: PatchTokens | None
+) -> Thumbnails | EncodedPictures:
+    if patch_tokens is None:
+        return read_thumbnails(files, item_ids, maximum_frames=MAXIMUM_FRAMES)
+    found = read_item_pictures(files, np.array([i.encode() for i in item_ids]), patch_tokens.digests)
+    return EncodedPictures(tokens=patch_tokens.read(found.pictures, 0), first=found.first, count=found.count)
+
+
 def item_patches(
-    model: RetrievalModel, thumbnails: Thumbnails, first_item: int, items: int
+    model: RetrievalModel, pictures: Thumbnails | EncodedPictures, first_item: int, items: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Patch tokens of the pictures of a stretch of items: (M, P, C), the item of each (M,), whether it is a picture (M,).
 
     An item without pictures has one row that says so.
     """
-    shape = model.shape
-    count = thumbnails.count[first_item : first_item + items]
+    count = pictures.count[first_item : first_item + items]
     owners = np.repeat(np.arange(items), np.maximum(count, 1))
     has = np.repeat(count > 0, np.maximum(count, 1))
-    first = thumbnails.first[first_item]
-    pixels = thumbnails.pixels[first : first + count.sum()]
     patches = torch.zeros(len(owners), model.vision.patches, model.vision.channels)
-    if len(pixels):
-        if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
-            raise InputError(
-                f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the model was trained on "
-                f"{shape.picture_width}×{shape.picture_height}: set settings.pictures back, or retrain"
-            )
-        encoded = [
-            model.picture_patches(torch.from_numpy(pixels[i : i + BATCH]).float() / 255)
-            for i in range(0, len(pixels), BATCH)
-        ]
-        patches[torch.from_numpy(has)] = torch.cat(encoded)
+    if has.any():
+        first = pictures.first[first_item]
+        own = slice(first, first + count.sum())
+        patches[torch.from_numpy(has)] = (
+            torch.from_numpy(pictures.tokens[own]).float()
+            if isinstance(pictures, EncodedPictures)
+            else _encode(model, pictures.pixels[own])
+        )
     return patches, torch.from_numpy(owners), torch.from_numpy(has)
+
+
+def _encode(model: RetrievalModel, pixels: np.ndarray) -> torch.Tensor:
+    shape = model.shape
+    if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
+        raise InputError(
+            f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the model was trained on "
+            f"{shape.picture_width}×{shape.picture_height}: set settings.pictures back, or retrain"
+        )
+    parts = [torch.from_numpy(pixels[i : i + BATCH]).float() / 255 for i in range(0, len(pixels), BATCH)]
+    return torch.cat([model.picture_patches(part) for part in parts])
 
 
 def side_by_side(
@@ -132,12 +164,15 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 def run(context: StageContext) -> dict[str, float]:
     """Publish the table item_embeddings."""
     torch.set_num_threads(context.settings.training.threads)
-    folder = context.input("finetune").folder / "model"
+    folder, encoded = context.input("finetune").folder / "model", context.input("encode-pictures")
+    model = load_model(folder)
+    is_own = model.variant.fusion is not None and encoded.metrics.get("encoder") == encoder_digest(model)
     embeddings = embed_catalogue(
-        load_model(folder),
+        model,
         folder / "tokenizer.json",
         context.table("prepare-items", "catalogue"),
         context.table("prepare-items", "pictures"),
+        patch_tokens=read_patch_tokens(encoded.folder / "patch_tokens") if is_own else None,
     )
     path = context.output("item_embeddings/part-0.parquet")
     pq.write_table(pa.Table.from_batches(list(_batches(embeddings))), path)

@@ -6,12 +6,15 @@ import io
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from smar_model.data.catalogue import read_catalogue, read_thumbnails
+from smar_model.data.catalogue import decode_thumbnail, read_catalogue, read_thumbnails
+from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer
 from smar_model.network.model import RetrievalModel
 from smar_model.network.towers import places_with_pictures
@@ -125,6 +128,26 @@ def test_items_are_embedded_as_one_at_a_time(network: dict, files: dict[str, Pat
         assert embeddings.multimodal[row] == pytest.approx(served.numpy(), abs=1e-5)
     if "item_confidence" not in network:
         assert (embeddings.multimodal**2).sum(1) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("network", [{}, {"frames": 2}])
+def test_pictures_that_are_encoded_already_are_not_encoded_again(
+    network: dict, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained_model(**network)
+    inputs = (files["tokenizer"], [files["catalogue"]], [files["pictures"]])
+    direct = embed_catalogue(model, *inputs)
+    rows = pq.read_table(files["pictures"]).sort_by([("picture_digest", "descending")]).to_pylist()[::-1]
+    pixels = np.stack([decode_thumbnail(row["thumbnail"]) for row in rows])
+    with torch.no_grad():
+        patches = model.picture_patches(torch.from_numpy(pixels).float() / 255).half().numpy()
+    digests = np.array([row["picture_digest"].encode() for row in rows])
+    monkeypatch.setattr(RetrievalModel, "picture_patches", None)
+    tokens = PatchTokens(digests=digests, shards=[patches[:3, None], patches[3:, None]])
+    reused = embed_catalogue(model, *inputs, patch_tokens=tokens)
+    assert reused.item_ids == direct.item_ids
+    np.testing.assert_array_equal(reused.text, direct.text)
+    np.testing.assert_allclose(reused.multimodal, direct.multimodal, atol=3e-3)  # half precision
 
 
 def test_a_picture_that_says_nothing_is_as_none(files: dict[str, Path]) -> None:
