@@ -35,6 +35,11 @@ class Variant:
     reranker: bool = False
     """A fusion that sees the query, to order the best results anew."""
 
+    @property
+    def losses(self) -> tuple[bool, bool, bool]:
+        """Of L_t, L_i and L_m, in this order."""
+        return self.text_loss, self.image_loss, self.multimodal_loss
+
 
 _SMAR = Variant(summary="SMAR (arXiv 2506.20330)", fusion="cross_attention", image_loss=True, routing="hard")
 _CONCAT = Variant(summary="Naive concatenation, end to end", fusion="concat", text_loss=False)
@@ -95,11 +100,10 @@ def find_variant(network: Network) -> Variant:
 
 def switched_parts(variant: Variant) -> str:
     """What a variant switches, in one line."""
-    losses = {"L_t": variant.text_loss, "L_i": variant.image_loss, "L_m": variant.multimodal_loss}
     parts = {
         f"{variant.fusion}": variant.fusion is not None,
         "adapted encoder" if variant.adapted else "encoder trained inside": variant.fusion is not None,
-        " + ".join(name for name, learned in losses.items() if learned): True,
+        " + ".join(name for name, learned in zip(("L_t", "L_i", "L_m"), variant.losses, strict=True) if learned): True,
         f"{variant.routing} gate": variant.routing != "none",
         "item confidence": variant.item_confidence,
         "reranker": variant.reranker,

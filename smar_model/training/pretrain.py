@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from smar_model.data.catalogue import read_catalogue
+from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.modality_weights import ModalityWeights
 from smar_model.network.model import RetrievalModel, load_model
+from smar_model.network.variants import switched_parts
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, PatchTable, TrainingData
 from smar_model.training.device import device
@@ -20,6 +22,8 @@ from smar_model.training.pair_embeddings import Cut, all_items, contrast, encode
 from smar_model.training.stage_model import begin, lock_vision, publish
 
 TEXT_ALONE = (1.0, 0.0, 0.0)
+PARTS = {"text": "texts", "image": "images", "multimodal": "multimodal"}
+"""The three losses, and the embeddings that each is of."""
 
 
 def three_losses(
@@ -35,19 +39,14 @@ def three_losses(
         weights: α, β, γ, or what finds them for each pair; then their means are among the parts.
         margin: of likely false negatives, see `in_batch_softmax`.
     """
-    queries, variant = embeddings["queries"], model.variant
+    queries = embeddings["queries"]
     fixed, found = (None, weights(embeddings)) if isinstance(weights, ModalityWeights) else (weights, None)
     parts: dict[str, Tensor] = {}
     total = queries.new_zeros(())
-    losses = [
-        ("text", "texts", variant.text_loss),
-        ("image", "images", variant.image_loss),
-        ("multimodal", "multimodal", variant.multimodal_loss),
-    ]
-    for number, (part, name, learned) in enumerate(losses):
+    for number, (part, name) in enumerate(PARTS.items()):
         # Items without a picture share one state: as positives, or as negatives, they would teach nothing.
         rows = embeddings["has_picture"] if name == "images" and name in embeddings else None
-        if name not in embeddings or not learned or (rows is not None and not rows.any()):
+        if name not in embeddings or not model.variant.losses[number] or (rows is not None and not rows.any()):
             continue
 
         def score(cut: Cut, place: str, name: str = name) -> Tensor:
@@ -64,6 +63,8 @@ def three_losses(
         elif fixed and fixed[number]:
             parts[part] = contrast(model, embeddings, score, rows=rows, margin=margin)
             total = total + fixed[number] * parts[part]
+    if not parts:  # no item of the batch has a picture, and only pictures are learned
+        total = queries.sum() * 0
     return {"loss": total, **parts, "scale": model.scale.detach()}
 
 
@@ -83,10 +84,19 @@ def pair_batches(
 
 
 def modality_weights(context: StageContext, model: RetrievalModel) -> ModalityWeights | None:
-    """What weighs the losses where α, β, γ are not the same numbers for every pair."""
-    training = context.settings.training
+    """What weighs the losses where α, β, γ are not the same numbers for every pair.
+
+    Raises:
+        InputError: every loss that the variant learns has weight 0.
+    """
+    training, variant = context.settings.training, model.variant
+    if not any(weight and learned for weight, learned in zip(training.modality_weights, variant.losses, strict=True)):
+        raise InputError(
+            f"training.modality_weights {training.modality_weights}: each loss that network.variant "
+            f"{context.settings.network.variant} learns ({switched_parts(variant)}) has weight 0"
+        )
     weighting, visual = training.modality_weighting, None
-    if weighting == "fixed" or not model.variant.fusion:
+    if weighting == "fixed" or not variant.fusion:
         return None
     if weighting == "per_department":
         catalogue = read_catalogue(context.table("prepare-items", "catalogue"), before=context.run.cutoff)

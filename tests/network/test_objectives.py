@@ -59,6 +59,8 @@ def test_a_batch_without_any_picture_has_no_image_loss() -> None:
     parts = three_losses(model, encode_pairs(model, batch, pictures=True), WEIGHTS)
     assert "image" not in parts
     assert torch.isfinite(parts["loss"])
+    three_losses(model, encode_pairs(model, batch, pictures=True), (0.0, 1.0, 0.0))["loss"].backward()
+    assert not model.query_tower.tokens.weight.grad.any()
 
 
 def test_the_loss_over_prefixes_is_the_mean_of_their_losses() -> None:
