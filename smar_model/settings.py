@@ -273,6 +273,9 @@ class Optimisation(Section):
     false_negative_margin: Annotated[float, Field(ge=0)] | None = None
     """A batch item that scores more than this above the query's own is taken for another match, not for a negative
     (ROAR, arXiv 2606.01504, has 0.1). Unset: all are negatives."""
+    patience: Count | None = None
+    """Training ends when the loss on held-out pairs (a sixteenth of the queries, which it then learns nothing from) has not
+    fallen for so many points of its curve, which has 60. Unset: all steps."""
     random_negatives: Annotated[int, Field(ge=0)] | None = None
     """Random items of the catalogue for each pair, negatives of every query of the batch; unset: as the variant has it."""
 

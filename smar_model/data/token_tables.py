@@ -57,6 +57,10 @@ class PairTokens:
     cumulative: np.ndarray | None = None
     """(M,) float64, sums of the weights up to each pair."""
 
+    def held_out(self, pairs: np.ndarray) -> np.ndarray:
+        """Which of the pairs are of the sixteenth of queries that early stopping holds out, by their hash. (B,) → (B,) bool"""
+        return self.keys[pairs] % 16 == 0
+
     def sample_items(self, size: int, random: np.random.Generator) -> np.ndarray:
         """Pairs of distinct items, each with one of its queries; at most as many as there are items. (B,)"""
         items = len(self.starts) - 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, augment, read_thumbnails
 from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
 from smar_model.data.text_tokens import load_tokenizer, trim
-from smar_model.data.token_tables import query_keys, read_item_tokens, read_pair_tokens
+from smar_model.data.token_tables import PairTokens, query_keys, read_item_tokens, read_pair_tokens
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
@@ -21,6 +23,8 @@ from smar_model.training.encode_pictures import encoder_digest
 
 UNKNOWN = -1
 """Label of a query that has none."""
+TRIES = 1_000
+"""Draws for one batch of held-out pairs, before there are too few of them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class TrainingData:
     def __init__(self, context: StageContext, *, seed: int, pictures: bool) -> None:
         self.context = context
         self.random = np.random.default_rng(seed)
+        self.part: Literal["all", "learned", "held out"] = "all"
         self.token_dropout = context.settings.training.token_dropout
         made = context.input("train-tokenizer")
         self.tokenizer = load_tokenizer(made.file("tokenizer.json"))
@@ -159,8 +164,8 @@ class TrainingData:
         clicked = round(size * clicked_share)
         known = _Labels.of(labels) if labels is not None else None
         while True:
-            made = self.synthetic.sample_items(size - clicked, self.random)
-            seen = self.clicked.sample_weighted(size - len(made), self.random)
+            made = self._sample(self.synthetic, self.synthetic.sample_items, size - clicked)
+            seen = self._sample(self.clicked, self.clicked.sample_weighted, size - len(made))
             queries, keys, rows = (
                 np.concatenate([getattr(self.synthetic, name)[made], getattr(self.clicked, name)[seen]])
                 for name in ("ids", "keys", "rows")
@@ -187,9 +192,37 @@ class TrainingData:
                 batch.labels = known.find(keys)
             yield batch
 
+    def hold_out(self, batches: Iterator[Batch], count: int) -> list[Batch]:
+        """So many batches of held-out pairs; from here on `batches` are of the other pairs.
+
+        Raises:
+            InputError: too few pairs are held out.
+        """
+        self.part = "held out"
+        found = list(islice(batches, count))
+        self.part = "learned"
+        return found
+
+    def _sample(
+        self, pairs: PairTokens, sample: Callable[[int, np.random.Generator], np.ndarray], size: int
+    ) -> np.ndarray:
+        found = sample(size, self.random)
+        if self.part == "all" or not len(found):
+            return found
+        size, kept = len(found), np.zeros(0, np.int64)
+        for _ in range(TRIES):
+            kept = np.append(kept, found[pairs.held_out(found) == (self.part == "held out")])
+            if len(kept) >= size:
+                return kept[:size]
+            found = sample(size, self.random)
+        raise InputError("patience: too few queries to hold some of them out; unset it in the settings")
+
     def _pixels(self, thumbnails: Thumbnails, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         count = np.minimum(thumbnails.count[rows], MAXIMUM_FRAMES)
         picture = thumbnails.first[rows] + self.random.integers(0, np.maximum(count, 1))
+        if not len(thumbnails.pixels):
+            size = self.context.settings.pictures
+            return torch.zeros(len(rows), 3, size.height, size.width), torch.from_numpy(count > 0)
         pixels = thumbnails.pixels[np.where(count > 0, picture, 0)]
         return torch.from_numpy(augment(pixels, self.random)).float() / 255, torch.from_numpy(count > 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ from smar_model.training.guards import FIRST_STEPS, Guards
 GRADIENT_NORM = 1.0
 HISTORY_POINTS = 60
 """Points of the published curves."""
+HELD_OUT_BATCHES = 4
+"""What early stopping measures the loss on."""
 LOOK_STEPS = 100
 """Steps after which embeddings and gradients are looked at, or sooner where points of the curves are nearer."""
 
@@ -50,7 +52,7 @@ def train(
 
     Saves a checkpoint every `training.checkpoint_minutes` and takes up the newest one of the same output: the rest goes as
     if nothing had happened, bit for bit on a CPU. Writes `<phase>.json`, the curves: means over stretches of steps of every
-    part that the objective names, and `watched/…`, which are no losses (shares of the batch, `guards.py`). The same lines,
+    part that the objective names, `held_out` where there is a patience, and `watched/…`, which are no losses (shares of the batch, `guards.py`). The same lines,
     with `pairs_per_second`, come one by one into `<stage>.<phase>.jsonl` in the run's folder while it trains.
 
     Args:
@@ -78,24 +80,29 @@ def train(
         quiet_steps=max(FIRST_STEPS, round(optimisation.steps * optimisation.warmup_share)),
     )
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "history": [], "sums": {}, "saved": False}
-    progress["guards"] = guards.state
+    progress |= {"guards": guards.state, "waiting": {"points": 0}}
+    batches = iter(batches)
+    held_out = data.hold_out(batches, HELD_OUT_BATCHES) if optimisation.patience else []
     if found := checkpoints.restore(model, optimizer, data.random):
         progress, guards.state = found, found["guards"]
         context.report(f"goes on after step {progress['step']} of {optimisation.steps}")
-    history, sums = progress["history"], progress["sums"]
+    history, sums, waiting = progress["history"], progress["sums"], progress["waiting"]
     stretch = max(1, optimisation.steps // HISTORY_POINTS)
-    first = progress["step"]
+    first = done = progress["step"]
+    patience = optimisation.patience or math.inf
+    end = optimisation.steps if waiting["points"] < patience else first
     curve = context.run.folder / f"{context.stage.name}.{phase}.jsonl"
     if not first:
         curve.unlink(missing_ok=True)
     started = last_report = last_saved = last_point = time.monotonic()
     before = progress["seconds"]
-    for step, batch in zip(range(first, optimisation.steps), batches, strict=False):
+    for step, batch in zip(range(first, end), batches, strict=False):
+        done = step + 1
         rate = learning_rate_at(step, optimisation)
         for group in optimizer.param_groups:
             group["lr"] = rate
         watched: dict[str, float] = {}
-        is_look = (step + 1) % min(stretch, LOOK_STEPS) == 0
+        is_look = done % min(stretch, LOOK_STEPS) == 0
 
         def watched_objective(
             embeddings: Embeddings, step: int = step, watched: dict[str, float] = watched, is_look: bool = is_look
@@ -115,10 +122,14 @@ def train(
         for name, value in values.items():
             total, count = sums.get(name, (0.0, 0))
             sums[name] = (total + value, count + 1)
+        if done % stretch == 0 and held_out:
+            losses = _losses(model, held_out, lambda batch, step=step: objective(step, encode(step, batch)))  # type: ignore[misc]
+            _wait(waiting, losses)
+            sums["held_out"] = (losses["loss"], 1)
         now = time.monotonic()
-        if (step + 1) % stretch == 0:
+        if done % stretch == 0:
             means = {name: round(total / count, 5) for name, (total, count) in sums.items()}
-            history.append({"step": step + 1, **means, "learning_rate": rate})
+            history.append({"step": done, **means, "learning_rate": rate})
             sums.clear()
             speed = round(stretch * optimisation.batch / (now - last_point), 1)
             last_point = now
@@ -126,28 +137,51 @@ def train(
                 lines.write(json.dumps(history[-1] | {"pairs_per_second": speed}) + "\n")
         if now - last_report > 5:
             last_report = now
-            steps_per_second = (step + 1 - first) / (now - started)
+            steps_per_second = (done - first) / (now - started)
             context.report(
-                f"step {step + 1} of {optimisation.steps}, loss {parts['loss'].item():.3f}, "
+                f"step {done} of {optimisation.steps}, loss {parts['loss'].item():.3f}, "
                 f"{steps_per_second * optimisation.batch:,.0f} pairs/s, "
-                f"{(optimisation.steps - step - 1) / steps_per_second:.0f} s to go"
+                f"{(optimisation.steps - done) / steps_per_second:.0f} s to go"
             )
         # The end of a phase that was worth saving is worth saving too: the stage may have another.
         due = now - last_saved >= 60 * context.settings.training.checkpoint_minutes
-        if due or (progress["saved"] and step + 1 == optimisation.steps):
+        is_last = done == optimisation.steps or waiting["points"] >= patience
+        if due or (progress["saved"] and is_last):
             last_saved = now
-            progress |= {"step": step + 1, "seconds": before + now - started, "saved": True}
+            progress |= {"step": done, "seconds": before + now - started, "saved": True}
             checkpoints.save(model, optimizer, data.random, progress)
+        if is_last:
+            break
     seconds = before + time.monotonic() - started
     context.output(f"{phase}.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
     final = history[-1] if history else {}
     last = {f"final_{name}": value for name, value in final.items() if name != "step" and "/" not in name}
     return last | {
         **guards.warnings,
-        "pairs": float(optimisation.steps * optimisation.batch),
+        "pairs": float(done * optimisation.batch),
         "training_seconds": round(seconds, 1),
-        "pairs_per_second": round(optimisation.steps * optimisation.batch / seconds, 1),
+        "pairs_per_second": round(done * optimisation.batch / seconds, 1),
     }
+
+
+@torch.no_grad()
+def _losses(
+    model: torch.nn.Module, batches: Sequence[Batch], compute: Callable[[Batch], dict[str, Tensor]]
+) -> dict[str, float]:
+    """Means of the objective's parts over batches that are not learned from, without dropout."""
+    model.eval()
+    found = [{name: value.item() for name, value in compute(batch).items()} for batch in batches]
+    model.train()
+    everywhere = set.intersection(*map(set, found))
+    return {name: sum(parts[name] for parts in found) / len(found) for name in sorted(everywhere)}
+
+
+def _wait(waiting: dict[str, Any], losses: Mapping[str, float]) -> None:
+    """Count the points of the curve since the loss was lowest; anew where the objective has got other parts."""
+    if waiting.get("parts") != sorted(losses) or losses["loss"] < waiting["lowest"]:
+        waiting |= {"parts": sorted(losses), "lowest": losses["loss"], "points": 0}
+    else:
+        waiting["points"] += 1
 
 
 def _shares(embeddings: Embeddings) -> dict[str, float]:

@@ -28,7 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("resume")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "var"))
-        training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS, "checkpoint_minutes": 0}
+        training = {"adapt_vision": STEPS, "pretrain": STEPS | {"patience": 50}, "finetune": STEPS}
+        training |= {"checkpoint_minutes": 0}
         run = tiny_run(write_tiny_shop(folder / "shop"), training=training, network={"dropout": 0.2})
         run_stages(run, *DATA_STAGES, *STAGES_RUN)
         yield run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.runs import Run
-from smar_model.lake.stage import run_stage
+from smar_model.lake.stage import StageContext, run_stage
 from smar_model.network.model import load_model
 from smar_model.settings import Optimisation
 from smar_model.stages import STAGES
 from smar_model.training import pretrain
+from smar_model.training.batches import TrainingData
 from smar_model.training.loop import learning_rate_at
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
@@ -61,6 +63,31 @@ def test_the_curves_show_more_than_losses_and_speed_comes_beside_them(run: Run) 
     live = [json.loads(line) for line in lines]
     assert all(point.pop("pairs_per_second") > 0 for point in live)
     assert live == history
+
+
+def test_training_ends_early_when_the_held_out_loss_does_not_fall(run: Run, shop: Path) -> None:
+    idle = STEPS | {"patience": 2, "learning_rate": 1e-30}
+    waiting = tiny_run(shop, "idle", training={"adapt_vision": STEPS, "pretrain": idle, "finetune": STEPS})
+    run_stages(waiting, *DATA_STAGES, "train-tokenizer", "adapt-vision", "encode-pictures", "pretrain")
+    output = waiting.output("pretrain")
+    history = json.loads(output.file("history.json").read_text())
+    assert [point["step"] for point in history] == [1, 2, 3]
+    assert history[0]["held_out"] == history[2]["held_out"]
+    assert output.metrics["pairs"] == 3 * STEPS["batch"]
+    assert "held_out" not in json.loads(run.output("pretrain").file("history.json").read_text())[-1]
+
+
+def test_nothing_is_learned_from_held_out_pairs(run: Run) -> None:
+    inputs = {name: run.output(name) for name in ("train-tokenizer", "prepare-items")}
+    context = StageContext(stage=STAGES["pretrain"], run=run, inputs=inputs, folder=run.folder, key="none")
+    data = TrainingData(context, seed=0, pictures=False)
+    batches = data.batches(32, 0.5)
+    held_out = {key for batch in data.hold_out(batches, 3) for key in batch.query_keys.tolist()}
+    learned = {key for batch in islice(batches, 50) for key in batch.query_keys.tolist()}
+    assert held_out and not held_out & learned
+    everything = {key for batch in islice(TrainingData(context, seed=0, pictures=False).batches(32, 0.5), 50)
+                  for key in batch.query_keys.tolist()}  # fmt: skip
+    assert held_out & everything
 
 
 def test_pretraining_learns_the_text_loss_first_then_all_three(run: Run) -> None:
@@ -117,6 +144,16 @@ def test_other_variants_train_through_all_stages(name: str, run: Run, shop: Path
         history = json.loads(other.output(stage).file("history.json").read_text())
         assert len(history) == FEW["steps"]
         assert all(math.isfinite(value) for point in history for value in point.values() if isinstance(value, float))
+
+
+def test_weights_that_leave_nothing_to_learn_are_refused(run: Run, shop: Path) -> None:
+    training = {"adapt_vision": FEW, "pretrain": FEW, "finetune": FEW, "modality_weights": [1.0, 1.0, 0.0]}
+    other = tiny_run(shop, "nothing", network={"variant": "concat"}, training=training)
+    run_stages(other, *DATA_STAGES, *TRAINING[: TRAINING.index("pretrain")])
+    with pytest.raises(
+        InputError, match=r"modality_weights \(1.0, 1.0, 0.0\): each loss that .* concat .* has weight 0"
+    ):
+        run_stage(STAGES["pretrain"], other)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
