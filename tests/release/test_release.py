@@ -81,8 +81,10 @@ def _publish_model(run: Run, seed: int) -> None:
     )
     attempt = Attempt("finetune", f"{run.name}-{seed}")
     save_model(model, attempt.folder / "model", tokenizer.file("tokenizer.json"))
-    history = [{"step": step, "loss": 1 / step, "text": 2.0} for step in range(1, 1_501)]
+    history = [{"step": step, "loss": 1 / step, "text": 2.0, "watched/gate_share": 0.5} for step in range(1, 1_501)]
     (attempt.folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
+    live = [json.dumps(point | {"pairs_per_second": 10.0 * point["step"]}) for point in history]
+    (run.folder / "finetune.history.jsonl").write_text("\n".join(live), encoding="utf-8")
     artifact = attempt.publish(metrics={"loss": 0.5}, inputs={"pretrain": "abc"}, settings={"training": {"seed": seed}})
     state = {"reused": False, "seconds": 1.5, "metrics": artifact.metrics, "folder": str(artifact.folder)}
     run.write_state("finetune", "finished", key=artifact.key, **state)
@@ -175,7 +177,9 @@ def test_tracking_is_complete_and_repeatable(first: Run) -> None:
     states = {step for step in ALL_STEPS if first.state(step)}
     assert set(before) == states == ALL_STEPS
     assert before["finetune"].data.metrics["loss"] == pytest.approx(1 / 1_500)
-    assert len(registry.client.get_metric_history(before["finetune"].info.run_id, "text")) == 1_500
+    for name in ("text", "watched/gate_share", "pairs_per_second"):
+        assert len(registry.client.get_metric_history(before["finetune"].info.run_id, name)) == 1_500
+    assert before["finetune"].data.metrics["pairs_per_second"] == 15_000
     assert before["finetune"].data.tags["input.pretrain"] == "abc"
     assert before["finetune"].data.params["training.seed"] == "1"
     assert track_run(first) == parent
