@@ -5,8 +5,8 @@
 For each size (millions of events) a shop is made without pictures, once. Then, `--repetitions` times, every job runs in a
 process of its own over an empty lake, and the peers' work between them, so that whatever else the machine does meets all
 alike. Wall time is that of the whole process, start of Java included. Memory is the proportional set size (PSS) of the
-process and all below it, sampled twice a second. Results go to FOLDER/results-<events>.json and, as Markdown, to
-the screen.
+process and all below it, sampled twice a second. Results go to FOLDER/results-<events>.json, where a
+later call goes on counting, and, as Markdown, to the screen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def write_settings(path: Path, shop: Path, *, memory: str, methods: list[str] | 
     content: dict[str, Any] = {
         "shop": {"root": str(shop), "visual_departments": ["Clothing", "Shoes"]},
         "window": {"days": DAYS, "evaluation_days": 1},
-        "spark": {"master": "local[2]", "driver_memory": memory, "shuffle_partitions": 16},
+        "spark": {"master": "local[2]", "driver_memory": memory, "shuffle_partitions": 32},
         "training": {"adapt_vision": steps, "pretrain": steps, "finetune": steps},
     }
     if methods:
@@ -251,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=float, nargs="+", default=[1, 10, 30], help="sizes, millions of events")
     parser.add_argument("--items", type=int, default=200_000)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=5, help="of each size, those in FOLDER's results included")
     parser.add_argument("--memory", default="2g", help="Spark's heap and DuckDB's limit")
     parser.add_argument("--folder", type=Path, required=True, help="for shops, lakes and results")
     parser.add_argument("--duckdb-python", help="an interpreter with duckdb; unset: without DuckDB")
@@ -267,15 +267,14 @@ def main() -> None:
             print(
                 f"shop of {events:,} events made: {made.wall:.0f} s wall, {made.cpu:.0f} s CPU, {made.peak / 2**20:,.0f} MiB"
             )
-        repetitions = []
-        for number in range(options.repetitions):
+        kept = options.folder / f"results-{millions:g}m.json"
+        earlier = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+        repetitions = [{name: Measured(**m) for name, m in results.items()} for results in earlier]
+        while len(repetitions) < options.repetitions:
             repetitions.append(repetition(folder, folder / "shop", options))
-            print(f"{millions:g} million events, repetition {number + 1}", flush=True)
-            rows = [
-                {name: {s: getattr(m, s) for s in Measured.__slots__} for name, m in results.items()}
-                for results in repetitions
-            ]
-            (options.folder / f"results-{millions:g}m.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            print(f"{millions:g} million events, repetition {len(repetitions)}", flush=True)
+            rows = [{name: asdict(m) for name, m in results.items()} for results in repetitions]
+            kept.write_text(json.dumps(rows, indent=1), encoding="utf-8")
         print(f"\n{millions:g} million events, {options.items:,} items\n\n{summarise(repetitions)}\n", flush=True)
 
 

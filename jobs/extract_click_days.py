@@ -12,6 +12,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -99,17 +101,18 @@ def _extract(
     table = spark.table("clicks_by_position").to(spark_schema(load_contract("clicks_by_position")))
     by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
     by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder))
-    counts: dict[date, dict[str | None, int]] = defaultdict(dict)
-    for row in spark.table("event_counts").collect():
-        counts[row.day][row.reason] = row.rows
+    counts: dict[date, dict[str, int]] = defaultdict(dict)
     samples: dict[date, list[dict[str, Any]]] = defaultdict(list)
     for row in spark.table("quarantine_samples").collect():
-        samples[row.day].append(row.asDict())
-    spark.catalog.uncacheTable("judged_events")
+        sample = row.asDict()
+        counts[row.day][row.reason] = sample.pop("rows")
+        samples[row.day].append(sample)
+    for name in ("judged_events", "requests"):
+        spark.sql(f"DROP TABLE {name}")
     for day in files:
-        if sum(counts[day].values()) != rows_in[day]:
-            raise RuntimeError(f"{day}: {rows_in[day]} events came in, of which {dict(counts[day])} were judged")
-        kept = counts[day].pop(None, 0)
+        kept = _count_events(sorted((folder / f"dt={day}").glob("*.parquet")))
+        if kept + sum(counts[day].values()) != rows_in[day]:
+            raise RuntimeError(f"{day}: {rows_in[day]} events came in, {kept} were kept, {dict(counts[day])} not")
         attempt = Attempt(STAGE, keys[day])
         if (folder / f"dt={day}").is_dir():
             (folder / f"dt={day}").rename(attempt.folder / "clicks_by_position")
@@ -125,3 +128,9 @@ def _extract(
             settings={"clicks": context.settings.section("clicks")},
         )
     shutil.rmtree(folder)
+
+
+def _count_events(files: list[Path]) -> int:
+    """Events that a day's rows of clicks_by_position stand for."""
+    counts = ["impressions", "clicks", "carts", "orders"]
+    return sum(pc.sum(column).as_py() or 0 for file in files for column in pq.read_table(file, columns=counts).columns)

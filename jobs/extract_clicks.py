@@ -27,6 +27,8 @@ POSITIONS = 50
 """Places with a propensity of their own; the last stands for all further down."""
 PAIRS = 200_000
 """Most pairs of query and item that propensities are estimated from: the error is under 1 % long before."""
+CLICKED_PAIRS = 5 * PAIRS
+"""About as many of those clicked are looked at: most were seen at one place only."""
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -46,9 +48,9 @@ def run(context: StageContext) -> dict[str, float]:
         write_rows(context.output("propensities"), "propensities", propensities)
         context.report("weighing clicks by position")
         most = context.settings.clicks.maximum_weight
-        weights = [min(1 / p["propensity"], most) for p in propensities]
+        weights = [round(1_000_000 * min(1 / p["propensity"], most)) for p in propensities]
         run_sql(spark, "extract_clicks", weights=weights)
-        clicks = write_table(spark.table("clicks"), context, "clicks")
+        clicks = write_table(spark.table("clicks"), context, "clicks", rebalance=False)
         unknown = [row.asDict() for row in spark.table("unknown_items").orderBy("day", "item_id").collect()]
     reasons = _write_quarantine(context, days, unknown)
     kinds_kept = ds.dataset(clicks).to_table(columns=["impressions", "clicks", "carts", "orders"])
@@ -74,8 +76,10 @@ def run(context: StageContext) -> dict[str, float]:
 def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, Any]]:
     """Rows of the table `propensities`, one a place from 1 on without a gap."""
     days = context.run.training_days
-    run_sql(spark, "extract_clicks_positions", first_day=days[0], last_day=days[-1], positions=POSITIONS, pairs=PAIRS)
+    run_sql(spark, "extract_clicks_totals", first_day=days[0], last_day=days[-1], positions=POSITIONS)
     totals = {row.position: row for row in spark.table("position_totals").collect()}
+    share = min(1.0, CLICKED_PAIRS / max(1, sum(row.clicks for row in totals.values())))
+    run_sql(spark, "extract_clicks_positions", share=share, pairs=PAIRS)
     pairs = spark.table("position_pairs").toArrow()
     position, impressions, clicks = (
         pc.list_flatten(pairs[name]).to_numpy().astype(np.int64) for name in ("positions", "impressions", "clicks")

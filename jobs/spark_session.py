@@ -224,12 +224,12 @@ def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> 
 
 
 def write_table(
-    frame: DataFrame, context: StageContext, table: str, *, rows_per_group: int | None = None
+    frame: DataFrame, context: StageContext, table: str, *, rows_per_group: int | None = None, rebalance: bool = True
 ) -> list[Path]:
     """Write a table with its contract's columns and types into the attempt; returns its files.
 
     Rebalancing makes files of a useful size (Spark's advisory one, 64 MB): one for a small table, as many as it takes
-    for a large one. `rows_per_group` bounds the row groups inside, which is what a reader holds in memory at a time.
+    for a large one. A frame that has just been shuffled by `REPARTITION` without a number needs none. `rows_per_group` bounds the row groups inside, which is what a reader holds in memory at a time.
 
     Raises:
         InputError: the frame lacks columns of the contract or has others; Spark would fill in nulls and drop the rest.
@@ -239,7 +239,8 @@ def write_table(
         raise InputError(
             f"table {table}: columns {sorted(strange)} stand in schemas/{table}.yaml or in the job, not in both"
         )
-    writer = frame.to(spark_schema(load_contract(table))).hint("rebalance").write.mode("overwrite")
+    frame = frame.to(spark_schema(load_contract(table)))
+    writer = (frame.hint("rebalance") if rebalance else frame).write.mode("overwrite")
     if rows_per_group:
         writer = writer.option("parquet.block.row.count.limit", rows_per_group)
     writer.parquet(str(folder))

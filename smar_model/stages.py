@@ -58,6 +58,7 @@ STAGES: dict[str, Stage] = {
                 "sql/extract_clicks.sql",
                 "sql/extract_clicks_days.sql",
                 "sql/extract_clicks_positions.sql",
+                "sql/extract_clicks_totals.sql",
                 "schemas/click_log.yaml",
                 "schemas/clicks.yaml",
                 "schemas/clicks_by_position.yaml",

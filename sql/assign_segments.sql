@@ -69,7 +69,12 @@ FROM (
 CREATE OR REPLACE TEMPORARY VIEW written_titles AS
 SELECT
   item_id,
-  array_max(transform(map_entries(letters), entry -> struct(entry.value, entry.key))).key AS script,
+  -- Without a search where all is ASCII, as most titles are in most shops.
+  if(
+    octet_length(title) = length(title),
+    'Latin',
+    array_max(transform(map_entries(letters), entry -> struct(entry.value, entry.key))).key
+  ) AS script,
   array_max(
     filter(
       transform(
@@ -94,6 +99,7 @@ SELECT
 FROM (
   SELECT
     item_id,
+    title,
     split(lower(title), r'[^\p{L}\p{N}]+') AS words,
     map(
       'Latin', regexp_count(title, r'\p{IsLatin}'),
@@ -111,6 +117,8 @@ FROM (
     ) AS letters
   FROM catalogue
 );
+
+CACHE LAZY TABLE written_titles OPTIONS ('storageLevel' 'DISK_ONLY');
 
 CREATE OR REPLACE TEMPORARY VIEW usual_writing AS
 SELECT mode(script, true) AS script, mode(language, true) AS language

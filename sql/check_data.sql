@@ -39,6 +39,9 @@ FROM clicks AS c
 INNER JOIN catalogue AS i ON i.item_id = c.item_id
 WHERE c.clicks > 0;
 
+-- Read four times below.
+CACHE LAZY TABLE clicked_words OPTIONS ('storageLevel' 'DISK_ONLY');
+
 -- Agreement of clicks with titles: of the words of clicked queries, the share that stands in the clicked item's text,
 -- beside the share to expect had the day's clicked items been dealt out to its queries at random. The latter is exact:
 -- a word that A of N clicks ask for and that stands in the item of B of them would meet itself A · B / N times.
@@ -82,7 +85,7 @@ FROM fashion_labels AS l
 LEFT JOIN (
   SELECT query, sum(clicks) AS clicks
   FROM clicks
-  WHERE day BETWEEN :first_day AND :last_training_day
+  WHERE day BETWEEN :first_day AND :last_training_day AND clicks > 0
   GROUP BY query
 ) AS c ON c.query = l.query
 WHERE l.clicks <> coalesce(c.clicks, 0);

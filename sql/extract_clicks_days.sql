@@ -3,7 +3,8 @@
 -- Reads: delivered_events (with `dt`, the day of the event's folder).
 -- Parameters: salt, kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
 --   bot_clicks, bot_dwell_seconds (settings.clicks).
--- Gives: clicks_by_position, event_counts (kept ones have no reason), quarantine_samples.
+-- Gives: clicks_by_position, quarantine_samples (20 of each day and reason, with `rows`, how many there are). Makes the
+--   session's tables judged_events and requests.
 --
 -- The first rule that an event breaks is its reason:
 --   null_field                a field is missing
@@ -35,10 +36,13 @@ SELECT
   position
 FROM delivered_events;
 
--- From here on the events of a request lie together: all rules below but those for bots look at one request.
+-- From here on the events of a request lie together: all rules below but those for bots look at one request. Numbers in
+-- front of texts make sorting cheap: few texts are compared then.
 CREATE OR REPLACE TEMPORARY VIEW checked_events AS
 SELECT
   /*+ REPARTITION(dt, request_id) */ *,
+  xxhash64(dt, request_id, item_id) AS pair,
+  xxhash64(event_time, session_id, query) AS version,
   CASE
     WHEN event_time IS NULL OR event IS NULL OR request_id IS NULL OR session_id IS NULL
       OR shopper IS NULL OR query IS NULL OR item_id IS NULL OR position IS NULL THEN 'null_field'
@@ -56,14 +60,14 @@ SELECT
   *,
   coalesce(lag(event) OVER steps = event AND lag(position) OVER steps = position, false) AS is_repeated,
   coalesce(
-    lag(struct(event, position, event_time, session_id, shopper, query)) OVER steps
-      = struct(event, position, event_time, session_id, shopper, query),
+    lag(event_time) OVER steps = event_time AND lag(version) OVER steps = version
+      AND lag(session_id) OVER steps = session_id AND lag(shopper) OVER steps = shopper AND lag(query) OVER steps = query,
     false
-  ) AS is_copy
+  ) AS is_same
 FROM checked_events
 WINDOW steps AS (
-  PARTITION BY dt, request_id, item_id, broken_rule
-  ORDER BY position, event, event_time, session_id, shopper, query
+  PARTITION BY pair, dt, request_id, item_id, broken_rule
+  ORDER BY position, event, event_time, version, session_id, shopper, query
 );
 
 -- The impression of an action is that of its item in its request, at its own place if the list shows the item twice.
@@ -71,17 +75,20 @@ CREATE OR REPLACE TEMPORARY VIEW joined_events AS
 SELECT
   *,
   min(if(event = 'impression', struct(event_time, position), NULL)) OVER (
-    PARTITION BY dt, request_id, item_id, broken_rule
+    PARTITION BY pair, dt, request_id, item_id, broken_rule
     ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
   ) AS first_shown,
   min(if(event = 'impression', struct(event_time, position), NULL)) OVER (
-    PARTITION BY dt, request_id, item_id, broken_rule, position
+    PARTITION BY pair, dt, request_id, item_id, broken_rule, position
     ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
   ) AS shown_there
 FROM numbered_events;
 
 -- A list shown before midnight lies in the folder of the day before: what happens soon after midnight may belong to it.
-CREATE OR REPLACE TEMPORARY VIEW judged_events AS
+-- A table of the session, in files: it is read three times below.
+DROP TABLE IF EXISTS judged_events;
+
+CREATE TABLE judged_events USING parquet AS
 SELECT
   dt,
   event_time,
@@ -92,8 +99,9 @@ SELECT
   query,
   item_id,
   position,
-  coalesce(shown_there, first_shown) AS shown,
-  coalesce(broken_rule, if(is_copy, 'duplicate_event', if(is_repeated, 'replayed_event', NULL))) AS broken_rule,
+  if(event = 'impression', NULL, coalesce(shown_there, first_shown).event_time) AS shown_at,
+  if(event = 'impression', NULL, coalesce(shown_there, first_shown).position) AS shown_position,
+  coalesce(broken_rule, if(is_repeated, if(is_same, 'duplicate_event', 'replayed_event'), NULL)) AS broken_rule,
   CASE
     WHEN event = 'impression' THEN NULL
     WHEN first_shown IS NULL AND event_time >= dt + make_dt_interval(0, 0, 0, :skew_seconds)
@@ -102,17 +110,16 @@ SELECT
   END AS impossible
 FROM joined_events;
 
--- Read five times below.
-CACHE LAZY TABLE judged_events OPTIONS ('storageLevel' 'DISK_ONLY');
+DROP TABLE IF EXISTS requests;
 
-CREATE OR REPLACE TEMPORARY VIEW requests AS
+CREATE TABLE requests USING parquet AS
 SELECT
   dt,
   session_id,
   shopper,
   date_trunc('minute', min(event_time)) AS minute,
   count_if(event = 'click') AS clicks,
-  count_if(event = 'click' AND event_time < shown.event_time + make_dt_interval(0, 0, 0, :bot_dwell_seconds)
+  count_if(event = 'click' AND event_time < shown_at + make_dt_interval(0, 0, 0, :bot_dwell_seconds)
     AND impossible IS NULL) AS hasty_clicks,
   count(impossible) AS impossible_actions
 FROM judged_events
@@ -148,24 +155,29 @@ FROM judged_events AS e
 LEFT JOIN bot_shoppers AS u ON u.dt = e.dt AND u.shopper = e.shopper
 LEFT JOIN bot_sessions AS s ON s.dt = e.dt AND s.session_id = e.session_id;
 
-CREATE OR REPLACE TEMPORARY VIEW clicks_by_position AS
+-- Shuffled first: few rows fall together, and Spark would otherwise aggregate twice, before the shuffle in vain.
+CREATE OR REPLACE TEMPORARY VIEW kept_events AS
 SELECT
-  dt AS day,
+  /*+ REPARTITION(day, query, item_id, position) */ dt AS day,
   query,
   item_id,
-  coalesce(shown.position, position) AS position,
+  coalesce(shown_position, position) AS position,
+  event
+FROM sorted_events
+WHERE reason IS NULL;
+
+CREATE OR REPLACE TEMPORARY VIEW clicks_by_position AS
+SELECT
+  day,
+  query,
+  item_id,
+  position,
   count_if(event = 'impression') AS impressions,
   count_if(event = 'click') AS clicks,
   count_if(event = 'cart') AS carts,
   count_if(event = 'order') AS orders
-FROM sorted_events
-WHERE reason IS NULL
-GROUP BY dt, query, item_id, coalesce(shown.position, position);
-
-CREATE OR REPLACE TEMPORARY VIEW event_counts AS
-SELECT dt AS day, reason, count(*) AS rows
-FROM sorted_events
-GROUP BY dt, reason;
+FROM kept_events
+GROUP BY day, query, item_id, position;
 
 -- No detail holds what a shopper typed unmasked.
 CREATE OR REPLACE TEMPORARY VIEW unused_events AS
@@ -191,7 +203,7 @@ SELECT
       WHEN 'empty_query' THEN 'white space'
       WHEN 'long_query' THEN query
       WHEN 'wrong_day' THEN concat('event_time ', event_time, ' in dt=', dt)
-      WHEN 'action_before_impression' THEN concat('event_time ', event_time, ', shown ', shown.event_time)
+      WHEN 'action_before_impression' THEN concat('event_time ', event_time, ', shown ', shown_at)
       ELSE concat('session ', session_id, ', event_time ', event_time, ', position ', position)
     END,
     200
@@ -200,10 +212,11 @@ FROM sorted_events
 WHERE reason IS NOT NULL;
 
 CREATE OR REPLACE TEMPORARY VIEW quarantine_samples AS
-SELECT day, 'click_log' AS source, row_key, reason, detail
+SELECT day, 'click_log' AS source, row_key, reason, detail, rows
 FROM (
   SELECT
     *,
+    count(*) OVER (PARTITION BY day, reason ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS rows,
     row_number() OVER (
       PARTITION BY day, reason
       ORDER BY xxhash64(row_key, detail), row_key, detail

@@ -1,25 +1,24 @@
 -- What the same item got after the same query at several places of a list: the data of jobs/position_bias.py.
--- Reads: clicks_by_position (of all days), catalogue (prepare-items).
--- Parameters: first_day, last_day (of training), positions (places further down count as the last), pairs (at most).
--- Gives: position_totals, position_pairs.
+-- Reads: training_clicks_by_position (sql/extract_clicks_totals.sql).
+-- Parameters: share (of the clicked pairs of query and item to look at), pairs (to give, at most).
+-- Gives: position_pairs.
 
-CREATE OR REPLACE TEMPORARY VIEW training_clicks_by_position AS
-SELECT p.query, p.item_id, least(p.position, :positions) AS position, p.impressions, p.clicks
-FROM clicks_by_position AS p
-LEFT SEMI JOIN catalogue AS c ON c.item_id = p.item_id
-WHERE p.day BETWEEN :first_day AND :last_day;
+-- A pair never clicked says nothing. By hashes, as there are many: one that two pairs share is told apart below.
+CREATE OR REPLACE TEMPORARY VIEW clicked_pairs AS
+SELECT DISTINCT xxhash64(query, item_id) AS pair
+FROM training_clicks_by_position
+WHERE clicks > 0 AND pmod(xxhash64(item_id, query), 1000000) < 1000000 * :share;
 
 CREATE OR REPLACE TEMPORARY VIEW seen_at_positions AS
-SELECT query, item_id, position, sum(impressions) AS impressions, sum(clicks) AS clicks
-FROM (SELECT /*+ REPARTITION(query, item_id) */ * FROM training_clicks_by_position)
-GROUP BY query, item_id, position;
+SELECT t.query, t.item_id, t.position, sum(t.impressions) AS impressions, sum(t.clicks) AS clicks
+FROM (
+  SELECT /*+ REPARTITION(query, item_id) */ t.*
+  FROM training_clicks_by_position AS t
+  LEFT SEMI JOIN (SELECT /*+ BROADCAST */ * FROM clicked_pairs) AS p ON p.pair = xxhash64(t.query, t.item_id)
+) AS t
+GROUP BY t.query, t.item_id, t.position;
 
-CREATE OR REPLACE TEMPORARY VIEW position_totals AS
-SELECT position, sum(impressions) AS impressions, sum(clicks) AS clicks
-FROM training_clicks_by_position
-GROUP BY position;
-
--- A pair seen at one place only, or never clicked, says nothing. Of too many the hash draws some.
+-- Nor does one seen at one place only. Of too many the hash draws some.
 CREATE OR REPLACE TEMPORARY VIEW position_pairs AS
 SELECT seen.position AS positions, seen.impressions AS impressions, seen.clicks AS clicks
 FROM (

@@ -54,26 +54,26 @@ def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
     return digest_json(entries)
 
 
+_SEEDS = ("smar-row-digest0", "smar-row-digest1")
+
+
 def digest_rows(files: Iterable[Path]) -> str:
     """Order-free digest of a Parquet table: the same rows give the same digest however they lie in files.
 
     Each row is hashed to 64 bits with two seeds; the sums of the hashes, the row count and the column names and
     types are digested. Sums, not exclusive or, so that a row that occurs twice counts.
     """
-    import pandas as pd  # takes a second, and a command that finds its output has no use for it
-
     total, sums, columns = 0, [0, 0], None
     for file in sorted(files):
         parquet = pq.ParquetFile(file)
         columns = [(f.name, str(f.type)) for f in parquet.schema_arrow]
         for batch in parquet.iter_batches(batch_size=65_536):
             total += batch.num_rows
-            for index, seed in enumerate(("smar-row-digest0", "smar-row-digest1")):
-                row_hash = np.zeros(batch.num_rows, dtype=np.uint64)
-                for column in batch.columns:
-                    values = _hashable(column)
-                    hashed = pd.util.hash_array(values, hash_key=seed, categorize=values.dtype == object)
-                    row_hash = row_hash * np.uint64(0x100000001B3) + hashed
+            row_hashes = [np.zeros(batch.num_rows, dtype=np.uint64) for _ in _SEEDS]
+            for column in batch.columns:
+                for index, hashed in enumerate(_hash_values(column)):
+                    row_hashes[index] = row_hashes[index] * np.uint64(0x100000001B3) + hashed
+            for index, row_hash in enumerate(row_hashes):
                 # One more mixing step: plain sums of linear combinations could cancel across columns.
                 row_hash ^= row_hash >> np.uint64(31)
                 row_hash *= np.uint64(0x9E3779B97F4A7C15)
@@ -82,22 +82,36 @@ def digest_rows(files: Iterable[Path]) -> str:
     return digest_json({"columns": columns, "rows": total, "sums": [str(s) for s in sums]})
 
 
-def _hashable(column: pa.Array) -> np.ndarray:
-    """Values as a numpy array of floats, integers or objects; nulls and nested values as text."""
+def _hash_values(column: pa.Array) -> list[np.ndarray]:
+    """A hash of each value for each seed."""
+    import pandas as pd  # takes a second, and a command that finds its output has no use for it
+
+    values = _hashable(column)
+    if isinstance(values, np.ndarray):
+        return [pd.util.hash_array(values, hash_key=seed) for seed in _SEEDS]
+    # Texts repeat: each is hashed once.
+    texts = values.dictionary_encode()
+    places = texts.indices.to_numpy()
+    distinct = texts.dictionary.to_numpy(zero_copy_only=False)
+    return [pd.util.hash_array(distinct, hash_key=seed, categorize=False)[places] for seed in _SEEDS]
+
+
+def _hashable(column: pa.Array) -> np.ndarray | pa.Array:
+    """Numbers as a numpy array; texts, nulls and nested values as an Arrow array of texts."""
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return np.array([digest_bytes(v) if v is not None else "∅" for v in column.to_pylist()], dtype=object)
+        return pa.array([digest_bytes(v) if v is not None else "∅" for v in column.to_pylist()], pa.string())
     if pa.types.is_nested(kind):
         # A map has no order: its entries are sorted, as two engines may write them differently.
         is_map = pa.types.is_map(kind)
         values = (v if v is None or not is_map else sorted(v) for v in column.to_pylist())
-        return np.array([json.dumps(v, default=str, ensure_ascii=False) for v in values], dtype=object)
+        return pa.array([json.dumps(v, default=str, ensure_ascii=False) for v in values], pa.string())
     if pa.types.is_temporal(kind):
         column = column.cast(pa.int32() if pa.types.is_date32(kind) else pa.int64())
     if column.null_count:
         column = column.cast(pa.string()).fill_null("∅")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return column.to_numpy(zero_copy_only=False)
+        return column
     if pa.types.is_boolean(column.type):
         return column.to_numpy(zero_copy_only=False).astype(np.int8)
     return column.to_numpy(zero_copy_only=False)

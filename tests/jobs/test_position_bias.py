@@ -100,8 +100,8 @@ def test_spark_gathers_pairs_that_were_seen_at_several_places_and_clicked(spark:
     frame = configure(spark).createDataFrame(pd.DataFrame(rows, columns=columns))
     frame.createOrReplaceTempView("clicks_by_position")
     spark.createDataFrame([("a",), ("b",), ("c",)], "item_id string").createOrReplaceTempView("catalogue")
-    arguments = {"first_day": day, "last_day": later, "positions": 50}
-    run_sql(spark, "extract_clicks_positions", **arguments, pairs=10)
+    run_sql(spark, "extract_clicks_totals", first_day=day, last_day=later, positions=50)
+    run_sql(spark, "extract_clicks_positions", share=1.0, pairs=10)
     pairs: pa.Table = spark.table("position_pairs").toArrow()
     assert sorted(map(str, pairs.to_pylist())) == sorted(
         map(
@@ -114,5 +114,7 @@ def test_spark_gathers_pairs_that_were_seen_at_several_places_and_clicked(spark:
     )
     totals = {row.position: (row.impressions, row.clicks) for row in spark.table("position_totals").collect()}
     assert totals == {1: (7, 2), 2: (11, 9), 3: (2, 0), 50: (6, 2)}
-    run_sql(spark, "extract_clicks_positions", **arguments, pairs=1)
+    run_sql(spark, "extract_clicks_positions", share=1.0, pairs=1)
     assert spark.table("position_pairs").count() == 1
+    run_sql(spark, "extract_clicks_positions", share=0.0, pairs=10)
+    assert spark.table("position_pairs").count() == 0
