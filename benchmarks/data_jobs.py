@@ -48,6 +48,8 @@ JOBS = {
 PEER_METHODS = ["substring", "combination"]
 """The methods that the peers' generators have as well."""
 SAMPLING_SECONDS = 0.5
+JAVA_OPTIONS = {"spark.driver.extraJavaOptions": "-XX:+UseParallelGC"}
+"""For throughput: a few per cent less time than Java's default collector."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,7 +149,7 @@ def write_settings(path: Path, shop: Path, *, memory: str, methods: list[str] | 
     content: dict[str, Any] = {
         "shop": {"root": str(shop), "visual_departments": ["Clothing", "Shoes"]},
         "window": {"days": DAYS, "evaluation_days": 1},
-        "spark": {"master": "local[2]", "driver_memory": memory, "shuffle_partitions": 32},
+        "spark": {"master": "local[2]", "driver_memory": memory, "shuffle_partitions": 32, "options": JAVA_OPTIONS},
         "training": {"adapt_vision": steps, "pretrain": steps, "finetune": steps},
     }
     if methods:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _extract(
     for name in ("judged_events", "requests"):
         spark.sql(f"DROP TABLE {name}")
     for day in files:
-        kept = _count_events(sorted((folder / f"dt={day}").glob("*.parquet")))
+        kept = sum(count_events(sorted((folder / f"dt={day}").glob("*.parquet"))).values())
         if kept + sum(counts[day].values()) != rows_in[day]:
             raise RuntimeError(f"{day}: {rows_in[day]} events came in, {kept} were kept, {dict(counts[day])} not")
         attempt = Attempt(STAGE, keys[day])
@@ -130,7 +131,11 @@ def _extract(
     shutil.rmtree(folder)
 
 
-def _count_events(files: list[Path]) -> int:
-    """Events that a day's rows of clicks_by_position stand for."""
-    counts = ["impressions", "clicks", "carts", "orders"]
-    return sum(pc.sum(column).as_py() or 0 for file in files for column in pq.read_table(file, columns=counts).columns)
+def count_events(files: Sequence[Path]) -> dict[str, int]:
+    """Events by kind that rows of clicks or clicks_by_position stand for, in the memory of a few of them."""
+    totals = dict.fromkeys(("impressions", "clicks", "carts", "orders"), 0)
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(columns=list(totals)):
+            for kind in totals:
+                totals[kind] += pc.sum(batch[kind]).as_py() or 0
+    return totals

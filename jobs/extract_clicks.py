@@ -10,15 +10,13 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from jobs.extract_click_days import extract_days
+from jobs.extract_click_days import count_events, extract_days
 from jobs.position_bias import estimate_propensities
-from jobs.spark_session import read_published, run_sql, spark_session, write_table
+from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import write_rows
 from smar_model.lake.stage import StageContext
@@ -53,15 +51,14 @@ def run(context: StageContext) -> dict[str, float]:
         clicks = write_table(spark.table("clicks"), context, "clicks", rebalance=False)
         unknown = [row.asDict() for row in spark.table("unknown_items").orderBy("day", "item_id").collect()]
     reasons = _write_quarantine(context, days, unknown)
-    kinds_kept = ds.dataset(clicks).to_table(columns=["impressions", "clicks", "carts", "orders"])
-    events_by_kind = {name: _total(kinds_kept[name]) for name in kinds_kept.column_names}
+    events_by_kind = count_events(clicks)
     metrics: dict[str, float] = {
         "rows_in": sum(day.metrics["rows_in"] for day in days),
         "rows_kept": sum(events_by_kind.values()),
         "rows_quarantined": reasons.total(),
         **{f"quarantined_{reason}": count for reason, count in sorted(reasons.items())},
         **events_by_kind,
-        "rows_out": kinds_kept.num_rows,
+        "rows_out": count_rows(clicks),
         **{
             f"propensity_{p['position']}": round(p["propensity"], 4)
             for p in propensities
@@ -115,7 +112,3 @@ def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list
     for row in counts:
         reasons[row["reason"]] += row["rows"]
     return reasons
-
-
-def _total(column: pa.ChunkedArray) -> int:
-    return pc.sum(column).as_py() or 0

@@ -7,6 +7,7 @@ pretrains on more than 100 synthetic queries for each true one. How they are mad
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 from pyspark.sql import DataFrame
@@ -29,7 +30,7 @@ OVERSAMPLING = 2.5
 """Draws for each row wanted at first: a draw that repeats another of its item is lost."""
 MOST_TIMES_MORE = 4.0
 """Largest factor of the second try."""
-ROWS_PER_FILE = 5_000_000
+ROWS_PER_FILE = 2_000_000
 SAMPLE = 20_000
 """Rows that query_sample aims at for either side."""
 
@@ -51,7 +52,7 @@ def run(context: StageContext) -> dict[str, float]:
         true_queries = trained.select("query").distinct().count()
         wanted = settings.per_true_query * true_queries
         draws = max(1, math.ceil(wanted / max(items, 1) * OVERSAMPLING))
-        tries = 0
+        tries, cores = 0, spark.sparkContext.defaultParallelism
         while True:
             context.report(f"{true_queries:,} true queries, {items:,} items, {draws:,} draws an item")
             run_sql(
@@ -60,11 +61,14 @@ def run(context: StageContext) -> dict[str, float]:
                 cutoff=run.cutoff,
                 maximum_words=settings.maximum_words,
                 seed=settings.seed,
-                partitions=max(spark.sparkContext.defaultParallelism, math.ceil(items * draws / ROWS_PER_FILE)),
+                # A multiple of the cores: items are alike, and none waits for the last partition.
+                partitions=cores * max(1, math.ceil(items * draws / ROWS_PER_FILE / cores)),
                 **draws_by_method(draws, settings.methods),
             )
+            began = time.monotonic()
             files = write_queries(spark.table("synthetic_queries"), context)
-            rows = count_rows(files)
+            rows, seconds = count_rows(files), time.monotonic() - began
+            context.report(f"{rows:,} synthetic queries in {seconds:.1f} s ({rows / seconds:,.0f} a second)")
             tries += 1
             if rows >= wanted or rows == 0 or tries == 2:
                 break

@@ -35,12 +35,7 @@ RETURN if(text RLIKE r'@|[0-9](?:[^0-9]{0,3}[0-9]){6}', regexp_replace(
   '<phone>'
 ), text);
 
--- The one form of a query; null stays null. Most queries are words in ASCII between single spaces: for them lower case is
--- all there is to do.
+-- The one form of a query; null stays null.
 CREATE OR REPLACE TEMPORARY FUNCTION normalise_query(text STRING)
 RETURNS STRING
-RETURN if(
-  text IS NULL,
-  NULL,
-  mask_personal_data(if(text RLIKE r'^[!-~]++(?: [!-~]++)*+\z', lower(text), collapse_space(fold_case(text))))
-);
+RETURN if(text IS NULL, NULL, mask_personal_data(collapse_space(fold_case(text))));

@@ -132,6 +132,7 @@ FROM written_texts;
 CREATE OR REPLACE TEMPORARY VIEW chances AS
 SELECT
   *,
+  CAST(greatest(size(words), 1) AS BIGINT) AS word_count,
   shuffle_spans(item_id, :seed, size(title_words), :maximum_words) AS spans,
   shuffle_spans(item_id, :seed, size(title_letters), 2 * :maximum_words) AS letter_spans,
   transform(
@@ -209,12 +210,8 @@ SELECT
     luck -> array_join(
       array_distinct(
         transform(
-          slice(
-            sequence(1, :maximum_words),
-            1,
-            CAST(least(:maximum_words, 2) + pmod(luck, greatest(:maximum_words - 1, 1)) AS INT)
-          ),
-          n -> get(words, CAST(pmod(xxhash64(luck, n), greatest(size(words), 1)) AS INT))
+          sequence(1, CAST(least(:maximum_words, 2) + pmod(luck, greatest(:maximum_words - 1, 1)) AS INT)),
+          n -> get(words, CAST(pmod(xxhash64(luck, n), word_count) AS INT))
         )
       ),
       ' '
