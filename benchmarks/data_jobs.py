@@ -2,9 +2,9 @@
 
     python benchmarks/data_jobs.py --events 1 10 30 --folder FOLDER --duckdb-python /path/to/python
 
-For each size (millions of events) a shop is made without pictures, once. Then, `--repetitions` times, every job runs in a
-process of its own over an empty lake, and the peers' work between them, so that whatever else the machine does meets all
-alike. Wall time is that of the whole process, start of Java included. Memory is the proportional set size (PSS) of the
+For each size (millions of events) a shop is made without pictures, once. Then, `--repetitions` times, jobs run in a
+process of their own over an empty lake, and the peers' work between them, so that whatever else the machine does meets all
+alike: in the first repetition all jobs, in the others those that have a peer. Wall time is that of the whole process, start of Java included. Memory is the proportional set size (PSS) of the
 process and all below it, sampled twice a second. Results go to FOLDER/results-<events>.json, where a
 later call goes on counting, and, as Markdown, to the screen.
 """
@@ -45,6 +45,8 @@ JOBS = {
     "assign-segments": "pairs",
 }
 """Stage → the metric that counts its rows, where one does."""
+WITH_PEERS = ("prepare-items", "extract-clicks", "generate-queries")
+"""Jobs that a peer does too, and the one that they need."""
 PEER_METHODS = ["substring", "combination"]
 """The methods that the peers' generators have as well."""
 SAMPLING_SECONDS = 0.5
@@ -174,8 +176,8 @@ def run_job(stage: str, run: Run, home: Path) -> Measured:
     return measured
 
 
-def repetition(folder: Path, shop: Path, options: argparse.Namespace) -> dict[str, Measured]:
-    """Every job once, and the peers' work beside the job that it is compared with."""
+def repetition(folder: Path, shop: Path, options: argparse.Namespace, *, whole: bool) -> dict[str, Measured]:
+    """Every job once (if not `whole`, those with peers), and the peers' work beside the job that it is compared with."""
     home, out = folder / "home", str(folder / "peers")
     shutil.rmtree(home, ignore_errors=True)
     os.environ["SMAR_HOME"] = str(home)
@@ -192,8 +194,9 @@ def repetition(folder: Path, shop: Path, options: argparse.Namespace) -> dict[st
         results[name] = measure(command, environment={})
         results[name].rows = rows or results[name].answer["rows"]
 
-    for stage in JOBS:
-        results[stage] = run_job(stage, run, home)
+    for stage in JOBS if whole else WITH_PEERS:
+        if whole or stage != "generate-queries":
+            results[stage] = run_job(stage, run, home)
         if stage == "extract-clicks" and options.duckdb_python:
             clicks = run.settings.clicks
             arguments = clicks.model_dump(include={"bot_requests_per_day", "bot_requests_per_minute", "bot_clicks"})
@@ -224,7 +227,7 @@ def summarise(repetitions: list[dict[str, Measured]]) -> str:
     ]
 
     def median(name: str, what: str) -> float:
-        return statistics.median(getattr(results[name], what) for results in repetitions)
+        return statistics.median(getattr(results[name], what) for results in repetitions if name in results)
 
     whole = sum(median(name, "wall") for name in JOBS)
     for name in repetitions[0]:
@@ -273,7 +276,7 @@ def main() -> None:
         earlier = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
         repetitions = [{name: Measured(**m) for name, m in results.items()} for results in earlier]
         while len(repetitions) < options.repetitions:
-            repetitions.append(repetition(folder, folder / "shop", options))
+            repetitions.append(repetition(folder, folder / "shop", options, whole=not repetitions))
             print(f"{millions:g} million events, repetition {len(repetitions)}", flush=True)
             rows = [{name: asdict(m) for name, m in results.items()} for results in repetitions]
             kept.write_text(json.dumps(rows, indent=1), encoding="utf-8")
