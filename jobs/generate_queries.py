@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 
-from pyspark.sql import DataFrame
-
-from jobs.spark_session import count_rows, read_published, run_sql, spark_schema, spark_session, write_table
-from smar_model.lake.contracts import load_contract
+from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
 from smar_model.lake.stage import StageContext
 
 SHARES = {
@@ -66,7 +62,15 @@ def run(context: StageContext) -> dict[str, float]:
                 **draws_by_method(draws, settings.methods),
             )
             began = time.monotonic()
-            files = write_queries(spark.table("synthetic_queries"), context)
+            # Partitions of items are even, and an item's queries lie together, where its id costs next to nothing. Few
+            # queries repeat: a dictionary of them would be work in vain.
+            files = write_table(
+                spark.table("synthetic_queries"),
+                context,
+                "synthetic_queries",
+                rebalance=False,
+                options={"parquet.enable.dictionary#query": "false"},
+            )
             rows, seconds = count_rows(files), time.monotonic() - began
             context.report(f"{rows:,} synthetic queries in {seconds:.1f} s ({rows / seconds:,.0f} a second)")
             tries += 1
@@ -103,17 +107,3 @@ def draws_by_method(draws: int, methods: tuple[str, ...]) -> dict[str, int]:
     """
     total = sum(SHARES[method] for method in methods if method != "characters") or SHARES["characters"]
     return {m: math.ceil(draws * share / total) if m in methods else 0 for m, share in SHARES.items()}
-
-
-def write_queries(frame: DataFrame, context: StageContext) -> list[Path]:
-    """Write synthetic_queries into the attempt as `frame` is partitioned; returns its files.
-
-    Not by `write_table`, which shuffles all rows to even out its files: partitions of items are even already, and an
-    item's queries lie together, where its id costs next to nothing. Few queries repeat, so that a dictionary of them
-    is work in vain.
-    """
-    folder = context.output("synthetic_queries")
-    frame.to(spark_schema(load_contract("synthetic_queries"))).write.mode("overwrite").option(
-        "parquet.enable.dictionary#query", "false"
-    ).parquet(str(folder))
-    return sorted(folder.glob("*.parquet"))

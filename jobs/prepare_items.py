@@ -111,7 +111,9 @@ def run(context: StageContext) -> dict[str, int]:
         spark.table("judged_pictures").localCheckpoint().createOrReplaceTempView("judged_pictures")
         run_sql(spark, "prepare_pictures", samples=SAMPLES)
         written = {
-            "pictures": write_table(spark.table("pictures"), context, "pictures", rows_per_group=ROWS_PER_GROUP),
+            "pictures": write_table(
+                spark.table("pictures"), context, "pictures", options={"parquet.block.row.count.limit": ROWS_PER_GROUP}
+            ),
             **{
                 table: write_table(spark.table(table), context, table)
                 for table in ("catalogue", "quarantine", "quarantine_counts")

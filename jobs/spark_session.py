@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -224,12 +224,20 @@ def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> 
 
 
 def write_table(
-    frame: DataFrame, context: StageContext, table: str, *, rows_per_group: int | None = None, rebalance: bool = True
+    frame: DataFrame,
+    context: StageContext,
+    table: str,
+    *,
+    rebalance: bool = True,
+    options: Mapping[str, str | int] | None = None,
 ) -> list[Path]:
     """Write a table with its contract's columns and types into the attempt; returns its files.
 
     Rebalancing makes files of a useful size (Spark's advisory one, 64 MB): one for a small table, as many as it takes
-    for a large one. A frame that has just been shuffled by `REPARTITION` without a number needs none. `rows_per_group` bounds the row groups inside, which is what a reader holds in memory at a time.
+    for a large one. It shuffles all rows, which a frame that `REPARTITION` has just laid out evenly does not need.
+
+    Args:
+        options: of Spark's Parquet writer.
 
     Raises:
         InputError: the frame lacks columns of the contract or has others; Spark would fill in nulls and drop the rest.
@@ -240,10 +248,8 @@ def write_table(
             f"table {table}: columns {sorted(strange)} stand in schemas/{table}.yaml or in the job, not in both"
         )
     frame = frame.to(spark_schema(load_contract(table)))
-    writer = (frame.hint("rebalance") if rebalance else frame).write.mode("overwrite")
-    if rows_per_group:
-        writer = writer.option("parquet.block.row.count.limit", rows_per_group)
-    writer.parquet(str(folder))
+    frame = frame.hint("rebalance") if rebalance else frame
+    frame.write.mode("overwrite").options(**(options or {})).parquet(str(folder))
     return sorted(folder.glob("*.parquet"))
 
 
