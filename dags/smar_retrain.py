@@ -6,6 +6,9 @@ champion if it passes the gate. Every task is one `smar` command, which can be t
 rendered arguments). A command that finds its finished output takes it, so that clearing a task, or the whole run, is
 always safe and costs only what was not finished.
 
+On most days the tokenizer, the vision encoder and the pretraining are those of one of the last seven days, and the champion is
+fine-tuned further on the new days' clicks: `start` says whose they are (`training.reuse_pretraining` in the settings).
+
 **Parameters** (*Trigger*): `date`, the last day of the click log to read (empty: the day before the run);
 `window_days` (empty: the settings'); `settings`, a file as in `configs/`; `promote`, whether the champion may change.
 
@@ -126,6 +129,7 @@ with DAG(
 
     with TaskGroup("training", prefix_group_id=False, tooltip="Tokenizer, the model in three steps, the baseline"):
         train_tokenizer = command("train-tokenizer", timeout=SPARK)
+        mine_negatives = command("mine-negatives", timeout=SPARK, training=True)
         adapt_vision = command("adapt-vision", timeout=TRAINING, training=True)
         encode_pictures = command("encode-pictures", timeout=TRAINING, training=True)
         pretrain = command("pretrain", timeout=TRAINING, training=True)
@@ -156,7 +160,8 @@ with DAG(
     chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion], check_data)
     chain(generate_queries, measure_drift, check_data)
     chain(check_data, train_tokenizer, adapt_vision, encode_pictures, pretrain, finetune, embed, index, evaluate)
-    chain(train_tokenizer, train_text_only, text_only_settled, evaluate)
+    chain(train_tokenizer, mine_negatives, [pretrain, train_text_only])
+    chain(train_text_only, text_only_settled, evaluate)
     chain(evaluate, report, register, gate, promote)
     # Beside training, which does not wait for it.
     chain(check_data, assign_segments, track)

@@ -278,6 +278,9 @@ class Optimisation(Section):
     fallen for so many points of its curve, which has 60. Unset: all steps."""
     random_negatives: Annotated[int, Field(ge=0)] | None = None
     """Random items of the catalogue for each pair, negatives of every query of the batch; unset: as the variant has it."""
+    hard_negatives: Annotated[int, Field(ge=0)] = 0
+    """Likewise of the items that a release ranks high for a clicked pair's query (`training.mining`); random ones for the other
+    pairs. Pretraining and fine-tuning alone."""
 
 
 class VisionAdaptation(Optimisation):
@@ -298,11 +301,35 @@ class VisionAdaptation(Optimisation):
         return self
 
 
+class Mining(Section):
+    """What `hard_negatives` are mined from (`smar_model/retrieval/mine_negatives.py`)."""
+
+    release: str = "champion"
+    """The champion, or the name of a run of this lake whose model and index are finished. Without one there are none."""
+    ranks: tuple[Count, Count] = (101, 500)
+    """From where to where in the release's ranking: above stand matches, below it is too easy (EBR, arXiv 2006.11632)."""
+    margin: Share = 0.95
+    """What scores more than this share of the clicked item's score is probably another match, and left out
+    (NV-Retriever, arXiv 2407.15831)."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _in_order(cls, ranks: tuple[int, int]) -> tuple[int, int]:
+        if ranks[0] > ranks[1]:
+            raise ValueError("the higher rank comes first")
+        return ranks
+
+
 class Training(Section):
     seed: int = 0
     adapt_vision: VisionAdaptation
     pretrain: Optimisation
     finetune: Optimisation
+    reuse_pretraining: Literal["auto", "always", "never"] = "auto"
+    """Whether a run takes the pretraining of an earlier day, with its tokenizer and vision encoder, and fine-tunes the champion
+    further where that descends from the same. `auto`: one of the last 7 days, made with the same settings and code;
+    `always`: likewise, however old."""
+    mining: Mining = Mining()
     text_first_share: Share = 0.65
     """Share of pretraining's steps that learn L_t alone. The multimodal embedding starts as the text embedding, so
     that what they learn carries over, at half the time a step; the others learn all three losses."""

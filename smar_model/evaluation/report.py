@@ -60,6 +60,8 @@ def run(context: StageContext) -> dict[str, Any]:
         evaluation=evaluation,
         checks=checks,
         histories=histories,
+        pretrained_up_to=context.input("pretrain").metrics.get("trained_up_to"),
+        started_from=context.input("finetune").metrics.get("started_from"),
         index=context.input("index").metrics,
         titles={item: titles[item] for item in sorted(items)},
         pictures=read_pictures(context.table("prepare-items", "pictures"), items),
@@ -100,6 +102,8 @@ def render(
     evaluation: dict[str, Any],
     checks: list[dict[str, Any]],
     histories: dict[str, list[dict[str, float]]],
+    pretrained_up_to: str | None,
+    started_from: str | None,
     index: dict[str, Any],
     titles: dict[str, str],
     pictures: dict[str, Picture],
@@ -110,6 +114,7 @@ def render(
         evaluation: content of `evaluation.json`.
         checks: rows of {table, check, severity, passed, observed, detail}.
         histories: training stage → its loss curve.
+        pretrained_up_to, started_from: first day that pretraining did not see, and what fine-tuning went on from.
         titles: of the items shown.
         pictures: of those that have one.
     """
@@ -121,6 +126,8 @@ def render(
         run_name=run_name,
         run_date=run_date,
         evaluation=evaluation,
+        pretrained_up_to=pretrained_up_to,
+        started_from=started_from,
         checks=sorted(checks, key=lambda check: (check["passed"], check["severity"] != "critical")),
         index=index,
         titles=titles,

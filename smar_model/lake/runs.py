@@ -11,13 +11,14 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, create_if_absent, is_running, load_artifact, replace_file
+from smar_model.lake.artifacts import Artifact, create_if_absent, find_artifact, is_running, load_artifact, replace_file
 from smar_model.settings import Settings, home, validate_settings
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -35,6 +36,12 @@ class Run:
     time), `model_digest` (of its `model` folder), `model_folder` (local copy of its model); None: no release."""
     promote: bool
     """Whether the run may move the champion alias."""
+    base: dict[str, Any] | None = None
+    """The earlier run whose pretraining this one builds on: `run`, `cutoff`, `keys` (stage → key of its output)."""
+    warm_start: dict[str, Any] | None = None
+    """The release that fine-tuning goes on from where it fits, described as the champion is."""
+    mined_from: dict[str, Any] | None = None
+    """The release whose index hard negatives are mined from: `run`, `cutoff`, and digest and folder of model and index."""
 
     @property
     def days(self) -> list[dt.date]:
@@ -106,6 +113,22 @@ class Run:
             return None
         return load_artifact(content.get("output_of", stage), content["key"])
 
+    def base_output(self, stage: str) -> Artifact | None:
+        """What the run that this one builds on has of a stage; None where it builds on none.
+
+        Raises:
+            InputError: it is gone.
+        """
+        if self.base is None:
+            return None
+        found = find_artifact(stage, self.base["keys"][stage])
+        if found is None:
+            raise InputError(
+                f"run {self.name}: builds on the pretraining of run {self.base['run']}, whose output of {stage!r} is gone from "
+                "the lake; start a new run"
+            )
+        return found
+
     def take(self, artifact: Artifact, *, stage: str) -> None:
         """Record a finished output as that of a stage of this run: another run's, or another stage's in its place."""
         self.write_state(stage, "finished", key=artifact.key, output_of=artifact.stage, reused=True)
@@ -150,3 +173,12 @@ def load_run(name: str) -> Run:
             "settings": validate_settings(content["settings"], source=str(path)),
         }
     )
+
+
+def find_runs() -> Iterator[Run]:
+    """All runs, by name; without those whose settings this version does not know."""
+    for path in sorted((home() / "runs").glob("*/run.json")):
+        try:
+            yield load_run(path.parent.name)
+        except InputError:
+            continue

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
@@ -42,6 +42,11 @@ class Stage:
     dated: bool = True
     champion: bool = False
     """Whether the champion resolved at the run's start is an input."""
+    release: Literal["warm_start", "mined_from"] | None = None
+    """Field of the run with the release that it reads, where there is one."""
+    base: Literal["taken", "read"] | None = None
+    """What a run that builds on an earlier one (`Run.base`) does with that one's output of this stage: it takes it for its own,
+    or reads it, as the input `base`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,12 +95,14 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
     attempt: Attempt | None = None
     started = time.monotonic()
     try:
-        inputs = {name: run.output(name) for name in stage.inputs}
-        inputs |= {name: found for name in stage.optional_inputs if (found := run.find_output(name))}
-        parts = key_parts(stage, run, inputs)
-        key = digest_json(parts)
-        made_by = digest_json([parts["code"], parts["lock"], parts["settings"], str(run.settings.shop_root)])
-        artifact = find_artifact(stage.name, key)
+        artifact = run.base_output(stage.name) if stage.base == "taken" else None
+        taken_from = run.base["run"] if run.base and artifact else None
+        if artifact:
+            key = artifact.key
+        else:
+            inputs = stage_inputs(stage, run)
+            key = digest_json(key_parts(stage, run, inputs))
+            artifact = find_artifact(stage.name, key)
         reused = artifact is not None
         if artifact is None:
             attempt = Attempt(stage.name, key)
@@ -110,7 +117,7 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
                 inputs=inputs,
                 folder=attempt.folder,
                 key=key,
-                made_by=made_by,
+                made_by=digest_making(stage, run),
                 report=report,
             )
             module, function = stage.work.split(":")
@@ -120,7 +127,7 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
                 metrics=metrics,
                 inputs={name: i.digest for name, i in inputs.items()},
                 settings={s: run.settings.section(s) for s in stage.settings},
-                made_by=made_by,
+                made_by=context.made_by,
             )
     except BaseException as error:
         if attempt:
@@ -135,17 +142,31 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
         key=key,
         reused=reused,
         seconds=seconds,
-        metrics=artifact.metrics,
+        metrics=artifact.metrics | ({"taken_from": taken_from} if taken_from else {}),
         folder=str(artifact.folder),
     )
-    print(f"[{run.name}] {stage.name}: {'reused' if reused else 'finished'} in {seconds:.1f} s", flush=True)
+    how = f"taken from run {taken_from}" if taken_from else "reused" if reused else "finished"
+    print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)
     sys.stdout.flush()
     return artifact
+
+
+def stage_inputs(stage: Stage, run: Run) -> dict[str, Artifact]:
+    """Outputs of the run that a stage reads.
+
+    Raises:
+        InputError: one that it needs has not finished, or is gone.
+    """
+    inputs = {name: run.output(name) for name in stage.inputs}
+    inputs |= {name: found for name in stage.optional_inputs if (found := run.find_output(name))}
+    base = run.base_output(stage.name) if stage.base == "read" else None
+    return inputs | ({"base": base} if base else {})
 
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:
     """Everything that the stage's output depends on, by name; its digest is the key."""
     shop = ShopInputs.of(run.settings)
+    release = getattr(run, stage.release) if stage.release else None
     raw: dict[str, Callable[[], str]] = {
         "items": shop.digest_items,
         "pictures": lambda: shop.pictures().digest(),
@@ -160,8 +181,16 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
         "settings": {name: run.settings.section(name) for name in stage.settings},
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
         "champion": rival["model_digest"] if stage.champion and (rival := run.rival()) else None,
+        "release": [v for name, v in sorted(release.items()) if name.endswith("_digest")] if release else None,
         "lock": digest_file(REPOSITORY / "requirements.lock"),
     }
+
+
+def digest_making(stage: Stage, run: Run) -> str:
+    """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, and the shop's place."""
+    settings = {name: run.settings.section(name) for name in stage.settings}
+    lock = digest_file(REPOSITORY / "requirements.lock")
+    return digest_json([digest_code(stage.code), lock, settings, str(run.settings.shop_root)])
 
 
 def digest_code(paths: tuple[str, ...]) -> str:

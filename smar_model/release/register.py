@@ -120,6 +120,7 @@ def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str
         "smar.run": run.name,
         "smar.date": str(run.date),
         "smar.cutoff": run.cutoff.isoformat(),
+        "smar.started_from": finetune.metrics.get("started_from", "pretraining"),
         "smar.model_digest": finetune.manifest["content"]["model"],
         "smar.commit": commit(),
         "index": index.digest,

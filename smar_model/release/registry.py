@@ -3,6 +3,7 @@
 Alias `champion` → version → tag `index` is the only way in (design, decision 4). Tags of a version:
 
     smar.run, smar.date, smar.cutoff   the run that trained it, its last day, first moment after training
+    smar.started_from                  what its fine-tuning went on from: a version, or its pretraining
     smar.model_digest                  digest of the model's files, as `index.json` has it too
     index, index_source                content digest of its current index build, and where that lies
 """
@@ -94,7 +95,7 @@ class Registry:
         """A version as plain values, its folders on this machine.
 
         Returns:
-            version (text), run, date, cutoff (ISO time), model_digest, index_digest, folder (all of the version),
+            version (text), run, date, cutoff (ISO time), started_from (what fine-tuning went on from), model_digest, index_digest, folder (all of the version),
             model_folder and index_folder.
 
         Whether the index was built by the model is for whoever loads them to check: `Searcher.load` does.
@@ -116,6 +117,7 @@ class Registry:
             "run": found.tags["smar.run"],
             "date": found.tags["smar.date"],
             "cutoff": found.tags["smar.cutoff"],
+            "started_from": found.tags.get("smar.started_from", "unknown"),
             "model_digest": found.tags["smar.model_digest"],
             "index_digest": found.tags["index"],
             "folder": str(folder),

@@ -87,6 +87,7 @@ def show_champion(settings: Settings, *, as_json: bool) -> None:
         "version": release["version"],
         "trained by run": release["run"],
         "trained up to": release["cutoff"],
+        "fine-tuned from": release["started_from"],
         "judged up to": release["date"],
         "model": _short(release["model_folder"]),
         "index": _short(release["index_folder"]),

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -57,28 +58,30 @@ def start_run(
         else:
             # MLflow takes seconds to import: only where it is asked.
             from smar_model.release.registry import champion
+            from smar_model.release.starting_points import starting_points
 
-            run = create_run(
-                Run(
-                    name=name,
-                    date=day,
-                    settings_source=run.settings_source,
-                    settings=settings,
-                    champion=champion(settings),
-                    promote=promote,
-                )
-            )
+            met = champion(settings)
+            run = create_run(replace(run, champion=met, **starting_points(run, met)))
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
+        details["metrics"] |= {"pretraining": describe_base(run)}
     rival = (
         f"version {run.champion['version']} (trained up to {run.champion['cutoff'][:10]})" if run.champion else "none"
     )
     print(
         f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
-        f"{run.cutoff:%Y-%m-%d}, champion: {rival}, {'may' if run.promote else 'may not'} promote"
+        f"{run.cutoff:%Y-%m-%d}, champion: {rival}, pretraining: {describe_base(run)}, "
+        f"{'may' if run.promote else 'may not'} promote"
         + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
     return load_run(name)
+
+
+def describe_base(run: Run) -> str:
+    """Whose pretraining the run builds on."""
+    if run.base is None:
+        return f"its own (training.reuse_pretraining: {run.settings.training.reuse_pretraining})"
+    return f"that of run {run.base['run']}, trained up to {run.base['cutoff'][:10]}"
 
 
 def with_window(settings: Settings, days: int | None) -> Settings:

@@ -150,9 +150,10 @@ class Searcher:
 
     def rank(self, queries: list[str], depth: int) -> Ranking:
         """Rows of the index, best first."""
-        return self._rank(self.encoder.encode(queries)[0], depth)
+        return self.rank_routed(self.encoder.encode(queries)[0], depth)
 
-    def _rank(self, asked: np.ndarray, depth: int) -> Ranking:
+    def rank_routed(self, asked: np.ndarray, depth: int) -> Ranking:
+        """Likewise for queries as `QueryEncoder.encode` gives them."""
         scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), depth)
         if self.encoder.heads > 1:
             scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * depth))
@@ -161,22 +162,26 @@ class Searcher:
 
     def _over_heads(self, asked: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores over all heads of what any of them found, each item once: rows (B, C) → scores and rows (B, C)."""
-        if isinstance(self.index, faiss.IndexIVF):
-            self.index.make_direct_map()
         rows = np.sort(rows, axis=1)
         rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = NO_ROW
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
         for query, found in enumerate(rows):
             kept = found != NO_ROW
-            items = self.index.reconstruct_batch(found[kept])
             heads = asked[query * self.encoder.heads : (query + 1) * self.encoder.heads]
-            scores[query, kept] = self.encoder.join_heads(heads @ items.T)[0]
+            scores[query, kept] = self.score(heads, found[kept])
         return scores, rows
+
+    def score(self, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Scores of one routed query, of its K heads (K, 2D), with rows of the index (N,) → (N,)."""
+        lists = faiss.try_extract_index_ivf(self.index)
+        if lists is not None:
+            lists.make_direct_map()
+        return self.encoder.join_heads(asked @ self.index.reconstruct_batch(rows).T)[0]
 
     def search(self, queries: list[str], k: int = 10) -> tuple[list[list[Hit]], np.ndarray]:
         """The k best items for each query, best first, and P(q) of each query (B,)."""
         asked, _, probabilities = self.encoder.encode(queries)
-        ranking = self._rank(asked, k)
+        ranking = self.rank_routed(asked, k)
         hits = [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)

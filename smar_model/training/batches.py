@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, augment, read_thumbnails
+from smar_model.data.hard_negatives import NO_ITEM, HardNegatives, read_hard_negatives
 from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
 from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import PairTokens, query_keys, read_item_tokens, read_pair_tokens
@@ -153,16 +154,19 @@ class TrainingData:
         patch_table: PatchTable | None = None,
         pixels: bool = False,
         random_negatives: int = 0,
+        hard_negatives: int = 0,
         labels: Mapping[str, int] | None = None,
     ) -> Iterator[Batch]:
         """Endless batches: `clicked_share` of clicked pairs, the others synthetic ones of distinct items.
 
         Args:
             random_negatives: items of the whole catalogue, drawn alike, that come with each pair.
+            hard_negatives: items mined for each clicked pair that come with it; with other pairs random ones.
             labels: P(q)'s target by query, for those that have one.
         """
         clicked = round(size * clicked_share)
         known = _Labels.of(labels) if labels is not None else None
+        mined = self._hard_negatives() if hard_negatives else None
         while True:
             made = self._sample(self.synthetic, self.synthetic.sample_items, size - clicked)
             seen = self._sample(self.clicked, self.clicked.sample_weighted, size - len(made))
@@ -170,8 +174,11 @@ class TrainingData:
                 np.concatenate([getattr(self.synthetic, name)[made], getattr(self.clicked, name)[seen]])
                 for name in ("ids", "keys", "rows")
             )
-            if random_negatives:
-                drawn = self.random.integers(0, len(self.items.item_ids), (len(rows), random_negatives))
+            if further := random_negatives + hard_negatives:
+                drawn = self.random.integers(0, len(self.items.item_ids), (len(rows), further))
+                if mined:
+                    hard = mined.sample(seen, hard_negatives, self.random)
+                    np.copyto(drawn[len(made) :, random_negatives:], hard, where=hard != NO_ITEM)
                 rows = np.column_stack([rows, drawn]).ravel()
             texts = self.items.ids[rows]
             # A hidden token is padding in the middle: attention and pooling pass over it.
@@ -191,6 +198,20 @@ class TrainingData:
             if known:
                 batch.labels = known.find(keys)
             yield batch
+
+    def _hard_negatives(self) -> HardNegatives | None:
+        """What mine-negatives made; None where it had no release to mine.
+
+        Raises:
+            InputError: it has not run.
+        """
+        made = self.context.inputs.get("mine-negatives")
+        if made is None:
+            run = self.context.run.name
+            raise InputError(f"run {run}: settings ask for hard negatives; run `smar mine-negatives --run {run}` first")
+        for name in made.manifest["files"]:
+            made.file(name)  # there and whole
+        return read_hard_negatives(made.folder / "hard_negatives") if made.metrics["queries"] else None
 
     def hold_out(self, batches: Iterator[Batch], count: int) -> list[Batch]:
         """So many batches of held-out pairs; from here on `batches` are of the other pairs.

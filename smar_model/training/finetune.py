@@ -6,16 +6,21 @@ the header learns P from the fashion labels.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow.dataset as ds
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
-from smar_model.network.model import RetrievalModel
+from smar_model.network.model import RetrievalModel, load_model
 from smar_model.settings import Optimisation
 from smar_model.training.batches import UNKNOWN, TrainingData
+from smar_model.training.encode_pictures import encoder_digest
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
 from smar_model.training.pair_embeddings import Cut, all_items, contrast, encode_pairs
@@ -93,5 +98,41 @@ def finetune(context: StageContext, model: RetrievalModel, optimisation: Optimis
     return metrics | publish(context, model)
 
 
-def run(context: StageContext) -> dict[str, float]:
-    return finetune(context, continue_from(context, "pretrain"), context.settings.training.finetune)
+def starting_point(context: StageContext) -> tuple[Path, str]:
+    """Folder of the model that fine-tuning goes on from, and which it is: the release that the run may warm-start from, where
+    its weights fit; else the pretrained one.
+
+    Raises:
+        InputError: the release's model is gone or damaged.
+    """
+    pretrained, release = context.input("pretrain").folder / "model", context.run.warm_start
+    if release is None:
+        return pretrained, "pretraining"
+    folder, name = Path(release["model_folder"]), f"version {release['version']}"
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: the model of {name}, from which run {context.run.name} fine-tunes, is gone; start a new run"
+        )
+    if different := misfit(folder, pretrained):
+        return pretrained, f"pretraining, as {name} has another {different}"
+    return folder, f"{name}, trained up to {release['cutoff'][:10]}"
+
+
+def misfit(release: Path, pretrained: Path) -> str | None:
+    """What keeps a release's weights from standing in the place of the pretrained ones; None: they fit."""
+    if digest_file(release / "tokenizer.json") != digest_file(pretrained / "tokenizer.json"):
+        return "tokenizer"
+    theirs, own = load_model(release), load_model(pretrained)
+    if theirs.shape != own.shape:
+        return "architecture"
+    # Patch tokens are of the encoder that pretraining locked.
+    return "vision encoder" if own.vision_locked and encoder_digest(theirs) != encoder_digest(own) else None
+
+
+def run(context: StageContext) -> dict[str, float | str]:
+    folder, name = starting_point(context)
+    context.report(f"goes on from {name}")
+    return {
+        **finetune(context, continue_from(context, folder), context.settings.training.finetune),
+        "started_from": name,
+    }

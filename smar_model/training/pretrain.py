@@ -79,6 +79,7 @@ def pair_batches(
         patch_table=patch_table(model, data),
         pixels=model.variant.fusion is not None and not model.vision_locked,
         random_negatives=model.variant.random_negatives if random_negatives is None else random_negatives,
+        hard_negatives=optimisation.hard_negatives,
         labels=labels,
     )
 
@@ -118,7 +119,7 @@ def patch_table(model: RetrievalModel, data: TrainingData) -> PatchTable | None:
     return data.patch_table(model)
 
 
-def run(context: StageContext) -> dict[str, float]:
+def run(context: StageContext) -> dict[str, float | str]:
     """Train all towers, on patch tokens where the vision encoder is adapted and locked, else on pictures; publish `model/`."""
     training, optimisation = context.settings.training, context.settings.training.pretrain
     model = begin(context)
@@ -145,4 +146,4 @@ def run(context: StageContext) -> dict[str, float]:
         optimisation=optimisation,
         context=context,
     )
-    return metrics | publish(context, model)
+    return {**metrics, **publish(context, model), "trained_up_to": f"{context.run.cutoff:%Y-%m-%d}"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from smar_model.data.text_tokens import load_tokenizer
@@ -25,11 +27,11 @@ def begin(context: StageContext, *, network: Network | None = None) -> Retrieval
     ).to(device())
 
 
-def continue_from(context: StageContext, stage: str) -> RetrievalModel:
-    """The model that an earlier stage published."""
+def continue_from(context: StageContext, folder: Path) -> RetrievalModel:
+    """The model that an earlier stage, or an earlier run, published."""
     settings = context.settings
     seed_everything(settings.training.seed + 1, settings.training.threads)
-    return load_model(context.input(stage).folder / "model").to(device())
+    return load_model(folder).to(device())
 
 
 def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:

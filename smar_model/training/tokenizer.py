@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer
 
 from smar_model.data.catalogue import read_catalogue
+from smar_model.data.text_tokens import load_tokenizer
 from smar_model.data.token_tables import write_item_tokens, write_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs, synthetic_pairs
 from smar_model.errors import InputError
@@ -23,10 +24,13 @@ from smar_model.lake.stage import StageContext
 def run(context: StageContext) -> dict[str, float]:
     """Write tokenizer.json: byte-level BPE, so that no text in any script has an unknown token; id 0 is padding.
 
-    With `network.text.pretrained` the encoder's own tokenizer is taken instead. Token tables are in `tokens/`.
+    With `network.text.pretrained` the encoder's own tokenizer is taken instead, and by a run that builds on an earlier one's
+    pretraining that one's. Token tables are in `tokens/`.
     """
     pretrained = context.settings.network.text.pretrained
-    if pretrained:
+    if base := context.inputs.get("base"):
+        tokenizer = load_tokenizer(base.file("tokenizer.json"))
+    elif pretrained:
         tokenizer = _pretrained_tokenizer(pretrained)
     else:
         tokenizer = Tokenizer(models.BPE())

@@ -61,7 +61,7 @@ def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
     _publish_model(published.run, seed)
     for stage in ("embed", "index", "evaluate", "report", "gate"):
         run_stage(STAGES[stage], published.run)
-    for stage in ("measure-drift", "assign-segments", "train-text-only"):
+    for stage in ("measure-drift", "assign-segments", "mine-negatives", "train-text-only"):
         published.publish(stage, lambda folder: None)
     return load_run(name)
 
@@ -105,6 +105,7 @@ def test_the_released_pair_answers_from_the_registry(home: Path, first: Run) -> 
     assert found is not None
     assert found["version"] == "1"
     assert found["cutoff"] == first.cutoff.isoformat()
+    assert found["started_from"] == "pretraining"
     assert found["model_digest"] == model_digest(first.output("finetune").folder / "model")
     assert found["index_digest"] == first.output("index").digest
     served = Searcher.load(Path(found["model_folder"]), Path(found["index_folder"]))

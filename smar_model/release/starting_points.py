@@ -1,0 +1,116 @@
+"""What a run builds on, resolved once when it starts and recorded: an earlier run's pretraining, the release that fine-tuning
+goes on from, the release that hard negatives are mined from. Nothing of it knows the run's evaluation days.
+
+A run builds on what there was before its day alone: a second run of the same day finds what the first did, and with it
+the first's outputs.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.runs import Run, find_runs, load_run
+from smar_model.lake.stage import digest_making
+from smar_model.stages import STAGES
+
+MAXIMUM_AGE = timedelta(days=7)
+"""Of a pretraining under `training.reuse_pretraining: auto`, between its first day that it did not see and the run's."""
+BASE = tuple(stage.name for stage in STAGES.values() if stage.base)
+
+
+def starting_points(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]:
+    """Values of the run's `base`, `warm_start` and `mined_from`.
+
+    Without a base the run trains a tokenizer and a vision encoder of its own, and no release's weights would fit.
+
+    Raises:
+        InputError: as `find_mined`.
+    """
+    base = find_base(run)
+    release = earlier_release(run, champion) if base else None
+    fields = ("version", "cutoff", "model_digest", "model_folder")
+    return {
+        "base": base,
+        "warm_start": {name: release[name] for name in fields} if release else None,
+        "mined_from": find_mined(run, champion),
+    }
+
+
+def find_base(run: Run) -> dict[str, Any] | None:
+    """The newest pretraining that the run may reuse, as `Run.base` has it; None: the run pretrains.
+
+    It has an earlier cutoff than the run, the same code, lock and shop, and the same settings of all stages up to it. What has
+    changed in the catalogue since is left to fine-tuning.
+    """
+    policy = run.settings.training.reuse_pretraining
+    if policy == "never":
+        return None
+    oldest = run.cutoff - MAXIMUM_AGE if policy == "auto" else datetime.min.replace(tzinfo=run.cutoff.tzinfo)
+    earlier = [other for other in find_runs() if oldest <= other.cutoff < run.cutoff and other.base is None]
+    for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
+        if outputs := _reusable(other, run):
+            keys = {stage: artifact.key for stage, artifact in outputs.items()}
+            return {"run": other.name, "cutoff": other.cutoff.isoformat(), "keys": keys}
+    return None
+
+
+def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
+    """Outputs of another run that pretraining is made of, if all are there, whole and made as this run would make them."""
+    before = STAGES["pretrain"].inputs
+    if any(other.settings.section(s) != run.settings.section(s) for name in before for s in STAGES[name].settings):
+        return None
+    try:
+        outputs = {name: other.output(name) for name in (*before, "pretrain")}
+        for name in BASE:
+            for file in outputs[name].manifest["files"]:
+                outputs[name].file(file)
+    except InputError:
+        return None
+    # An oracle has taken another stage's output in the place of one of these.
+    if any(artifact.stage != name for name, artifact in outputs.items()):
+        return None
+    if any(outputs[name].manifest["made_by"] != digest_making(STAGES[name], run) for name in BASE):
+        return None
+    return {name: outputs[name] for name in BASE}
+
+
+def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The champion if it was trained up to an earlier day than the run, else the last one before it that was."""
+    while champion and datetime.fromisoformat(champion["cutoff"]) >= run.cutoff:
+        try:
+            champion = load_run(champion["run"]).champion
+        except InputError:  # trained elsewhere
+            return None
+    return champion
+
+
+def find_mined(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The release that `training.mining.release` names, as `Run.mined_from` has it; None: no stage asks for hard negatives, or
+    there is no champion yet.
+
+    Raises:
+        InputError: the run that is named is not there, has no finished index, or has learned from this run's evaluation days.
+    """
+    training = run.settings.training
+    if not (training.pretrain.hard_negatives or training.finetune.hard_negatives):
+        return None
+    if training.mining.release == "champion":
+        return earlier_release(run, champion)
+    other = load_run(training.mining.release)
+    if other.cutoff > run.cutoff:
+        raise InputError(
+            f"training.mining.release: run {other.name} has learned from the days up to {other.training_days[-1]}, which run "
+            f"{run.name} is judged on; name one of an earlier date"
+        )
+    finetune, index = other.output("finetune"), other.output("index")
+    return {
+        "run": other.name,
+        "cutoff": other.cutoff.isoformat(),
+        "model_digest": finetune.manifest["content"]["model"],
+        "index_digest": index.digest,
+        "model_folder": str(finetune.folder / "model"),
+        "index_folder": str(index.folder),
+    }
