@@ -148,7 +148,8 @@ def open_context(task: Task) -> StageContext:
     if task.config:
         tokens = folder / f"tokens-{Path(task.config).stem}"
         if not tokens.is_dir():
-            tokenizer.run(replace(context, stage=STAGES["train-tokenizer"], folder=tokens))
+            tokenizer.run(replace(context, stage=STAGES["train-tokenizer"], folder=context.folder / "tokens"))
+            (context.folder / "tokens").rename(tokens)
         inputs["train-tokenizer"] = artifact_of("train-tokenizer", tokens)
     if task.times > 1:
         inputs |= repeat_data(inputs, task.times, folder / f"times-{task.times}")
@@ -167,7 +168,8 @@ def artifact_of(stage: str, folder: Path) -> Artifact:
 def repeat_data(inputs: dict[str, Artifact], times: int, folder: Path) -> dict[str, Artifact]:
     """The same items, pairs and pictures so many times, each time as other items."""
     out = {name: folder / name for name in ("train-tokenizer", "prepare-items")}
-    if not folder.is_dir():
+    if not (folder / "whole").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
         tokens, tables = out["train-tokenizer"] / "tokens", inputs["train-tokenizer"].folder
         items = read_item_tokens(tables / "tokens" / "items")
         marks = [f"{n:03}:" for n in range(times)]
@@ -193,6 +195,7 @@ def repeat_data(inputs: dict[str, Artifact], times: int, folder: Path) -> dict[s
                 column = table.schema.get_field_index("item_id")
                 marked = table.set_column(column, table.schema.field(column), names)
                 pq.write_table(marked, out["prepare-items"] / "pictures" / f"{n:03}-{file.name}")
+        (folder / "whole").touch()
     return {name: artifact_of(name, place) for name, place in out.items()}
 
 
@@ -444,11 +447,10 @@ def measure_batches(base: Task, results: Results, options: argparse.Namespace) -
     """What makes the batches, alone, against what our loop takes of them."""
     lines = ["| batches | alone, pairs/s | training, pairs/s | alone ÷ training |", "| --- | ---: | ---: | ---: |"]
     for name, settings in {"text alone": TEXT_ALONE, "patch tokens": THREE_LOSSES, "pictures": END_TO_END}.items():
-        tasks = {loop: replace(base, loop=loop, settings=settings) for loop in ("batches", "ours")}
-        if name == "pictures":  # steps take a second each
-            tasks = {loop: replace(task, steps=min(base.steps, WARM_UP + 8)) for loop, task in tasks.items()}
-        results.repeat(f"batches, {name}", {n: partial(measure, task) for n, task in tasks.items()}, 1)
-        alone, ours = (results.parts[f"batches, {name}"][loop][0]["pairs_per_second"] for loop in tasks)
+        steps = {"batches": 5 * base.steps, "ours": min(base.steps, 2 * WARM_UP)}
+        tasks = {kind: replace(base, loop=kind, settings=settings, steps=n) for kind, n in steps.items()}
+        results.repeat(f"batches, {name}", {kind: partial(measure, task) for kind, task in tasks.items()}, 1)
+        alone, ours = (results.parts[f"batches, {name}"][kind][0]["pairs_per_second"] for kind in tasks)
         lines.append(f"| {name} | {alone:,.0f} | {ours:,.0f} | {alone / ours:.1f} |")
     return "## What makes the batches\n\n" + "\n".join(lines)
 
@@ -497,7 +499,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for results and scratch")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="unset: all, gpu only where there is one")
     parser.add_argument("--repetitions", type=int, default=5, help="those in FOLDER's results included")
-    parser.add_argument("--steps", type=int, default=60, help="of each measurement; at least 16")
+    parser.add_argument("--steps", type=int, default=40, help="of a measurement; at least 10")
     parser.add_argument("--peer-python", help="an interpreter with sentence-transformers; unset: without the peer")
     parser.add_argument("--peer-workers", type=int, nargs="+", default=[0, 1], help="processes that load its data")
     parser.add_argument("--gpu-batch", type=int, default=4096)

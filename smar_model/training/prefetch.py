@@ -1,0 +1,37 @@
+"""The next batch is made while this one is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from smar_model.training.batches import Batch
+
+
+def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """Batches, each with the state of their random generator after it: by then the generator itself has gone on.
+
+    One is made ahead, in a thread, and for a GPU put into memory that it can copy from by itself.
+    """
+
+    def make() -> tuple[Batch | None, dict[str, Any]]:
+        batch = next(batches, None)
+        if batch is not None and torch.cuda.is_available():
+            for column in fields(batch):
+                if (value := getattr(batch, column.name)) is not None:
+                    setattr(batch, column.name, value.pin_memory())
+        return batch, random.bit_generator.state
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        coming = thread.submit(make)
+        while True:
+            batch, state = coming.result()
+            if batch is None:
+                return
+            coming = thread.submit(make)
+            yield batch, state
