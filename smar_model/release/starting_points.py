@@ -17,7 +17,7 @@ from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
 
 MAXIMUM_AGE = timedelta(days=7)
-"""Of a pretraining under `training.reuse_pretraining: auto`, between its first day that it did not see and the run's."""
+"""Of a pretraining under `training.reuse_pretraining: auto`: between its cutoff and the run's."""
 BASE = tuple(stage.name for stage in STAGES.values() if stage.base)
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smar_model.data.hard_negatives import NO_ITEM
+from smar_model.data.token_tables import find_rows, query_keys, read_item_tokens, read_pair_tokens
+from smar_model.data.training_pairs import clicked_pairs
 from smar_model.lake.stage import StageContext
 
 if TYPE_CHECKING:
@@ -49,9 +51,6 @@ def run(context: StageContext) -> dict[str, float | str]:
 
 def mine(context: StageContext, searcher: Searcher) -> dict[str, float | str]:
     """Search, filter and write; returns how much was found."""
-    from smar_model.data.token_tables import find_rows, query_keys, read_item_tokens, read_pair_tokens
-    from smar_model.data.training_pairs import clicked_pairs
-
     mining, share = context.settings.training.mining, context.settings.segments.novel_bucket
     tokens = context.input("train-tokenizer").folder / "tokens"
     items, clicked = read_item_tokens(tokens / "items"), read_pair_tokens(tokens / "clicked")
@@ -61,9 +60,9 @@ def mine(context: StageContext, searcher: Searcher) -> dict[str, float | str]:
 
     clicks = clicked_pairs(context.table("extract-clicks", "clicks"), context.run.training_days, novel_bucket=share)
     texts = sorted(set().union(*(frame["query"] for frame in clicks)))
+    by_key = dict(zip(query_keys(texts).tolist(), texts, strict=True))
     keys, queries = np.unique(clicked.keys, return_inverse=True)
-    in_order = np.argsort(query_keys(texts))
-    texts = [texts[n] for n in in_order[np.searchsorted(query_keys(texts), keys, sorter=in_order)]]
+    texts = [by_key[key] for key in keys.tolist()]
     pairs = np.argsort(queries, kind="stable")
     bounds = np.searchsorted(queries[pairs], np.arange(len(texts) + 1))
 
@@ -107,7 +106,6 @@ def _limits(searcher: Searcher, asked: np.ndarray, rows: np.ndarray, margin: flo
     """Highest score of a negative for each of a query's clicked items, given their rows in the index: (K, 2D), (N,) → (N,)"""
     limits = np.full(len(rows), -np.inf, np.float32)
     scores = searcher.score(asked, rows[rows >= 0])
-    limits[rows >= 0] = scores - (1 - margin) * np.abs(
-        scores
-    )  # margin × score, and lower too where the score is below 0
+    # margin × score; where a score is below 0 that would be above it.
+    limits[rows >= 0] = scores - (1 - margin) * np.abs(scores)
     return limits

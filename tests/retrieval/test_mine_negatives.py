@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from smar_model.retrieval.index import build_index
 from smar_model.retrieval.search import Searcher, routed_items
 from smar_model.stages import STAGES
 from smar_model.training.batches import TrainingData
-from tests.evaluation.published_run import NETWORK, PublishedRun, publish_run, write_items
-from tests.tiny_shop import LAST_DAY, tiny_items, tiny_run, tiny_settings
+from tests.evaluation.published_run import NETWORK, PublishedRun, publish_run, write_clicks, write_items
+from tests.tiny_shop import DAYS, LAST_DAY, tiny_events, tiny_items, tiny_run, tiny_settings
 
 SIZES = {"steps": 4, "batch": 8}
 RANKS = (4, 15)
@@ -53,12 +53,22 @@ def mining_run(home: Path, name: str, **mining: Any) -> Run:
     settings = tiny_settings(home / "shop", network=NETWORK, training=training(**mining))
     run = Run(name=name, date=LAST_DAY, settings_source="tests", settings=settings, champion=None, promote=True)
     run = create_run(replace(run, mined_from=find_mined(run, None)))
-    for stage in ("extract-clicks", "generate-queries", "label-fashion", "check-data"):
+    for stage in ("generate-queries", "label-fashion", "check-data"):
         run.take(load_run("smar").output(stage), stage=stage)
-    PublishedRun(run=run, root=home).publish("prepare-items", lambda folder: write_items(folder, tiny_items()[1:]))
+    published = PublishedRun(run=run, root=home)
+    published.publish("prepare-items", lambda folder: write_items(folder, tiny_items()[1:]))
+    published.publish("extract-clicks", lambda folder: write_clicks(folder, {day: twice_clicked(day) for day in DAYS}))
     for stage in ("train-tokenizer", "mine-negatives"):
         run_stage(STAGES[stage], run)
     return run
+
+
+def twice_clicked(day: date) -> tuple[list[dict], list[dict]]:
+    """Whoever clicks an item also clicks one of another colour and kind."""
+    ids = [item["item_id"] for item in tiny_items()]
+    events, requests = tiny_events(day, tiny_items())
+    again = [e | {"item_id": ids[(ids.index(e["item_id"]) + 9) % len(ids)]} for e in events if e["event"] == "click"]
+    return events + again, requests
 
 
 def context(run: Run, stage: str, folder: Path) -> StageContext:
@@ -107,7 +117,7 @@ def test_a_batch_has_mined_items_beside_clicked_pairs_and_none_that_was_clicked(
         query = mined.queries[pair]
         allowed[key, row] = set(mined.items[query, mined.first[pair] : mined.count[query]].tolist())
     seen = set()
-    for batch in islice(data.batches(8, 1.0, random_negatives=1, hard_negatives=2), 60):
+    for batch in islice(data.batches(8, 1.0, random_negatives=1, hard_negatives=2), 250):
         rows = batch.item_keys.reshape(8, 4).tolist()  # its own, a random one, two mined
         for key, (row, _, *hard) in zip(batch.query_keys.tolist(), rows, strict=True):
             if allowed[key, row]:
