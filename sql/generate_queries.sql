@@ -10,13 +10,18 @@
 DECLARE OR REPLACE VARIABLE spaceless STRING
 DEFAULT r'[\p{IsHan}\p{IsHiragana}\p{IsKatakana}ー\p{IsThai}\p{IsLao}\p{IsKhmer}\p{IsMyanmar}]\p{M}*';
 
+-- The first pattern is cheap and true of few texts: to tell a letter's script takes a search in a table.
+CREATE OR REPLACE TEMPORARY FUNCTION has_spaceless(text STRING)
+RETURNS BOOLEAN
+RETURN text RLIKE r'[^\x{0}-\x{DFF}]' AND text RLIKE spaceless;
+
 -- Runs of such letters are cut into pieces about as long as a word; words are what spaces part then.
 CREATE OR REPLACE TEMPORARY FUNCTION part_words(text STRING)
 RETURNS ARRAY<STRING>
 RETURN filter(
   split(
     if(
-      text RLIKE spaceless,
+      has_spaceless(text),
       regexp_replace(
         text,
         r'([\p{IsKatakana}ー]+|\p{IsHiragana}+|\p{IsHan}{1,2}|([\p{IsThai}\p{IsLao}\p{IsKhmer}\p{IsMyanmar}]\p{M}*){1,4})',
@@ -39,20 +44,18 @@ RETURN if(
   texts
 );
 
--- Every span of at most `longest` out of `count`, in a random order.
-CREATE OR REPLACE TEMPORARY FUNCTION shuffle_spans(item_id STRING, seed BIGINT, count INT, longest INT)
-RETURNS ARRAY<STRUCT<luck: BIGINT, start: INT, length: INT>>
-RETURN sort_array(
-  filter(
-    transform(
-      sequence(0, count * longest - 1),
-      n -> struct(
-        xxhash64(item_id, n, seed) AS luck,
-        CAST(1 + n DIV longest AS INT) AS start,
-        1 + n % longest AS length
-      )
-    ),
-    span -> span.start + span.length <= count + 1
+-- As many spans of words as there are chances, each of at most `longest`: all lengths alike, then all places alike.
+CREATE OR REPLACE TEMPORARY FUNCTION draw_spans(lucks ARRAY<BIGINT>, words ARRAY<STRING>, longest INT)
+RETURNS ARRAY<ARRAY<STRING>>
+RETURN transform(
+  transform(
+    lucks,
+    luck -> struct(
+      luck, CAST(1 + pmod(shiftright(luck, 32), greatest(least(longest, size(words)), 1)) AS INT) AS length
+    )
+  ),
+  span -> slice(
+    words, CAST(1 + pmod(span.luck, greatest(size(words) - span.length + 1, 1)) AS INT), span.length
   )
 );
 
@@ -116,9 +119,9 @@ SELECT
   split(details, ' [|] ') AS details,
   part_words(title) AS title_words,
   array_distinct(part_words(concat_ws(' ', title, brand, type, details))) AS words,
-  concat_ws(' ', title, brand, type, details) RLIKE spaceless AS is_spaceless,
+  has_spaceless(concat_ws(' ', title, brand, type, details)) AS is_spaceless,
   if(
-    title RLIKE spaceless,
+    has_spaceless(title),
     regexp_extract_all(
       title,
       concat(spaceless, r'|[^ \p{IsHan}\p{IsHiragana}\p{IsKatakana}ー\p{IsThai}\p{IsLao}\p{IsKhmer}\p{IsMyanmar}]+| '),
@@ -129,24 +132,58 @@ SELECT
 FROM written_texts;
 
 -- All that is left to chance.
+CREATE OR REPLACE TEMPORARY VIEW item_luck AS
+SELECT *, xxhash64(item_id, :seed) AS luck
+FROM written_words;
+
 CREATE OR REPLACE TEMPORARY VIEW chances AS
 SELECT
   *,
-  CAST(greatest(size(words), 1) AS BIGINT) AS word_count,
-  shuffle_spans(item_id, :seed, size(title_words), :maximum_words) AS spans,
-  shuffle_spans(item_id, :seed, size(title_letters), 2 * :maximum_words) AS letter_spans,
   transform(
-    sequence(1, greatest(:drop, :misspelling, :combination, 1)), draw -> xxhash64(item_id, draw, :seed)
+    sequence(1, greatest(:substring, :drop, :swap, :characters, :misspelling, :combination, 1)),
+    draw -> xxhash64(luck, draw)
   ) AS lucks
-FROM written_words;
+FROM item_luck;
+
+-- All words in random orders, as many as combinations need, each with its chance.
+CREATE OR REPLACE TEMPORARY VIEW shuffled_words AS
+SELECT
+  *,
+  if(
+    size(words) = 0,
+    array(),
+    transform(
+      slice(lucks, 1, CAST(ceil(greatest(:combination, :misspelling) / size(words)) AS INT)),
+      luck -> sort_array(transform(words, word -> struct(xxhash64(word, luck) AS luck, word)))
+    )
+  ) AS shuffled
+FROM chances;
+
+-- A combination is a stretch of such an order, which goes on from its beginning: where it begins, how long it is.
+CREATE OR REPLACE TEMPORARY VIEW stretches AS
+SELECT
+  *,
+  transform(
+    shuffled,
+    places -> struct(
+      concat(places.word, slice(places.word, 1, :maximum_words)) AS words,
+      transform(
+        places.luck,
+        luck -> CAST(
+          least(size(places), least(:maximum_words, 2) + pmod(luck, greatest(:maximum_words - 1, 1))) AS INT
+        )
+      ) AS lengths
+    )
+  ) AS orders
+FROM shuffled_words;
 
 CREATE OR REPLACE TEMPORARY VIEW drawn_texts AS
 SELECT
   is_spaceless,
   item_id,
   transform(
-    slice(spans, 1, greatest(:substring, :misspelling)),
-    span -> array_join(slice(title_words, span.start, span.length), ' ')
+    draw_spans(slice(lucks, 1, greatest(:substring, :misspelling)), title_words, :maximum_words),
+    span -> array_join(span, ' ')
   ) AS substrings,
   slice(
     filter(
@@ -183,41 +220,35 @@ SELECT
       ' '
     )
   ) AS drops,
+  -- Two neighbours change places: those at the middle of the span.
   transform(
-    slice(filter(spans, span -> span.length > 1), 1, :swap),
+    filter(draw_spans(slice(lucks, 1, 2 * :swap), title_words, :maximum_words), span -> size(span) > 1),
     span -> array_join(
-      transform(
-        slice(title_words, span.start, span.length),
-        (word, place) -> CASE place - pmod(span.luck, span.length - 1)
-          WHEN 0 THEN title_words[span.start + place]
-          WHEN 1 THEN title_words[span.start + place - 2]
-          ELSE word
-        END
+      concat(
+        slice(span, 1, CAST(size(span) / 2 AS INT) - 1),
+        array(span[CAST(size(span) / 2 AS INT)], span[CAST(size(span) / 2 AS INT) - 1]),
+        slice(span, CAST(size(span) / 2 AS INT) + 2, :maximum_words)
       ),
       ' '
     )
   ) AS swaps,
   filter(
     transform(
-      slice(letter_spans, 1, :characters),
-      span -> trim(array_join(slice(title_letters, span.start, span.length), ''))
+      draw_spans(slice(lucks, 1, :characters), title_letters, 2 * :maximum_words),
+      span -> trim(array_join(span, ''))
     ),
     text -> length(text) > 1 AND text RLIKE spaceless
   ) AS characters,
-  -- Two words or more in any order; one that is drawn twice stands once.
-  transform(
-    slice(lucks, 1, greatest(:combination, :misspelling)),
-    luck -> array_join(
-      array_distinct(
-        transform(
-          sequence(1, CAST(least(:maximum_words, 2) + pmod(luck, greatest(:maximum_words - 1, 1)) AS INT)),
-          n -> get(words, CAST(pmod(xxhash64(luck, n), word_count) AS INT))
-        )
-      ),
-      ' '
+  -- Two words or more in any order.
+  flatten(
+    transform(
+      orders,
+      places -> transform(
+        places.lengths, (length, start) -> array_join(slice(places.words, 1 + start, length), ' ')
+      )
     )
   ) AS combinations
-FROM chances;
+FROM stretches;
 
 CREATE OR REPLACE TEMPORARY VIEW joined_texts AS
 SELECT
@@ -244,28 +275,33 @@ SELECT
   slice(substrings, 1, :substring) AS substrings,
   brand_types,
   drops,
-  swaps,
+  slice(swaps, 1, :swap) AS swaps,
   characters,
   -- Some with a second slip.
   concat(misspelt, misspell(slice(misspelt, 1, CAST(:misspelling / 4 AS INT)), :seed + 1)) AS misspellings,
-  concat(substrings, combinations) AS spelt,
   slice(combinations, 1, :combination) AS combinations
 FROM misspelt_texts;
 
--- Distinct within an item: a text that several methods gave counts for the first of them.
+-- Distinct within an item: a text that several methods gave counts for the first of them. Of equal keys a map keeps the
+-- last, hence the reverse order.
+SET spark.sql.mapKeyDedupPolicy = LAST_WIN;
+
 CREATE OR REPLACE TEMPORARY VIEW synthetic_queries AS
 SELECT item_id, query, method
 FROM drawn_queries
 LATERAL VIEW explode(
-  map(
-    'substring', array_distinct(substrings),
-    'brand_type', array_except(brand_types, substrings),
-    'drop', array_except(drops, concat(substrings, brand_types)),
-    'swap', array_except(swaps, concat(substrings, brand_types, drops)),
-    'characters', array_except(characters, concat(substrings, brand_types, drops, swaps)),
-    'misspelling', array_except(misspellings, concat(spelt, brand_types, drops, swaps, characters)),
-    'combination', array_except(combinations, concat(substrings, brand_types, drops, swaps, characters, misspellings))
+  map_from_arrays(
+    concat(misspellings, combinations, characters, swaps, drops, brand_types, substrings),
+    concat(
+      array_repeat('misspelling', size(misspellings)),
+      array_repeat('combination', size(combinations)),
+      array_repeat('characters', size(characters)),
+      array_repeat('swap', size(swaps)),
+      array_repeat('drop', size(drops)),
+      array_repeat('brand_type', size(brand_types)),
+      array_repeat('substring', size(substrings))
+    )
   )
-) AS method, queries
-LATERAL VIEW explode(queries) AS query
-WHERE length(query) BETWEEN 1 AND 500;
+) AS query, method
+-- Bytes are counted at once, letters are not.
+WHERE query <> '' AND (octet_length(query) <= 500 OR length(query) <= 500);

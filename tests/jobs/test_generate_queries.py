@@ -136,7 +136,7 @@ def test_scripts_without_spaces_give_parts_that_are_written_without_spaces(spark
 
 
 def test_poor_texts_give_what_they_can(spark: SparkSession) -> None:
-    drawn = draw(spark, "-", "shirt", "a b " * 200, category="Z")
+    drawn = draw(spark, "-", "shirt", "a b " * 200, draws=400, category="Z")
     found = [set().union(*(of_method[n] for of_method in drawn.values())) for n in range(3)]
     assert found[0] == {"z"}
     assert {"shirt", "z", "shirt z", "z shirt"} <= found[1]
