@@ -68,6 +68,8 @@ class Measured:
     peak_python: int = 0
     rows: int | None = None
     answer: dict[str, Any] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    """Its lines about a rate."""
 
 
 def measure(command: list[str], *, environment: dict[str, str]) -> Measured:
@@ -95,7 +97,9 @@ def measure(command: list[str], *, environment: dict[str, str]) -> Measured:
         output = log.read()
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)[:300]}: exit code {process.returncode}\n{output[-3000:]}")
-    last = output.strip().splitlines()[-1] if output.strip() else ""
+    lines = output.strip().splitlines()
+    result.said = [line for line in lines if line.endswith("a second)")]
+    last = lines[-1] if lines else ""
     result.answer = json.loads(last) if last.startswith("{") else {}
     return result
 
@@ -109,7 +113,9 @@ def _sample(process: subprocess.Popen[bytes], result: Measured) -> None:
             try:
                 size, times = member.memory_full_info().pss, member.cpu_times()
                 seconds[member.pid] = times.user + times.system
-                is_java = member.name() == "java"
+                is_java = Path(member.exe()).name == "java"
+                if is_java and member.name() != "java":
+                    continue  # a thread of Java about to start a command: its memory is Java's own
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
             java, python = java + size * is_java, python + size * (not is_java)
