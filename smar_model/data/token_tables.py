@@ -58,8 +58,8 @@ class PairTokens:
     """(M,) float64, sums of the weights up to each pair."""
 
     def held_out(self, pairs: np.ndarray) -> np.ndarray:
-        """Which of the pairs are of the sixteenth of queries that early stopping holds out, by their hash. (B,) → (B,) bool"""
-        return self.keys[pairs] % 16 == 0
+        """Which of the pairs early stopping holds out. (B,) → (B,) bool"""
+        return is_held_out(self.keys[pairs])
 
     def sample_items(self, size: int, random: np.random.Generator) -> np.ndarray:
         """Pairs of distinct items, each with one of its queries; at most as many as there are items. (B,)"""
@@ -91,6 +91,11 @@ def _read(folder: Path, name: str) -> np.ndarray:
 def query_keys(queries: Sequence[str]) -> np.ndarray:
     """Hashes of queries, (N,) int64: equal texts are equal in every process."""
     return pd.util.hash_array(np.array(queries, dtype=object), categorize=False).view(np.int64)
+
+
+def is_held_out(keys: np.ndarray) -> np.ndarray:
+    """Which queries are of the sixteenth that something is measured on instead of learned from, by their hashes. (N,) bool"""
+    return keys % 16 == 0
 
 
 def find_rows(item_ids: np.ndarray, wanted: Sequence[str]) -> np.ndarray:

@@ -126,27 +126,31 @@ def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[
     return draw_svg(f"loss-{title}", f"Training losses of {title}", [draw])
 
 
-def reliability(bins: list[dict[str, float]]) -> str:
-    """Predicted P(q) against the share of visual queries, and how many queries have which P(q)."""
+def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -> str:
+    """Predicted P(q), before and after calibration, against the share of visual queries; how many queries have which P(q)."""
 
     def draw_reliability(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
-        points = [(b["mean_probability"], b["visual_share"]) for b in bins]
-        axes.plot(*zip(*points, strict=True), color="#0072B2", marker="o", markersize=5)
+        for bins, label, model in ((before, "before calibration", "text_only"), (after, "P(q)", "challenger")):
+            points = [(b["mean_probability"], b["visual_share"]) for b in bins]
+            axes.plot(*zip(*points, strict=True), label=label, markersize=4, **_STYLES[model])
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("share visual")
-        axes.set_title("prediction header P(q)")
+        axes.set_title("reliability of P(q)")
+        axes.legend(fontsize=8)
 
     def draw_counts(axes: Axes) -> None:
         axes.bar(
-            [b["low"] for b in bins],
-            [b["queries"] for b in bins],
-            width=[b["high"] - b["low"] for b in bins],
+            [b["low"] for b in after],
+            [b["queries"] for b in after],
+            width=[b["high"] - b["low"] for b in after],
             align="edge",
             color="#0072B2",
             alpha=0.6,
         )
         axes.set_xlim(-0.03, 1.03)
+        axes.set_yscale("log")  # nearly all queries are at one end or the other
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_ylabel("queries")
         axes.set_xlabel("P(q)")
 

@@ -1,44 +1,8 @@
-"""Signs of a sick model that ranking metrics show late: a wrong gate, collapsed embeddings."""
+"""Signs of a sick model that ranking metrics show late: collapsed embeddings, a gate that cannot tell."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-
-
-def gate_quality(probability: np.ndarray, is_visual: np.ndarray, *, bins: int = 10) -> dict[str, Any]:
-    """How well the prediction header P(q) tells visual queries from others.
-
-    Args:
-        probability: (Q,) P(q).
-        is_visual: (Q,) bool.
-
-    Returns:
-        `auc` (None where all queries are of one kind), `accuracy` at 0.5, `calibration_error` (mean distance of
-        P(q) from the share of visual queries over equal-width bins, weighted by queries; Naeini et al. 2015), and
-        `bins` of {low, high, queries, mean_probability, visual_share} without empty ones.
-    """
-    bin_of = np.minimum((probability * bins).astype(int), bins - 1)
-    rows = []
-    for number in np.unique(bin_of):
-        inside = bin_of == number
-        rows.append(
-            {
-                "low": float(number / bins),
-                "high": float((number + 1) / bins),
-                "queries": int(inside.sum()),
-                "mean_probability": float(probability[inside].mean()),
-                "visual_share": float(is_visual[inside].mean()),
-            }
-        )
-    error = sum(row["queries"] * abs(row["mean_probability"] - row["visual_share"]) for row in rows)
-    return {
-        "auc": area_under_curve(probability, is_visual),
-        "accuracy": float(((probability >= 0.5) == is_visual).mean()),
-        "calibration_error": error / len(probability),
-        "bins": rows,
-    }
 
 
 def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float | None:

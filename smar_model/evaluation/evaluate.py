@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity
-from smar_model.evaluation.diagnostics import embedding_health, gate_quality
+from smar_model.evaluation.diagnostics import embedding_health
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from smar_model.evaluation.metrics import first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import judge
+from smar_model.evaluation.routing_quality import answer, flat_figures, routing_quality
 from smar_model.evaluation.shown_queries import choose_shown_queries
 from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare
 from smar_model.evaluation.terminal_table import METRIC_NAMES, format_table
@@ -73,10 +74,11 @@ def run(context: StageContext) -> dict[str, Any]:
     settings = context.settings
     catalogue = read_catalogue(context.table("prepare-items", "catalogue"))
     clicks_files = context.table("extract-clicks", "clicks")
+    evaluated_clicks = _read_clicks(clicks_files, context.run.evaluation_days)
     queries = build_evaluation_set(
         shop=context.shop,
         days=context.run.evaluation_days,
-        clicks=_read_clicks(clicks_files, context.run.evaluation_days),
+        clicks=evaluated_clicks,
         catalogue=catalogue,
         visual_departments=settings.shop.visual_departments,
         maximum_queries=settings.evaluation.maximum_queries,
@@ -100,7 +102,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "training_clicks": int(training_clicks["clicks"].sum()),
         "champion_version": champion.get("version"),
         "not_measured": not_measured,
-        "gate": _gate(context, queries),
+        "routing": _routing(context, queries, evaluated_clicks, training_clicks),
         "embeddings": _embeddings(context),
     }
     evaluation = _rounded(evaluation)
@@ -152,12 +154,29 @@ def _rankers(
     return rankers, not_measured
 
 
-def _gate(context: StageContext, queries: EvaluationSet) -> dict[str, Any]:
-    from smar_model.retrieval.search import Searcher
+def _routing(
+    context: StageContext, queries: EvaluationSet, evaluated_clicks: pd.DataFrame, training_clicks: pd.DataFrame
+) -> dict[str, Any] | None:
+    """What `routing_quality` finds; None of a model that does not route."""
+    from smar_model.evaluation.bag_of_words import BagOfWords
+    from smar_model.retrieval.embed import load_embeddings
 
-    searcher = Searcher.load(context.input("finetune").folder / "model", context.input("index").folder)
-    distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
-    return gate_quality(searcher.route(distinct.tolist())[place], queries.is_visual)
+    context.report("P(q): is it right, and does routing by it help?")
+    embeddings = load_embeddings(context.input("embed").folder)
+    answers = answer(context.input("finetune").folder / "model", embeddings, queries)
+    if answers is None:
+        return None
+    files = [str(f) for f in context.table("label-fashion", "fashion_labels")]
+    labels = ds.dataset(files).to_table(columns=["query", "is_visual"]).to_pandas().dropna()
+    settings = context.settings.evaluation
+    return routing_quality(
+        answers,
+        queries,
+        bag=BagOfWords.learn(labels["query"].tolist(), labels["is_visual"].to_numpy(bool), seed=settings.seed),
+        trained=set(training_clicks.loc[training_clicks["clicks"] > 0, "query"]),
+        clicks=evaluated_clicks.groupby("query")["clicks"].sum(),
+        bootstrap=ClusterBootstrap(queries.clusters, samples=settings.bootstrap_samples, seed=settings.seed),
+    )
 
 
 def _embeddings(context: StageContext) -> dict[str, dict[str, float]]:
@@ -343,7 +362,7 @@ def flat_metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
             for bound in ("mean", "low", "high"):
                 name = f"challenger_minus_{other}_{segment}_recall_at_50_{bound}"
                 flat[name] = metrics["recall_at_50"][bound]
-    flat |= {f"gate_{name}": evaluation["gate"][name] for name in ("auc", "accuracy", "calibration_error")}
+    flat |= flat_figures(evaluation["routing"]) if evaluation["routing"] else {}
     for kind, health in evaluation["embeddings"].items():
         flat |= {f"embedding_{kind}_{name}": value for name, value in health.items()}
     return {name: value for name, value in flat.items() if value is not None}

@@ -45,6 +45,8 @@ class EvaluationSet:
     clusters: np.ndarray
     """(Q,) unit of the bootstrap."""
     is_visual: np.ndarray
+    departments: np.ndarray
+    """(Q,) that of the wanted item; of several clicked ones that of most clicks."""
     targets: np.ndarray
     """(Q,) int64 row of the wanted item; −1 where unknown."""
     found: Relevance
@@ -158,6 +160,7 @@ def _build_from_truth(
         queries=requests["query"].to_numpy(object),
         clusters=requests["item_id"].to_numpy(object),
         is_visual=is_visual[targets],
+        departments=catalogue["department"].to_numpy(object)[targets],
         targets=targets,
         found=Relevance.from_targets(targets, items=len(catalogue)),
         graded=Relevance.from_sets(sets, set_of_query=np.array(set_of_query), items=len(catalogue)),
@@ -211,6 +214,9 @@ def _build_from_clicks(
     judged = _judged_sets(shop.judgments(), requests["query"], catalogue)
     for number, entry in judged.items():
         graded[number] = entry
+    rows["department"] = catalogue["department"].to_numpy(object)[rows["row"]]
+    by_department = rows.groupby(["number", "department"], as_index=False)["clicks"].sum()
+    most = by_department.sort_values(["number", "clicks"], kind="stable").drop_duplicates("number", keep="last")
     visual_clicks = np.bincount(rows["number"], rows["clicks"] * is_visual[rows["row"]], len(requests))
     all_clicks = np.bincount(rows["number"], rows["clicks"], len(requests))
     queries = requests["query"].to_numpy(object)
@@ -221,6 +227,7 @@ def _build_from_clicks(
         queries=queries,
         clusters=queries,
         is_visual=visual_clicks / all_clicks >= VISUAL_SHARE,
+        departments=most["department"].to_numpy(object),
         targets=np.full(len(requests), -1, dtype=np.int64),
         found=Relevance.from_sets(
             [(rows, np.ones(len(rows))) for rows, _ in clicked], set_of_query=numbers, items=len(catalogue)

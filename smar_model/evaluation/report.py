@@ -26,6 +26,14 @@ SHOWN_ITEMS = 6
 _TABLE_METRICS = {**METRIC_NAMES, "mrr": "MRR"}
 _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
 _NOT_LOSSES = ("learning_rate", "scale")
+_WAYS = {
+    "multimodal_over_text": "S_m for every query, against S_t for every query",
+    "hard_over_text": "hard routing, against S_t for every query",
+    "hard_over_multimodal": "hard routing, against S_m for every query",
+    "soft_over_text": "soft routing, against S_t for every query",
+    "soft_over_multimodal": "soft routing, against S_m for every query",
+}
+"""Comparisons of `routing_quality`, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +127,9 @@ def render(
         pictures: of those that have one.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points}
+    environment.filters |= {"percent": _percent, "points": _points, "area": _area}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    routing = evaluation["routing"]
     unique = {picture.number: picture for picture in pictures.values()}
     return template.render(
         run_name=run_name,
@@ -149,12 +158,17 @@ def render(
         ],
         losses=[charts.loss_curves(history, name, _NOT_LOSSES) for name, history in histories.items() if history],
         not_trained=[name for name, history in histories.items() if not history],
-        reliability=charts.reliability(evaluation["gate"]["bins"]),
+        reliability=charts.reliability(**routing["reliability"]) if routing else None,
+        ways=_WAYS,
     )
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _area(under_curve: float | None) -> str:
+    return "–" if under_curve is None else f"{under_curve:.3f}"
 
 
 def _points(share: float | None) -> str:

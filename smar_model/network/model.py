@@ -116,6 +116,9 @@ class RetrievalModel(nn.Module):
     Pictures are given as patch tokens (B, P, C) with `has_picture` (B,), or of several frames (B, F, P, C) with (B, F).
     """
 
+    header_temperature: Tensor
+    """Divides the header's logits, so that P(q) is calibrated; found after fine-tuning."""
+
     def __init__(self, shape: Shape, *, load_pretrained: bool = False) -> None:
         super().__init__()
         network = shape.network
@@ -143,6 +146,7 @@ class RetrievalModel(nn.Module):
         self.query_tower = text_tower(shape.query_length, 1, text.query_layers)
         self.query_projection = Projection(text.width, network.dimension)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
+        self.register_buffer("header_temperature", torch.tensor(1.0))
         self.item_text_tower = text_tower(shape.item_length, len(SEGMENTS), text.item_layers)
         # Queries and item texts share words and projection, so that lexical match is where learning begins.
         self.text_projection = self.query_projection
@@ -252,13 +256,21 @@ class RetrievalModel(nn.Module):
         return self.vision(pictures)
 
     @torch.no_grad()
+    def probability(self, logits: Tensor) -> Tensor:
+        """P(q), that the query is one for which pictures matter, calibrated: header's logits (B,) → (B,). Without routing
+        nothing trains the header, and this is what `route` says."""
+        if self.variant.routing == "none":
+            return self.route(logits)
+        return (logits / self.header_temperature).sigmoid()
+
+    @torch.no_grad()
     def route(self, logits: Tensor) -> Tensor:
-        """P(q) as search uses it, (B,) → (B,): 0 or 1 under hard routing, the probability under soft routing; without
+        """The share of S_m that search uses, header's logits (B,) → (B,): P(q) ≥ .5 as 0 or 1 under hard routing; under soft
+        routing the very share that the retrieval loss has trained, no forecast and so without the temperature; without
         routing 1, or 0 where there are no pictures."""
         if self.variant.routing == "none":
             return torch.full_like(logits, float(self.variant.fusion is not None))
-        probability = logits.sigmoid()
-        return (probability >= 0.5).float() if self.variant.routing == "hard" else probability
+        return (logits >= 0).float() if self.variant.routing == "hard" else logits.sigmoid()
 
 
 def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> None:
@@ -288,7 +300,9 @@ def load_model(folder: Path) -> RetrievalModel:
         content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         shape = Shape(**content | {"network": Network.model_validate(content["network"])})
         model = RetrievalModel(shape)
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        # A model from before there was a temperature has none.
+        older = {"header_temperature": model.header_temperature}
+        model.load_state_dict(older | load_file(folder / "weights.safetensors"))
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: not a whole model (weights.safetensors, network.json): {error}") from error
     return model.eval()

@@ -42,7 +42,7 @@ class QueryEncoder:
 
     @torch.inference_mode()
     def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Routed queries (B, 2D), of K heads (B·K, 2D), the P(q) that routes them (B,) and the header's probability (B,)."""
+        """Routed queries (B, 2D), of K heads (B·K, 2D), the share of S_m that routes them (B,) and P(q) (B,)."""
         routed, routes, probabilities = [], [], []
         for start in range(0, len(queries), QUERY_BATCH):
             ids = encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
@@ -51,8 +51,7 @@ class QueryEncoder:
             heads = embeddings.reshape(len(logits) * self.heads, -1)
             routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
             routes.append(p.numpy())
-            # A header that nothing trained says nothing.
-            probabilities.append((p if self.model.variant.routing == "none" else logits.sigmoid()).numpy())
+            probabilities.append(self.model.probability(logits).numpy())
         if not routed:
             width = 2 * self.model.shape.network.dimension
             return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)

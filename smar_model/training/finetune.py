@@ -1,13 +1,14 @@
 """Stage finetune: clicks, and the prediction header P(q) (SMAR, section 2.4, "adaptive embedding learning").
 
 A query with P(q) = 1 is trained against the multimodal embedding, one with P(q) = 0 against the text embedding;
-the header learns P from the fashion labels.
+the header learns P from the fashion labels, and is calibrated by a part of them that it has not learned from.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.dataset as ds
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel, load_model
 from smar_model.settings import Optimisation
 from smar_model.training.batches import UNKNOWN, TrainingData
+from smar_model.training.calibration import calibrate, split_labels
 from smar_model.training.encode_pictures import encoder_digest
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
@@ -75,26 +77,29 @@ def routed_loss(model: RetrievalModel, embeddings: Embeddings, *, margin: float 
     return {"loss": total, **parts, "scale": model.scale.detach()}
 
 
-def read_labels(context: StageContext) -> dict[str, int]:
-    """Query → 1 visual, 0 not; without those that are unsure."""
+def read_labels(context: StageContext) -> pd.DataFrame:
+    """Columns label (1 visual, 0 not) and clicks, by query; without the queries that are unsure."""
     files = [str(f) for f in context.table("label-fashion", "fashion_labels")]
-    frame = ds.dataset(files).to_table(columns=["query", "is_visual"]).to_pandas().dropna()
-    return dict(zip(frame["query"], frame["is_visual"].astype(int), strict=True))
+    frame = ds.dataset(files).to_table(columns=["query", "is_visual", "clicks"]).to_pandas().dropna().set_index("query")
+    return pd.DataFrame({"label": frame["is_visual"].astype(int), "clicks": frame["clicks"]})
 
 
 def finetune(context: StageContext, model: RetrievalModel, optimisation: Optimisation) -> dict[str, float]:
     """Fine-tune a pretrained model on this run's clicks and publish `model/`."""
     training = context.settings.training
     data = TrainingData(context, seed=training.seed + 1, pictures=model.variant.fusion is not None)
+    learned, held_out = split_labels(read_labels(context))
     metrics = train(
         model,
         data,
-        pair_batches(model, data, optimisation, read_labels(context)),
+        pair_batches(model, data, optimisation, learned),
         encode=lambda step, batch: encode_pairs(model, batch, pictures=True),
         objective=lambda step, embeddings: routed_loss(model, embeddings, margin=optimisation.false_negative_margin),
         optimisation=optimisation,
         context=context,
     )
+    if model.variant.routing != "none":
+        metrics |= calibrate(model, data.tokenizer, held_out)
     return metrics | publish(context, model)
 
 

@@ -59,7 +59,9 @@ class PublishedRun:
         return self.publish(stage, write)
 
 
-def publish_run(root: Path, *, with_truth: bool, name: str = "tiny", **sections: Any) -> PublishedRun:
+def publish_run(
+    root: Path, *, with_truth: bool, name: str = "tiny", variant: str = "smar", **sections: Any
+) -> PublishedRun:
     """Tables and untrained models of the tiny shop, in SMAR_HOME; truth as requests that name colours."""
     items = tiny_items()
     write_rows(root / "items.parquet", "items", items)
@@ -75,7 +77,8 @@ def publish_run(root: Path, *, with_truth: bool, name: str = "tiny", **sections:
     published.publish("prepare-items", lambda folder: write_items(folder, items))
     published.publish("extract-clicks", lambda folder: write_clicks(folder, events))
     published.publish("generate-queries", lambda folder: write_queries(folder, items))
-    published.publish("label-fashion", lambda folder: None)
+    training = {day: events[day] for day in DAYS[:-1]}
+    published.publish("label-fashion", lambda folder: write_labels(folder, training, items))
     checks = [
         {"table": "clicks", "check": "rows", "severity": "critical", "passed": True, "observed": 9, "detail": None},
         {
@@ -92,7 +95,7 @@ def publish_run(root: Path, *, with_truth: bool, name: str = "tiny", **sections:
     published.publish("adapt-vision", lambda folder: _write_text(folder / "history.json", json.dumps(HISTORY)))
     published.publish("encode-pictures", lambda folder: None)
     published.publish("pretrain", lambda folder: _write_text(folder / "history.json", "[]"))
-    published.publish_model("finetune")
+    published.publish_model("finetune", variant=variant)
     return published
 
 

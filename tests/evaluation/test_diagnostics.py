@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from smar_model.evaluation.diagnostics import area_under_curve, embedding_health, gate_quality
+from smar_model.evaluation.diagnostics import area_under_curve, embedding_health
 from smar_model.evaluation.shown_queries import choose_shown_queries
 
 
@@ -13,16 +13,6 @@ def test_area_under_curve_equals_scikit_learn_with_ties() -> None:
     scores, positive = random.integers(0, 10, 500) / 10, random.random(500) < 0.3
     assert area_under_curve(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     assert area_under_curve(scores, np.ones(500, dtype=bool)) is None
-
-
-def test_an_honest_header_is_calibrated_and_a_boastful_one_is_not() -> None:
-    random = np.random.default_rng(1)
-    probability = random.random(20_000)
-    is_visual = random.random(20_000) < probability
-    honest = gate_quality(probability, is_visual)
-    assert honest["calibration_error"] < 0.02
-    assert sum(row["queries"] for row in honest["bins"]) == 20_000
-    assert gate_quality(np.ones(20_000), is_visual)["calibration_error"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_collapsed_embeddings_show() -> None:

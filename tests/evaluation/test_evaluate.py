@@ -118,9 +118,22 @@ def test_differences_are_challenger_minus_each_other_model(measured: PublishedRu
 
 def test_gate_and_embeddings_are_looked_at(measured: PublishedRun) -> None:
     evaluation = read_evaluation(measured.run.output("evaluate"))
-    assert sum(row["queries"] for row in evaluation["gate"]["bins"]) == 40
-    assert 0 <= evaluation["gate"]["auc"] <= 1
+    figures = evaluation["routing"]["populations"]["all"]
+    assert sum(row["queries"] for row in evaluation["routing"]["reliability"]["after"]) == figures["queries"] == 40
+    assert set(figures["against"]) == {"Books", "Groceries"}
+    # Titles tell the departments apart, and so do the words of a query; the model is untrained.
+    assert figures["bag_of_words_auc"] == 1 > figures["auc"] >= 0
+    assert measured.run.output("evaluate").metrics["gate_auc"] == figures["auc"]
     assert 1 <= evaluation["embeddings"]["multimodal"]["effective_rank"] <= 16
+
+
+def test_a_model_that_does_not_route_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "home"))
+    published = publish_run(tmp_path / "shop", with_truth=True, variant="text_only")
+    for stage in ("embed", "index", "evaluate", "report"):
+        run_stage(STAGES[stage], published.run)
+    assert read_evaluation(published.run.output("evaluate"))["routing"] is None
+    assert "does not route" in published.run.output("report").file("report.html").read_text(encoding="utf-8")
 
 
 def test_what_is_missing_is_said(bare: PublishedRun) -> None:
@@ -240,6 +253,7 @@ def constructed(queries: int = 300) -> EvaluationSet:
         queries=texts,
         clusters=targets,
         is_visual=targets % 2 == 0,
+        departments=np.where(targets % 2 == 0, "Clothing", "Books").astype(object),
         targets=targets,
         found=found,
         graded=found,

@@ -91,7 +91,7 @@ def test_unsure_queries_are_left_out_of_training(labelled: tuple[Run, Artifact],
     context = StageContext(
         stage=STAGES["finetune"], run=run, inputs={"label-fashion": output}, folder=tmp_path, key="0" * 64
     )
-    read = read_labels(context)
+    read = read_labels(context)["label"]
     assert {query: read.get(query) for query in PLANTED} == {
         "all": 1,
         "upper end": 1,

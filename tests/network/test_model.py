@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from smar_model.errors import InputError
@@ -69,6 +69,16 @@ def test_routing_is_hard_or_soft_by_settings() -> None:
     assert small_model(routing="soft").route(logits).tolist() == pytest.approx(logits.sigmoid().tolist())
     assert small_model(variant="text_only").route(logits).tolist() == [0.0, 0.0]
     assert small_model(variant="concat").route(logits).tolist() == [1.0, 1.0]
+
+
+def test_a_model_from_before_there_was_a_temperature_has_none(tmp_path: Path, tokenizer_file: Path) -> None:
+    model = small_model(routing="hard")
+    save_model(model, tmp_path / "model", tokenizer_file)
+    weights = load_file(tmp_path / "model" / "weights.safetensors")
+    del weights["header_temperature"]
+    save_file(weights, tmp_path / "model" / "weights.safetensors")
+    logits = torch.tensor([-0.1, 0.1])
+    assert torch.equal(load_model(tmp_path / "model").probability(logits), logits.sigmoid())
 
 
 def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
