@@ -137,10 +137,8 @@ def open_context(task: Task) -> StageContext:
     os.environ["SMAR_HOME"] = str(folder / "home")
     settings = load_settings(Path(task.config)) if task.config else source.settings
     content = merge(settings.model_dump(mode="json"), task.settings)
-    run = replace(
-        source, name=f"{task.loop}-{uuid.uuid4().hex}", settings=validate_settings(content, source="benchmark")
-    )
-    create_run(run)
+    settings = validate_settings(content, source="benchmark")
+    run = create_run(replace(source, name=f"{task.loop}-{uuid.uuid4().hex}", settings=settings))
     context = StageContext(
         stage=STAGES["pretrain"], run=run, inputs=inputs, folder=folder / "home" / run.name, key="benchmark"
     )
@@ -283,9 +281,11 @@ def watch(what: str | None, clock: Clock) -> Iterator[dict[str, Any]]:
         done = threading.Event()
         thread = threading.Thread(target=_note_peaks, args=(done, figures))
         thread.start()
-        yield figures
-        done.set()
-        thread.join()
+        try:
+            yield figures
+        finally:
+            done.set()
+            thread.join()
     elif what == "device":
         kind = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
         profiler = torch.profiler.profile(activities=[kind])
@@ -361,10 +361,8 @@ def export(task: Task) -> dict[str, Any]:
     optimisation = context.settings.training.pretrain
     named = {name: getattr(optimisation, name) for name in ("batch", "learning_rate", "warmup_share", "weight_decay")}
     named |= {"steps": task.steps, "warm_up": WARM_UP, "gradient_norm": loop.GRADIENT_NORM}
-    named |= {name: getattr(context.settings.training, name) for name in ("threads", "precision")} | {
-        "folder": str(out)
-    }
-    return named | {"tokens_a_pair": sum(lengths) / len(pairs["anchor"])}
+    named |= {name: getattr(context.settings.training, name) for name in ("threads", "precision")}
+    return named | {"folder": str(out), "tokens_a_pair": sum(lengths) / len(pairs["anchor"])}
 
 
 def measure(task: Task) -> dict[str, Any]:
@@ -404,22 +402,28 @@ class Results:
                     self.file.write_text(json.dumps(self.parts, indent=1), encoding="utf-8")
                     print(f"{part}, {name}, {number + 1}: {found[name][-1]}", file=sys.stderr, flush=True)
 
-    def table(self, part: str, *, other_than: str = "ours") -> str:
-        """Medians, and the medians of each repetition's ratio of ours to the others, as Markdown."""
-        lines = ["| loop | pairs/s | CPU ms a pair |", "| --- | ---: | ---: |"]
+    def table(self, part: str) -> str:
+        """Medians, and those of each repetition's ratio of ours to the others, as Markdown.
+
+        Raises:
+            RuntimeError: ours and the bare loop have not done the same.
+        """
         found = self.parts[part]
+        lines = ["| loop | pairs/s | CPU ms a pair |", "| --- | ---: | ---: |"]
         for name, figures in found.items():
             speed, cpu = (statistics.median(f[key] for f in figures) for key in ("pairs_per_second", "cpu_ms_a_pair"))
             lines.append(f"| {name} | {speed:,.0f} | {cpu:.3f} |")
-        for name in found:
-            if name != other_than:
-                for key, turned in (("pairs_per_second", 1), ("cpu_ms_a_pair", -1)):
-                    pairs = zip(found[other_than], found[name], strict=True)
-                    ratios = [(ours[key] / other[key]) ** turned for ours, other in pairs]
-                    lines.append(
-                        f"\n{other_than} ÷ {name}, {'pairs/s' if turned == 1 else 'pairs by CPU time'}: median "
-                        f"{statistics.median(ratios):.3f} of {', '.join(f'{ratio:.3f}' for ratio in ratios)}"
-                    )
+        for name in [name for name in found if name != "ours"]:
+            pairs = list(zip(found["ours"], found[name], strict=True))
+            if wrong := [
+                p for p in pairs if name == "bare" and not math.isclose(*(f["loss"] for f in p), rel_tol=1e-3)
+            ]:
+                raise RuntimeError(f"{part}: ours and the bare loop end with different losses: {wrong[0]}")
+            speeds = [ours["pairs_per_second"] / other["pairs_per_second"] for ours, other in pairs]
+            costs = [other["cpu_ms_a_pair"] / ours["cpu_ms_a_pair"] for ours, other in pairs]
+            for what, ratios in (("pairs/s", speeds), ("pairs by CPU time", costs)):
+                each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+                lines.append(f"\nours ÷ {name}, {what}: median {statistics.median(ratios):.3f} of {each}")
         return "\n".join(lines)
 
 
@@ -436,8 +440,7 @@ def measure_text(base: Task, results: Results, options: argparse.Namespace) -> s
         script = Path(__file__).with_name("training_peer.py")
         given = measure(replace(base, loop="export"))
         for workers in options.peer_workers:
-            task = json.dumps(given | {"workers": workers})
-            command = [options.peer_python, str(script), task]
+            command = [options.peer_python, str(script), json.dumps(given | {"workers": workers})]
             contenders[f"sentence-transformers, {workers} data worker(s)"] = partial(_answer, command)
     results.repeat("text", contenders, options.repetitions)
     return f"## Two text towers\n\n{results.table('text')}"
@@ -499,7 +502,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for results and scratch")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="unset: all, gpu only where there is one")
     parser.add_argument("--repetitions", type=int, default=5, help="those in FOLDER's results included")
-    parser.add_argument("--steps", type=int, default=40, help="of a measurement; at least 10")
+    parser.add_argument("--steps", type=int, default=40, help="of a measurement")
     parser.add_argument("--peer-python", help="an interpreter with sentence-transformers; unset: without the peer")
     parser.add_argument("--peer-workers", type=int, nargs="+", default=[0, 1], help="processes that load its data")
     parser.add_argument("--gpu-batch", type=int, default=4096)
@@ -512,6 +515,8 @@ def main() -> None:
         done = kinds.get(task.loop, work)(task)
         print(json.dumps(done if isinstance(done, dict) else {}))
         return
+    if not (options.run and options.folder and options.steps >= WARM_UP + 2):
+        parser.error(f"--run and --folder are needed, and at least {WARM_UP + 2} steps")
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     base = Task(source=str(home()), run=options.run, folder=str(folder), steps=options.steps)

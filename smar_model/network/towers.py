@@ -16,6 +16,8 @@ PADDING = 0
 
 TOKEN_SCALE = 0.5
 """Standard deviation of a token's embedding before training."""
+ROWS_TOGETHER = 64
+"""Texts of about one length that go through a transformer together: 64 take two thirds of the time that 256 of all lengths do."""
 
 
 def visible(ids: Tensor) -> Tensor:
@@ -71,8 +73,27 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device)
-        states = self.tokens(ids) + self.positions(places) + self.segments(segments)  # (B, L, W)
-        return self.transformer(self.dropout(states), src_key_padding_mask=~mask)
+        states = self.dropout(self.tokens(ids) + self.positions(places) + self.segments(segments))  # (B, L, W)
+        if not self.training or len(ids) <= ROWS_TOGETHER or ids.is_cuda or torch.compiler.is_compiling():
+            return self.transformer(states, src_key_padding_mask=~mask)
+        return self._by_length(states, mask)
+
+    def _by_length(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The transformer over texts of about one length at a time: most of a batch would be padding. States of padding are 0.
+
+        In training on a CPU alone: a GPU would wait for the lengths, and outside of training what a text comes with must not show,
+        were it in the last bits.
+        """
+        lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in order.split(ROWS_TOGETHER):
+            width = int(lengths[rows[-1]])
+            part = self.transformer(
+                states.index_select(0, rows)[:, :width], src_key_padding_mask=~mask.index_select(0, rows)[:, :width]
+            )
+            parts.append(F.pad(part, (0, 0, 0, mask.shape[1] - width)))
+        return torch.cat(parts).index_select(0, order.argsort())
 
 
 class PretrainedTextTower(nn.Module):
