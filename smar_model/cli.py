@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from smar_model.errors import InputError
+from smar_model.errors import BAD_INPUT, InputError
 from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
@@ -26,6 +26,10 @@ app.add_typer(shop_app, name="shop")
 RunOption = Annotated[str, typer.Option("--run", help="Name of a run begun with `smar start`.")]
 SettingsOption = Annotated[Path, typer.Option("--settings", help="Settings file, such as configs/sample_shop.yaml.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw.")]
+
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Variable of the environment that torchrun sets for each process it starts."""
 
 
 def parse_day(text: str) -> date:
@@ -65,7 +69,15 @@ def _begun_run(name: str, step: str) -> Run:
 
 def _add_stage_command(stage: Stage) -> None:
     def command(run: RunOption) -> None:
-        run_stage(stage, _begun_run(run, stage.name))
+        record = _begun_run(run, stage.name)
+        if stage.shared and (TORCHRUN in os.environ or stage.name in record.settings.stages.torchrun):
+            from smar_model.training.launcher import launch, run_together
+
+            run_together(stage, record) if TORCHRUN in os.environ else launch(stage, record)
+        elif TORCHRUN in os.environ:
+            raise InputError(f"{stage.name}: runs in one process; begin it without torchrun")
+        else:
+            run_stage(stage, record)
 
     app.command(name=stage.name, help=stage.summary)(command)
 
@@ -460,7 +472,7 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

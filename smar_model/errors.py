@@ -1,5 +1,8 @@
 """The one error that users see without a traceback."""
 
+BAD_INPUT = 2
+"""Exit code of `smar` for it."""
+
 
 class InputError(ValueError):
     """Bad input: its message names the file, the row or setting, and what to do.

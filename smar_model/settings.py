@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 Fusion = Literal["cross_attention", "concat", "linear", "weighted_sum", "mlp", "beyond_text", "mixture", "image"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
+SharedStage = Literal["adapt-vision", "pretrain", "finetune", "train-text-only"]
 QueryMethod = Literal["substring", "brand_type", "drop", "swap", "characters", "misspelling", "combination"]
 
 
@@ -347,6 +348,12 @@ class Training(Section):
     picture_views: Count = 4
     """Augmented views of each picture that the locked vision encoder encodes once; a visit takes one of them."""
     threads: Count = 2
+    """Of each process."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: encoders and towers compute in bfloat16 where that is safe (autocast); weights, losses and optimiser stay
+    fp32. For GPUs: on a CPU it is slower than fp32."""
+    compile: bool = False
+    """Whether encoders and towers are compiled (`torch.compile`): minutes at the start for faster steps."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10
     """Time between checkpoints, from which a training that was stopped goes on."""
 
@@ -386,6 +393,9 @@ class Release(Section):
 class Stages(Section):
     python: dict[str, str] = Field(default_factory=dict)
     """Stage → interpreter that runs it; the default is the one that runs the DAG's commands."""
+    torchrun: dict[SharedStage, tuple[str, ...]] = Field(default_factory=dict)
+    """Stage → arguments of torchrun, such as `[--nproc-per-node=gpu]`, for training in several processes
+    (`docs/training.md`); unset: in one."""
 
 
 class Settings(Section):

@@ -14,7 +14,7 @@ _SPARK = (
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
-    *("training.token_dropout", "training.threads"),
+    *("training.token_dropout", "training.threads", "training.precision", "training.compile"),
 )
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
 
@@ -157,8 +157,11 @@ STAGES: dict[str, Stage] = {
                 "training.seed",
                 "training.token_dropout",
                 "training.threads",
+                "training.precision",
+                "training.compile",
             ),
             code=_NETWORK,
+            shared=True,
             base="taken",
         ),
         Stage(
@@ -181,6 +184,7 @@ STAGES: dict[str, Stage] = {
                 *("training.other_modality_weights", "shop.visual_departments"),
             ),
             code=_NETWORK,
+            shared=True,
             base="taken",
         ),
         Stage(
@@ -191,6 +195,7 @@ STAGES: dict[str, Stage] = {
             optional_inputs=("mine-negatives",),
             settings=(*_MODEL_SETTINGS, "training.finetune"),
             code=_NETWORK,
+            shared=True,
             release="warm_start",
         ),
         Stage(
@@ -201,6 +206,7 @@ STAGES: dict[str, Stage] = {
             optional_inputs=("mine-negatives",),
             settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune", "training.text_only_steps"),
             code=_NETWORK,
+            shared=True,
         ),
         Stage(
             name="assign-segments",

@@ -91,14 +91,6 @@ def decode_thumbnail(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
 
 
-def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A fresh look at each picture, (B, 3, H, W) uint8: mirrored or not, shifted up to a tenth, lit ±10 %.
-
-    Colours keep their hue: shoppers ask for them.
-    """
-    return look(pixels, random.random((len(pixels), 4)))
-
-
 def picture_view(pixels: np.ndarray, digests: Sequence[str], view: int) -> np.ndarray:
     """The same look at a picture each time, by its digest and the number of the view; view 0 is the picture as it is."""
     if view == 0:
@@ -108,7 +100,8 @@ def picture_view(pixels: np.ndarray, digests: Sequence[str], view: int) -> np.nd
 
 
 def look(pixels: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Pictures (B, 3, H, W) uint8 as four chances each, (B, 4) of [0, 1), mirror, shift (down, right) and light them."""
+    """Pictures (B, 3, H, W) uint8 as four chances each, (B, 4) of [0, 1), mirror, shift (down, right) and light them: by
+    up to a tenth. Colours keep their hue: shoppers ask for them."""
     batch, _, height, width = pixels.shape
     mirror, y, x, light = chances.T
     out = np.where(mirror[:, None, None, None] < 0.5, pixels[:, :, :, ::-1], pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -47,6 +48,8 @@ class Stage:
     base: Literal["taken", "read"] | None = None
     """What a run that builds on an earlier one (`Run.base`) does with that one's output of this stage: it takes it for its own,
     or reads it, as the input `base`."""
+    shared: bool = False
+    """Whether several processes can do its work together (`smar_model/training/launcher.py`)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,8 +88,11 @@ class StageContext:
         return path
 
 
-def run_stage(stage: Stage, run: Run) -> Artifact:
+def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object] | None = None) -> Artifact:
     """Run a stage for a run, or take the finished output that has its key.
+
+    Args:
+        announce: told the key when the work begins, None where there is none to do; for processes that share it.
 
     Raises:
         InputError: an input is missing or bad; nothing has been published.
@@ -104,6 +110,8 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
             key = digest_json(key_parts(stage, run, inputs))
             artifact = find_artifact(stage.name, key)
         reused = artifact is not None
+        if announce:
+            announce(None if reused else key)
         if artifact is None:
             attempt = Attempt(stage.name, key)
 
@@ -120,9 +128,8 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
                 made_by=digest_making(stage, run),
                 report=report,
             )
-            module, function = stage.work.split(":")
             report("working")
-            metrics = getattr(importlib.import_module(module), function)(context)
+            metrics = _work(context)
             artifact = attempt.publish(
                 metrics=metrics,
                 inputs={name: i.digest for name, i in inputs.items()},
@@ -151,6 +158,25 @@ def run_stage(stage: Stage, run: Run) -> Artifact:
     return artifact
 
 
+def share_stage(stage: Stage, run: Run, key: str) -> None:
+    """Do a stage's work in a further process, beside the one that runs the stage and publishes: what this one writes is discarded.
+
+    Raises:
+        InputError: this process would make an output of another key.
+    """
+    inputs = stage_inputs(stage, run)
+    if digest_json(key_parts(stage, run, inputs)) != key:
+        raise InputError(
+            f"{stage.name}: a process on {platform.node()} has other code, settings or inputs than the first process; give all "
+            "of them the same checkout and the same SMAR_HOME"
+        )
+    attempt = Attempt(stage.name, key)
+    try:
+        _work(StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key))
+    finally:
+        attempt.discard()
+
+
 def stage_inputs(stage: Stage, run: Run) -> dict[str, Artifact]:
     """Outputs of the run that a stage reads.
 
@@ -161,6 +187,11 @@ def stage_inputs(stage: Stage, run: Run) -> dict[str, Artifact]:
     inputs |= {name: found for name in stage.optional_inputs if (found := run.find_output(name))}
     base = run.base_output(stage.name) if stage.base == "read" else None
     return inputs | ({"base": base} if base else {})
+
+
+def _work(context: StageContext) -> dict[str, Any]:
+    module, function = context.stage.work.split(":")
+    return getattr(importlib.import_module(module), function)(context)
 
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:

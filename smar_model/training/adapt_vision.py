@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smar_model.data.catalogue import augment
+from smar_model.data.catalogue import look
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
@@ -24,6 +24,7 @@ from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.device import device
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
+from smar_model.training.processes import own_rows, processes
 from smar_model.training.stage_model import begin, move, publish
 
 
@@ -88,7 +89,9 @@ def two_views(batches: Iterable[Batch], random: np.random.Generator) -> Iterator
     """Batches with a second augmented view of each picture beside the first: pixels (B, 2, 3, H, W)."""
     for batch in batches:
         assert batch.pixels is not None
-        again = augment((batch.pixels * 255).round().byte().numpy(), random)
+        count = len(batch.pixels) * processes()
+        chances = random.random((count, 4))[own_rows(count)]
+        again = look((batch.pixels * 255).round().byte().numpy(), chances)
         yield replace(batch, pixels=torch.stack([batch.pixels, torch.from_numpy(again).float() / 255], dim=1))
 
 

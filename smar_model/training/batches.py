@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, augment, read_thumbnails
+from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, look, read_thumbnails
 from smar_model.data.hard_negatives import NO_ITEM, HardNegatives, read_hard_negatives
 from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
 from smar_model.data.text_tokens import load_tokenizer, trim
@@ -21,6 +21,7 @@ from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.training.encode_pictures import encoder_digest
+from smar_model.training.processes import own_rows
 
 UNKNOWN = -1
 """Label of a query that has none."""
@@ -68,27 +69,19 @@ class PatchTable:
     """(P, C)"""
     frames: int = 1
 
-    def sample(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, rows: np.ndarray, random: np.random.Generator, own: slice) -> tuple[Tensor, Tensor]:
         """One view of one picture of each item: patch tokens (B, P, C) and whether there is a picture (B,); with several
-        frames, of its first pictures in their order: (B, F, P, C) and (B, F)."""
+        frames, of its first pictures in their order: (B, F, P, C) and (B, F). Drawn for all rows, read for the own ones."""
+        count, first = self.items.count[rows], self.items.first[rows]
         if self.frames > 1:
-            return self._frames(rows, random)
-        count = self.items.count[rows]
-        has = count > 0
-        slot = self.items.first[rows] + random.integers(0, np.maximum(count, 1))
-        patches = np.zeros((len(rows), *self.empty), np.float16)
-        if self.tokens and has.any():
-            view = random.integers(0, self.tokens.views, len(rows))
-            patches[has] = self.tokens.read(self.items.pictures[slot[has]], view[has])
-        return torch.from_numpy(patches).float(), torch.from_numpy(has)
-
-    def _frames(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        frame = np.arange(self.frames)
-        has = frame < self.items.count[rows][:, None]
+            frame = np.arange(self.frames)
+            has, slot = frame < count[:, None], first[:, None] + frame
+        else:
+            has, slot = count > 0, first + random.integers(0, np.maximum(count, 1))
+        view = random.integers(0, self.tokens.views, has.shape)[own] if self.tokens and has.any() else None
+        has, slot = has[own], slot[own]
         patches = np.zeros((*has.shape, *self.empty), np.float16)
-        if self.tokens and has.any():
-            view = random.integers(0, self.tokens.views, has.shape)
-            slot = self.items.first[rows][:, None] + frame
+        if self.tokens and view is not None:
             patches[has] = self.tokens.read(self.items.pictures[slot[has]], view[has])
         return torch.from_numpy(patches).float(), torch.from_numpy(has)
 
@@ -157,7 +150,8 @@ class TrainingData:
         hard_negatives: int = 0,
         labels: Mapping[str, int] | None = None,
     ) -> Iterator[Batch]:
-        """Endless batches: `clicked_share` of clicked pairs, the others synthetic ones of distinct items.
+        """Endless batches: `clicked_share` of clicked pairs, the others synthetic ones of distinct items. All processes draw
+        the same ones, and each gets its share of the rows.
 
         Args:
             random_negatives: items of the whole catalogue, drawn alike, that come with each pair.
@@ -183,20 +177,22 @@ class TrainingData:
             texts = self.items.ids[rows]
             # A hidden token is padding in the middle: attention and pooling pass over it.
             hidden = self.random.random(texts.shape) < self.token_dropout
-            texts, segments = trim(np.where(hidden, 0, texts), self.items.segments[rows])
+            own = own_rows(len(keys))
+            own_items = own_rows(len(rows))
+            texts, segments = trim(np.where(hidden, 0, texts)[own_items], self.items.segments[rows[own_items]])
             batch = Batch(
-                queries=_long(*trim(queries)),
-                query_keys=torch.from_numpy(keys),
-                item_keys=_long(rows),
+                queries=_long(*trim(queries[own])),
+                query_keys=torch.from_numpy(keys[own]),
+                item_keys=_long(rows[own_items]),
                 texts=_long(texts),
                 segments=_long(segments),
             )
             if patch_table:
-                batch.patches, batch.has_picture = patch_table.sample(rows, self.random)
+                batch.patches, batch.has_picture = patch_table.sample(rows, self.random, own_items)
             if pixels and self.thumbnails:
-                batch.pixels, batch.has_picture = self._pixels(self.thumbnails, rows)
+                batch.pixels, batch.has_picture = self._pixels(self.thumbnails, rows, own_items)
             if known:
-                batch.labels = known.find(keys)
+                batch.labels = known.find(keys[own])
             yield batch
 
     def _hard_negatives(self) -> HardNegatives | None:
@@ -238,14 +234,16 @@ class TrainingData:
             found = sample(size, self.random)
         raise InputError("patience: too few queries to hold some of them out; unset it in the settings")
 
-    def _pixels(self, thumbnails: Thumbnails, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _pixels(self, thumbnails: Thumbnails, rows: np.ndarray, own: slice) -> tuple[Tensor, Tensor]:
         count = np.minimum(thumbnails.count[rows], MAXIMUM_FRAMES)
         picture = thumbnails.first[rows] + self.random.integers(0, np.maximum(count, 1))
+        picture, has = picture[own], count[own] > 0
         if not len(thumbnails.pixels):
             size = self.context.settings.pictures
-            return torch.zeros(len(rows), 3, size.height, size.width), torch.from_numpy(count > 0)
-        pixels = thumbnails.pixels[np.where(count > 0, picture, 0)]
-        return torch.from_numpy(augment(pixels, self.random)).float() / 255, torch.from_numpy(count > 0)
+            return torch.zeros(len(has), 3, size.height, size.width), torch.from_numpy(has)
+        chances = self.random.random((len(rows), 4))[own]
+        pixels = look(thumbnails.pixels[np.where(has, picture, 0)], chances)
+        return torch.from_numpy(pixels).float() / 255, torch.from_numpy(has)
 
     def describe(self, batch: Batch, pairs: int = 5) -> str:
         """The first pairs of a batch, for people: query → item id."""

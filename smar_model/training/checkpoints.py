@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoints, remove_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.stage import StageContext
+from smar_model.training.processes import rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +33,18 @@ class Checkpoints:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        random: np.random.Generator,
+        random_state: Mapping[str, Any],
         progress: Mapping[str, Any],
     ) -> None:
-        """Publish weights, optimiser, random generators and `progress` (JSON; with `step`) in place of earlier ones."""
+        """Publish weights, optimiser, random generators and `progress` (JSON; with `step`) in place of earlier ones.
+
+        Of several processes the first does; the others have the same state but for torch's generator (`seed_step`).
+
+        Args:
+            random_state: of the batches' generator, after the last one that was learned from.
+        """
+        if rank() != 0:
+            return
         earlier = self._published()
         attempt = Attempt(
             checkpoint_stage(self.context.stage.name), digest_json([self.context.key, self.phase, progress["step"]])
@@ -46,9 +55,9 @@ class Checkpoints:
             tensors |= {f"optimizer.{number}.{name}": value.clone() for name, value in of_parameter.items()}
         tensors["random.torch"] = torch.get_rng_state()
         if torch.cuda.is_available():
-            tensors |= {f"random.cuda.{n}": s for n, s in enumerate(torch.cuda.get_rng_state_all())}
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
         save_file({name: value.contiguous() for name, value in tensors.items()}, attempt.folder / "state.safetensors")
-        content = {"progress": progress, "random": random.bit_generator.state}
+        content = {"progress": progress, "random": random_state}
         (attempt.folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
         metrics = {"of": self.context.key, "phase": self.phase, "step": progress["step"]}
         attempt.publish(metrics=metrics, inputs={}, settings={})
@@ -73,7 +82,7 @@ class Checkpoints:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         torch.set_rng_state(tensors["random.torch"])
         if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(list(_below(tensors, "random.cuda.").values()))
+            torch.cuda.set_rng_state(tensors["random.cuda"])
         random.bit_generator.state = content["random"]
         return content["progress"]
 

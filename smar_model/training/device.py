@@ -1,12 +1,19 @@
-"""Where training runs, and from which seed."""
+"""Where training runs, in which precision, and from which seed."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def mixed_precision(precision: Literal["fp32", "bf16"]) -> torch.autocast:
+    """Within it `bf16` computes in bfloat16 what is safe in it; `fp32` changes nothing."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def seed_everything(seed: int, threads: int) -> None:

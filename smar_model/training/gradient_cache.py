@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from smar_model.training.batches import Batch
+from smar_model.training.processes import gather, processes, sum_gradients
 
 Embeddings = dict[str, Tensor]
 """What the losses see of a batch: embeddings, header logits, keys, labels; each with one row a pair."""
@@ -52,12 +52,12 @@ def backward(
     own = {name: torch.cat([e[name] for e in encoded]).detach() for name in encoded[0]}
     for value in own.values():
         value.requires_grad_(value.is_floating_point())
-    parts = objective(_gather(own))
+    parts = objective(gather(own))
     parts["loss"].backward()
     # What the objective itself holds (the temperature) has the whole batch's gradient in every process by now.
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad /= _processes()
+            parameter.grad /= processes()
     after = _random_state()
     start = 0
     for part, state, graph in zip(chunks, states, encoded, strict=True):
@@ -74,46 +74,15 @@ def backward(
                 gradients.append(gradient[rows])
         torch.autograd.backward(outputs, gradients)
     _set_random_state(after)
-    _sum_gradients(parameters)
+    sum_gradients(parameters)
     return {name: value.detach() for name, value in parts.items()}
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _gather(embeddings: Embeddings) -> Embeddings:
-    """The rows of all processes in the order of their ranks; this process's own carry gradient."""
-    if _processes() == 1:
-        return embeddings
-    gathered = {}
-    for name, value in embeddings.items():
-        rows = [torch.empty_like(value) for _ in range(_processes())]
-        dist.all_gather(rows, value.detach().contiguous())
-        rows[dist.get_rank()] = value
-        gathered[name] = torch.cat(rows)
-    return gathered
-
-
-def _sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """All in one message: the towers are small, and chunks leave nothing to overlap with."""
-    if _processes() == 1:
-        return
-    # One that no process used keeps no gradient, so that the optimiser passes over it as it does in one process.
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
-    dist.all_reduce(used, dist.ReduceOp.MAX)
-    parameters = [p for p, u in zip(parameters, used.tolist(), strict=True) if u]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    dist.all_reduce(flat)
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
-
-
 def _random_state() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else ())]
 
 
 def _set_random_state(state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
     if len(state) > 1:
-        torch.cuda.set_rng_state_all(state[1:])
+        torch.cuda.set_rng_state(state[1])

@@ -16,8 +16,11 @@ from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.checkpoints import Checkpoints
+from smar_model.training.device import mixed_precision
 from smar_model.training.gradient_cache import Embeddings, backward
 from smar_model.training.guards import FIRST_STEPS, Guards
+from smar_model.training.prefetch import prefetch
+from smar_model.training.processes import average_statistics, from_first, gather, rank, seed_step
 
 GRADIENT_NORM = 1.0
 HISTORY_POINTS = 60
@@ -65,6 +68,7 @@ def train(
     Raises:
         InputError: the training has gone wrong (`guards.py`); the step is named.
     """
+    training = context.settings.training
     trainable = [p for p in model.parameters() if p.requires_grad]
     # Biases, norms and single numbers are not decayed.
     groups = [
@@ -91,16 +95,23 @@ def train(
     first = done = progress["step"]
     patience = optimisation.patience or math.inf
     end = optimisation.steps if waiting["points"] < patience else first
-    curve = context.run.folder / f"{context.stage.name}.{phase}.jsonl"
+    curve = (context.run.folder if rank() == 0 else context.folder) / f"{context.stage.name}.{phase}.jsonl"
+
+    def encoded(step: int, batch: Batch) -> Embeddings:
+        with mixed_precision(training.precision):
+            embeddings = encode(step, batch)
+        return {name: value.float() if value.is_floating_point() else value for name, value in embeddings.items()}
+
     if not first:
         curve.unlink(missing_ok=True)
     started = last_report = last_saved = last_point = time.monotonic()
     before = progress["seconds"]
-    for step, batch in zip(range(first, end), batches, strict=False):
+    for step, (batch, random_state) in zip(range(first, end), prefetch(batches, data.random), strict=False):
         done = step + 1
         rate = learning_rate_at(step, optimisation)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        seed_step(training.seed, step)
         watched: dict[str, float] = {}
         is_look = done % min(stretch, LOOK_STEPS) == 0
 
@@ -112,19 +123,20 @@ def train(
                 watched |= guards.watch_embeddings(step, embeddings)
             return objective(step, embeddings)
 
-        parts = backward(batch, partial(encode, step), watched_objective, trainable, chunk=optimisation.chunk)
+        parts = backward(batch, partial(encoded, step), watched_objective, trainable, chunk=optimisation.chunk)
         guards.watch_loss(step, parts, partial(data.describe, batch))
         if is_look:
             watched |= guards.watch_gradients(step)
         torch.nn.utils.clip_grad_norm_(trainable, GRADIENT_NORM)
         optimizer.step()
+        average_statistics(model)
         values = {n: value.item() for n, value in parts.items()} | {f"watched/{n}": v for n, v in watched.items()}
         for name, value in values.items():
             total, count = sums.get(name, (0.0, 0))
             sums[name] = (total + value, count + 1)
         if done % stretch == 0 and held_out:
-            losses = _losses(model, held_out, lambda batch, step=step: objective(step, encode(step, batch)))  # type: ignore[misc]
-            _wait(waiting, losses)
+            losses = _losses(model, held_out, lambda batch, step=step: objective(step, gather(encoded(step, batch))))  # type: ignore[misc]
+            _wait(waiting, from_first(losses))
             sums["held_out"] = (losses["loss"], 1)
         now = time.monotonic()
         if done % stretch == 0:
@@ -144,12 +156,12 @@ def train(
                 f"{(optimisation.steps - done) / steps_per_second:.0f} s to go"
             )
         # The end of a phase that was worth saving is worth saving too: the stage may have another.
-        due = now - last_saved >= 60 * context.settings.training.checkpoint_minutes
+        due = now - last_saved >= 60 * training.checkpoint_minutes
         is_last = done == optimisation.steps or waiting["points"] >= patience
         if due or (progress["saved"] and is_last):
             last_saved = now
             progress |= {"step": done, "seconds": before + now - started, "saved": True}
-            checkpoints.save(model, optimizer, data.random, progress)
+            checkpoints.save(model, optimizer, random_state, progress)
         if is_last:
             break
     seconds = before + time.monotonic() - started

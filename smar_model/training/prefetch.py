@@ -19,13 +19,16 @@ def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[
     One is made ahead, in a thread, and for a GPU put into memory that it can copy from by itself.
     """
 
+    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
+
     def make() -> tuple[Batch | None, dict[str, Any]]:
         batch = next(batches, None)
-        if batch is not None and torch.cuda.is_available():
+        if batch is not None and gpu is not None:
+            torch.cuda.set_device(gpu)  # a thread begins on the first one
             for column in fields(batch):
                 if (value := getattr(batch, column.name)) is not None:
                     setattr(batch, column.name, value.pin_memory())
-        return batch, random.bit_generator.state
+        return batch, dict(random.bit_generator.state)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         coming = thread.submit(make)

@@ -18,20 +18,28 @@ def begin(context: StageContext, *, network: Network | None = None) -> Retrieval
     settings = context.settings
     seed_everything(settings.training.seed, settings.training.threads)
     tokenizer_file = context.input("train-tokenizer").file("tokenizer.json")
-    return new_model(
+    model = new_model(
         network or settings.network,
         vocabulary=load_tokenizer(tokenizer_file).get_vocab_size(),
         query_length=settings.tokenizer.query_length,
         item_length=settings.tokenizer.item_length,
         pictures=settings.pictures,
-    ).to(device())
+    )
+    return _ready(context, model)
 
 
 def continue_from(context: StageContext, folder: Path) -> RetrievalModel:
     """The model that an earlier stage, or an earlier run, published."""
     settings = context.settings
     seed_everything(settings.training.seed + 1, settings.training.threads)
-    return load_model(folder).to(device())
+    return _ready(context, load_model(folder))
+
+
+def _ready(context: StageContext, model: RetrievalModel) -> RetrievalModel:
+    if context.settings.training.compile:
+        for part in model.children():
+            part.compile(dynamic=True)  # lengths differ from batch to batch
+    return model.to(device())
 
 
 def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:

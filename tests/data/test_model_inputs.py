@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from smar_model.data.catalogue import augment, picture_view, read_catalogue, read_thumbnails
+from smar_model.data.catalogue import look, picture_view, read_catalogue, read_thumbnails
 from smar_model.data.text_tokens import encode_items, encode_queries, pad, trim
 from tests.tiny_shop import draw_picture, write_rows
 
@@ -68,7 +68,7 @@ def test_padding_and_trimming(tokenizer: Tokenizer) -> None:
 def test_augmentation_keeps_shape_and_colour() -> None:
     red = np.zeros((5, 3, 20, 16), np.uint8)
     red[:, 0] = 180
-    seen = augment(red, np.random.default_rng(0))
+    seen = look(red, np.random.default_rng(0).random((5, 4)))
     assert seen.shape == red.shape
     assert seen.dtype == np.uint8
     assert (seen[:, 1:] == 0).all(), "a red product stays red"

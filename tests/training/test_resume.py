@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
 from smar_model.stages import STAGES
 from smar_model.training import loop
-from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
+from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run
 
 STEPS = {"steps": 12, "batch": 16, "learning_rate": 0.003}
 TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
@@ -24,13 +26,13 @@ class Stopped(Exception):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    folder = tmp_path_factory.mktemp("resume")
+def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = shutil.copytree(tiny_data, tmp_path_factory.mktemp("resume"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "var"))
         training = {"adapt_vision": STEPS, "pretrain": STEPS | {"patience": 50}, "finetune": STEPS}
         training |= {"checkpoint_minutes": 0}
-        run = tiny_run(write_tiny_shop(folder / "shop"), training=training, network={"dropout": 0.2})
+        run = tiny_run(folder / "shop", training=training, network={"dropout": 0.2})
         run_stages(run, *DATA_STAGES, *STAGES_RUN)
         yield run
 

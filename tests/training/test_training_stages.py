@@ -125,7 +125,7 @@ OTHERS: dict[str, dict] = {
     "text-only": {"network": {"variant": "text_only"}},
     "query-heads": {"network": {"variant": "dpsr"}},
     "reranker": {"network": {"variant": "beyond_text_rerank"}},
-    "soft": {"network": {"routing": "soft", "item_confidence": True, "frames": 2}},
+    "soft": {"network": {"routing": "soft", "item_confidence": True, "frames": 2}, "precision": "bf16"},
     "per-pair": {"modality_weighting": "per_pair", "pretrain": FEW | {"random_negatives": 2, "chunk": 3}},
     "per-department": {"modality_weighting": "per_department"},
 }
