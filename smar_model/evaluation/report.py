@@ -27,11 +27,11 @@ _TABLE_METRICS = {**METRIC_NAMES, "mrr": "MRR"}
 _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
 _NOT_LOSSES = ("learning_rate", "scale")
 _WAYS = {
-    "multimodal_over_text": "S_m for every query, against S_t for every query",
-    "hard_over_text": "hard routing, against S_t for every query",
-    "hard_over_multimodal": "hard routing, against S_m for every query",
-    "soft_over_text": "soft routing, against S_t for every query",
-    "soft_over_multimodal": "soft routing, against S_m for every query",
+    "multimodal_over_text": "pictures for all",
+    "hard_over_text": "hard routing",
+    "soft_over_text": "soft routing",
+    "hard_over_multimodal": "hard routing",
+    "soft_over_multimodal": "soft routing",
 }
 """Comparisons of `routing_quality`, in words."""
 
