@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 
 def device() -> torch.device:
@@ -14,6 +15,12 @@ def device() -> torch.device:
 def mixed_precision(precision: Literal["fp32", "bf16"]) -> torch.autocast:
     """Within it `bf16` computes in bfloat16 what is safe in it; `fp32` changes nothing."""
     return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Compile what the model consists of, in place: its weights keep their names."""
+    for part in model.children():
+        part.compile(dynamic=True)  # lengths differ from batch to batch
 
 
 def seed_everything(seed: int, threads: int) -> None:

@@ -10,7 +10,7 @@ from smar_model.data.text_tokens import load_tokenizer
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
 from smar_model.settings import Network
-from smar_model.training.device import device, seed_everything
+from smar_model.training.device import compile_parts, device, seed_everything
 
 
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:
@@ -37,8 +37,7 @@ def continue_from(context: StageContext, folder: Path) -> RetrievalModel:
 
 def _ready(context: StageContext, model: RetrievalModel) -> RetrievalModel:
     if context.settings.training.compile:
-        for part in model.children():
-            part.compile(dynamic=True)  # lengths differ from batch to batch
+        compile_parts(model)
     return model.to(device())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import pytest
 import torch
 
-from smar_model.training.device import mixed_precision
+from smar_model.training.device import compile_parts, mixed_precision
 from smar_model.training.pair_embeddings import encode_pairs
 from tests.network.small_models import small_batch, small_model
 
@@ -24,3 +28,28 @@ def test_bf16_computes_in_bfloat16_and_stays_near() -> None:
     for name in ("queries", "texts", "images", "multimodal"):
         apart = (rounded[name].float() - exact[name]).abs().max()
         assert 0 < apart < 0.05, name
+
+
+def test_compiled_towers_give_the_same_figures_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured as for the compiler; generating C++ from that would take two minutes."""
+    captured: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        captured.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    plain, compiled = small_model().train(), small_model().train()
+    compile_parts(compiled)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for pairs in (7, 9):
+        found = []
+        for model in (plain, compiled):
+            embeddings = encode_pairs(model, small_batch(model, pairs), pictures=True)
+            model.zero_grad()
+            sum(value.square().sum(0).max() for value in embeddings.values() if value.requires_grad).backward()
+            found.append(embeddings | {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        assert found[0].keys() == found[1].keys()
+        for name, value in found[0].items():
+            torch.testing.assert_close(found[1][name], value, atol=1e-5, rtol=1e-4)
+    assert len(captured) > 5
