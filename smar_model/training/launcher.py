@@ -57,8 +57,8 @@ def run_together(stage: Stage, run: Run) -> None:
     is_gpu = torch.cuda.is_available()
     if is_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
         if rank() == 0:
             run_stage(stage, run, announce=from_first)
         elif key := from_first(None):
