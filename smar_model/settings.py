@@ -222,6 +222,8 @@ class VisionEncoder(Section):
     """Take the weights that belong to the name, from the folder or from those already on this machine."""
     adapted: bool | None = None
     """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
+    colours: bool | None = None
+    """Whether patch tokens come with each patch's histogram of colours; unset: as the variant has it."""
     trained: Trained = "locked"
     """How much of an adapted encoder is trained further: nothing, which lets each picture be encoded once; its last
     blocks (adapt-vision then trains no others either); all."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -72,9 +73,10 @@ class PictureEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: Any, height: int, width: int) -> None:
+    def __init__(self, encoder: Any, height: int, width: int, *, colours: bool = False) -> None:
+        """`colours`: each patch's histogram of colours (`colour_histograms`) stands beside what the encoder says of it."""
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.colours = encoder, colours
         # Saved with the weights: an encoder from a folder may come with a normalisation of its own.
         self.register_buffer("mean", torch.tensor(encoder.pretrained_cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.pretrained_cfg["std"]).view(1, 3, 1, 1))
@@ -86,10 +88,30 @@ class PictureEncoder(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         states = self.encoder.forward_features((pictures - self.mean) / self.std)
+        if self.colours:
+            if states.ndim != 4:
+                raise ValueError("network.vision.colours needs an encoder whose last features are a map (B, C, H, W)")
+            states = torch.cat([states, colour_histograms(pictures, states.shape[2], states.shape[3])], dim=1)
         return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
 
 
-def make_picture_encoder(network: Network, *, architecture: str | None, height: int, width: int) -> PictureEncoder:
+def colour_histograms(pictures: Tensor, rows: int, columns: int) -> Tensor:
+    """Share of each of 27 colours in each field of a grid: pictures (B, 3, H, W), 0–1 → (B, 27, rows, columns).
+
+    The colours are black, half and full of red, green and blue, in all combinations; a pixel counts for those around it, the more
+    the nearer. Square roots, so that a colour of few pixels is seen too. Nothing of it is learned.
+    """
+    levels = torch.tensor([0.0, 0.5, 1.0], device=pictures.device)
+    near = (1 - 2 * (pictures.unsqueeze(2) - levels.view(1, 1, -1, 1, 1)).abs()).clamp(min=0)  # (B, 3, 3, H, W)
+    red, green, blue = near.unbind(1)
+    pairs = (red.unsqueeze(2) * green.unsqueeze(1)).flatten(1, 2)
+    colours = (pairs.unsqueeze(2) * blue.unsqueeze(1)).flatten(1, 2)
+    return F.adaptive_avg_pool2d(colours, (rows, columns)).sqrt()
+
+
+def make_picture_encoder(
+    network: Network, *, architecture: str | None, height: int, width: int, colours: bool = False
+) -> PictureEncoder:
     """Build the encoder that settings name; with `architecture`, without looking for pretrained weights.
 
     Raises:
@@ -103,7 +125,7 @@ def make_picture_encoder(network: Network, *, architecture: str | None, height: 
             encoder = timm.create_model(
                 network.vision.name, pretrained=network.vision.pretrained, num_classes=0, **options
             )
-        return PictureEncoder(encoder, height, width)
+        return PictureEncoder(encoder, height, width, colours=colours)
     except Exception as error:
         raise InputError(
             f"network.vision.name {network.vision.name!r} (options {options}) at {width}×{height} pixels: {error}"
@@ -166,6 +188,7 @@ class RetrievalModel(nn.Module):
                 architecture=None if load_pretrained else shape.vision_encoder,
                 height=shape.picture_height,
                 width=shape.picture_width,
+                colours=self.variant.colours,
             )
             if network.vision.trained == "partly":
                 train_part(self.vision.encoder, "partly", network.vision.last_blocks)

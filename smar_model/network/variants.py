@@ -19,6 +19,8 @@ class Variant:
     adapted: bool = False
     """The vision encoder is prepared by adapt-vision, then locked, and every picture is encoded once. Otherwise it is
     trained from its beginning inside the network, through the network's own losses ("end to end")."""
+    colours: bool = False
+    """The encoder's patch tokens come with each patch's histogram of colours."""
     text_loss: bool = True
     image_loss: bool = False
     multimodal_loss: bool = True
@@ -94,6 +96,7 @@ def find_variant(network: Network) -> Variant:
         "routing": network.routing,
         "item_confidence": network.item_confidence,
         "adapted": network.vision.adapted,
+        "colours": network.vision.colours,
     }
     return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})
 
@@ -103,6 +106,7 @@ def switched_parts(variant: Variant) -> str:
     parts = {
         f"{variant.fusion}": variant.fusion is not None,
         "adapted encoder" if variant.adapted else "encoder trained inside": variant.fusion is not None,
+        "colour histograms": variant.colours,
         " + ".join(name for name, learned in zip(("L_t", "L_i", "L_m"), variant.losses, strict=True) if learned): True,
         f"{variant.routing} gate": variant.routing != "none",
         "item confidence": variant.item_confidence,
