@@ -30,6 +30,7 @@ from smar_model.lake.json_lines import is_json_lines, read_json_lines
 from smar_model.lake.shop_inputs import ShopInputs
 
 CLICK_GRADE, ORDER_GRADE = 1, 2
+SYNTHETIC_QUERIES, SYNTHETIC_WORDS = 4, 5
 VISUAL_SHARE = 0.5
 """Without truth, a query is visual when at least this share of its clicks is on items of visual departments."""
 
@@ -53,6 +54,29 @@ class EvaluationSet:
     graded: Relevance
     counts: dict[str, int]
     """What was read, left out and kept."""
+
+    def followed_by(self, other: EvaluationSet) -> EvaluationSet:
+        """These queries, then the other's; basis and counts are of these."""
+        own, further = (
+            [
+                getattr(queries, name)
+                for name in ("query_ids", "queries", "clusters", "is_visual", "departments", "targets")
+            ]
+            for queries in (self, other)
+        )
+        ids, texts, clusters, visual, departments, targets = map(np.concatenate, zip(own, further, strict=True))
+        return EvaluationSet(
+            basis=self.basis,
+            query_ids=ids,
+            queries=texts,
+            clusters=clusters,
+            is_visual=visual,
+            departments=departments,
+            targets=targets,
+            found=self.found.followed_by(other.found),
+            graded=self.graded.followed_by(other.graded),
+            counts=self.counts,
+        )
 
     def segments(self) -> dict[str, np.ndarray]:
         """Name → (Q,) bool."""
@@ -105,6 +129,38 @@ def build_evaluation_set(
         requests = requests.iloc[np.sort(kept)]
     counts["queries"] = len(requests)
     return build(requests.reset_index(drop=True), counts, shop, clicks, catalogue, is_visual)
+
+
+def synthetic_evaluation_set(
+    catalogue: pd.DataFrame, rows: np.ndarray, *, visual_departments: Iterable[str], seed: int
+) -> EvaluationSet:
+    """Queries as pretraining makes them, for the items in the given rows of the catalogue: random parts of their titles
+    (Qiu et al. 2022, arXiv 2208.06150), SYNTHETIC_QUERIES an item, each of at most SYNTHETIC_WORDS words. Right is that item."""
+    random = np.random.default_rng(seed)
+    texts, targets = [], []
+    for row, title in zip(rows, catalogue["title"].iloc[rows], strict=True):
+        words = normalise_query(title).split()
+        for _ in range(SYNTHETIC_QUERIES if words else 0):
+            length = int(random.integers(1, min(SYNTHETIC_WORDS, len(words)) + 1))
+            start = int(random.integers(0, len(words) - length + 1))
+            texts.append(" ".join(words[start : start + length]))
+            targets.append(row)
+    wanted = np.array(targets, dtype=np.int64)
+    item_ids = catalogue["item_id"].to_numpy(object)[wanted]
+    departments = catalogue["department"].to_numpy(object)[wanted]
+    found = Relevance.from_targets(wanted, items=len(catalogue))
+    return EvaluationSet(
+        basis="truth",
+        query_ids=np.array([f"synthetic:{number}" for number in range(len(texts))], dtype=object),
+        queries=np.array(texts, dtype=object),
+        clusters=item_ids,
+        is_visual=np.isin(departments, list(visual_departments)),
+        departments=departments,
+        targets=wanted,
+        found=found,
+        graded=found,
+        counts={},
+    )
 
 
 def _in_words(counts: dict[str, int]) -> str:

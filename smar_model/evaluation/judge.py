@@ -2,6 +2,7 @@
 
 Output: the table `comparison_results`, one row a model and query. A comparison keeps queries and items out of training
 (`settings.segments.novel_bucket`); those and the ones that no training click has are novel. All items are searched.
+Beside the log's queries stand synthetic ones for the items kept out, in a segment of their own: how far they foretell the others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from smar_model.data.catalogue import read_catalogue
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
-from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
+from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, synthetic_evaluation_set
 from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import judge
 from smar_model.lake.artifacts import Artifact
@@ -40,11 +41,13 @@ METRICS = tuple(
 NOVEL = "novel"
 """The segment on which rows are compared: novel queries, all items."""
 
+SYNTHETIC = "synthetic_query_novel_item"
+"""Of queries that nobody typed."""
 TIERS = ("head", "torso", "tail", "once")
 TITLES = ("rich", "sparse", "misleading", "foreign")
 ORDER = (
     *("all", "seen_query_seen_item", "seen_query_novel_item", "novel_query_seen_item", "novel_query_novel_item"),
-    *(f"query_{tier}" for tier in TIERS),
+    *(SYNTHETIC, *(f"query_{tier}" for tier in TIERS)),
     *(NOVEL, "fashion", "not_fashion"),
     *(f"title_{kind}" for kind in TITLES),
     *("no_picture", "uninformative_picture", "informative_picture", "also_synthetic", "not_synthetic"),
@@ -126,14 +129,29 @@ def _judge(
         seed=settings.evaluation.seed,
     )
     segments = _segments(context, queries, catalogue, trained)
+    kept_out = in_novel_bucket("item", catalogue["item_id"].tolist(), settings.segments.novel_bucket)
+    if queries.basis == "truth" and kept_out.any():
+        synthetic = synthetic_evaluation_set(
+            catalogue,
+            np.flatnonzero(kept_out),
+            visual_departments=settings.shop.visual_departments,
+            seed=settings.evaluation.seed,
+        )
+        queries = queries.followed_by(synthetic)
+        is_synthetic = np.arange(len(queries.queries)) >= len(segments["all"])
+        segments = {
+            **{name: np.append(inside, np.zeros(is_synthetic.sum(), dtype=bool)) for name, inside in segments.items()},
+            SYNTHETIC: is_synthetic,
+        }
     distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
-    context.report(f"{len(queries.queries):,} queries, {int(segments[NOVEL].sum()):,} of them novel")
+    count = int(segments["all"].sum())
+    context.report(f"{count:,} queries, {int(segments[NOVEL].sum()):,} of them novel")
     results = {
         name: measure(r.take(place), queries) for name, r in answers(catalogue, trained, distinct.tolist()).items()
     }
     _write(context, queries, segments, results)
-    flat = {f"{name}_{m}": float(v[m].mean()) for name, v in results.items() for m in METRICS}
-    return {"basis": queries.basis, "queries": len(queries.queries), **queries.counts, **flat}
+    flat = {f"{name}_{m}": float(v[m][segments["all"]].mean()) for name, v in results.items() for m in METRICS}
+    return {"basis": queries.basis, "queries": count, **queries.counts, **flat}
 
 
 def measure(ranking: Ranking, queries: EvaluationSet) -> dict[str, np.ndarray]:

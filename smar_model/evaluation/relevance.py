@@ -46,6 +46,16 @@ class Relevance:
             grades=np.concatenate([grades for _, grades in kept]).astype(np.float64),
         )
 
+    def followed_by(self, other: Relevance) -> Relevance:
+        """These queries, then the other's."""
+        return Relevance(
+            items=self.items,
+            set_of_query=np.concatenate([self.set_of_query, other.set_of_query + len(self.starts) - 1]),
+            starts=np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
+            rows=np.concatenate([self.rows, other.rows]),
+            grades=np.concatenate([self.grades, other.grades]),
+        )
+
     @classmethod
     def from_targets(cls, targets: np.ndarray, *, items: int) -> Relevance:
         """One relevant item a query: (Q,) rows."""

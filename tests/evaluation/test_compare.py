@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from smar_model.errors import InputError
 from smar_model.evaluation import compare
 from smar_model.evaluation.compare import current_rows, find_steps, measure_missing
 from smar_model.evaluation.comparison import Bench, load_bench
-from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, read_results
+from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
+from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
 from smar_model.lake.artifacts import Attempt, load_artifact
@@ -228,11 +230,13 @@ def test_figures_come_from_each_querys_values(measured: Bench) -> None:
     table = pq.read_table(artifact.file("comparison_results/model.parquet")).to_pylist()
     results = read_results(artifact, MODEL)
     assert sorted(r["query_id"] for r in table) == results.query_ids.tolist()
+    log = [r for r in table if "all" in r["segments"]]
+    assert 0 < len(log) < len(table)
     for k in (10, 50, 100):
-        found = [r["target_rank"] is not None and r["target_rank"] <= k for r in table]
+        found = [r["target_rank"] is not None and r["target_rank"] <= k for r in log]
         assert row.metrics["all"][f"target_recall_at_{k}"][0] == pytest.approx(np.mean(found), abs=1e-5)
         expected = [2 * hit / k / (1 + 1 / k) for hit in found]
-        assert [r[f"target_f1_at_{k}"] for r in table] == pytest.approx(expected)
+        assert [r[f"target_f1_at_{k}"] for r in log] == pytest.approx(expected)
     assert [r["target_mrr"] for r in table] == pytest.approx([1 / (r["target_rank"] or np.inf) for r in table])
     for segment, figures in row.metrics.items():
         inside = [r for r in table if segment in r["segments"]]
@@ -259,12 +263,25 @@ def test_novel_queries_and_items_are_those_that_training_never_saw(measured: Ben
     seen = {(q, i) for q, i in seen if q not in held_out["query"] and i not in held_out["item"]}
     assert held_out["query"] and held_out["item"]
     queries, items = {q for q, _ in seen}, {i for _, i in seen}
-    for r in table:
+    for r in (r for r in table if SYNTHETIC not in r["segments"]):
         assert (NOVEL in r["segments"]) == (r["query"] not in queries)
         kinds = ("seen" if r["query"] in queries else "novel", "seen" if r["cluster"] in items else "novel")
         assert [s for s in r["segments"] if s.endswith("_item")] == ["{}_query_{}_item".format(*kinds)]
         if r["query"] in queries:
             assert not {"fashion", "not_fashion", "title_rich"} & set(r["segments"])
+
+
+def test_synthetic_queries_are_parts_of_the_titles_of_items_kept_out(measured: Bench) -> None:
+    row = next(row for row in current_rows(measured) if row.name == "text_only")
+    table = pq.read_table(load_artifact(row.stage, row.key).file("comparison_results/model.parquet")).to_pylist()
+    synthetic = [r for r in table if SYNTHETIC in r["segments"]]
+    titles = {item["item_id"]: normalise_query(item["title"]) for item in tiny_items()}
+    kept_out = {item for item in titles if in_novel_bucket("item", [item], NOVEL_BUCKET)[0]}
+    assert Counter(r["cluster"] for r in synthetic) == dict.fromkeys(kept_out, SYNTHETIC_QUERIES)
+    for r in synthetic:
+        assert r["segments"] == [SYNTHETIC]
+        assert f" {r['query']} " in f" {titles[r['cluster']]} "
+    assert row.metrics[SYNTHETIC]["n"] == len(synthetic)
 
 
 def test_the_page_says_what_was_measured(measured: Bench) -> None:
