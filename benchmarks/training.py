@@ -245,11 +245,7 @@ def bare_loop(
     """What training needs and nothing else, over batches that lie in memory."""
     ready = list(batches)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optimisation.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = loop.make_optimizer(trainable, optimisation)
     model.train()
     for step, batch in enumerate(ready):
         for group in optimizer.param_groups:

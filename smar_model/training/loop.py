@@ -40,6 +40,15 @@ def learning_rate_at(step: int, optimisation: Optimisation) -> float:
     return optimisation.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
 
 
+def make_optimizer(trainable: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> torch.optim.AdamW:
+    """AdamW that decays neither biases nor norms nor single numbers."""
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optimisation.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
 def train(
     model: torch.nn.Module,
     data: TrainingData,
@@ -70,12 +79,7 @@ def train(
     """
     training = context.settings.training
     trainable = [p for p in model.parameters() if p.requires_grad]
-    # Biases, norms and single numbers are not decayed.
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optimisation.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = make_optimizer(trainable, optimisation)
     model.train()
     checkpoints = Checkpoints(context=context, phase=phase)
     guards = Guards(
