@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Fusion = Literal["cross_attention", "concat", "linear", "weighted_sum", "mlp", "beyond_text", "mixture", "image"]
+ImageTower = Literal["transformer", "placed"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
 SharedStage = Literal["adapt-vision", "pretrain", "finetune", "train-text-only"]
@@ -222,8 +223,9 @@ class VisionEncoder(Section):
     """Take the weights that belong to the name, from the folder or from those already on this machine."""
     adapted: bool | None = None
     """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
-    colours: bool | None = None
-    """Whether patch tokens come with each patch's histogram of colours; unset: as the variant has it."""
+    descriptors: bool | None = None
+    """Whether pictures are read by fixed histograms of colours and edges in the place of this encoder; unset: as the variant
+    has it. With pretrained weights, or a GPU to adapt an encoder with: false."""
     trained: Trained = "locked"
     """How much of an adapted encoder is trained further: nothing, which lets each picture be encoded once; its last
     blocks (adapt-vision then trains no others either); all."""
@@ -243,7 +245,10 @@ class Network(Section):
     text: TextEncoder = TextEncoder()
     vision: VisionEncoder = VisionEncoder(options={"output_stride": 16})
     """The default learns fastest from scratch among timm's small ones; the stride gives 12 patches a thumbnail."""
+    image_tower: ImageTower | None = None
+    """`transformer` is SMAR's; `placed`: a small network over all places of a picture at once; unset: as the variant has it."""
     image_layers: Annotated[int, Field(ge=0)] = 1
+    """Of the transformer."""
     dropout: Share = 0.0
     """Inside the transformers; on a CPU it costs a quarter of the time, and hidden tokens regularise as well."""
     frames: Annotated[int, Field(ge=1, le=4)] = 1
@@ -291,6 +296,8 @@ class VisionAdaptation(Optimisation):
 
     text_weight: Annotated[float, Field(ge=0)] = 1.0
     """Contrast of a picture and the query that belongs to it."""
+    naming_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Words of that query, named from the picture among all words of the vocabulary by a linear head that is thrown away after."""
     view_weight: Annotated[float, Field(ge=0)] = 0.3
     """Contrast of two augmented views of a picture: one more forward pass of the encoder, a third of a step's time. At equal
     time it finds more, and keeps colours that queries and categories alone let go (`docs/vision.md`)."""
@@ -299,8 +306,8 @@ class VisionAdaptation(Optimisation):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> VisionAdaptation:
-        if not (self.text_weight or self.view_weight or self.category_weight):
-            raise ValueError("one of text_weight, view_weight and category_weight must be above 0")
+        if not (self.text_weight or self.naming_weight or self.view_weight or self.category_weight):
+            raise ValueError("one of text_weight, naming_weight, view_weight and category_weight must be above 0")
         return self
 
 

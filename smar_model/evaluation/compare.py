@@ -174,7 +174,8 @@ def _read_timing(bench: Bench) -> dict[str, Any]:
 
 
 def _probe_digest(bench: Bench, name: str) -> str:
-    return digest_json([bench.digest(name, seed=0, steps={}), bench.comparison.seconds, bench.comparison.shares])[:16]
+    shares = bench.comparison.rows[name].shares or bench.comparison.shares
+    return digest_json([bench.digest(name, seed=0, steps={}), bench.comparison.seconds, shares])[:16]
 
 
 def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -228,7 +229,8 @@ def _steps(comparison: Comparison, name: str, timing: Mapping[str, Any]) -> dict
     if vision and "adapt_vision" in timing[vision]["steps"]:
         steps["adapt_vision"] = timing[vision]["steps"]["adapt_vision"]
         left -= steps["adapt_vision"] * per_step["adapt_vision"]
-    shares = {stage: comparison.shares.get(stage, 0.0) for stage in per_step if stage not in steps}
+    wanted = comparison.rows[name].shares or comparison.shares
+    shares = {stage: wanted.get(stage, 0.0) for stage in per_step if stage not in steps}
     for stage, share in shares.items():
         steps[stage] = max(1, int(left * share / sum(shares.values()) / per_step[stage]))
     if left <= 0:

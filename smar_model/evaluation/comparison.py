@@ -38,7 +38,8 @@ class Row(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     """What differs from the comparison's settings."""
     seeds: tuple[int, ...] | None = None
-    """Instead of the comparison's."""
+    """Instead of the comparison's; so is `shares`."""
+    shares: dict[str, Share] | None = None
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Row:
@@ -87,7 +88,8 @@ class Comparison(Section):
         named += [name for pair in self.pairs for name in (pair.first, pair.second)]
         if unknown := sorted({name for name in named if name is not None} - set(rows)):
             raise ValueError(f"no row is named {unknown[0]!r}")
-        if strange := sorted(set(self.shares) - {section(stage) for stage in TRAINED}):
+        shares = set(self.shares).union(*(row.shares or () for row in rows.values()))
+        if strange := sorted(shares - {section(stage) for stage in TRAINED}):
             raise ValueError(f"shares.{strange[0]}: no such training stage")
         return self
 

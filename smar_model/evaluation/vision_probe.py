@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from smar_model.data.catalogue import decode_thumbnail
 from smar_model.data.training_pairs import in_novel_bucket
@@ -95,13 +95,13 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
     """
     settings = run.settings
     adapted = load_model(run.output("adapt-vision").folder / "model")
-    if not adapted.variant.adapted:
+    if not isinstance(getattr(adapted, "vision", None), PictureEncoder) or not adapted.variant.adapted:
         raise InputError(
             f"run {run.name}: variant {settings.network.variant!r} adapts no vision encoder; nothing to probe, choose a run of "
-            "another variant"
+            "another variant, or set network.vision.descriptors to false"
         )
     products = read_products(run)
-    encoders: dict[str, Callable[[], tuple[PictureEncoder, Size | None]]] = {
+    encoders: dict[str, Callable[[], tuple[nn.Module, Size | None]]] = {
         "unadapted": lambda: (unadapted_model(run, adapted).vision, None),
         "adapted": lambda: (adapted.vision, None),
     }
@@ -219,7 +219,7 @@ def generic_encoder(folder: Path) -> tuple[PictureEncoder, Size]:
 
 
 @torch.no_grad()
-def encode(encoder: PictureEncoder, pixels: np.ndarray, *, size: Size | None = None) -> np.ndarray:
+def encode(encoder: nn.Module, pixels: np.ndarray, *, size: Size | None = None) -> np.ndarray:
     """Mean of each picture's patch tokens: (N, 3, H, W) uint8 → (N, C); enlarged to `size` first, where given."""
     encoder = encoder.to(device()).eval()
     parts = []

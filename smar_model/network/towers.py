@@ -131,6 +131,7 @@ class ImageTower(nn.Module):
         self, *, channels: int, patches: int, frames: int, width: int, heads: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
+        self.places = patches
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, width)
         self.positions = nn.Parameter(torch.randn(patches, width) * 0.02)
@@ -139,7 +140,7 @@ class ImageTower(nn.Module):
         self.transformer = transformer(width, heads, layers, dropout) if layers else None
 
     def forward(self, patches: Tensor, has_picture: Tensor) -> Tensor:
-        mask = places_with_pictures(has_picture, patches.shape[-2])
+        mask = places_with_pictures(has_picture, self.places)
         if patches.ndim == 3:
             patches, has_picture = patches[:, None], has_picture[:, None]
         states = torch.where(has_picture[..., None, None], self.project(self.norm(patches)), self.no_picture)
@@ -151,6 +152,39 @@ class ImageTower(nn.Module):
         if self.transformer is None:
             return states
         return self.transformer(states, src_key_padding_mask=None if mask is None else ~mask)
+
+
+class PlacedImageTower(nn.Module):
+    """Patch tokens to one state that knows where each stands: (B, P, C) → (B, 1, W), of up to F frames (B, F, P, C) → (B, F, W).
+
+    Pictures of a shop show a product in one pose, in the middle: a small network over all places at once reads them from far fewer
+    pictures than attention does, which must first learn what places mean (`docs/vision.md`). As in ImageTower an item without a
+    picture gets a learned state, and all frames but the first carry an embedding.
+    """
+
+    places = 1
+
+    def __init__(self, *, channels: int, patches: int, frames: int, width: int, dropout: float) -> None:
+        super().__init__()
+        inside = 4 * width
+        self.layers = nn.Sequential(
+            nn.Linear(patches * channels, inside),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(inside, width),
+            nn.LayerNorm(width),
+        )
+        self.no_picture = nn.Parameter(torch.randn(width) * 0.02)
+        self.further_frames = nn.Parameter(torch.zeros(frames - 1, width)) if frames > 1 else None
+
+    def forward(self, patches: Tensor, has_picture: Tensor) -> Tensor:
+        if patches.ndim == 3:
+            patches, has_picture = patches[:, None], has_picture[:, None]
+        states = torch.where(has_picture[..., None], self.layers(patches.flatten(2)), self.no_picture)  # (B, F, W)
+        if self.further_frames is not None and states.shape[1] > 1:
+            later = states[:, 1:] + self.further_frames[: states.shape[1] - 1]
+            states = torch.cat([states[:, :1], later], dim=1)
+        return states
 
 
 def places_with_pictures(has_picture: Tensor, patches: int) -> Tensor | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from smar_model.errors import InputError
-from smar_model.settings import Fusion, Network, Routing
+from smar_model.settings import Fusion, ImageTower, Network, Routing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +19,11 @@ class Variant:
     adapted: bool = False
     """The vision encoder is prepared by adapt-vision, then locked, and every picture is encoded once. Otherwise it is
     trained from its beginning inside the network, through the network's own losses ("end to end")."""
-    colours: bool = False
-    """The encoder's patch tokens come with each patch's histogram of colours."""
+    descriptors: bool = False
+    """Pictures are read by histograms of colours and edges (`network/descriptors.py`) in the place of an encoder; what
+    adapt-vision prepares is then the image tower alone."""
+    image_tower: ImageTower = "transformer"
+    """`placed`: a small network over all places of the picture at once."""
     text_loss: bool = True
     image_loss: bool = False
     multimodal_loss: bool = True
@@ -51,7 +54,7 @@ _BEYOND_TEXT = Variant(
 _TEXT_ONLY = Variant(summary="DPSR in softmax form", multimodal_loss=False)
 
 VARIANTS = {
-    "default": replace(_SMAR, summary="Ours", adapted=True),
+    "default": replace(_SMAR, summary="Ours", fusion="mlp", adapted=True, descriptors=True, image_tower="placed"),
     "dpsr": replace(
         _TEXT_ONLY,
         summary="DPSR as published (arXiv 2006.02282): query heads, hinge, random and batch negatives",
@@ -62,6 +65,7 @@ VARIANTS = {
     "text_only": _TEXT_ONLY,
     "image_only": Variant(summary="DPSR-i: the picture alone", fusion="image", adapted=True, text_loss=False),
     "smar": _SMAR,
+    "smar_adapted": replace(_SMAR, summary="SMAR on the adapted vision encoder", adapted=True),
     "smar_nc": replace(_SMAR, summary="SMAR without cross-attention: pooled states, one linear map", fusion="linear"),
     "smar_ni": replace(_SMAR, summary="SMAR without the image loss", image_loss=False),
     "smar_nt": replace(_SMAR, summary="SMAR without the text loss", text_loss=False),
@@ -96,7 +100,8 @@ def find_variant(network: Network) -> Variant:
         "routing": network.routing,
         "item_confidence": network.item_confidence,
         "adapted": network.vision.adapted,
-        "colours": network.vision.colours,
+        "descriptors": network.vision.descriptors,
+        "image_tower": network.image_tower,
     }
     return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})
 
@@ -105,8 +110,12 @@ def switched_parts(variant: Variant) -> str:
     """What a variant switches, in one line."""
     parts = {
         f"{variant.fusion}": variant.fusion is not None,
-        "adapted encoder" if variant.adapted else "encoder trained inside": variant.fusion is not None,
-        "colour histograms": variant.colours,
+        "descriptors"
+        if variant.descriptors
+        else "adapted encoder"
+        if variant.adapted
+        else "encoder trained inside": variant.fusion is not None,
+        "placed image tower": variant.image_tower == "placed",
         " + ".join(name for name, learned in zip(("L_t", "L_i", "L_m"), variant.losses, strict=True) if learned): True,
         f"{variant.routing} gate": variant.routing != "none",
         "item confidence": variant.item_confidence,

@@ -17,7 +17,6 @@ from smar_model.data.text_tokens import encode_items, load_tokenizer, trim
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model
-from smar_model.network.towers import places_with_pictures
 from smar_model.training.encode_pictures import encoder_digest
 
 BATCH = 256
@@ -76,7 +75,7 @@ def embed_catalogue(
                 patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
             both = (
                 *(states[owners], mask[owners], model.encode_images(patches, has)[0]),
-                places_with_pictures(has, patches.shape[-2]),
+                model.image_mask(has),
             )
             fused = torch.nn.functional.normalize(sum_by_item(model.fuse(*both), owners, len(ids)), dim=-1)
             if model.variant.item_confidence:

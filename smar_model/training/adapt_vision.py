@@ -1,8 +1,9 @@
 """Stage adapt-vision: the vision encoder meets this shop's products before any fusion (Beyond Text, stage 1).
 
-The encoder learns from what a shop has: what shoppers and sellers call the product in the picture (contrast of picture
-and query), the picture itself (contrast of two augmented views), and where the product stands in the catalogue (a
-category head, thrown away after). `docs/vision.md` says what each is worth.
+The encoder and the image tower learn from what a shop has: what shoppers and sellers call the product in the picture (contrast of
+picture and query; or the query's words named from the picture, all words of the vocabulary against each other), the picture
+itself (contrast of two augmented views), and where the product stands in the catalogue. The heads that name words and
+categories are thrown away after. `docs/vision.md` says what each is worth.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 
 from smar_model.data.catalogue import look
 from smar_model.lake.stage import StageContext
+from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
+from smar_model.network.towers import PADDING
 from smar_model.settings import VisionAdaptation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.device import device
@@ -27,9 +30,12 @@ from smar_model.training.loop import train
 from smar_model.training.processes import own_rows, processes
 from smar_model.training.stage_model import begin, move, publish
 
+FITTED_PICTURES = 2_048
+"""From which descriptors learn what is usual in this shop."""
+
 
 class Adaptation(nn.Module):
-    """The network's query side, vision encoder and image tower, with a category head beside them."""
+    """The network's query side, vision encoder and image tower, with heads for categories and words beside them."""
 
     model: RetrievalModel
     categories: Tensor
@@ -39,23 +45,29 @@ class Adaptation(nn.Module):
         super().__init__()
         self.model, self.weights = model, weights
         self.register_buffer("categories", torch.tensor(categories, dtype=torch.long))
-        self.category_head = nn.Linear(model.shape.network.dimension, int(categories.max()) + 1)
+        width = model.shape.network.text.width
+        self.category_head = nn.Linear(width, int(categories.max()) + 1)
+        self.word_head = nn.Linear(width, model.shape.vocabulary) if weights.naming_weight else None
 
     def encode(self, batch: Batch) -> Embeddings:
-        """queries, images, views: unit vectors (B, D), views where the batch has second ones, without a gradient."""
+        """What the losses of positive weight need: queries, images, views: unit vectors (B, D), views where the batch has second ones,
+        without a gradient; category: logits; naming: each pair's loss (B,)."""
         move(batch)
         assert batch.has_picture is not None and batch.pixels is not None
-        queries, _ = self.model.encode_queries(batch.queries)
         first, *second = batch.pixels.unbind(1) if batch.pixels.ndim == 5 else (batch.pixels,)
-        _, images = self.model.encode_images(self.model.picture_patches(first), batch.has_picture)
+        states, images = self.model.encode_images(self.model.picture_patches(first), batch.has_picture)
+        picture = states.mean(1)  # (B, W)
         embeddings = {
-            "queries": queries,
             "images": images,
-            "category": self.category_head(images),
+            "category": self.category_head(picture),
             "has_picture": batch.has_picture,
             "query_keys": batch.query_keys,
             "item_keys": batch.item_keys,
         }
+        if self.weights.text_weight:
+            embeddings["queries"], _ = self.model.encode_queries(batch.queries)
+        if self.word_head:
+            embeddings["naming"] = naming_loss(self.word_head(picture), batch.queries)
         if second:
             with torch.no_grad():
                 _, embeddings["views"] = self.model.encode_images(
@@ -67,7 +79,7 @@ class Adaptation(nn.Module):
         """The weighted sum and its parts, over the pairs with a picture; a part of weight 0 is not computed."""
         seen = {name: value[embeddings["has_picture"]] for name, value in embeddings.items()}
         if not len(seen["images"]):  # the mean of nothing is no number
-            return {"loss": embeddings["images"].sum() * 0}
+            return {"loss": embeddings["category"].sum() * 0}
         weights, items = self.weights, seen["item_keys"]
         parts: dict[str, Tensor] = {}
         total = seen["images"].new_zeros(())
@@ -75,6 +87,9 @@ class Adaptation(nn.Module):
             excluded = duplicates_mask(seen["query_keys"], items)
             parts["contrast"] = in_batch_softmax(seen["queries"] @ seen["images"].T, self.model.scale, excluded)
             total = total + weights.text_weight * parts["contrast"]
+        if weights.naming_weight:
+            parts["naming"] = seen["naming"].mean()
+            total = total + weights.naming_weight * parts["naming"]
         if weights.view_weight:
             excluded = duplicates_mask(items, items)
             parts["views"] = in_batch_softmax(seen["images"] @ seen["views"].T, self.model.scale, excluded)
@@ -83,6 +98,17 @@ class Adaptation(nn.Module):
             parts["category"] = F.cross_entropy(seen["category"], self.categories[items])
             total = total + weights.category_weight * parts["category"]
         return {"loss": total, **parts}
+
+
+def naming_loss(logits: Tensor, words: Tensor) -> Tensor:
+    """−log softmax of a query's tokens, their mean: logits (B, V), ids (B, L), 0 is padding → (B,).
+
+    Words as classes, as weakly supervised vision encoders learn them (Joulin et al. 2016, arXiv 1511.02251; Huang et al. 2024,
+    arXiv 2411.03313): the whole vocabulary is negative, not just a batch's other queries. A query without tokens has 0.
+    """
+    there = (words != PADDING).to(logits.dtype)
+    named = logits.log_softmax(-1).gather(1, words)
+    return -(named * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 def two_views(batches: Iterable[Batch], random: np.random.Generator) -> Iterator[Batch]:
@@ -107,6 +133,11 @@ def run(context: StageContext) -> dict[str, float]:
         context.report("no item has a picture: the vision encoder stays as it is")
         context.output("history.json").write_text("[]", encoding="utf-8")
         return publish(context, model)
+    if isinstance(model.vision, PictureDescriptors):
+        pixels = data.thumbnails.pixels
+        some = pixels[:: -(-len(pixels) // FITTED_PICTURES)]
+        if len(some) > 1:
+            model.vision.fit(torch.from_numpy(some).to(device()).float() / 255)
     adaptation = Adaptation(data.categories, model, optimisation).to(device())
     batches = data.batches(optimisation.batch, optimisation.clicked_share, pixels=True)
     metrics = train(

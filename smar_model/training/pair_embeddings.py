@@ -9,7 +9,6 @@ from torch import Tensor
 
 from smar_model.network.losses import batch_hinge, duplicates_mask, in_batch_softmax, over_dimensions
 from smar_model.network.model import RetrievalModel
-from smar_model.network.towers import places_with_pictures
 from smar_model.training.batches import Batch
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.stage_model import move
@@ -58,7 +57,7 @@ def encode_pairs(model: RetrievalModel, batch: Batch, *, pictures: bool) -> Embe
             assert batch.pixels is not None
             patches = model.picture_patches(batch.pixels)
         image_states, images = model.encode_images(patches, batch.has_picture)
-        both = (text_states, text_mask, image_states, places_with_pictures(batch.has_picture, patches.shape[-2]))
+        both = (text_states, text_mask, image_states, model.image_mask(batch.has_picture))
         add("images", images)
         add("multimodal", model.fuse(*both))
         add("has_picture", batch.has_picture if batch.has_picture.ndim == 1 else batch.has_picture.any(1))

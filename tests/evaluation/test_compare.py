@@ -186,8 +186,8 @@ def test_the_oracle_alone_sees_truth(measured: Bench) -> None:
 
 
 def test_a_reranker_puts_the_same_items_in_another_order(shop: Shop) -> None:
-    row = {"label": "Reranked", "variant": "beyond_text_rerank", "vision": "default"}
-    bench = shop.bench("reranked", {"default": ROWS["default"], "x": row})
+    row = {"label": "Reranked", "variant": "beyond_text_rerank"}
+    bench = shop.bench("reranked", {"x": row})
     run = bench.carry_out("x", seed=0, steps={}, last="judge")
     folder = run.output("finetune").folder / "model"
     model, embeddings = load_model(folder), load_embeddings(run.output("embed").folder)
@@ -349,7 +349,7 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
 def test_a_row_that_cannot_be_probed_does_not_stop_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "PROBE_STEPS", 1)
     monkeypatch.setattr(compare, "PROBE_ROUNDS", 1)
-    broken = ROWS["default"] | {"settings": {"network": {"vision": {"name": "nonsense"}}}}
+    broken = ROWS["default"] | {"variant": "smar", "settings": {"network": {"vision": {"name": "nonsense"}}}}
     bench = shop.bench("poor", {"broken": broken, "text_only": ROWS["text_only"], "bm25": ROWS["bm25"]}, seconds=0.001)
     with pytest.raises(InputError) as caught:
         measure_missing(bench)
@@ -361,7 +361,7 @@ def test_a_row_that_cannot_be_probed_does_not_stop_the_others(shop: Shop, monkey
 
 def test_a_row_that_fails_is_told_after_the_others(shop: Shop) -> None:
     rows = {
-        "broken": ROWS["default"] | {"settings": {"network": {"vision": {"name": "nonsense"}}}},
+        "broken": ROWS["default"] | {"variant": "smar", "settings": {"network": {"vision": {"name": "nonsense"}}}},
         "bm25": ROWS["bm25"],
     }
     bench = shop.bench("failing", rows)

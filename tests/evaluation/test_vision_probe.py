@@ -100,7 +100,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedRun
         published.run.write_state("prepare-items", "finished", key=artifact.key)
         # In place of the one without a model.
         manifest_path("adapt-vision", published.run.output("adapt-vision").key).unlink()
-        published.publish_model("adapt-vision", variant="default", seed=1)
+        published.publish_model("adapt-vision", variant="smar_adapted", seed=1)
         yield published
 
 

@@ -15,7 +15,13 @@ SMALL = TextEncoder(width=32, heads=2, query_layers=1)
 
 def small_model(**network: Any) -> RetrievalModel:
     torch.manual_seed(0)
-    options: dict = {"dimension": 16, "text": SMALL, "vision": VisionEncoder(name="test_vit"), **network}
+    options: dict = {
+        "variant": "smar_adapted",
+        "dimension": 16,
+        "text": SMALL,
+        "vision": VisionEncoder(name="test_vit"),
+        **network,
+    }
     vision = options["vision"]
     if vision.name == "test_vit":
         options["vision"] = vision.model_copy(update={"options": {"img_size": [64, 48]}})

@@ -7,7 +7,6 @@ import torch
 
 from smar_model.network.fusion import FUSIONS, Reranker
 from smar_model.network.model import RetrievalModel
-from smar_model.network.towers import places_with_pictures
 from smar_model.training.finetune import routed_loss
 from smar_model.training.pair_embeddings import encode_pairs
 from tests.network.small_models import small_batch, small_model
@@ -93,7 +92,7 @@ def disturbed_model(**network: object) -> RetrievalModel:
 def embed_items(model: RetrievalModel, patches: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
     text, mask, _ = model.encode_texts(torch.arange(1, 13).expand(len(patches), 12), torch.zeros(1, 12).long())
     image, alone = model.encode_images(patches, has)
-    return torch.cat([alone, model.fuse(text, mask, image, places_with_pictures(has, patches.shape[-2]))], dim=1)
+    return torch.cat([alone, model.fuse(text, mask, image, model.image_mask(has))], dim=1)
 
 
 def test_one_frame_is_one_picture() -> None:

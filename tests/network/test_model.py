@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from smar_model.errors import InputError
-from smar_model.network.model import RetrievalModel, colour_histograms, load_model, save_model
+from smar_model.network.model import RetrievalModel, load_model, save_model
 from smar_model.settings import TextEncoder, VisionEncoder
 from tests.network.small_models import small_model
 
@@ -144,31 +144,6 @@ def test_a_timm_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
     folder.rename(tmp_path / "gone")
     batch = item_batch(model)
     assert torch.equal(embed(model, batch), embed(load_model(tmp_path / "model"), batch))
-
-
-def test_a_patch_comes_with_its_colours(tmp_path: Path, tokenizer_file: Path) -> None:
-    pictures = torch.rand(2, 3, 64, 48)
-    found = colour_histograms(pictures, 4, 3)
-    assert found.shape == (2, 27, 4, 3)
-    assert torch.allclose(found.square().sum(1), torch.ones(2, 4, 3), atol=1e-5)
-    # One field, one colour at a time: how near each of its pixels is to it.
-    field = pictures[1, :, 16:32, 32:48]
-    for red, green, blue in ((0, 0, 0), (2, 1, 0), (1, 1, 2)):
-        near = torch.ones(16, 16)
-        for channel, level in zip(field, (red, green, blue), strict=True):
-            near = near * (1 - 2 * (channel - level / 2).abs()).clamp(min=0)
-        assert torch.isclose(found[1, 9 * red + 3 * green + blue, 1, 2], near.mean().sqrt(), atol=1e-5)
-
-    vision = VisionEncoder(name="test_resnet", options={"output_stride": 16}, colours=True)
-    model = small_model(vision=vision)
-    assert (
-        model.vision.channels == small_model(vision=vision.model_copy(update={"colours": False})).vision.channels + 27
-    )
-    save_model(model, tmp_path / "model", tokenizer_file)
-    batch = item_batch(model)
-    assert torch.equal(embed(model, batch), embed(load_model(tmp_path / "model"), batch))
-    with pytest.raises(InputError, match=r"network\.vision\.colours needs an encoder whose last features are a map"):
-        small_model(vision=VisionEncoder(name="test_vit", colours=True))
 
 
 def test_bad_names_are_refused_by_setting() -> None:

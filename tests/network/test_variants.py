@@ -112,7 +112,7 @@ def test_settings_take_the_place_of_a_variants_parts() -> None:
 
 
 def test_random_items_that_come_with_pairs_survive_gradient_caching() -> None:
-    model = small_model(variant="default", matryoshka=(4, 16)).train()
+    model = small_model(variant="smar_adapted", matryoshka=(4, 16)).train()
     torch.nn.init.normal_(model.fusion.attention.out_proj.weight, std=0.1)
     batch = small_batch(model, 7, further=2)
 
@@ -137,7 +137,7 @@ def test_the_page_of_variants_is_what_the_command_writes() -> None:
 
 def test_an_encoder_trained_inside_costs_its_forward_and_backward_passes() -> None:
     settings = load_settings(REPOSITORY / "configs" / "sample_shop.yaml")
-    inside, adapted = measure_variant(settings, "smar"), measure_variant(settings, "default")
+    inside, adapted = measure_variant(settings, "smar"), measure_variant(settings, "smar_adapted")
     # Three times a forward pass, but for the first layer's gradient by its pixels.
     assert 2.7 < (inside.pretraining - adapted.pretraining) / adapted.picture <= 3.0
 

@@ -17,7 +17,6 @@ from smar_model.data.catalogue import decode_thumbnail, read_catalogue, read_thu
 from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer
 from smar_model.network.model import RetrievalModel
-from smar_model.network.towers import places_with_pictures
 from smar_model.retrieval.embed import embed_catalogue
 from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, write_rows
@@ -103,7 +102,7 @@ def by_hand(
         if model.shape.network.frames > 1:
             patches, has = patches[None, : model.shape.network.frames], has[None, : model.shape.network.frames]
         views = [
-            (states, mask, model.encode_images(p, h)[0], places_with_pictures(h, p.shape[-2]))
+            (states, mask, model.encode_images(p, h)[0], model.image_mask(h))
             for p, h in zip(patches.split(1), has.split(1), strict=True)
         ]
         found[item] = (

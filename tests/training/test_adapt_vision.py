@@ -25,7 +25,9 @@ from tests.tiny_shop import tiny_settings
 from tests.training.test_resume import train_again
 
 PAIRS, DIMENSION, CATEGORIES = 7, 16, 3
-NETWORK = Network.model_validate({"dimension": DIMENSION, "text": {"width": 16, "heads": 2, "query_layers": 1}})
+NETWORK = Network.model_validate(
+    {"variant": "smar_adapted", "dimension": DIMENSION, "text": {"width": 16, "heads": 2, "query_layers": 1}}
+)
 ITEMS = torch.tensor([0, 1, 2, 3, 1, 4, 5])
 QUERIES = torch.tensor([9, 8, 7, 7, 6, 5, 4])
 PICTURES = torch.tensor([True, True, True, True, True, False, True])
@@ -101,11 +103,60 @@ def test_the_loss_is_the_weighted_sum_of_its_naive_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "part"), [("text_weight", "contrast"), ("view_weight", "views"), ("category_weight", "category")]
+    ("weight", "part"),
+    [
+        ("text_weight", "contrast"),
+        ("naming_weight", "naming"),
+        ("view_weight", "views"),
+        ("category_weight", "category"),
+    ],
 )
 def test_a_loss_of_weight_0_is_not_computed(weight: str, part: str) -> None:
-    weights = {"text_weight": 1.0, "view_weight": 1.0, "category_weight": 1.0, weight: 0.0}
-    assert {"loss", "contrast", "views", "category"} - adaptation(**weights).losses(embeddings()).keys() == {part}
+    weights = {"text_weight": 1.0, "naming_weight": 1.0, "view_weight": 1.0, "category_weight": 1.0, weight: 0.0}
+    adapting = adaptation(**weights)
+    (seen,) = two_views([batch()], np.random.default_rng(0)) if weights["view_weight"] else (batch(),)
+    found = adapting.losses(adapting.encode(seen))
+    assert {"loss", "contrast", "naming", "views", "category"} - found.keys() == {part}
+
+
+def test_naming_is_the_mean_surprise_at_a_querys_tokens() -> None:
+    adapting = adaptation(naming_weight=0.6, text_weight=0, view_weight=0, category_weight=0).eval()
+    whole = batch()
+    whole.queries[2, 3:] = 0
+    whole.queries[3] = 0
+    states, _ = adapting.model.encode_images(adapting.model.picture_patches(whole.pixels), whole.has_picture)
+    named = torch.log_softmax(adapting.word_head(states.mean(1)), 1)
+    surprises = []
+    for row, tokens in enumerate(whole.queries.tolist()):
+        if PICTURES[row]:
+            each = [-named[row, token] for token in tokens if token]
+            surprises.append(sum(each) / len(each) if each else torch.zeros(()))
+    naive = torch.stack(surprises).mean()
+    parts = adapting.losses(adapting.encode(whole))
+    assert parts.keys() == {"loss", "naming"}
+    assert parts["naming"].item() == pytest.approx(naive.item(), rel=1e-5)
+    gradients = [
+        torch.autograd.grad(loss, [adapting.word_head.weight, adapting.model.image_tower.project.weight])
+        for loss in (parts["loss"], 0.6 * naive)
+    ]
+    for mine, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_an_encoder_without_weights_leaves_the_image_tower_to_learn() -> None:
+    torch.manual_seed(0)
+    network = NETWORK.model_copy(update={"variant": "default"})
+    model = new_model(network, vocabulary=50, query_length=5, item_length=8, pictures=Pictures(width=24, height=32))
+    settings = VisionAdaptation.model_validate({"steps": 1, "naming_weight": 1, "text_weight": 0, "view_weight": 0})
+    adapting = Adaptation(np.arange(6) % CATEGORIES, model, settings).train()
+    optimizer = torch.optim.AdamW(adapting.parameters(), lr=0.01)
+    losses = []
+    for _ in range(20):
+        parts = backward(batch(), adapting.encode, adapting.losses, adapting.parameters())
+        optimizer.step()
+        losses.append(parts["naming"].item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert not list(model.vision.parameters())
 
 
 def test_a_batch_without_any_picture_teaches_nothing_and_is_a_number() -> None:
@@ -152,9 +203,9 @@ def test_in_chunks_as_at_once() -> None:
 
 
 def test_weights_must_leave_something_to_learn(tmp_path: Path) -> None:
-    nothing = {"steps": 4, "text_weight": 0, "view_weight": 0, "category_weight": 0}
+    nothing = {"steps": 4, "text_weight": 0, "naming_weight": 0, "view_weight": 0, "category_weight": 0}
     steps = {"steps": 4}
-    with pytest.raises(InputError, match=r"training\.adapt_vision: .*one of text_weight, view_weight"):
+    with pytest.raises(InputError, match=r"training\.adapt_vision: .*one of text_weight, naming_weight"):
         tiny_settings(tmp_path, training={"adapt_vision": nothing, "pretrain": steps, "finetune": steps})
 
 

@@ -56,7 +56,7 @@ def give_pictures(run: Run, colours: list[str], *, made_by: str = "a test", size
     )
 
 
-def give_encoder(run: Run, *, seed: int = 0, variant: str = "default") -> Artifact:
+def give_encoder(run: Run, *, seed: int = 0, variant: str = "smar_adapted") -> Artifact:
     torch.manual_seed(seed)
     model = new_model(
         Network(variant=variant, dimension=16, text=TextEncoder(width=32, heads=2, query_layers=1)),

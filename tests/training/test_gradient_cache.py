@@ -22,6 +22,7 @@ PAIRS = 14
 def small_model(dropout: float) -> RetrievalModel:
     torch.manual_seed(0)
     network = Network(
+        variant="smar_adapted",
         dimension=16,
         dropout=dropout,
         text=TextEncoder(width=32, heads=2, query_layers=1),

@@ -41,6 +41,7 @@ def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         training |= {"checkpoint_minutes": 0, "threads": 1}
         run = tiny_run(
             folder / "shop",
+            network={"variant": "smar_adapted"},  # with an encoder: its weights must agree too
             training=training,
             stages={"torchrun": {"pretrain": ["--nproc-per-node=2"], "train-text-only": ["--nproc-per-node=2"]}},
         )
