@@ -4,7 +4,8 @@ It judges `adapt-vision` apart from search:
 
 1. Products with a picture that says something and with true attributes are divided by a hash of their id. Held out are
    the run's novel items, which the encoder has not seen either; where a run has none, a share of its own.
-2. Each encoder gives the mean of its patch tokens for each product's main picture; they are standardised.
+2. Each encoder gives the mean of its patch tokens for each product's main picture; where the variant reads pictures by descriptors,
+   its image tower gives what it makes of them. Beside them stand the descriptors and a histogram of colours. All are standardised.
 3. A logistic regression, its strength of regularisation chosen on a fifth of its training products, learns the true
    colour and the true type. Its accuracy on the held-out products is the figure.
 
@@ -39,6 +40,7 @@ from smar_model.evaluation.significance import ClusterBootstrap, compare
 from smar_model.lake.artifacts import replace_file
 from smar_model.lake.runs import Run
 from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.model import PictureEncoder, RetrievalModel, load_model, new_model
 from smar_model.training.device import device, seed_everything
 
@@ -59,8 +61,9 @@ SEED = 0
 NO_WEIGHTS = "no pretrained weights"
 NAMES = {
     "colour_histogram": "colour histogram",
-    "unadapted": "unadapted encoder",
-    "adapted": "adapted encoder",
+    "descriptors": "colours and edges by field",
+    "unadapted": "unadapted {part}",
+    "adapted": "adapted {part}",
     "generic": "generic encoder",
 }
 
@@ -95,22 +98,26 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
     """
     settings = run.settings
     adapted = load_model(run.output("adapt-vision").folder / "model")
-    if not isinstance(getattr(adapted, "vision", None), PictureEncoder) or not adapted.variant.adapted:
+    if not adapted.variant.adapted:
         raise InputError(
             f"run {run.name}: variant {settings.network.variant!r} adapts no vision encoder; nothing to probe, choose a run of "
-            "another variant, or set network.vision.descriptors to false"
+            "another variant"
         )
     products = read_products(run)
     encoders: dict[str, Callable[[], tuple[nn.Module, Size | None]]] = {
-        "unadapted": lambda: (unadapted_model(run, adapted).vision, None),
-        "adapted": lambda: (adapted.vision, None),
+        "unadapted": lambda: (_adapted_part(unadapted_model(run, adapted)), None),
+        "adapted": lambda: (_adapted_part(adapted), None),
     }
     not_measured = {}
     if generic:
         encoders["generic"] = lambda: generic_encoder(generic)
     else:
         not_measured["generic"] = NO_WEIGHTS
-    features = {"colour_histogram": colour_histogram(products.pixels)}
+    height, width = products.pixels.shape[2:]
+    features = {
+        "colour_histogram": colour_histogram(products.pixels),
+        "descriptors": encode(nn.Sequential(PictureDescriptors(height, width), OneToken()), products.pixels),
+    }
     parameters = {}
     for name, make in encoders.items():
         encoder, size = make()
@@ -123,6 +130,7 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
     result = {
         "run": run.name,
         "products": len(products.pixels),
+        "part": "image tower" if adapted.variant.descriptors else "encoder",
         "unseen_by_encoder": settings.segments.novel_bucket > 0,
         "parameters": parameters,
         "dimensions": {name: table.shape[1] for name, table in features.items()},
@@ -131,6 +139,28 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
     }
     replace_file(run.folder / "vision_probe.json", json.dumps(result, indent=1))
     return result
+
+
+class ImageStates(nn.Module):
+    """Pictures (B, 3, H, W), 0–1, to the states of a model's image tower (B, P, W)."""
+
+    def __init__(self, model: RetrievalModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.model.encode_images(self.model.picture_patches(pictures), pictures.new_ones(len(pictures)).bool())[0]
+
+
+class OneToken(nn.Module):
+    """Patch tokens side by side (B, P, C) → (B, 1, P·C)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.flatten(1).unsqueeze(1)
+
+
+def _adapted_part(model: RetrievalModel) -> nn.Module:
+    return ImageStates(model) if model.variant.descriptors else model.vision
 
 
 def read_products(run: Run) -> Products:
@@ -280,21 +310,22 @@ def probe(
 def format_probe(result: dict[str, Any]) -> str:
     """Plain text: an encoder a row, accuracy in per cent with its 95 % interval."""
     probed = result["attributes"]
+    names = {name: shown.format(part=result["part"]) for name, shown in NAMES.items()}
     rows = [["", "parameters", *(f"{name}, {p['values']} values, n = {p['held_out']:,}" for name, p in probed.items())]]
     rows.append(["most frequent value", "", *(f"{100 * p['most_frequent']:.1f}" for p in probed.values())])
-    for name, shown in NAMES.items():
+    for name, shown in names.items():
         if name in result["dimensions"]:
             size = f"{parameters:,}" if (parameters := result["parameters"].get(name)) else ""
             rows.append([shown, size, *(_in_per_cent(p["accuracy"][name]) for p in probed.values())])
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
     lines = ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{NAMES[name]:<{widths[0]}}not measured: {reason}" for name, reason in result["not_measured"].items()]
+    lines += [f"{names[name]:<{widths[0]}}not measured: {reason}" for name, reason in result["not_measured"].items()]
     lines.append("")
     for other in next(iter(probed.values()))["adapted_minus"]:
         differences = (f"{name} {_in_per_cent(p['adapted_minus'][other], sign='+')}" for name, p in probed.items())
-        lines.append(f"adapted less {NAMES[other]}, points: {', '.join(differences)}")
+        lines.append(f"adapted less {names[other]}, points: {', '.join(differences)}")
     lines.append(
-        "The adapted encoder has not seen the products held out."
+        f"The adapted {result['part']} has not seen the products held out."
         if result["unseen_by_encoder"]
         else "Only the probe has not seen the products held out: the run trained its encoder on all "
         "(segments.novel_bucket is 0)."

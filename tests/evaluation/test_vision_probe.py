@@ -36,7 +36,7 @@ from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.runs import Run
 from smar_model.network.model import load_model
 from smar_model.training.stage_model import begin
-from tests.evaluation.published_run import PublishedRun, publish_run
+from tests.evaluation.published_run import NETWORK, PublishedRun, publish_run
 from tests.tiny_shop import write_rows
 
 ITEMS = 150
@@ -89,6 +89,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedRun
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "var"))
         published = publish_run(folder / "shop", with_truth=True, segments={"novel_bucket": 0.3})
+        network = published.run.settings.network.model_copy(update={"variant": "smar_adapted"})
+        published.run = of_run(published.run, network=network)
         truth = [
             {"item_id": f"p-{n:03}", "attributes": list(zip(("colour", "type"), drawn(n), strict=True))}
             for n in range(ITEMS)
@@ -151,7 +153,7 @@ def test_figures_stand_in_a_file_and_in_a_table(published: PublishedRun, result:
     assert json.loads((published.run.folder / "vision_probe.json").read_text()) == result
     lines = format_probe(result).splitlines()
     assert "colour, 3 values, n = " in lines[0]
-    for row in ("most frequent value", "colour histogram", "unadapted encoder", "adapted encoder"):
+    for row in ("most frequent value", "colour histogram", "colours and edges by field", "unadapted encoder", "adapted encoder"):
         assert any(line.startswith(row) for line in lines), row
     assert any(line.startswith("generic encoder") and "not measured: no pretrained weights" in line for line in lines)
     assert any(line.startswith("adapted less unadapted encoder, points: colour ") for line in lines)
@@ -163,6 +165,22 @@ def test_the_unadapted_encoder_is_the_one_that_training_began_with(published: Pu
     made = unadapted_model(run, load_model(run.output("adapt-vision").folder / "model")).state_dict()
     assert started.keys() == made.keys()
     assert all(torch.equal(weight, made[name]) for name, weight in started.items())
+
+
+def test_where_pictures_are_read_by_descriptors_the_image_tower_is_probed(published: PublishedRun) -> None:
+    model = published.run.output("adapt-vision")
+    manifest_path("adapt-vision", model.key).rename(kept := published.run.folder / "kept.json")
+    figures = (published.run.folder / "vision_probe.json").read_bytes()
+    try:
+        published.publish_model("adapt-vision", variant="default")
+        network = published.run.settings.network.model_copy(update={"variant": "default"})
+        result = probe_vision(of_run(published.run, network=network))
+    finally:
+        kept.replace(manifest_path("adapt-vision", model.key))
+        (published.run.folder / "vision_probe.json").write_bytes(figures)
+    assert result["dimensions"]["adapted"] == NETWORK["text"]["width"]
+    assert result["attributes"]["type"]["accuracy"]["descriptors"]["mean"] > 0.9
+    assert any(line.startswith("adapted image tower") for line in format_probe(result).splitlines())
 
 
 def test_a_generic_encoder_is_measured_at_its_own_size(published: PublishedRun, tmp_path: Path) -> None:
