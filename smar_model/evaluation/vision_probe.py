@@ -149,7 +149,9 @@ class ImageStates(nn.Module):
         self.model = model
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.model.encode_images(self.model.picture_patches(pictures), pictures.new_ones(len(pictures)).bool())[0]
+        return self.model.encode_images(self.model.picture_patches(pictures), pictures.new_ones(len(pictures)).bool())[
+            0
+        ]
 
 
 class OneToken(nn.Module):

@@ -153,7 +153,13 @@ def test_figures_stand_in_a_file_and_in_a_table(published: PublishedRun, result:
     assert json.loads((published.run.folder / "vision_probe.json").read_text()) == result
     lines = format_probe(result).splitlines()
     assert "colour, 3 values, n = " in lines[0]
-    for row in ("most frequent value", "colour histogram", "colours and edges by field", "unadapted encoder", "adapted encoder"):
+    for row in (
+        "most frequent value",
+        "colour histogram",
+        "colours and edges by field",
+        "unadapted encoder",
+        "adapted encoder",
+    ):
         assert any(line.startswith(row) for line in lines), row
     assert any(line.startswith("generic encoder") and "not measured: no pretrained weights" in line for line in lines)
     assert any(line.startswith("adapted less unadapted encoder, points: colour ") for line in lines)
