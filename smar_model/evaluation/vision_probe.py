@@ -149,9 +149,8 @@ class ImageStates(nn.Module):
         self.model = model
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.model.encode_images(self.model.picture_patches(pictures), pictures.new_ones(len(pictures)).bool())[
-            0
-        ]
+        has_picture = torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)
+        return self.model.encode_images(self.model.picture_patches(pictures), has_picture)[0]
 
 
 class OneToken(nn.Module):

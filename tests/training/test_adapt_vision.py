@@ -151,7 +151,7 @@ def test_an_encoder_without_weights_leaves_the_image_tower_to_learn() -> None:
     adapting = Adaptation(np.arange(6) % CATEGORIES, model, settings).train()
     optimizer = torch.optim.AdamW(adapting.parameters(), lr=0.01)
     losses = []
-    for _ in range(20):
+    for _ in range(60):
         parts = backward(batch(), adapting.encode, adapting.losses, adapting.parameters())
         optimizer.step()
         losses.append(parts["naming"].item())
