@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Fusion = Literal["cross_attention", "concat", "linear", "weighted_sum", "mlp", "beyond_text", "mixture", "image"]
+TextTower = Literal["transformer", "words"]
 ImageTower = Literal["transformer", "placed"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
@@ -209,8 +210,11 @@ class TextEncoder(Section):
     trained: Trained = "tuned"
     """How much of a pretrained encoder is trained; `partly`: its last blocks."""
     last_blocks: Count = 2
+    tower: TextTower | None = None
+    """What is trained from scratch: `transformer` is SMAR's; `words`: each word's own vector, no layer between words; unset: as the
+    variant has it."""
     query_layers: Count = 2
-    """SMAR has 4; 2 train on two cores."""
+    """Of the transformer; SMAR has 4, 2 train on two cores."""
     item_layers: Count = 1
     heads: Count = 4
     width: Count = 128

@@ -37,8 +37,11 @@ from smar_model.settings import REPOSITORY
 from smar_model.shop.open_shop import open_shop
 
 ROWS, TIMING = "rows.jsonl", "timing.json"
-PROBE_STEPS, PROBE_ROUNDS, PROBE_SEED = 20, 3, 1_000
-"""Steps of a stage in one turn; turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output."""
+PROBE_STEPS, PROBE_SECONDS = 20, 4.0
+"""Steps of a stage in the first turn, and the time that it then gets in the others: the first steps of a process are slow, which the
+steps of a small network would otherwise pay for."""
+PROBE_ROUNDS, PROBE_SEED = 3, 1_000
+"""Turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output. The first one is not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,15 +183,16 @@ def _probe_digest(bench: Bench, name: str) -> str:
 
 def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Row → `fixed_seconds` (reading, encoding pictures) and `seconds_per_step` by section: medians over the turns."""
-    probed = {section(stage): PROBE_STEPS for stage in TRAINED}
+    stages = [section(stage) for stage in TRAINED]
+    steps = {row: dict.fromkeys(stages, PROBE_STEPS) for name in names for row in bench.with_vision(name)}
     taken: dict[str, list[tuple[float, dict[str, float]]]] = {}
+    enough: dict[str, dict[str, int]] = {}
     outputs: dict[str, Artifact] = {}
     for turn in range(PROBE_ROUNDS):
         for name in names:
             if f"row {name}" in failed:
                 continue
             try:
-                steps = dict.fromkeys(bench.with_vision(name), probed)
                 run = bench.carry_out(name, seed=PROBE_SEED + turn, steps=steps, last="finetune")
             except InputError as error:
                 failed[f"row {name}"] = str(error)
@@ -196,14 +200,21 @@ def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[
                 print(f"[{bench.name}] row {name}: {error}", flush=True)
                 continue
             artifacts = [run.output(stage) for stage in bench.training_stages()]
-            per_step = {
-                section(a.stage): a.metrics["pairs"] / a.metrics["pairs_per_second"] / PROBE_STEPS
+            outputs |= {artifact.key: artifact for artifact in artifacts}
+            in_steps = {
+                section(a.stage): a.metrics["pairs"] / a.metrics["pairs_per_second"]
                 for a in artifacts
                 if "pairs_per_second" in a.metrics
             }
-            fixed = sum(a.manifest["seconds"] for a in artifacts) - PROBE_STEPS * sum(per_step.values())
-            taken.setdefault(name, []).append((fixed, per_step))
-            outputs |= {artifact.key: artifact for artifact in artifacts}
+            fixed = sum(a.manifest["seconds"] for a in artifacts) - sum(in_steps.values())
+            if bench.comparison.rows[name].vision:
+                in_steps.pop("adapt_vision", None)  # the other row's own
+            ran = {stage: seconds / steps[name][stage] for stage, seconds in in_steps.items()}
+            if turn:
+                taken.setdefault(name, []).append((fixed, ran))
+            else:
+                enough[name] = {stage: max(PROBE_STEPS, round(PROBE_SECONDS / each)) for stage, each in ran.items()}
+        steps |= {name: steps[name] | of for name, of in enough.items()}
     for artifact in outputs.values():  # patch tokens are large
         remove_artifact(artifact)
     return {
@@ -228,7 +239,7 @@ def _steps(comparison: Comparison, name: str, timing: Mapping[str, Any]) -> dict
         raise InputError(f"row {vision}, whose vision encoder it takes, could not be probed")
     if vision and "adapt_vision" in timing[vision]["steps"]:
         steps["adapt_vision"] = timing[vision]["steps"]["adapt_vision"]
-        left -= steps["adapt_vision"] * per_step["adapt_vision"]
+        left -= steps["adapt_vision"] * timing[vision]["seconds_per_step"]["adapt_vision"]
     wanted = comparison.rows[name].shares or comparison.shares
     shares = {stage: wanted.get(stage, 0.0) for stage in per_step if stage not in steps}
     for stage, share in shares.items():

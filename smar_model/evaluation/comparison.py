@@ -33,6 +33,8 @@ class Row(Section):
     """Another row, whose answers are joined with BM25's by reciprocal rank fusion (k = 60)."""
     truth: Literal["all", "visible"] | None = None
     """An oracle: true attributes stand in the items' text."""
+    floor: str | None = None
+    """Of an oracle: the row against which it and models count, instead of the comparison's."""
     vision: str | None = None
     """Row whose adapted vision encoder this one takes, and pays for from its own time."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -70,7 +72,7 @@ class Comparison(Section):
     """Of that time by stage; where a row does not train a stage, the others share its part."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     floor: str = "text_only"
-    """Row against which oracles and models count for the recovered share."""
+    """Row against which oracles and models count for the recovered share, where an oracle does not name its own."""
     tables: dict[str, dict[str, Row]]
     """Heading → name → row."""
     pairs: tuple[Pair, ...] = ()
@@ -85,6 +87,7 @@ class Comparison(Section):
         if len(rows) != sum(map(len, self.tables.values())):
             raise ValueError("a row's name stands in two tables")
         named = [row.with_bm25 for row in rows.values()] + [row.vision for row in rows.values()]
+        named += [row.floor for row in rows.values()]
         named += [name for pair in self.pairs for name in (pair.first, pair.second)]
         if unknown := sorted({name for name in named if name is not None} - set(rows)):
             raise ValueError(f"no row is named {unknown[0]!r}")

@@ -90,11 +90,11 @@ def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Any]
 
     for pair in comparison.pairs:
         add(f"{pair.first} − {pair.second}", (pair.first, pair.second), difference)
-    oracles = [name for name, row in comparison.rows.items() if row.truth]
+    floors = {name: row.floor or comparison.floor for name, row in comparison.rows.items() if row.truth}
     for name, row in comparison.rows.items():
-        for oracle in oracles:
-            if row.variant and not row.truth and name != comparison.floor:
-                add(f"{name} of {oracle}", (name, comparison.floor, oracle), recovered)
+        for oracle, floor in floors.items():
+            if row.variant and not row.truth and name != floor:
+                add(f"{name} of {oracle} over {floor}", (name, floor, oracle), recovered)
     return found
 
 

@@ -143,7 +143,7 @@ class RetrievalModel(nn.Module):
                 segments=segments,
                 width=text.width,
                 heads=text.heads,
-                layers=layers,
+                layers=0 if self.variant.text_tower == "words" else layers,
                 dropout=network.dropout,
             )
 

@@ -53,7 +53,11 @@ def transformer(width: int, heads: int, layers: int, dropout: float) -> nn.Trans
 
 
 class TextTower(nn.Module):
-    """Token ids to states: (B, L) → (B, L, W). Segments tell title, category, brand and attributes apart."""
+    """Token ids to states: (B, L) → (B, L, W). Segments tell title, category, brand and attributes apart.
+
+    Without layers a state is its token's own vector. Its steps take a fifth of a transformer's time, and where few minutes are all there
+    are it has learned more at their end (`docs/training.md`).
+    """
 
     def __init__(
         self, *, vocabulary: int, length: int, segments: int, width: int, heads: int, layers: int, dropout: float
@@ -63,7 +67,7 @@ class TextTower(nn.Module):
         self.positions = nn.Embedding(length, width)
         self.segments = nn.Embedding(segments, width)
         self.dropout = nn.Dropout(dropout)
-        self.transformer = transformer(width, heads, layers, dropout)
+        self.transformer = transformer(width, heads, layers, dropout) if layers else None
         # Words outweigh their places at first: equal words then score high before anything is learned.
         nn.init.normal_(self.tokens.weight, std=TOKEN_SCALE)
         for table in (self.positions, self.segments):
@@ -74,12 +78,15 @@ class TextTower(nn.Module):
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device)
         states = self.dropout(self.tokens(ids) + self.positions(places) + self.segments(segments))  # (B, L, W)
+        if self.transformer is None:
+            return states
         if not self.training or len(ids) <= ROWS_TOGETHER or ids.is_cuda or torch.compiler.is_compiling():
             return self.transformer(states, src_key_padding_mask=~mask)
-        return self._by_length(states, mask)
+        return self._by_length(self.transformer, states, mask)
 
-    def _by_length(self, states: Tensor, mask: Tensor) -> Tensor:
-        """The transformer over texts of about one length at a time: most of a batch would be padding. States of padding are 0.
+    @staticmethod
+    def _by_length(encode: nn.TransformerEncoder, states: Tensor, mask: Tensor) -> Tensor:
+        """A transformer over texts of about one length at a time: most of a batch would be padding. States of padding are 0.
 
         In training on a CPU alone: a GPU would wait for the lengths, and outside of training what a text comes with must not show,
         were it in the last bits.
@@ -89,7 +96,7 @@ class TextTower(nn.Module):
         parts = []
         for rows in order.split(ROWS_TOGETHER):
             width = int(lengths[rows[-1]])
-            part = self.transformer(
+            part = encode(
                 states.index_select(0, rows)[:, :width], src_key_padding_mask=~mask.index_select(0, rows)[:, :width]
             )
             parts.append(F.pad(part, (0, 0, 0, mask.shape[1] - width)))

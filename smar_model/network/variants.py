@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from smar_model.errors import InputError
-from smar_model.settings import Fusion, ImageTower, Network, Routing
+from smar_model.settings import Fusion, ImageTower, Network, Routing, TextTower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,8 @@ class Variant:
     """What a variant switches. What it does not name is the same for all: sizes, data, optimiser, schedule."""
 
     summary: str
+    text_tower: TextTower = "transformer"
+    """`words`: queries and item texts are the mean of their words' vectors, no layer before it (Nigam et al. 2019, arXiv 1907.00937)."""
     fusion: Fusion | None = None
     """How the multimodal embedding comes about; None: no picture is read at all."""
     adapted: bool = False
@@ -54,7 +56,16 @@ _BEYOND_TEXT = Variant(
 _TEXT_ONLY = Variant(summary="DPSR in softmax form", multimodal_loss=False)
 
 VARIANTS = {
-    "default": replace(_SMAR, summary="Ours", fusion="mlp", adapted=True, descriptors=True, image_tower="placed"),
+    "default": replace(
+        _SMAR,
+        summary="Ours",
+        text_tower="words",
+        fusion="mlp",
+        adapted=True,
+        descriptors=True,
+        image_tower="placed",
+        routing="soft",
+    ),
     "dpsr": replace(
         _TEXT_ONLY,
         summary="DPSR as published (arXiv 2006.02282): query heads, hinge, random and batch negatives",
@@ -85,7 +96,7 @@ supervision before fine-tuning, as adapt-vision would be for -ni."""
 def find_variant(network: Network) -> Variant:
     """The variant that settings name, with the parts that they put in its parts' place.
 
-    Those are parts of how pictures are used, so a variant without pictures is taken as it is.
+    But for the text towers those are parts of how pictures are used, so a variant without pictures is taken as it is.
 
     Raises:
         InputError: there is none of that name.
@@ -93,22 +104,23 @@ def find_variant(network: Network) -> Variant:
     if network.variant not in VARIANTS:
         raise InputError(f"network.variant {network.variant!r}: choose one of {', '.join(VARIANTS)}")
     variant = VARIANTS[network.variant]
-    if not variant.fusion:
-        return variant
-    set_parts: dict[str, Any] = {
-        "fusion": network.fusion,
-        "routing": network.routing,
-        "item_confidence": network.item_confidence,
-        "adapted": network.vision.adapted,
-        "descriptors": network.vision.descriptors,
-        "image_tower": network.image_tower,
-    }
+    set_parts: dict[str, Any] = {"text_tower": network.text.tower}
+    if variant.fusion:
+        set_parts |= {
+            "fusion": network.fusion,
+            "routing": network.routing,
+            "item_confidence": network.item_confidence,
+            "adapted": network.vision.adapted,
+            "descriptors": network.vision.descriptors,
+            "image_tower": network.image_tower,
+        }
     return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})
 
 
 def switched_parts(variant: Variant) -> str:
     """What a variant switches, in one line."""
     parts = {
+        "words": variant.text_tower == "words",
         f"{variant.fusion}": variant.fusion is not None,
         "descriptors"
         if variant.descriptors

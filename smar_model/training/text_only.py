@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smar_model.lake.stage import StageContext
+from smar_model.network.variants import find_variant
 from smar_model.training.batches import TrainingData
 from smar_model.training.finetune import finetune
 from smar_model.training.loop import train
@@ -12,9 +13,10 @@ from smar_model.training.stage_model import begin
 
 
 def run(context: StageContext) -> dict[str, float]:
-    """Both stages of the text-only variant in one; publishes `model/`."""
-    training = context.settings.training
-    model = begin(context, network=context.settings.network.model_copy(update={"variant": "text_only"}))
+    """Both stages of the text-only variant in one, with the text towers of the run's own variant; publishes `model/`."""
+    training, network = context.settings.training, context.settings.network
+    text = network.text.model_copy(update={"tower": find_variant(network).text_tower})
+    model = begin(context, network=network.model_copy(update={"variant": "text_only", "text": text}))
     factor = training.text_only_steps
     pretraining, finetuning = (
         o.model_copy(update={"steps": round(o.steps * factor)}) for o in (training.pretrain, training.finetune)
