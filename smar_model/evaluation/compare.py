@@ -129,6 +129,26 @@ def _refuse_impossible(bench: Bench, name: str) -> None:
     variant = find_variant(bench.settings(bench.trained(name), seed=0, steps={}).network)
     if row.truth and variant.fusion:
         raise InputError(f"{bench.name}: row {name}: an oracle reads no pictures; give it the variant oracle")
+    if row.vision and (other := _vision_parts(bench, row.vision)) != (own := _vision_parts(bench, bench.trained(name))):
+        different = next(part for part in own if own[part] != other[part])
+        raise InputError(
+            f"{bench.name}: row {name} takes the vision encoder of {row.vision}, whose {different} is {other[different]!r}; "
+            f"its own is {own[different]!r}"
+        )
+
+
+def _vision_parts(bench: Bench, name: str) -> dict[str, Any]:
+    """What the vision encoder and the image tower are made of."""
+    network = bench.settings(name, seed=0, steps={}).network
+    variant = find_variant(network)
+    return {
+        "adapted": variant.adapted,
+        "descriptors": variant.descriptors,
+        "image_tower": variant.image_tower,
+        **network.vision.model_dump(include={"name", "options"}),
+        **network.text.model_dump(include={"width", "heads"}),
+        **network.model_dump(include={"image_layers", "frames"}),
+    }
 
 
 def current_rows(bench: Bench) -> list[Measured]:

@@ -49,6 +49,7 @@ ROWS = {
     "default": {"label": "Ours", "variant": "default"},
     "mlp": {"label": "MLP", "variant": "default", "vision": "default", "settings": {"network": {"fusion": "mlp"}}},
     "oracle": {"label": "Oracle", "variant": "oracle", "truth": "all", "seeds": [0]},
+    "told": {"label": "Oracle over BM25", "variant": "oracle", "truth": "all", "seeds": [0], "floor": "bm25"},
 }
 PAIRS = [{"first": "default", "second": "text_only", "aim": 0.1}, {"first": "default", "second": "bm25"}]
 STEPS = {"steps": 2, "batch": 8}
@@ -148,7 +149,7 @@ def test_a_call_that_is_out_of_time_stops_and_the_next_goes_on(shop: Shop) -> No
 def test_every_row_and_seed_is_measured_once(measured: Bench) -> None:
     found = {(row.name, row.seed): row for row in current_rows(measured)}
     learned = {(name, seed) for name in ("text_only", "fused", "default", "mlp") for seed in (0, 1)}
-    assert set(found) == learned | {("popularity", 0), ("bm25", 0), ("oracle", 0)}
+    assert set(found) == learned | {("popularity", 0), ("bm25", 0), ("oracle", 0), ("told", 0)}
     assert all(row.metrics["all"]["n"] == 40 for row in found.values())
     assert found["default", 0].pairs == 3 * 2 * 8
     assert found["default", 0].steps == {"adapt_vision": 2, "pretrain": 2, "finetune": 2}
@@ -305,6 +306,7 @@ def test_the_page_says_what_was_measured(measured: Bench) -> None:
         assert 0 < figures["p"] <= 1
     assert differences["default − bm25"]["seeds"] == [0, 1], "a baseline stands beside every seed"
     assert {"default of oracle over text_only", "mlp of oracle over text_only"} <= set(differences)
+    assert "text_only of told over bm25" in differences, "an oracle with a floor of its own"
 
 
 def test_the_page_can_be_written_where_the_lake_is_not(
@@ -396,6 +398,12 @@ def test_a_row_that_cannot_be_is_refused_before_anything_runs(shop: Shop, row: d
     with pytest.raises(InputError, match=message):
         measure_missing(shop.bench("refused", {"x": {"label": "X"} | row}))
     assert not (shop.folder / "refused").exists()
+
+
+def test_another_rows_vision_encoder_must_fit(shop: Shop) -> None:
+    rows = {"default": ROWS["default"], "x": {"label": "X", "variant": "smar_adapted", "vision": "default"}}
+    with pytest.raises(InputError, match="row x takes the vision encoder of default, whose descriptors is True; its own"):
+        measure_missing(shop.bench("refused", rows))
 
 
 @pytest.mark.parametrize(

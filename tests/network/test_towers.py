@@ -1,4 +1,4 @@
-"""The text tower in training, where texts of about one length are computed together, against all at once."""
+"""The text tower: texts of about one length computed together against all at once; without layers, each word alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from smar_model.network.towers import ROWS_TOGETHER, TextTower, visible
+from tests.network.small_models import small_model
 
 
 def texts(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,3 +36,14 @@ def test_states_and_gradients_do_not_depend_on_what_is_computed_together(rows: i
         found[training] = [states[mask].detach(), *(p.grad for p in tower.parameters())]
     assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(found[False], found[True], strict=True))
     assert found[True][0].std() > 0.1
+
+
+def test_without_layers_a_state_is_its_tokens_own() -> None:
+    tower = small_model(variant="default").item_text_tower
+    assert {name for name, _ in tower.named_parameters()} == {"tokens.weight", "positions.weight", "segments.weight"}
+    ids, segments = texts(2 * ROWS_TOGETHER, 12)
+    mask, changed = visible(ids), ids.clone()
+    changed[:, 3] = 51
+    states, others = (tower.train()(words, segments, mask) for words in (ids, changed))
+    apart = (states != others).any(-1)
+    assert apart[:, 3].all() and apart.sum() == len(ids)

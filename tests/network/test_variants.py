@@ -11,7 +11,7 @@ from smar_model.errors import InputError
 from smar_model.network.fusion import FUSIONS
 from smar_model.network.model import RetrievalModel, load_model, save_model
 from smar_model.network.variants import VARIANTS
-from smar_model.settings import REPOSITORY, VisionEncoder, load_settings
+from smar_model.settings import REPOSITORY, TextEncoder, VisionEncoder, load_settings
 from smar_model.training.batches import Batch
 from smar_model.training.finetune import routed_loss
 from smar_model.training.gradient_cache import Embeddings, backward
@@ -107,6 +107,8 @@ def test_settings_take_the_place_of_a_variants_parts() -> None:
     )
     assert (model.variant.fusion, model.variant.routing, model.vision_locked) == ("mixture", "soft", True)
     assert not small_model(variant="smar").vision_locked
+    words = TextEncoder(width=32, heads=2, tower="words")
+    assert small_model(variant="text_only", text=words).variant.text_tower == "words"
     with pytest.raises(InputError, match="need a vision encoder that is adapted and locked"):
         small_model(variant="smar", frames=2)
 

@@ -113,9 +113,10 @@ def test_training_again_gives_the_same_files(stage: str, run: Run) -> None:
     assert again.digest == first.digest
 
 
-def test_the_baseline_reads_no_picture(run: Run) -> None:
-    model = load_model(run.output("train-text-only").folder / "model")
+def test_the_baseline_has_the_models_text_towers_and_reads_no_picture(run: Run) -> None:
+    model, own = (load_model(run.output(stage).folder / "model") for stage in ("train-text-only", "finetune"))
     assert model.variant.fusion is None
+    assert model.variant.text_tower == own.variant.text_tower == "words"
     assert not any("vision" in name or "image" in name for name in model.state_dict())
 
 
