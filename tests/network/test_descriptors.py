@@ -50,15 +50,25 @@ def test_edges_are_counted_cell_by_cell_and_direction_by_direction() -> None:
 
 def test_a_plain_picture_has_no_edges_and_one_colour() -> None:
     tokens = PictureDescriptors(64, 48)(torch.ones(1, 3, 64, 48))
-    assert tokens.shape == (1, 12, 27 + 32)
+    assert tokens.shape == (1, 12, 27 + 32 + 18)
     assert torch.equal(tokens[0, :, 26], torch.ones(12))
-    assert tokens.sum() == 12
+    assert tokens[0, -1, -1] == pytest.approx(1)  # white, the last of the whole picture's 216
+    assert tokens.sum() == pytest.approx(12 + 1, abs=1e-2)
+
+
+def test_finer_colours_are_of_the_whole_picture() -> None:
+    pictures = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(4))
+    whole = PictureDescriptors(64, 48)(pictures)[:, :, 59:].flatten(1)
+    assert torch.equal(whole, colour_histograms(pictures, 1, 1, levels=6).flatten(1))
+    assert torch.allclose(whole.square().sum(1), torch.ones(2), atol=1e-5)
+    turned = PictureDescriptors(64, 48)(pictures.flip(2, 3))[:, :, 59:].flatten(1)
+    assert torch.allclose(whole, turned, atol=1e-5)
 
 
 def test_a_field_keeps_its_own_cells_together() -> None:
     picture = torch.zeros(1, 3, 64, 48)
     picture[:, :, 20:28, 36:44] = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(2))
-    edges = PictureDescriptors(64, 48)(picture)[0, :, 27:]
+    edges = PictureDescriptors(64, 48)(picture)[0, :, 27:59]
     assert edges.sum(1).nonzero().flatten().tolist() == [5]  # second row, third column
 
 
@@ -99,7 +109,7 @@ def test_fitted_shares_count_by_how_unusual_they_are() -> None:
     before = descriptors(pictures)
     descriptors.fit(pictures)
     after = descriptors(pictures)
-    assert torch.allclose(after.mean(0), torch.zeros(12, 59), atol=1e-4)
+    assert torch.allclose(after.mean(0), torch.zeros(12, 77), atol=1e-4)
     assert (after.std(0) <= 1 + 1e-4).all() and (after.std(0) > 0.99).any()
     usual = before.mean(0)
     assert torch.allclose(after * before.std(0).clamp(min=0.05) + usual, before, atol=1e-4)
