@@ -38,8 +38,7 @@ from smar_model.shop.open_shop import open_shop
 
 ROWS, TIMING = "rows.jsonl", "timing.json"
 PROBE_STEPS, PROBE_SECONDS = 20, 4.0
-"""Steps of a stage in the first turn, and the time that it then gets in the others: the first steps of a process are slow, which the
-steps of a small network would otherwise pay for."""
+"""Steps of a stage in the first turn, and the least time that it then gets in the others: the first steps of a training are slow."""
 PROBE_ROUNDS, PROBE_SEED = 3, 1_000
 """Turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output. The first one is not counted."""
 
@@ -221,8 +220,9 @@ def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[
                 continue
             artifacts = [run.output(stage) for stage in bench.training_stages()]
             outputs |= {artifact.key: artifact for artifact in artifacts}
+            # A short training is looked at nearly every step, one of any length sixty times: that is not a step's time.
             in_steps = {
-                section(a.stage): a.metrics["pairs"] / a.metrics["pairs_per_second"]
+                section(a.stage): a.metrics["pairs"] / a.metrics["pairs_per_second"] - a.metrics["looking_seconds"]
                 for a in artifacts
                 if "pairs_per_second" in a.metrics
             }

@@ -63,24 +63,35 @@ class PictureDescriptors(nn.Module):
         colours = colour_histograms(pictures, self.rows, self.columns)
         edges = edge_histograms(pictures, CELLS * self.rows, CELLS * self.columns)
         fields = torch.cat([colours, F.pixel_unshuffle(edges, CELLS)], dim=1).flatten(2).transpose(1, 2)
-        fine = colour_histograms(pictures, 1, 1, FINE_LEVELS).flatten(1)
+        fine = whole_colours(pictures)
         fine = F.pad(fine, (0, self.patches * self.whole - fine.shape[1]))
         return torch.cat([fields, fine.view(-1, self.patches, self.whole)], dim=-1)
 
 
-def colour_histograms(pictures: Tensor, rows: int, columns: int, levels: int = LEVELS) -> Tensor:
-    """Share of each colour in each field of a grid: pictures (B, 3, H, W), 0–1 → (B, levels³, rows, columns).
+def colour_histograms(pictures: Tensor, rows: int, columns: int) -> Tensor:
+    """Share of each of 27 colours in each field of a grid: pictures (B, 3, H, W), 0–1 → (B, 27, rows, columns).
 
-    The colours are so many levels of red, green and blue, from none to full, in all combinations; a pixel counts for those around it, the more
+    The colours are black, half and full of red, green and blue, in all combinations; a pixel counts for those around it, the more
     the nearer. Square roots, so that a colour of few pixels is seen too. Pixels are taken four together, for a quarter of the time.
     """
+    red_and_green, blue = _nearness(pictures, LEVELS)
+    colours = (red_and_green.unsqueeze(2) * blue.unsqueeze(1)).flatten(1, 2)
+    return F.adaptive_avg_pool2d(colours, (rows, columns)).sqrt()
+
+
+def whole_colours(pictures: Tensor) -> Tensor:
+    """Likewise the share of each of 216 colours in the whole picture: (B, 3, H, W), 0–1 → (B, 216)."""
+    red_and_green, blue = (near.flatten(2) for near in _nearness(pictures, FINE_LEVELS))
+    return (red_and_green @ blue.mT / blue.shape[-1]).flatten(1).sqrt()
+
+
+def _nearness(pictures: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """How near each four pixels are to each pair of levels of red and green, and to each of blue: (B, levels², H/2, W/2), (B, levels, H/2, W/2)."""
     pictures = F.avg_pool2d(pictures, 2, ceil_mode=True)
     values = torch.linspace(0, 1, levels, device=pictures.device)
     near = (1 - (levels - 1) * (pictures.unsqueeze(2) - values.view(1, 1, -1, 1, 1)).abs()).clamp(min=0)
-    red, green, blue = near.unbind(1)  # (B, levels, H, W) each
-    pairs = (red.unsqueeze(2) * green.unsqueeze(1)).flatten(1, 2)
-    colours = (pairs.unsqueeze(2) * blue.unsqueeze(1)).flatten(1, 2)
-    return F.adaptive_avg_pool2d(colours, (rows, columns)).sqrt()
+    red, green, blue = near.unbind(1)
+    return (red.unsqueeze(2) * green.unsqueeze(1)).flatten(1, 2), blue
 
 
 def edge_histograms(pictures: Tensor, rows: int, columns: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import torch
@@ -26,3 +27,10 @@ def compile_parts(model: nn.Module) -> None:
 def seed_everything(seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+
+
+def clock() -> float:
+    """Seconds, once a GPU has done all that it was given."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()

@@ -16,7 +16,7 @@ from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.checkpoints import Checkpoints
-from smar_model.training.device import mixed_precision
+from smar_model.training.device import clock, mixed_precision
 from smar_model.training.gradient_cache import Embeddings, backward
 from smar_model.training.guards import FIRST_STEPS, Guards
 from smar_model.training.prefetch import prefetch
@@ -72,7 +72,7 @@ def train(
         phase: tells the trainings of one stage apart.
 
     Returns:
-        Last losses of the curves, seconds, pairs seen, warnings.
+        Last losses of the curves, seconds (and of them those for looks at embeddings and gradients), pairs seen, warnings.
 
     Raises:
         InputError: the training has gone wrong (`guards.py`); the step is named.
@@ -87,7 +87,7 @@ def train(
         report=context.report,
         quiet_steps=max(FIRST_STEPS, round(optimisation.steps * optimisation.warmup_share)),
     )
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "history": [], "sums": {}, "saved": False}
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "looking": 0.0, "history": [], "sums": {}, "saved": False}
     progress |= {"guards": guards.state, "waiting": {"points": 0}}
     batches = iter(batches)
     held_out = data.hold_out(batches, HELD_OUT_BATCHES) if optimisation.patience else []
@@ -105,6 +105,11 @@ def train(
         with mixed_precision(training.precision):
             embeddings = encode(step, batch)
         return {name: value.float() if value.is_floating_point() else value for name, value in embeddings.items()}
+
+    def look(watched: dict[str, float], watch: Callable[[], dict[str, float]]) -> None:
+        began = clock()
+        watched |= watch()
+        progress["looking"] += clock() - began
 
     if not first:
         curve.unlink(missing_ok=True)
@@ -124,13 +129,13 @@ def train(
         ) -> dict[str, Tensor]:
             watched |= _shares(embeddings)
             if is_look:
-                watched |= guards.watch_embeddings(step, embeddings)
+                look(watched, partial(guards.watch_embeddings, step, embeddings))
             return objective(step, embeddings)
 
         parts = backward(batch, partial(encoded, step), watched_objective, trainable, chunk=optimisation.chunk)
         guards.watch_loss(step, parts, partial(data.describe, batch))
         if is_look:
-            watched |= guards.watch_gradients(step)
+            look(watched, partial(guards.watch_gradients, step))
         torch.nn.utils.clip_grad_norm_(trainable, GRADIENT_NORM)
         optimizer.step()
         average_statistics(model)
@@ -176,6 +181,7 @@ def train(
         **guards.warnings,
         "pairs": float(done * optimisation.batch),
         "training_seconds": round(seconds, 1),
+        "looking_seconds": round(progress["looking"], 3),
         "pairs_per_second": round(done * optimisation.batch / seconds, 1),
     }
 

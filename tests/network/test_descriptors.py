@@ -58,11 +58,14 @@ def test_a_plain_picture_has_no_edges_and_one_colour() -> None:
 
 def test_finer_colours_are_of_the_whole_picture() -> None:
     pictures = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(4))
-    whole = PictureDescriptors(64, 48)(pictures)[:, :, 59:].flatten(1)
-    assert torch.equal(whole, colour_histograms(pictures, 1, 1, levels=6).flatten(1))
-    assert torch.allclose(whole.square().sum(1), torch.ones(2), atol=1e-5)
-    turned = PictureDescriptors(64, 48)(pictures.flip(2, 3))[:, :, 59:].flatten(1)
-    assert torch.allclose(whole, turned, atol=1e-5)
+    found = PictureDescriptors(64, 48)(pictures)[:, :, 59:].flatten(1)
+    pixels = pictures[1].reshape(3, 32, 2, 24, 2).mean((2, 4))
+    for red, green, blue in ((0, 0, 0), (5, 2, 1), (2, 3, 3)):
+        near = torch.ones(32, 24)
+        for channel, level in zip(pixels, (red, green, blue), strict=True):
+            near = near * (1 - 5 * (channel - level / 5).abs()).clamp(min=0)
+        assert torch.isclose(found[1, 36 * red + 6 * green + blue], near.mean().sqrt(), atol=1e-5)
+    assert torch.allclose(found.square().sum(1), torch.ones(2), atol=1e-5)
 
 
 def test_a_field_keeps_its_own_cells_together() -> None:
