@@ -166,7 +166,7 @@ def test_the_same_again_reuses_every_stage(home: Path, first_day: str) -> None:
 
 
 def test_a_killed_stage_leaves_nothing_half_written_and_the_run_completes(home: Path, first_day: str) -> None:
-    settings = write_settings(home, pretrain={"steps": 400, "batch": 8})
+    settings = write_settings(home, pretrain={"steps": 3000, "batch": 8})
     published = set((home / "var" / "lake" / "pretrain").glob("*.json"))
     process = retrain(home, settings)
     newest = running_stage(home, "pretrain", process)
