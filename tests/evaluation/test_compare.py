@@ -337,7 +337,8 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
     assert steps["mlp"]["adapt_vision"] == steps["default"]["adapt_vision"]
     for name, of in steps.items():
         assert timing[name]["steps"] == of
-        each = timing["default"]["seconds_per_step"] | timing[name]["seconds_per_step"]  # default's encoder is mlp's too
+        # The encoder of default is that of mlp.
+        each = timing["default"]["seconds_per_step"] | timing[name]["seconds_per_step"]
         cost = {stage: n * each[stage] for stage, n in of.items()}
         spent = timing[name]["fixed_seconds"] + sum(cost.values())
         assert 60 - sum(timing[name]["seconds_per_step"].values()) <= spent <= 60
