@@ -56,7 +56,7 @@ class TextTower(nn.Module):
     """Token ids to states: (B, L) → (B, L, W). Segments tell title, category, brand and attributes apart.
 
     Without layers a state is its token's own vector. Its steps take a fifth of a transformer's time, and where few minutes are all there
-    are it has learned more at their end (`docs/training.md`).
+    are it has learned more at their end (`text_transformer` and `text_only_words` in `benchmarks/quality.md`).
     """
 
     def __init__(

@@ -35,4 +35,4 @@ def run(context: StageContext) -> dict[str, float]:
         phase="pretrain_history",
     )
     tuned = finetune(context, model, finetuning)
-    return tuned | {name: pretrained[name] + tuned[name] for name in ("pairs", "training_seconds")}
+    return tuned | {name: pretrained[name] + tuned[name] for name in ("pairs", "training_seconds", "looking_seconds")}
