@@ -46,7 +46,9 @@ class QueryEncoder:
         routed, routes, probabilities = [], [], []
         for start in range(0, len(queries), QUERY_BATCH):
             ids = encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
-            embeddings, logits = self.model.encode_queries(torch.from_numpy(ids))
+            # Each text once: the same text is the same query to the last bit, which two rows of a batch need not be.
+            distinct, places = torch.from_numpy(ids).unique(dim=0, return_inverse=True)
+            embeddings, logits = (found[places] for found in self.model.encode_queries(distinct))
             p = self.model.route(logits)
             heads = embeddings.reshape(len(logits) * self.heads, -1)
             routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
