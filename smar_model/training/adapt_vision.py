@@ -117,8 +117,9 @@ def two_views(batches: Iterable[Batch], random: np.random.Generator) -> Iterator
         assert batch.pixels is not None
         count = len(batch.pixels) * processes()
         chances = random.random((count, 4))[own_rows(count)]
-        again = look((batch.pixels * 255).round().byte().numpy(), chances)
-        yield replace(batch, pixels=torch.stack([batch.pixels, torch.from_numpy(again).float() / 255], dim=1))
+        first = batch.pixels.numpy()
+        again = np.divide(look(np.rint(first * 255).astype(np.uint8), chances), 255, dtype=np.float32)
+        yield replace(batch, pixels=torch.from_numpy(np.stack([first, again], axis=1)))
 
 
 def run(context: StageContext) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Batches of pairs for every training stage, from token tables and patch tokens that earlier stages made."""
+"""Batches of pairs for every training stage, from token tables and patch tokens that earlier stages made.
+
+All of it is numpy's work: torch would give the thread that makes batches (`prefetch.py`) threads of its own, beside those that train.
+"""
 
 from __future__ import annotations
 
@@ -80,10 +83,10 @@ class PatchTable:
             has, slot = count > 0, first + random.integers(0, np.maximum(count, 1))
         view = random.integers(0, self.tokens.views, has.shape)[own] if self.tokens and has.any() else None
         has, slot = has[own], slot[own]
-        patches = np.zeros((*has.shape, *self.empty), np.float16)
+        patches = np.zeros((*has.shape, *self.empty), np.float32)
         if self.tokens and view is not None:
             patches[has] = self.tokens.read(self.items.pictures[slot[has]], view[has])
-        return torch.from_numpy(patches).float(), torch.from_numpy(has)
+        return torch.from_numpy(patches), torch.from_numpy(has)
 
 
 class TrainingData:
@@ -243,7 +246,7 @@ class TrainingData:
             return torch.zeros(len(has), 3, size.height, size.width), torch.from_numpy(has)
         chances = self.random.random((len(rows), 4))[own]
         pixels = look(thumbnails.pixels[np.where(has, picture, 0)], chances)
-        return torch.from_numpy(pixels).float() / 255, torch.from_numpy(has)
+        return torch.from_numpy(np.divide(pixels, 255, dtype=np.float32)), torch.from_numpy(has)
 
     def describe(self, batch: Batch, pairs: int = 5) -> str:
         """The first pairs of a batch, for people: query → item id."""

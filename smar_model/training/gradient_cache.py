@@ -33,6 +33,8 @@ def backward(
        that dropout falls alike; memory holds one chunk's graph at a time.
     4. Sum the gradients over processes.
 
+    A batch of one chunk in one process needs none of this: its graph goes from the loss to the parameters.
+
     Args:
         parameters: those that are trained; their gradients are overwritten.
         chunk: pairs encoded at a time; None: all.
@@ -44,6 +46,10 @@ def backward(
     for parameter in parameters:
         parameter.grad = None
     chunks = [batch] if chunk is None else batch.split(chunk)
+    if len(chunks) == processes() == 1:
+        parts = objective(encode(batch))
+        parts["loss"].backward()
+        return {name: value.detach() for name, value in parts.items()}
     states, encoded = [], []
     for part in chunks:
         states.append(_random_state())

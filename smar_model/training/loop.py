@@ -16,7 +16,7 @@ from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.checkpoints import Checkpoints
-from smar_model.training.device import clock, mixed_precision
+from smar_model.training.device import clock, keep_freed_memory, mixed_precision
 from smar_model.training.gradient_cache import Embeddings, backward
 from smar_model.training.guards import FIRST_STEPS, Guards
 from smar_model.training.prefetch import prefetch
@@ -77,6 +77,7 @@ def train(
     Raises:
         InputError: the training has gone wrong (`guards.py`); the step is named.
     """
+    keep_freed_memory()
     training = context.settings.training
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(trainable, optimisation)
