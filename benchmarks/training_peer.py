@@ -30,7 +30,6 @@ from tokenizers import Tokenizer
 from transformers import TrainerCallback
 
 from smar_model.network.model import INITIAL_SCALE, load_model
-from smar_model.network.towers import visible
 
 ROUTES = {"anchor": "query", "positive": "document"}
 TOLERANCE = 0.02
@@ -53,8 +52,7 @@ class Tower(InputModule):
 
     def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
         ids = features["input_ids"]
-        mask = visible(ids)
-        features["sentence_embedding"] = self.projection(self.tower(ids, torch.zeros_like(ids), mask), mask)
+        features["sentence_embedding"] = self.projection(*self.tower(ids, torch.zeros_like(ids)))
         return features
 
     def get_embedding_dimension(self) -> int:

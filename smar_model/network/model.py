@@ -28,6 +28,7 @@ from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores
 from smar_model.network.towers import (
     ImageTower,
+    MeanOfWords,
     PlacedImageTower,
     PretrainedTextTower,
     Projection,
@@ -35,7 +36,6 @@ from smar_model.network.towers import (
     masked_mean,
     places_with_pictures,
     train_part,
-    visible,
 )
 from smar_model.network.variants import find_variant
 from smar_model.settings import Network, Pictures
@@ -137,13 +137,16 @@ class RetrievalModel(nn.Module):
                 tower = PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
                 train_part(tower.encoder, text.trained, text.last_blocks)
                 return tower
-            return TextTower(
+            words = self.variant.text_tower == "words"
+            # Cross-attention is asked by each word.
+            kind = MeanOfWords if words and self.variant.fusion != "cross_attention" else TextTower
+            return kind(
                 vocabulary=shape.vocabulary,
                 length=length,
                 segments=segments,
                 width=text.width,
                 heads=text.heads,
-                layers=0 if self.variant.text_tower == "words" else layers,
+                layers=0 if words else layers,
                 dropout=network.dropout,
             )
 
@@ -223,8 +226,7 @@ class RetrievalModel(nn.Module):
 
     def encode_queries(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, L) to embeddings Q (B, D), of K heads (B, K, D), and the prediction header's logits (B,)."""
-        mask = visible(ids)
-        states = self.query_tower(ids, torch.zeros_like(ids), mask)
+        states, mask = self.query_tower(ids, torch.zeros_like(ids))
         queries = self.query_projection(states, mask)
         if self.further_heads:
             queries = torch.stack([queries, *(head(states, mask) for head in self.further_heads)], dim=1)
@@ -235,9 +237,8 @@ class RetrievalModel(nn.Module):
         return queries @ items.T if queries.ndim == 2 else multi_head_scores(queries, items, HEAD_TEMPERATURE)
 
     def encode_texts(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Item texts (B, L) to states H_t (B, L, W), their mask (B, L) and embeddings S_t (B, D)."""
-        mask = visible(ids)
-        states = self.item_text_tower(ids, segments, mask)
+        """Item texts (B, L) to states H_t (B, L, W), their mask (B, L) and embeddings S_t (B, D); L = 1 of a mean of words."""
+        states, mask = self.item_text_tower(ids, segments)
         return states, mask, self.text_projection(states, mask)
 
     def encode_images(self, patches: Tensor, has_picture: Tensor) -> tuple[Tensor, Tensor]:

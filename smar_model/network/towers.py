@@ -53,10 +53,9 @@ def transformer(width: int, heads: int, layers: int, dropout: float) -> nn.Trans
 
 
 class TextTower(nn.Module):
-    """Token ids to states: (B, L) → (B, L, W). Segments tell title, category, brand and attributes apart.
+    """Token ids (B, L) to states (B, L, W) and their mask (B, L). Segments tell title, category, brand and attributes apart.
 
-    Without layers a state is its token's own vector. Its steps take a fifth of a transformer's time, and where few minutes are all there
-    are it has learned more at their end (`text_transformer` and `text_only_words` in `benchmarks/quality.md`).
+    Without layers a state is its token's own vector.
     """
 
     def __init__(
@@ -75,14 +74,15 @@ class TextTower(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PADDING].zero_()
 
-    def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        mask = visible(ids)
         places = torch.arange(ids.shape[1], device=ids.device)
         states = self.dropout(self.tokens(ids) + self.positions(places) + self.segments(segments))  # (B, L, W)
         if self.transformer is None:
-            return states
+            return states, mask
         if not self.training or len(ids) <= ROWS_TOGETHER or ids.is_cuda or torch.compiler.is_compiling():
-            return self.transformer(states, src_key_padding_mask=~mask)
-        return self._by_length(self.transformer, states, mask)
+            return self.transformer(states, src_key_padding_mask=~mask), mask
+        return self._by_length(self.transformer, states, mask), mask
 
     @staticmethod
     def _by_length(encode: nn.TransformerEncoder, states: Tensor, mask: Tensor) -> Tensor:
@@ -103,6 +103,26 @@ class TextTower(nn.Module):
         return torch.cat(parts).index_select(0, order.argsort())
 
 
+class MeanOfWords(TextTower):
+    """The mean of a TextTower's states without layers, as one state (B, 1, W), where nothing asks for single words: they are summed
+    in their tables, no (B, L, W) is made. Dropout falls on the mean.
+
+    A step takes a fraction of a transformer's time, and where few minutes are all there are it has learned more at their end
+    (`text_transformer` and `text_only_words` in `benchmarks/quality.md`).
+    """
+
+    def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        mask = visible(ids)
+        weights = mask / mask.sum(1, keepdim=True)  # (B, L)
+        # A weight of 0 keeps padding's vector where it is; told its index, torch takes a slower way.
+        of_words = weights.masked_fill(ids == PADDING, 0)
+        words = F.embedding_bag(ids, self.tokens.weight, per_sample_weights=of_words, mode="sum")
+        places = weights @ self.positions.weight[: ids.shape[1]]
+        by_segment = weights.new_zeros(len(ids), self.segments.num_embeddings).scatter_add_(1, segments, weights)
+        states = self.dropout(words + places + by_segment @ self.segments.weight)
+        return states.unsqueeze(1), mask[:, :1]
+
+
 class PretrainedTextTower(nn.Module):
     """A `transformers` encoder in the same place; segments are added to its word embeddings."""
 
@@ -121,9 +141,10 @@ class PretrainedTextTower(nn.Module):
         nn.init.zeros_(self.segments.weight)  # begin as the encoder was trained
         self.project = nn.Identity() if inner == width else nn.Linear(inner, width)
 
-    def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        mask = visible(ids)
         words = self.encoder.get_input_embeddings()(ids) + self.segments(segments)
-        return self.project(self.encoder(inputs_embeds=words, attention_mask=mask.long()).last_hidden_state)
+        return self.project(self.encoder(inputs_embeds=words, attention_mask=mask.long()).last_hidden_state), mask
 
 
 class ImageTower(nn.Module):

@@ -1,11 +1,11 @@
-"""The text tower: texts of about one length computed together against all at once; without layers, each word alone."""
+"""The text tower: texts of about one length computed together against all at once; without layers, each word alone or their mean."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from smar_model.network.towers import ROWS_TOGETHER, TextTower, visible
+from smar_model.network.towers import ROWS_TOGETHER, MeanOfWords, TextTower, masked_mean, visible
 from tests.network.small_models import small_model
 
 
@@ -31,19 +31,44 @@ def test_states_and_gradients_do_not_depend_on_what_is_computed_together(rows: i
     found = {}
     for training in (False, True):
         tower.train(training).zero_grad()
-        states = tower(ids, segments, mask)
+        states, _ = tower(ids, segments)
         (states * weights).sum().backward()
         found[training] = [states[mask].detach(), *(p.grad for p in tower.parameters())]
     assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(found[False], found[True], strict=True))
     assert found[True][0].std() > 0.1
 
 
+SIZES = {"vocabulary": 52, "length": 12, "segments": 4, "width": 16, "heads": 2, "layers": 0, "dropout": 0.0}
+
+
 def test_without_layers_a_state_is_its_tokens_own() -> None:
-    tower = small_model(variant="default").item_text_tower
+    tower = TextTower(**SIZES)
     assert {name for name, _ in tower.named_parameters()} == {"tokens.weight", "positions.weight", "segments.weight"}
     ids, segments = texts(2 * ROWS_TOGETHER, 12)
-    mask, changed = visible(ids), ids.clone()
+    changed = ids.clone()
     changed[:, 3] = 51
-    states, others = (tower.train()(words, segments, mask) for words in (ids, changed))
+    (states, _), (others, _) = (tower.train()(words, segments) for words in (ids, changed))
     apart = (states != others).any(-1)
     assert apart[:, 3].all() and apart.sum() == len(ids)
+
+
+def test_the_mean_of_words_is_the_mean_of_a_towers_states_without_layers() -> None:
+    torch.manual_seed(0)
+    words, naive = MeanOfWords(**SIZES), TextTower(**SIZES)
+    naive.load_state_dict(words.state_dict())
+    ids, segments = texts(37, 11)
+    weights, found = torch.randn(37, 16), []
+    for tower in (words, naive):
+        means = masked_mean(*tower(ids, segments))
+        (means * weights).sum().backward()
+        found.append([means.detach(), *(p.grad for p in tower.parameters())])
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*found, strict=True))
+    assert (
+        found[0][0].std() > 0.1 and not found[0][1][0].any()
+    )  # padding learns nothing, not from a text without words either
+
+
+def test_single_words_are_there_for_cross_attention_alone() -> None:
+    for fusion, places in (("mlp", 1), ("cross_attention", 12)):
+        states, mask, _ = small_model(variant="default", fusion=fusion).encode_texts(*texts(5, 12))
+        assert states.shape[1] == mask.shape[1] == places
