@@ -91,10 +91,11 @@ def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Any]
     for pair in comparison.pairs:
         add(f"{pair.first} − {pair.second}", (pair.first, pair.second), difference)
     floors = {name: row.floor or comparison.floor for name, row in comparison.rows.items() if row.truth}
-    for name, row in comparison.rows.items():
+    for table in comparison.tables.values():
         for oracle, floor in floors.items():
-            if row.variant and not row.truth and name != floor:
-                add(f"{name} of {oracle} over {floor}", (name, floor, oracle), recovered)
+            for name, row in table.items():
+                if oracle in table and row.variant and not row.truth and name != floor:
+                    add(f"{name} of {oracle} over {floor}", (name, floor, oracle), recovered)
     return found
 
 
