@@ -51,6 +51,8 @@ BATCH = 256
 """Items embedded at a time."""
 SHARD = 1 << 16
 """Items of a shard: what one process does at a time, and what is lost of it when it is killed."""
+SHARDS_A_PROCESS = 4
+"""On a CPU. With fewer one process is done before another one has started."""
 PICTURES_TOGETHER = 64
 TEXT_FIELDS = ("title", "category", "brand", "attributes")
 EMBEDDING_STAGES = ("embed", "embed-release")
@@ -528,7 +530,7 @@ def _embedded_shards(
     if len(missing) < len(shards):
         context.report(f"{len(shards) - len(missing)} of {len(shards)} shards were finished by an earlier attempt")
     gpus = torch.cuda.device_count()
-    processes = min(gpus or threads, len(missing))
+    processes = min(gpus, len(missing)) if gpus else min(threads, len(missing) // SHARDS_A_PROCESS)
     if processes <= 1:
         embedder = ItemEmbedder(model, plan.pictures, plan.read_patches, torch.device("cuda" if gpus else "cpu"))
         for number, shard in enumerate(missing):
