@@ -15,7 +15,7 @@ from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.settings import REPOSITORY, load_settings
-from smar_model.stages import COMPARISON_STAGES, STAGES
+from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0]
@@ -56,7 +56,7 @@ def start(
         day=parse_day(day),
         window_days=window_days,
         promote=promote,
-        steps=[*STAGES, "register", "promote", "track"],
+        steps=[*STAGES, *REFRESH_STAGES, "register", "promote", "track"],
     )
 
 
@@ -82,7 +82,7 @@ def _add_stage_command(stage: Stage) -> None:
     app.command(name=stage.name, help=stage.summary)(command)
 
 
-for _stage in STAGES.values():
+for _stage in (*STAGES.values(), *REFRESH_STAGES.values()):
     _add_stage_command(_stage)
 
 

@@ -176,10 +176,10 @@ def find_artifact(stage: str, key: str) -> Artifact | None:
     return load_artifact(stage, key) if manifest_path(stage, key).is_file() else None
 
 
-def newest_artifact(stage: str, made_by: str) -> Artifact | None:
-    """The last published one that was made in the same way, from whatever inputs."""
+def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None = None) -> Artifact | None:
+    """The last published one that was made in the same way and has these metrics, from whatever inputs."""
     manifests = [json.loads(path.read_text(encoding="utf-8")) for path in (lake() / stage).glob("*.json")]
-    alike = [manifest for manifest in manifests if manifest.get("made_by") == made_by]
+    alike = [m for m in manifests if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()]
     if not alike:
         return None
     newest = max(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]))

@@ -25,6 +25,7 @@ SERVING_PACKAGES = (
     "faiss-cpu",
     "mlflow",
     "numpy",
+    "onnxruntime",
     "pandas",
     "pyarrow",
     "pydantic",

@@ -7,25 +7,28 @@ heads (DPSR) asks once for each; what any of them finds is ordered by the score 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 
 from smar_model.data.text_tokens import encode_queries, load_tokenizer
 from smar_model.errors import InputError
 from smar_model.network.losses import soft_maximum
-from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model, model_digest
+from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model
 from smar_model.retrieval.embed import ItemEmbeddings
+from smar_model.retrieval.index_files import open_index
+from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
 
 QUERY_BATCH = 512
+MEASURED_DEPTH = 100
+"""Depth at which the recall of an index is measured."""
 
 
 def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
@@ -36,19 +39,26 @@ def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
 class QueryEncoder:
     """Query texts to what the index is asked, [Q ; p·Q]."""
 
-    def __init__(self, model: RetrievalModel, tokenizer_file: Path) -> None:
+    def __init__(self, model: RetrievalModel, tokenizer_file: Path, *, tower_file: Path | None = None) -> None:
+        """`tower_file`: exported query tower that runs in the place of the model's (`query_tower.py`)."""
         self.model = model.eval()
         self.tokenizer = load_tokenizer(tokenizer_file)
+        self.tower = ExportedTower(tower_file) if tower_file else None
 
     @torch.inference_mode()
     def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Routed queries (B, 2D), of K heads (B·K, 2D), the share of S_m that routes them (B,) and P(q) (B,)."""
         routed, routes, probabilities = [], [], []
         for start in range(0, len(queries), QUERY_BATCH):
-            ids = encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
-            # Each text once: the same text is the same query to the last bit, which two rows of a batch need not be.
-            distinct, places = torch.from_numpy(ids).unique(dim=0, return_inverse=True)
-            embeddings, logits = (found[places] for found in self.model.encode_queries(distinct))
+            ids = torch.from_numpy(
+                encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
+            )
+            if len(ids) == 1:
+                embeddings, logits = self._run_tower(ids)
+            else:
+                # Each text once: the same text is the same query to the last bit, which two rows of a batch need not be.
+                distinct, places = ids.unique(dim=0, return_inverse=True)
+                embeddings, logits = (found[places] for found in self._run_tower(distinct))
             p = self.model.route(logits)
             heads = embeddings.reshape(len(logits) * self.heads, -1)
             routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
@@ -58,6 +68,12 @@ class QueryEncoder:
             width = 2 * self.model.shape.network.dimension
             return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
         return np.concatenate(routed), np.concatenate(routes), np.concatenate(probabilities)
+
+    def _run_tower(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.tower is None:
+            return self.model.encode_queries(ids)
+        embeddings, logits = self.tower(ids.numpy())
+        return torch.from_numpy(embeddings), torch.from_numpy(logits)
 
     @property
     def heads(self) -> int:
@@ -106,11 +122,30 @@ class Hit:
     score: float
 
 
+class _Column(Sequence):
+    """A column of a table as Python values, each made when it is looked at: as lists, a million items take half a gigabyte."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.values = column.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            start, stop, step = row.indices(len(self))
+            return self.values.slice(start, max(0, stop - start)).to_pylist()[::step] if step > 0 else list(self)[row]
+        return self.values[row].as_py()
+
+    def __iter__(self) -> Iterator:
+        return iter(self.values.to_pylist())
+
+
 class Searcher:
     """A model with the index that was built for it."""
 
     def __init__(
-        self, encoder: QueryEncoder, index: faiss.Index, items: dict[str, list], manifest: dict[str, Any]
+        self, encoder: QueryEncoder, index: faiss.Index, items: Mapping[str, Sequence], manifest: dict[str, Any]
     ) -> None:
         self.encoder = encoder
         self.index = index
@@ -124,25 +159,20 @@ class Searcher:
         Raises:
             InputError: the index is damaged, or was built by another model.
         """
-        manifest_file = index_folder / "index.json"
-        try:
-            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-            index = faiss.read_index(str(index_folder / "index.faiss"))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{index_folder}: not a whole index (index.json, index.faiss): {error}") from error
-        if manifest["model_digest"] != model_digest(model_folder):
+        manifest, index, items = open_index(index_folder, model_folder)
+        model = load_model(model_folder)
+        if index.d != 2 * model.shape.network.dimension:
             raise InputError(
-                f"{index_folder}: this index was built by another model than {model_folder}; build it again"
+                f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * model.shape.network.dimension}; "
+                "build it again"
             )
-        items = pq.read_table(index_folder / "index_items").sort_by("row").to_pydict()
-        if not index.ntotal == len(items["item_id"]) == manifest["items"]:
-            raise InputError(
-                f"{index_folder}: {index.ntotal} vectors for {len(items['item_id'])} items; build it again"
-            )
-        return cls(QueryEncoder(load_model(model_folder), model_folder / "tokenizer.json"), index, items, manifest)
+        has_tower = manifest.get("query_tower", "pytorch") != "pytorch"
+        tower_file = index_folder / TOWER_FILE if has_tower else None
+        encoder = QueryEncoder(model, model_folder / "tokenizer.json", tower_file=tower_file)
+        return cls(encoder, index, {name: _Column(items[name]) for name in items.column_names}, manifest)
 
     @property
-    def item_ids(self) -> list[str]:
+    def item_ids(self) -> Sequence[str]:
         return self.items["item_id"]
 
     def route(self, queries: Sequence[str]) -> np.ndarray:
@@ -155,9 +185,11 @@ class Searcher:
 
     def rank_routed(self, asked: np.ndarray, depth: int) -> Ranking:
         """Likewise for queries as `QueryEncoder.encode` gives them."""
-        scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), depth)
+        # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
+        searched = max(depth, MEASURED_DEPTH)
+        scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), searched)
         if self.encoder.heads > 1:
-            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * depth))
+            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * searched))
         ranking = order_candidates(rows.astype(np.int32), scores)
         return Ranking(rows=ranking.rows[:, :depth], scores=ranking.scores[:, :depth])
 
