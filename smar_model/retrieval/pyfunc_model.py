@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class SmarSearchModel(PythonModel):
         self.searcher = Searcher.load(Path(context.artifacts["model"]), Path(context.artifacts["index"]))
         try:
             pictures = ShopInputs.of(load_settings(Path(context.artifacts["settings.yaml"]))).pictures()
-            self.picture_uri = pictures.uri
+            self.picture_uri: Callable[[str], str] = pictures.uri
         except InputError:  # the shop is not on this machine: names as its catalogue has them
             self.picture_uri = str
 

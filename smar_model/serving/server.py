@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 
 import uvicorn
 
 from smar_model.errors import InputError
-from smar_model.serving.app import create_app
 from smar_model.settings import Settings
 
 SHUTDOWN_SECONDS = 10
@@ -21,9 +21,13 @@ def serve(settings: Settings, *, host: str, port: int, poll_seconds: float, othe
     Raises:
         InputError: the address cannot be had.
     """
+    # MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there.
+    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
     # A registry that is down is to be seen within seconds, not after the minutes that MLflow would try.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from smar_model.serving.app import create_app
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept)
     config = uvicorn.Config(

@@ -22,15 +22,19 @@ EASY = {"over_popularity": 0.0, "over_bm25": 0.0, "champion_margin": 1.0, "minim
 
 
 def write_settings(home: Path, **sections: Any) -> Path:
-    content = tiny_settings(home / "shop", network=NETWORK, **sections).model_dump(mode="json")
+    content = tiny_settings(home / "shop", **{"network": NETWORK} | sections).model_dump(mode="json")
     path = home / f"settings-{len(list(home.glob('settings-*')))}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
-def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
+def judged_run(home: Path, name: str, *, seed: int, network: dict[str, Any] | None = None, **gate: Any) -> Run:
     """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
-    sections = {"gate": EASY | gate, "evaluation": {"bootstrap_samples": 50, "shown_queries": 2}}
+    sections = {
+        "network": NETWORK if network is None else network,
+        "gate": EASY | gate,
+        "evaluation": {"bootstrap_samples": 50, "shown_queries": 2},
+    }
     path = write_settings(home, **sections)
     start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True, steps=())
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
@@ -67,14 +71,18 @@ def _publish_model(run: Run, seed: int) -> None:
     run.write_state("finetune", "finished", key=artifact.key, **state)
 
 
-def refreshed_index(home: Path, run: Run, name: str) -> Artifact:
-    """An index of the run's own model over a catalogue that has lost its last item, made by the stages themselves."""
+def refreshed_index(home: Path, run: Run, name: str, *, items: list[dict[str, Any]] | None = None) -> Artifact:
+    """An index of the run's own model over another catalogue, made by the stages themselves.
+
+    Args:
+        items: rows of the catalogue; by default that of the tiny shop without its last item.
+    """
     refreshed = publish_run(home / "shop", with_truth=False, name=name).run
     refreshed.take(run.output("finetune"), stage="finetune")
-    attempt = Attempt("prepare-items", digest_json([name, "without the last item"]))
-    write_items(attempt.folder, tiny_items()[:-1])
-    smaller = attempt.publish(metrics={}, inputs={}, settings={})
-    refreshed.write_state("prepare-items", "finished", key=smaller.key)
+    attempt = Attempt("prepare-items", digest_json([name, "another catalogue"]))
+    write_items(attempt.folder, tiny_items()[:-1] if items is None else items)
+    another = attempt.publish(metrics={}, inputs={}, settings={})
+    refreshed.write_state("prepare-items", "finished", key=another.key)
     for stage in ("embed", "index"):
         run_stage(STAGES[stage], refreshed)
     return refreshed.output("index")
