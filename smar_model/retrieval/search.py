@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import faiss
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
@@ -238,23 +239,23 @@ class Searcher:
         return np.hstack([heads, np.repeat(shares, self.encoder.heads)[:, None] * heads])
 
     @cached_property
-    def department_sizes(self) -> dict[str, int]:
-        """Items of each department, the largest first."""
-        names, counts = np.unique(np.array(self.items["department"], dtype=object).astype(str), return_counts=True)
-        return {str(names[n]): int(counts[n]) for n in np.lexsort((names, -counts))}
+    def _departments(self) -> dict[str, np.ndarray]:
+        """Department → its rows as a bitmap, N bits; the largest department first."""
+        places, names = pd.factorize(np.array(self.items["department"], dtype=object))
+        order = np.lexsort((names.astype(str), -np.bincount(places)))
+        return {str(names[n]): np.packbits(places == n, bitorder="little") for n in order.tolist()}
 
     @cached_property
-    def _department_rows(self) -> dict[str, np.ndarray]:
-        """Department → its rows as a bitmap, N bits."""
-        departments = np.array(self.items["department"], dtype=object).astype(str)
-        return {name: np.packbits(departments == name, bitorder="little") for name in self.department_sizes}
+    def department_sizes(self) -> dict[str, int]:
+        """Items of each department, the largest first."""
+        return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
 
     def _selector(self, departments: Collection[str]) -> faiss.IDSelector:
-        if unknown := sorted(set(departments) - set(self._department_rows)):
+        if unknown := sorted(set(departments) - set(self._departments)):
             raise InputError(
-                f"department {unknown[0]!r}: this index has no item in it; there are {', '.join(self.department_sizes)}"
+                f"department {unknown[0]!r}: this index has no item in it; there are {', '.join(self._departments)}"
             )
-        return _FAISS.IDSelectorBitmap(np.bitwise_or.reduce([self._department_rows[name] for name in departments]))
+        return _FAISS.IDSelectorBitmap(np.bitwise_or.reduce([self._departments[name] for name in departments]))
 
     def _hit(self, row: int, score: float) -> Hit:
         columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}

@@ -58,6 +58,7 @@ def open_release(release: dict[str, Any]) -> ServedPair:
             f"{model_folder}: damaged, or another model than {release['model_digest'][:12]}, which version "
             f"{release['version']} names"
         )
+    _warm(searcher)
     return ServedPair(
         version=release["version"],
         run=release["run"],
@@ -86,21 +87,25 @@ def open_text_only(run_name: str) -> ServedPair:
     catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
     items = {name: catalogue[name].tolist() for name in ("title", "department")}
     items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
+    searcher = Searcher(QueryEncoder(model, tokenizer), index, items, {})
+    _warm(searcher)
     return ServedPair(
-        version=TEXT_ONLY,
-        run=run_name,
-        model_digest=model_digest(folder),
-        index_digest=None,
-        searcher=Searcher(QueryEncoder(model, tokenizer), index, items, {}),
+        version=TEXT_ONLY, run=run_name, model_digest=model_digest(folder), index_digest=None, searcher=searcher
     )
+
+
+def _warm(searcher: Searcher) -> None:
+    """Make now what the first search would otherwise wait for."""
+    searcher.search([searcher.items["title"][0]], k=1)
+    _ = searcher.department_sizes
 
 
 def why_no_text_only(run_name: str) -> str | None:
     """Why `open_text_only` would refuse a run; None where it would not. Asks the run's record alone, opens nothing."""
     try:
         load_run(run_name).output("train-text-only")
-    except InputError as error:
-        return str(error)
+    except Exception as error:  # a record of another version of this project may lack anything
+        return str(error) or type(error).__name__
     return None
 
 
