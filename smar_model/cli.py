@@ -179,13 +179,40 @@ def search(
     query: Annotated[str, typer.Argument(help="What a shopper would type.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Items to show.")] = 10,
     version: Annotated[Optional[str], typer.Option(help="Model version; default: the champion.")] = None,  # noqa: UP045
+    department: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only its items; may be repeated. Default: all."),
+    ] = None,
+    routing: Annotated[
+        Optional[Literal["soft", "hard", "text", "pictures"]],  # noqa: UP045
+        typer.Option(help="How text and pictures are weighed; default: as the model ships."),
+    ] = None,
     settings: DeploymentOption = DEFAULT_SETTINGS,
     as_json: JsonOption = False,
 ) -> None:
     """Search the shop through the champion: titles, scores, pictures and P(q)."""
     from smar_model.release.show import search_release, show_search
 
-    show_search(search_release(load_settings(settings), query, k=k, version=version), as_json=as_json)
+    answer = search_release(
+        load_settings(settings), query, k=k, version=version, departments=department or (), routing=routing
+    )
+    show_search(answer, as_json=as_json)
+
+
+@app.command()
+def serve(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the registry.")] = 2.0,
+    others: Annotated[
+        int, typer.Option(min=0, help="Versions kept in memory beside the champion, to compare with.")
+    ] = 3,
+) -> None:
+    """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
+    from smar_model.serving.server import serve as run_server
+
+    run_server(load_settings(settings), host=host, port=port, poll_seconds=poll_seconds, others_kept=others)
 
 
 @app.command()

@@ -7,13 +7,15 @@ heads (DPSR) asks once for each; what any of them finds is ordered by the score 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 
@@ -29,6 +31,9 @@ from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, 
 QUERY_BATCH = 512
 MEASURED_DEPTH = 100
 """Depth at which the recall of an index is measured."""
+_FAISS: Any = faiss
+"""Whose type stubs know neither keyword arguments of what SWIG makes nor its vectors."""
+RoutedBy = Literal["soft", "hard", "text", "pictures"]
 
 
 def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
@@ -151,6 +156,8 @@ class Searcher:
         self.index = index
         self.items = items
         self.manifest = manifest
+        if encoder.heads > 1:
+            self._enable_lookup()
 
     @classmethod
     def load(cls, model_folder: Path, index_folder: Path) -> Searcher:
@@ -183,11 +190,19 @@ class Searcher:
         """Rows of the index, best first."""
         return self.rank_routed(self.encoder.encode(queries)[0], depth)
 
-    def rank_routed(self, asked: np.ndarray, depth: int) -> Ranking:
-        """Likewise for queries as `QueryEncoder.encode` gives them."""
+    def rank_routed(self, asked: np.ndarray, depth: int, departments: Collection[str] = ()) -> Ranking:
+        """Likewise for queries as `QueryEncoder.encode` gives them; with departments, among their items alone.
+
+        Raises:
+            InputError: a department has no item in this index, or an index of its kind cannot be searched in part.
+        """
+        asked = np.ascontiguousarray(asked, dtype=np.float32)
         # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
         searched = max(depth, MEASURED_DEPTH)
-        scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), searched)
+        if departments:
+            scores, rows = _search_selected(self.index, asked, searched, self._selector(departments))
+        else:
+            scores, rows = self.index.search(asked, searched)
         if self.encoder.heads > 1:
             scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * searched))
         ranking = order_candidates(rows.astype(np.int32), scores)
@@ -206,21 +221,101 @@ class Searcher:
 
     def score(self, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Scores of one routed query, of its K heads (K, 2D), with rows of the index (N,) → (N,)."""
+        self._enable_lookup()
+        return self.encoder.join_heads(asked @ self.index.reconstruct_batch(rows).T)[0]
+
+    def _enable_lookup(self) -> None:
+        """Inverted lists find a row's vector again by a table, which is made once: from then on threads only read it."""
         lists = faiss.try_extract_index_ivf(self.index)
         if lists is not None:
             lists.make_direct_map()
-        return self.encoder.join_heads(asked @ self.index.reconstruct_batch(rows).T)[0]
 
-    def search(self, queries: list[str], k: int = 10) -> tuple[list[list[Hit]], np.ndarray]:
-        """The k best items for each query, best first, and P(q) of each query (B,)."""
-        asked, _, probabilities = self.encoder.encode(queries)
-        ranking = self.rank_routed(asked, k)
+    def search(
+        self,
+        queries: list[str],
+        k: int = 10,
+        *,
+        departments: Collection[str] = (),
+        routing: RoutedBy | None = None,
+    ) -> tuple[list[list[Hit]], np.ndarray]:
+        """The k best items for each query, best first, and P(q) of each query (B,). Any number of threads may search.
+
+        Args:
+            departments: only their items; none: all.
+            routing: what p of [Q ; p·Q] is in the place of what the model ships with: `text` 0, `pictures` 1, `hard` 0 or 1 by
+                P(q) ≥ .5, `soft` the share that the model was trained to mix by, or P(q) itself where it was not.
+
+        Raises:
+            InputError: a department has no item in this index.
+        """
+        asked, shares, probabilities = self.encoder.encode(queries)
+        if routing:
+            asked = self._routed(asked, self._shares(routing, shares, probabilities))
+        ranking = self.rank_routed(asked, k, departments)
         hits = [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
         ]
         return hits, probabilities
 
+    def _shares(self, routing: RoutedBy, shares: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        if routing in {"text", "pictures"}:
+            return np.full_like(shares, routing == "pictures")
+        if routing == "hard":
+            return (probabilities >= 0.5).astype(np.float32)
+        return shares if self.encoder.model.variant.routing == "soft" else probabilities
+
+    def _routed(self, asked: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Routed queries of K heads (B·K, 2D) with other shares (B,) of S_m."""
+        heads = asked[:, : asked.shape[1] // 2]
+        return np.hstack([heads, np.repeat(shares, self.encoder.heads)[:, None] * heads])
+
+    @cached_property
+    def _departments(self) -> dict[str, np.ndarray]:
+        """Department → its rows as a bitmap, N bits; the largest department first."""
+        places, names = pd.factorize(np.array(self.items["department"], dtype=object))
+        order = np.lexsort((names.astype(str), -np.bincount(places)))
+        return {str(names[n]): np.packbits(places == n, bitorder="little") for n in order.tolist()}
+
+    @cached_property
+    def department_sizes(self) -> dict[str, int]:
+        """Items of each department, the largest first."""
+        return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
+
+    def _selector(self, departments: Collection[str]) -> faiss.IDSelector:
+        if unknown := sorted(set(departments) - set(self._departments)):
+            raise InputError(
+                f"department {unknown[0]!r}: this index has no item in it; there are {', '.join(self._departments)}"
+            )
+        return _FAISS.IDSelectorBitmap(np.bitwise_or.reduce([self._departments[name] for name in departments]))
+
     def _hit(self, row: int, score: float) -> Hit:
         columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}
         return Hit(**columns, score=score)
+
+
+def _search_selected(
+    index: faiss.Index, asked: np.ndarray, depth: int, selector: faiss.IDSelector
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the best selected ones. All of them are looked at: the few lists that a query probes, or a graph that
+    is left where few may be entered, would miss most of a small department."""
+    index = _FAISS.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return _search_selected(index.refine_index, asked, depth, selector)
+    if isinstance(index, faiss.IndexHNSW):
+        return _search_selected(index.storage, asked, depth, selector)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        for number in range(chain.size()):
+            asked = _FAISS.downcast_VectorTransform(chain.at(number)).apply(asked)
+        return _search_selected(index.index, asked, depth, selector)
+    if isinstance(index, faiss.IndexIVF):
+        parameters = _FAISS.SearchParametersIVF(sel=selector, nprobe=index.nlist)
+    else:
+        parameters = _FAISS.SearchParameters(sel=selector)
+    try:
+        return index.search(asked, depth, params=parameters)
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(index).__name__} cannot be searched by department; choose another index.factory"
+        ) from error

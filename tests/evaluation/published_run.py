@@ -73,7 +73,7 @@ def publish_run(
         for day, (_, requests) in events.items():
             rows = [{**r, "named": [("colour", colour[r["item_id"]])]} for r in requests]
             write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
-    published = PublishedRun(run=tiny_run(root, name=name, network=NETWORK, **sections), root=root)
+    published = PublishedRun(run=tiny_run(root, name=name, **{"network": NETWORK} | sections), root=root)
     published.publish("prepare-items", lambda folder: write_items(folder, items))
     published.publish("extract-clicks", lambda folder: write_clicks(folder, events))
     published.publish("generate-queries", lambda folder: write_queries(folder, items))
