@@ -59,9 +59,9 @@ def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
     start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True, steps=())
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
     _publish_model(published.run, seed)
-    for stage in ("embed", "index", "evaluate", "report", "gate"):
+    for stage in ("embed", "index", "evaluate", "gate", "report"):
         run_stage(STAGES[stage], published.run)
-    for stage in ("measure-drift", "assign-segments", "mine-negatives", "train-text-only"):
+    for stage in ("mine-negatives", "train-text-only"):
         published.publish(stage, lambda folder: None)
     return load_run(name)
 
@@ -166,9 +166,11 @@ def test_a_lost_line_of_the_history_is_written_again(home: Path, first: Run) -> 
         file.write_text(text, encoding="utf-8")
 
 
-def test_tracking_is_complete_and_repeatable(first: Run) -> None:
+def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureFixture[str]) -> None:
     parent = track_run(first)
     registry = Registry(first.settings)
+    address = f"/#/experiments/{registry.experiment_id()}/runs/{parent}/artifacts/report.html"
+    assert capsys.readouterr().out.strip().splitlines()[-1].endswith(f": http://127.0.0.1:5000{address}")
 
     def children() -> dict[str, Any]:
         runs = registry.client.search_runs([registry.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'")
