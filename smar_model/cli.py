@@ -129,6 +129,18 @@ def probe_vision_command(
     print(f"Figures: {record.folder / 'vision_probe.json'}")
 
 
+@app.command("train-oracle")
+def train_oracle_command(
+    run: RunOption,
+    truth: Annotated[str, typer.Option(help="What it is told: `visible` (colour and type) or `all`.")] = "visible",
+) -> None:
+    """Train a text-only model that is told true attributes, on a run's tables; later runs are judged beside it."""
+    record = _begun_run(run, "train-oracle")
+    from smar_model.evaluation.oracle import train_oracle
+
+    print(f"Oracle: run {train_oracle(record, truth, COMPARISON_STAGES).name}")
+
+
 MinutesOption = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(help="Begin no run that would probably end later; the same command goes on."),

@@ -387,7 +387,8 @@ class Evaluation(Section):
     depth: Count = 100
     maximum_queries: Count = 10_000
     bootstrap_samples: Count = 1_000
-    shown_queries: Count = 20
+    shown_queries: Count = 40
+    """In the report, with the pictures found."""
     seed: int = 0
 
 

@@ -248,30 +248,30 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="evaluate",
-            summary="The model, the baselines and the champion on the held-out days.",
+            summary="The model, the baselines, the champion and an oracle on the held-out days, by segment.",
             work="smar_model.evaluation.evaluate:run",
-            inputs=("prepare-items", "extract-clicks", "label-fashion", "finetune", "embed", "index"),
+            inputs=(
+                "prepare-items",
+                "extract-clicks",
+                "label-fashion",
+                "assign-segments",
+                "finetune",
+                "embed",
+                "index",
+            ),
             optional_inputs=("train-text-only",),
             raw=("judgments_and_truth",),
-            settings=("evaluation", "shop.visual_departments"),
+            settings=("evaluation", "shop.visual_departments", "segments.novel_bucket"),
             code=(
                 "smar_model/evaluation",
                 "smar_model/retrieval",
                 "smar_model/network",
                 "smar_model/data",
                 "schemas/query_results.yaml",
+                "schemas/segments.yaml",
             ),
             champion=True,
-        ),
-        Stage(
-            name="report",
-            summary="One self-contained page: table, curves, queries with the pictures found.",
-            work="smar_model.evaluation.report:run",
-            inputs=("prepare-items", "check-data", "adapt-vision", "pretrain", "finetune", "index", "evaluate"),
-            optional_inputs=("train-text-only",),
-            settings=("evaluation",),
-            code=("smar_model/evaluation",),
-            champion=True,
+            release="oracle",
         ),
         Stage(
             name="gate",
@@ -282,13 +282,27 @@ STAGES: dict[str, Stage] = {
             code=("smar_model/release/gate.py",),
             champion=True,
         ),
+        Stage(
+            name="report",
+            summary="One self-contained page: the decision, figures by segment, curves, queries with the pictures found.",
+            work="smar_model.evaluation.report:run",
+            inputs=(
+                *("prepare-items", "measure-drift", "check-data", "adapt-vision", "pretrain", "finetune"),
+                *("index", "evaluate", "gate"),
+            ),
+            optional_inputs=("train-text-only",),
+            settings=("evaluation",),
+            code=("smar_model/evaluation", "schemas/query_drift.yaml"),
+            champion=True,
+        ),
     )
 }
 
 _JUDGE = (
     *("smar_model/evaluation/judge.py", "smar_model/evaluation/baselines.py", "smar_model/evaluation/metrics.py"),
-    *("smar_model/evaluation/relevance.py", "smar_model/evaluation/evaluation_set.py", "smar_model/retrieval"),
-    *("smar_model/network", "smar_model/data", "schemas/comparison_results.yaml"),
+    *("smar_model/evaluation/relevance.py", "smar_model/evaluation/evaluation_set.py"),
+    *("smar_model/evaluation/segments.py", "smar_model/retrieval"),
+    *("smar_model/network", "smar_model/data", "schemas/comparison_results.yaml", "schemas/segments.yaml"),
 )
 _JUDGE_SETTINGS = ("evaluation", "shop.visual_departments", "segments.novel_bucket")
 

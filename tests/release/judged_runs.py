@@ -39,10 +39,9 @@ def judged_run(home: Path, name: str, *, seed: int, network: dict[str, Any] | No
     start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True, steps=())
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
     _publish_model(published.run, seed)
-    for stage in ("embed", "index", "evaluate", "report", "gate"):
+    for stage in ("embed", "index", "evaluate", "gate", "report"):
         run_stage(STAGES[stage], published.run)
-    for stage in ("measure-drift", "assign-segments", "mine-negatives"):
-        published.publish(stage, lambda folder: None)
+    published.publish("mine-negatives", lambda folder: None)
     published.publish_model("train-text-only", variant="text_only", seed=seed)
     return load_run(name)
 

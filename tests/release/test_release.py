@@ -124,9 +124,11 @@ def test_a_lost_line_of_the_history_is_written_again(home: Path, first: Run) -> 
         file.write_text(text, encoding="utf-8")
 
 
-def test_tracking_is_complete_and_repeatable(first: Run) -> None:
+def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureFixture[str]) -> None:
     parent = track_run(first)
     registry = Registry(first.settings)
+    address = f"/#/experiments/{registry.experiment_id()}/runs/{parent}/artifacts/report.html"
+    assert capsys.readouterr().out.strip().splitlines()[-1].endswith(f": http://127.0.0.1:5000{address}")
 
     def children() -> dict[str, Any]:
         runs = registry.client.search_runs([registry.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'")
