@@ -1,4 +1,4 @@
-"""The stage embed beside the bare forward pass of its towers: prints the tables of benchmarks/embedding.md.
+"""The stage embed beside the bare forward pass of its towers: writes benchmarks/embedding.md.
 
     SMAR_HOME=HOME python benchmarks/embedding.py --run RUN --folder FOLDER
 
@@ -43,6 +43,13 @@ from smar_model.stages import STAGES
 REPETITIONS = 5
 NETWORKS = ("default", "paper size")
 PAPER_ITEMS = 2_000
+PAGE = Path(__file__).with_suffix(".md")
+COMMAND = "    SMAR_HOME=HOME .venv/bin/python benchmarks/embedding.py --run RUN --folder FOLDER"
+METHOD = f"""The stage: `embed_stage` from its first to its last line (reading and digesting the catalogue, token ids that train-tokenizer has made, patch
+tokens, towers, writing), with nothing taken over from before. The bare forward pass: the same towers over the same batches, which lie in memory
+as tensors, in one process with `training.threads` threads; where no patch tokens are published (`paper size`, an untrained model of
+`configs/paper_smar.yaml` over {PAPER_ITEMS:,} items), the vision encoder over pixels in memory as well. Each measurement is a process of its own; the
+clock does not run while Python and its packages are loaded. Both in turn, {REPETITIONS} times."""
 
 
 def main() -> None:
@@ -50,6 +57,7 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     parser.add_argument("--folder", type=Path, required=True, help="for results and scratch")
     parser.add_argument("--times", type=int, default=10, help="how many times the catalogue is taken")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -79,10 +87,19 @@ def main() -> None:
             f"| {network} | {figures['stage'][0]['items']:,} | {statistics.median(rates['stage']):,.0f} | {statistics.median(rates['bare']):,.0f} | "
             f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f}) |"
         )
-    print(
-        f"{dt.date.today()}, commit {commit()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n"
+    about = f"{dt.date.today()}, commit {commit()}, {machine()}."
+    page = (
+        "\n\n".join(["# Embedding: the stage and the bare forward pass", COMMAND, about, METHOD, "\n".join(lines)])
+        + "\n"
     )
-    print("\n".join(lines))
+    options.page.write_text(page, encoding="utf-8")
+    print(page)
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def run_process(options: argparse.Namespace, network: str, contender: str) -> dict[str, float]:

@@ -52,7 +52,7 @@ REPETITIONS = 5
 CLIENTS = 16
 SECONDS = 15
 FLAT_TIMED = 100
-SCALES = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
+SCALES = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEASURED_A_BUCKET = 200
 HNSW = {"M": 32, "ef_construction": 200}
 NEAREST = 2_000
@@ -171,6 +171,12 @@ class Bench:
             )
         return dict(np.load(file))
 
+    def scale(self) -> float:
+        file = self.folder / "scale.json"
+        if not file.is_file():
+            file.write_text(json.dumps(fit_scale(self.base()["vectors"])), encoding="utf-8")
+        return json.loads(file.read_text(encoding="utf-8"))
+
     def vectors(self) -> np.ndarray:
         """The run's items, then resampled ones, memory-mapped."""
         file = self.folder / f"vectors-{self.size}.npy"
@@ -178,7 +184,7 @@ class Bench:
             real = self.base()["vectors"]
             temporary = file.with_suffix(".part.npy")
             out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(self.size, real.shape[1]))
-            resample(real, fit_scale(real), out)
+            resample(real, self.scale(), out)
             temporary.rename(file)
         return np.asarray(np.load(file, mmap_mode="r"))
 
@@ -209,8 +215,9 @@ class Bench:
 
 
 def resample(real: np.ndarray, scale: float, out: np.ndarray, seed: int = 0) -> None:
-    """Fill (M, 2D) with the real items and then draws of a smoothed bootstrap: a real item, moved by `scale` times its cluster's spread and drawn
-    back, so that the spread within clusters stays; S_t and S_m are unit vectors again."""
+    """Fill (M, 2D) with the real items and then draws of a smoothed bootstrap: a real item, moved by 0 to 2 · `scale` times its cluster's
+    spread and drawn back, so that the spread within clusters stays; S_t and S_m are unit vectors again. Some stay close to theirs, as real
+    catalogues have near duplicates."""
     count, width = real.shape
     means = faiss.Kmeans(width, int(np.sqrt(count)), niter=10, seed=seed, min_points_per_centroid=1)
     means.train(real)
@@ -222,7 +229,8 @@ def resample(real: np.ndarray, scale: float, out: np.ndarray, seed: int = 0) -> 
     for start in range(count, len(out), 50_000):
         rows = random.integers(0, count, min(len(out), start + 50_000) - start)
         noise = random.standard_normal((len(rows), width), dtype=np.float32) @ spread.T
-        drawn = means.centroids[own[rows]] + (apart[rows] + scale * noise) / np.float32(np.sqrt(1 + scale**2))
+        scales = (2 * scale * random.random((len(rows), 1))).astype(np.float32)
+        drawn = means.centroids[own[rows]] + (apart[rows] + scales * noise) / np.sqrt(1 + scales**2)
         text, both = drawn[:, : width // 2], drawn[:, : width // 2] + drawn[:, width // 2 :]
         text /= np.linalg.norm(text, axis=1, keepdims=True)
         both /= np.linalg.norm(both, axis=1, keepdims=True)
@@ -252,7 +260,7 @@ def fit_scale(real: np.ndarray) -> float:
 
 def measure_data(bench: Bench) -> dict[str, Any]:
     real = bench.base()["vectors"]
-    scale = fit_scale(real)
+    scale = bench.scale()
     bounds = np.arange(0, 1.3, 0.1)
     histograms = {
         name: (np.histogram(nearest(vectors), bounds)[0] / NEAREST).tolist()
@@ -268,8 +276,8 @@ def table_data(found: dict[int, dict[str, Any]]) -> str:
         "## Items\n",
         f"{figures['items']:,} real items and {figures['queries']:,} distinct queries of the click log; shares of queries by the share of S_m that routes "
         "them, fifth by fifth: " + ", ".join(f"{n / figures['queries']:.1%}" for n in figures["routes"]) + ". "
-        "Further items are resampled: a real item, moved by a normal draw with the covariance within its cluster (as many clusters as the root "
-        f"of the items) times {figures['scale']:g}, the multiple with which resampled items lie as far from each other as real ones. Distance to the nearest "
+        "Further items are resampled: a real item, moved by a normal draw with the covariance within clusters (as many as the root of the items) "
+        f"times 0 to {2 * figures['scale']:g}, evenly; the bound is that with which resampled items lie as far from each other as real ones in the median. Distance to the nearest "
         "other item, share of items, as many resampled as real ones:\n",
         "| distance | real | resampled |",
         "| --- | ---: | ---: |",
@@ -789,7 +797,7 @@ def measure_refresh(bench: Bench) -> dict[str, Any]:
         len(vectors), 2 * part, replace=False
     )  # half in the place of those removed, half of those changed
     drawn = np.empty((len(bench.base()["vectors"]) + 2 * part, vectors.shape[1]), np.float32)
-    resample(bench.base()["vectors"], 0.5, drawn, seed=7)
+    resample(bench.base()["vectors"], bench.scale(), drawn, seed=7)
     vectors[changed] = drawn[-2 * part :]
     _, asked, routes, shares = bench.queries(0)
     began = time.monotonic()

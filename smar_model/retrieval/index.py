@@ -52,7 +52,8 @@ ENOUGH_QUERIES = 50
 """A bucket with fewer does not count by itself."""
 SAME_SCORE = 1e-6
 MARGIN = 0.25
-"""Share of what the floor leaves to 1 by which search parameters must be better."""
+"""Share of what the floor leaves to 1 by which search parameters must be better; and by no less than a standard error, as other
+queries come."""
 K_FACTORS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 """Candidates scored again for each result."""
 RANDOM_READ = 6
@@ -179,7 +180,7 @@ class RecallQueries:
         return hit.reshape(len(self.routes), -1).mean(1)
 
     def by_bucket(self, found: np.ndarray) -> list[dict[str, float]]:
-        """Figures of each bucket that has a query: bounds, queries, share of all queries, recall."""
+        """Figures of each bucket that has a query: bounds, queries, share of all queries, recall and its standard error."""
         place, bounds = np.digitize(self.routes, BUCKETS), (0.0, *BUCKETS, 1.0)
         return [
             {
@@ -188,17 +189,21 @@ class RecallQueries:
                 "queries": int((place == b).sum()),
                 "share": float(self.shares[b]),
                 "recall": float(found[place == b].mean()),
+                "error": float(found[place == b].std() / math.sqrt((place == b).sum())),
             }
             for b in range(len(bounds) - 1)
             if (place == b).any()
         ]
 
     def measure(self, index: faiss.Index, vectors: Vectors) -> dict[str, Any]:
-        """Recall over all queries as they come, in the worst bucket with enough of them, and in every bucket."""
+        """Recall over all queries as they come, in the worst bucket with enough of them (`sure`: less its standard error), and in every
+        bucket."""
         buckets = self.by_bucket(self.found(index, vectors))
         overall = sum(b["share"] * b["recall"] for b in buckets) / sum(b["share"] for b in buckets)
-        counted = [b["recall"] for b in buckets if b["queries"] >= ENOUGH_QUERIES]
-        return {"depth": self.rows.shape[1], "overall": overall, "worst": min([overall, *counted]), "buckets": buckets}
+        counted = [b for b in buckets if b["queries"] >= ENOUGH_QUERIES]
+        worst = min([overall, *(b["recall"] for b in counted)])
+        sure = min([overall, *(b["recall"] - b["error"] for b in counted)])
+        return {"depth": self.rows.shape[1], "overall": overall, "worst": worst, "sure": sure, "buckets": buckets}
 
 
 def draw_queries(encoder: QueryEncoder, queries: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -296,7 +301,8 @@ def tune_search(index: faiss.Index, vectors: Vectors, queries: RecallQueries, fl
 
     def is_enough(broad: int, factor: float) -> bool:
         space.set_index_parameters(index, parameters(broad, factor))
-        return queries.measure(index, vectors)["worst"] >= aim
+        found = queries.measure(index, vectors)
+        return found["worst"] >= aim and found["sure"] >= floor
 
     def cost(broad: int, factor: float) -> float:
         scanned = len(vectors) / lists.nlist * lists.code_size * broad if lists else broad

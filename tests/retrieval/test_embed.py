@@ -279,18 +279,20 @@ def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
     assert not find_checkpoints("embed")
     direct, done = ItemEmbedder.embed, []
 
-    def stopping(self: ItemEmbedder, items: ItemTokens, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def stopping(self: ItemEmbedder, items: ItemTokens, *args: np.ndarray, threads: int) -> np.ndarray:
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(rows)
-        return direct(self, items, tokens, rows)
+        done.append(args[1])
+        return direct(self, items, *args, threads=threads)
 
     monkeypatch.setattr(ItemEmbedder, "embed", stopping)
     with pytest.raises(KeyboardInterrupt):
         embed(run)
     assert len(find_checkpoints("embed")) == 2
     done.clear()
-    monkeypatch.setattr(ItemEmbedder, "embed", lambda self, *args: done.append(args[2]) or direct(self, *args))
+    monkeypatch.setattr(
+        ItemEmbedder, "embed", lambda self, *args, **more: done.append(args[2]) or direct(self, *args, **more)
+    )
     again = embed(run)
     assert [len(rows) for rows in done] == [7, 3], "of four shards two were there"
     assert again.digest == whole.digest
