@@ -140,7 +140,6 @@ class Follower:
         started = time.monotonic()
         try:
             pair = self._open_version(wanted)
-            examples = example_queries(pair)
         except Exception as error:  # whatever is wrong with a release, the last good one goes on
             self.metrics.failed_reloads.inc()
             self._refused = (tags, time.monotonic() + RETRY_SECONDS)
@@ -151,13 +150,18 @@ class Follower:
             return
         self.metrics.reload_seconds.observe(time.monotonic() - started)
         before, self.champion = self.champion, pair
-        self.examples, self.reload_problem, self._refused = examples, None, None
+        self.reload_problem = self._refused = None
         self.metrics.reloads.inc()
         if before:
             self.metrics.serving.remove(before.version, before.model_digest, before.index_digest)
             self._keep(before)
         self.metrics.serving.labels(pair.version, pair.model_digest, pair.index_digest).set(1)
         log.warning("serving %s, opened in %.1f s", self._serving(), time.monotonic() - started)
+        try:
+            self.examples = example_queries(pair)
+        except Exception as error:  # the page goes without
+            log.warning("no example queries of run %s: %s", pair.run, _described(error))
+            self.examples = []
 
     def _open_version(self, pointer: tuple[str, str | None]) -> ServedPair:
         if kept := self._kept(pointer):
