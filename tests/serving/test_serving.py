@@ -70,7 +70,7 @@ def as_released(shop: ServingShop, client: TestClient) -> Iterator[None]:
     until(lambda: served(client) == (*pair_of(shop, "1"), []))
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
@@ -343,7 +343,7 @@ def test_a_bad_index_is_reported_and_the_last_good_pair_goes_on(
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
     # A whole one in its place is taken at the next look, not only after the wait before a new try.
     shop.point_to("1", good)
-    until(lambda: served(client) == (*pair_of(shop, "1", refreshed=True), []), seconds=20)
+    until(lambda: served(client) == (*pair_of(shop, "1", refreshed=True), []), seconds=25)
 
 
 @pytest.mark.usefixtures("as_released")
