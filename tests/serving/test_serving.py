@@ -355,6 +355,27 @@ def test_an_index_that_another_model_built_is_refused(shop: ServingShop, client:
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
 
 
+def test_another_version_that_cannot_be_opened_fails_its_own_requests_alone(
+    shop: ServingShop, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.app.state.follower._others.clear()  # type: ignore[attr-defined]
+    index = Path(shop.registry.release("2")["index_folder"]) / "index.faiss"
+    whole = index.read_bytes()
+    index.unlink()
+    index.write_bytes(whole[:100])
+    try:
+        refused = [client.get("/search", params={"q": "red shirt", "version": "2"}) for _ in range(3)]
+        assert {answer.status_code for answer in refused} == {503}
+        assert all("damaged, or another index" in answer.json()["detail"] for answer in refused)
+        assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1, "it was opened again for each request"
+        assert served(client) == (*pair_of(shop, "1"), [])
+        assert client.get("/search", params={"q": "red shirt"}).status_code == 200
+    finally:
+        index.write_bytes(whole)
+        client.app.state.follower._unopened.clear()  # type: ignore[attr-defined]
+    assert client.get("/search", params={"q": "red shirt", "version": "2"}).status_code == 200
+
+
 def test_a_registry_that_is_down_does_not_stop_serving(shop: ServingShop, client: TestClient) -> None:
     follower = client.app.state.follower  # type: ignore[attr-defined]
     elsewhere = shop.settings.model_copy(
