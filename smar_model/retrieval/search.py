@@ -273,7 +273,7 @@ class Searcher:
     @cached_property
     def _departments(self) -> dict[str, np.ndarray]:
         """Department → its rows as a bitmap, N bits; the largest department first."""
-        places, names = pd.factorize(np.array(self.items["department"], dtype=object))
+        places, names = pd.factorize(np.array(list(self.items["department"]), dtype=object))
         order = np.lexsort((names.astype(str), -np.bincount(places)))
         return {str(names[n]): np.packbits(places == n, bitorder="little") for n in order.tolist()}
 

@@ -77,6 +77,8 @@ class Follower:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _refused: tuple[dict[str, str], float] | None = None
     """Tags of the version that could not be opened, and when to try again if they stay as they are."""
+    _unopened: dict[tuple[str, str | None], tuple[str, float]] = field(default_factory=dict)
+    """Of others: why they could not be opened, and when to try again; a page asks for the same one with every search."""
     _registry: Registry | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -140,7 +142,6 @@ class Follower:
         started = time.monotonic()
         try:
             pair = self._open_version(wanted)
-            examples = example_queries(pair)
         except Exception as error:  # whatever is wrong with a release, the last good one goes on
             self.metrics.failed_reloads.inc()
             self._refused = (tags, time.monotonic() + RETRY_SECONDS)
@@ -151,13 +152,18 @@ class Follower:
             return
         self.metrics.reload_seconds.observe(time.monotonic() - started)
         before, self.champion = self.champion, pair
-        self.examples, self.reload_problem, self._refused = examples, None, None
+        self.reload_problem = self._refused = None
         self.metrics.reloads.inc()
         if before:
             self.metrics.serving.remove(before.version, before.model_digest, before.index_digest)
             self._keep(before)
         self.metrics.serving.labels(pair.version, pair.model_digest, pair.index_digest).set(1)
         log.warning("serving %s, opened in %.1f s", self._serving(), time.monotonic() - started)
+        try:
+            self.examples = example_queries(pair)
+        except Exception as error:  # the page goes without
+            log.warning("no example queries of run %s: %s", pair.run, _described(error))
+            self.examples = []
 
     def _open_version(self, pointer: tuple[str, str | None]) -> ServedPair:
         if kept := self._kept(pointer):
@@ -199,6 +205,10 @@ class Follower:
             return pair
         if not self.others_kept:
             raise NotServed("this server serves the champion alone (`--others 0`)")
+        why, again_at = self._unopened.pop(pointer, ("", 0.0))
+        if time.monotonic() < again_at:
+            self._unopened[pointer] = why, again_at
+            raise NotServed(why)
         try:
             opener: Callable[[], ServedPair] = (
                 (lambda: open_text_only(str(pointer[1])))
@@ -208,6 +218,7 @@ class Follower:
             pair = opener()
         except Exception as error:  # a request's problem, not the server's
             log.error("version %s: %s", pointer[0], _described(error), exc_info=_unexpected(error))
+            self._unopened[pointer] = _described(error), time.monotonic() + RETRY_SECONDS
             raise NotServed(_described(error)) from error
         self._keep(pair)
         return pair

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -78,7 +79,7 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
         running_server(shop.settings_file, log, poll_seconds=POLL_SECONDS) as address,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as elsewhere,
     ):
-        began = time.time()
+        began, busy = time.time(), busy_seconds()
         asked = elsewhere.submit(run_clients, address, dict(states), clients=CLIENTS, until=began + seconds)
         followed = []
         for number, (name, change, wanted) in enumerate(changes, start=1):
@@ -91,6 +92,7 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
             followed.append(f"{name} {time.monotonic() - changed:.1f} s")
         seen = asked.result(timeout=seconds + 120)
         problems = get(address, "readyz")["problems"]
+        busy = [after - before for after, before in zip(busy_seconds(), busy, strict=True)]
     assert seen.failures == []
     assert problems == []
     assert "ERROR" not in log.read_text(encoding="utf-8")
@@ -100,6 +102,8 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
     lines = [
         f"`make test-services` with SMAR_TEST_MINUTES={MINUTES:g}. {CLIENTS} clients on the same machine, each asking its next query as soon as",
         f"it has an answer; the network that ships (untrained), {len(tiny_items()) * COPIES:,} items of which 10 are asked for.",
+        "",
+        f"Of the machine's time {busy[1] / busy[0]:.0%} went to server and clients, {1 - (busy[1] + busy[2]) / busy[0]:.0%} to what else ran on it.",
         "",
         "| requests | failed | mixed | requests/s | p50 ms | p99 ms | p99.9 ms | longest ms |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -115,3 +119,10 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
 def pair_that_answers(address: str) -> Pair:
     answer = get(address, "search?q=red&k=1")
     return answer["version"], answer["model_digest"], answer["index_digest"]
+
+
+def busy_seconds() -> list[float]:
+    """So far, over all cores: time that went by, what this process and those it began have computed, what was idle."""
+    now, own = psutil.cpu_times(), psutil.Process()
+    mine = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return [sum(now), sum(times.user + times.system for times in mine), now.idle + now.iowait]

@@ -45,7 +45,12 @@ def test_mlflow_models_serve_answers_with_items_and_pictures(shop: ServingShop, 
         "--env-manager",
         "local",
     ]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": shop.settings.tracking_uri, "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": shop.settings.tracking_uri,
+        "PYTHONPATH": str(REPOSITORY),
+        # It starts `uvicorn` by that name, as in an activated environment.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     log = tmp_path / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(

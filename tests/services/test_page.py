@@ -20,6 +20,7 @@ from tests.services.served import get, running_server
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 from tests.tiny_shop import ITEMS, tiny_items
 
+expect.set_options(timeout=30_000)  # on a machine that others use as well
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),

@@ -70,7 +70,7 @@ def as_released(shop: ServingShop, client: TestClient) -> Iterator[None]:
     until(lambda: served(client) == (*pair_of(shop, "1"), []))
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
@@ -343,7 +343,7 @@ def test_a_bad_index_is_reported_and_the_last_good_pair_goes_on(
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
     # A whole one in its place is taken at the next look, not only after the wait before a new try.
     shop.point_to("1", good)
-    until(lambda: served(client) == (*pair_of(shop, "1", refreshed=True), []), seconds=20)
+    until(lambda: served(client) == (*pair_of(shop, "1", refreshed=True), []), seconds=25)
 
 
 @pytest.mark.usefixtures("as_released")
@@ -353,6 +353,27 @@ def test_an_index_that_another_model_built_is_refused(shop: ServingShop, client:
     until(lambda: bool(served(client)[3]))
     assert "built by another model" in served(client)[3][0]
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
+
+
+def test_another_version_that_cannot_be_opened_fails_its_own_requests_alone(
+    shop: ServingShop, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.app.state.follower._others.clear()  # type: ignore[attr-defined]
+    index = Path(shop.registry.release("2")["index_folder"]) / "index.faiss"
+    whole = index.read_bytes()
+    index.unlink()
+    index.write_bytes(whole[:100])
+    try:
+        refused = [client.get("/search", params={"q": "red shirt", "version": "2"}) for _ in range(3)]
+        assert {answer.status_code for answer in refused} == {503}
+        assert all("damaged, or another index" in answer.json()["detail"] for answer in refused)
+        assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1, "it was opened again for each request"
+        assert served(client) == (*pair_of(shop, "1"), [])
+        assert client.get("/search", params={"q": "red shirt"}).status_code == 200
+    finally:
+        index.write_bytes(whole)
+        client.app.state.follower._unopened.clear()  # type: ignore[attr-defined]
+    assert client.get("/search", params={"q": "red shirt", "version": "2"}).status_code == 200
 
 
 def test_a_registry_that_is_down_does_not_stop_serving(shop: ServingShop, client: TestClient) -> None:
