@@ -10,7 +10,7 @@ UV_VERSION := 0.13.8
 # Stages are processes: without cached bytecode each would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup retrain test ui lock clean
+.PHONY: setup retrain test test-services ui lock clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -36,6 +36,12 @@ test: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What takes a browser or minutes of load: the search page in Chromium (from Debian where it is missing), and `smar serve` under load for
+# SMAR_TEST_MINUTES (10). Measurements go to benchmarks/services.md.
+test-services: $(INSTALLED)
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core)
+	@$(BIN)/python -m pytest -n 0 tests/services
 
 # Resolves the newest versions that pyproject.toml allows. No address goes into the file.
 lock:

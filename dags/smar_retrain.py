@@ -20,6 +20,8 @@ wrong and what to do. Then clear that task with everything downstream. `train-te
 fails, the model is released all the same, the comparison is missing from the report, and `watcher` turns the run
 red so that somebody looks. `watcher` is red whenever any task is.
 
+**The report** (what the model finds, by segment and query by query, and the decision) is behind the button *Report* of `track`.
+
 **Needs** the pool `training` with one slot (`airflow pools set training 1 "one training process at a time"`): the
 tasks that use all cores or the GPU take turns in it.
 """
@@ -34,7 +36,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, chain, task
 from airflow.sdk.exceptions import AirflowFailException
 from run_names import run_name
-from stages import SmarOperator
+from stages import SmarOperator, TrackOperator
 
 RUN = "{{ run_name(run_id) }}"
 # `ds` does not exist on a manual run without a logical date.
@@ -44,6 +46,10 @@ WINDOW = ["{{ '--window-days' if params.window_days }}", "{{ params.window_days 
 CHECKS_PAGE = """
 All checks with their figures, and the rows not used by reason, are on the page `checks.html`. The last line of this
 task's log, or the message that it failed with, says where it lies; `track` adds it to the run's artifacts in MLflow.
+"""
+
+REPORT = """
+The button *Report*, under the task's details, opens the run's report in MLflow; so does the address in the last line of the log.
 """
 
 QUICK = timedelta(minutes=30)
@@ -138,17 +144,23 @@ with DAG(
         # Whether the baseline finished or failed, the evaluation goes on.
         text_only_settled = EmptyOperator(task_id="text_only_settled", trigger_rule="all_done")
 
-    with TaskGroup("judging", prefix_group_id=False, tooltip="Index, evaluation, report"):
+    with TaskGroup("judging", prefix_group_id=False, tooltip="Index, evaluation, decision, report"):
         embed = command("embed", timeout=SPARK, training=True)
         index = command("index", timeout=SPARK, training=True)
         evaluate = command("evaluate", timeout=SPARK, training=True)
+        gate = command("gate")
         report = command("report")
 
-    with TaskGroup("release", prefix_group_id=False, tooltip="Model version, decision, champion"):
+    with TaskGroup("release", prefix_group_id=False, tooltip="Model version, champion"):
         register = command("register")
-        gate = command("gate")
         promote = command("promote")
-        track = command("track", trigger_rule="all_done")
+        track = TrackOperator(
+            task_id="track",
+            arguments=["track", "--run", RUN],
+            execution_timeout=QUICK,
+            trigger_rule="all_done",
+            doc_md=REPORT,
+        )
 
         @task(trigger_rule="one_failed", retries=0)
         def watcher() -> None:
@@ -162,9 +174,10 @@ with DAG(
     chain(check_data, train_tokenizer, adapt_vision, encode_pictures, pretrain, finetune, embed, index, evaluate)
     chain(train_tokenizer, mine_negatives, [pretrain, train_text_only])
     chain(train_text_only, text_only_settled, evaluate)
-    chain(evaluate, report, register, gate, promote)
+    # The report tells the decision, and the model version holds the report.
+    chain(evaluate, gate, report, register, promote)
     # Beside training, which does not wait for it.
-    chain(check_data, assign_segments, track)
+    chain(check_data, assign_segments, evaluate)
     chain([promote, text_only_settled], track)
     # A failure anywhere on the way to `promote` reaches it as upstream_failed, which one_failed counts.
-    chain([promote, train_text_only, assign_segments, track], watching)
+    chain([promote, train_text_only, track], watching)

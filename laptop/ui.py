@@ -94,7 +94,7 @@ def serve() -> int:
         print("Preparing Airflow", flush=True)
         prepare()
         airflow_port, mlflow_port = free_port(AIRFLOW_PORT), free_port(MLFLOW_PORT)
-        variables = environment(port=airflow_port)
+        variables = environment(port=airflow_port) | {"SMAR_MLFLOW_URL": f"http://127.0.0.1:{mlflow_port}"}
         adopt_orphans()
         running: dict[str, subprocess.Popen[bytes]] = {}
         try:

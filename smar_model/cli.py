@@ -15,7 +15,7 @@ from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.settings import REPOSITORY, load_settings
-from smar_model.stages import COMPARISON_STAGES, STAGES
+from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0]
@@ -56,7 +56,7 @@ def start(
         day=parse_day(day),
         window_days=window_days,
         promote=promote,
-        steps=[*STAGES, "register", "promote", "track"],
+        steps=[*STAGES, *REFRESH_STAGES, "register", "promote", "track"],
     )
 
 
@@ -82,7 +82,7 @@ def _add_stage_command(stage: Stage) -> None:
     app.command(name=stage.name, help=stage.summary)(command)
 
 
-for _stage in STAGES.values():
+for _stage in (*STAGES.values(), *REFRESH_STAGES.values()):
     _add_stage_command(_stage)
 
 
@@ -127,6 +127,18 @@ def probe_vision_command(
 
     print(format_probe(probe_vision(record, generic=generic)))
     print(f"Figures: {record.folder / 'vision_probe.json'}")
+
+
+@app.command("train-oracle")
+def train_oracle_command(
+    run: RunOption,
+    truth: Annotated[str, typer.Option(help="What it is told: `visible` (colour and type) or `all`.")] = "visible",
+) -> None:
+    """Train a text-only model that is told true attributes, on a run's tables; later runs are judged beside it."""
+    record = _begun_run(run, "train-oracle")
+    from smar_model.evaluation.oracle import train_oracle
+
+    print(f"Oracle: run {train_oracle(record, truth, COMPARISON_STAGES).name}")
 
 
 MinutesOption = Annotated[
@@ -179,13 +191,40 @@ def search(
     query: Annotated[str, typer.Argument(help="What a shopper would type.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Items to show.")] = 10,
     version: Annotated[Optional[str], typer.Option(help="Model version; default: the champion.")] = None,  # noqa: UP045
+    department: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only its items; may be repeated. Default: all."),
+    ] = None,
+    routing: Annotated[
+        Optional[Literal["soft", "hard", "text", "pictures"]],  # noqa: UP045
+        typer.Option(help="How text and pictures are weighed; default: as the model ships."),
+    ] = None,
     settings: DeploymentOption = DEFAULT_SETTINGS,
     as_json: JsonOption = False,
 ) -> None:
     """Search the shop through the champion: titles, scores, pictures and P(q)."""
     from smar_model.release.show import search_release, show_search
 
-    show_search(search_release(load_settings(settings), query, k=k, version=version), as_json=as_json)
+    answer = search_release(
+        load_settings(settings), query, k=k, version=version, departments=department or (), routing=routing
+    )
+    show_search(answer, as_json=as_json)
+
+
+@app.command()
+def serve(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the registry.")] = 2.0,
+    others: Annotated[
+        int, typer.Option(min=0, help="Versions kept in memory beside the champion, to compare with.")
+    ] = 3,
+) -> None:
+    """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
+    from smar_model.serving.server import serve as run_server
+
+    run_server(load_settings(settings), host=host, port=port, poll_seconds=poll_seconds, others_kept=others)
 
 
 @app.command()

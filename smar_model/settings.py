@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 Fusion = Literal["cross_attention", "concat", "linear", "weighted_sum", "mlp", "beyond_text", "mixture", "image"]
 TextTower = Literal["transformer", "words"]
 ImageTower = Literal["transformer", "placed"]
+QueryTower = Literal["pytorch", "onnx", "onnx_int8"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
 SharedStage = Literal["adapt-vision", "pretrain", "finetune", "train-text-only"]
@@ -373,16 +374,21 @@ class Training(Section):
 
 class Index(Section):
     factory: str | None = None
-    """FAISS factory string; unset: exact up to 200,000 items, IVF above."""
-    minimum_recall: Share = 0.95
-    """Of the exact 100 nearest, measured at build with real queries; below it the build fails."""
+    """FAISS factory string; unset: by the size of the catalogue and the recall asked for (`smar_model/retrieval/index.py`)."""
+    minimum_recall: Share = 0.99
+    """Of the exact 100 best, measured at build with real queries: search parameters are chosen to reach it whatever the share of
+    pictures in a query's score; below it the build fails."""
+    query_tower: QueryTower = "pytorch"
+    """What encodes queries where the index is served: `pytorch`, or the tower exported to ONNX Runtime, `onnx`, or `onnx_int8` with its
+    matrices in 8 bits."""
 
 
 class Evaluation(Section):
     depth: Count = 100
     maximum_queries: Count = 10_000
     bootstrap_samples: Count = 1_000
-    shown_queries: Count = 20
+    shown_queries: Count = 40
+    """In the report, with the pictures found."""
     seed: int = 0
 
 

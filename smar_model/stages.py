@@ -12,6 +12,17 @@ _SPARK = (
     "smar_model/lake/json_lines.py",
 )
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
+_EMBED = (
+    *("smar_model/retrieval/embed.py", "smar_model/training/encode_pictures.py"),
+    *("smar_model/network", "smar_model/data"),
+)
+_INDEX = (
+    *(
+        f"smar_model/retrieval/{name}.py"
+        for name in ("index", "index_files", "query_tower", "search", "ranking", "embed")
+    ),
+    *("smar_model/network", "smar_model/data", "schemas/index_items.yaml"),
+)
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
     *("training.token_dropout", "training.threads", "training.precision", "training.compile"),
@@ -141,6 +152,7 @@ STAGES: dict[str, Stage] = {
             ),
             code=(
                 *("smar_model/retrieval/mine_negatives.py", "smar_model/retrieval/search.py"),
+                *("smar_model/retrieval/index_files.py", "smar_model/retrieval/query_tower.py"),
                 *("smar_model/retrieval/ranking.py", "smar_model/network", "smar_model/data"),
             ),
             release="mined_from",
@@ -218,14 +230,12 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="embed",
-            summary="Text and multimodal embedding of every item.",
+            summary="Text and multimodal embedding of every item; under the same model, of changed ones alone.",
             work="smar_model.retrieval.embed:run",
             inputs=("prepare-items", "encode-pictures", "finetune"),
+            optional_inputs=("train-tokenizer",),
             settings=("training.threads",),
-            code=(
-                *("smar_model/retrieval/embed.py", "smar_model/training/encode_pictures.py"),
-                *("smar_model/network", "smar_model/data"),
-            ),
+            code=_EMBED,
             dated=False,
         ),
         Stage(
@@ -233,35 +243,35 @@ STAGES: dict[str, Stage] = {
             summary="FAISS index routed by P(q), its recall measured against exact search.",
             work="smar_model.retrieval.index:run",
             inputs=("prepare-items", "extract-clicks", "finetune", "embed"),
-            settings=("index",),
-            code=("smar_model/retrieval", "smar_model/network", "smar_model/data"),
+            settings=("index", "training.threads"),
+            code=_INDEX,
         ),
         Stage(
             name="evaluate",
-            summary="The model, the baselines and the champion on the held-out days.",
+            summary="The model, the baselines, the champion and an oracle on the held-out days, by segment.",
             work="smar_model.evaluation.evaluate:run",
-            inputs=("prepare-items", "extract-clicks", "label-fashion", "finetune", "embed", "index"),
+            inputs=(
+                "prepare-items",
+                "extract-clicks",
+                "label-fashion",
+                "assign-segments",
+                "finetune",
+                "embed",
+                "index",
+            ),
             optional_inputs=("train-text-only",),
             raw=("judgments_and_truth",),
-            settings=("evaluation", "shop.visual_departments"),
+            settings=("evaluation", "shop.visual_departments", "segments.novel_bucket"),
             code=(
                 "smar_model/evaluation",
                 "smar_model/retrieval",
                 "smar_model/network",
                 "smar_model/data",
                 "schemas/query_results.yaml",
+                "schemas/segments.yaml",
             ),
             champion=True,
-        ),
-        Stage(
-            name="report",
-            summary="One self-contained page: table, curves, queries with the pictures found.",
-            work="smar_model.evaluation.report:run",
-            inputs=("prepare-items", "check-data", "adapt-vision", "pretrain", "finetune", "index", "evaluate"),
-            optional_inputs=("train-text-only",),
-            settings=("evaluation",),
-            code=("smar_model/evaluation",),
-            champion=True,
+            release="oracle",
         ),
         Stage(
             name="gate",
@@ -272,13 +282,27 @@ STAGES: dict[str, Stage] = {
             code=("smar_model/release/gate.py",),
             champion=True,
         ),
+        Stage(
+            name="report",
+            summary="One self-contained page: the decision, figures by segment, curves, queries with the pictures found.",
+            work="smar_model.evaluation.report:run",
+            inputs=(
+                *("prepare-items", "measure-drift", "check-data", "adapt-vision", "pretrain", "finetune"),
+                *("index", "evaluate", "gate"),
+            ),
+            optional_inputs=("train-text-only",),
+            settings=("evaluation",),
+            code=("smar_model/evaluation", "schemas/query_drift.yaml"),
+            champion=True,
+        ),
     )
 }
 
 _JUDGE = (
     *("smar_model/evaluation/judge.py", "smar_model/evaluation/baselines.py", "smar_model/evaluation/metrics.py"),
-    *("smar_model/evaluation/relevance.py", "smar_model/evaluation/evaluation_set.py", "smar_model/retrieval"),
-    *("smar_model/network", "smar_model/data", "schemas/comparison_results.yaml"),
+    *("smar_model/evaluation/relevance.py", "smar_model/evaluation/evaluation_set.py"),
+    *("smar_model/evaluation/segments.py", "smar_model/retrieval"),
+    *("smar_model/network", "smar_model/data", "schemas/comparison_results.yaml", "schemas/segments.yaml"),
 )
 _JUDGE_SETTINGS = ("evaluation", "shop.visual_departments", "segments.novel_bucket")
 
@@ -317,3 +341,30 @@ COMPARISON_STAGES: dict[str, Stage] = STAGES | {
     )
 }
 """Those of the pipeline, and the ones that `smar compare` alone runs: no command, no task of the daily run."""
+
+REFRESH_STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="embed-release",
+            summary="The run's catalogue under the champion that it met: new and changed items alone.",
+            work="smar_model.retrieval.embed:run_release",
+            inputs=("prepare-items",),
+            settings=("training.threads",),
+            code=_EMBED,
+            dated=False,
+            champion=True,
+        ),
+        Stage(
+            name="refresh-index",
+            summary="The champion's index with the run's catalogue, without training; its recall measured again.",
+            work="smar_model.retrieval.index:refresh",
+            inputs=("prepare-items", "embed-release"),
+            settings=("index", "training.threads"),
+            code=_INDEX,
+            dated=False,
+            release="champion",
+        ),
+    )
+}
+"""A release's index brought up to today's catalogue, between two trainings: start, prepare-items, then these."""

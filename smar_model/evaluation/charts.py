@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -23,6 +23,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "text_only": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
     "bm25": {"color": "#009E73", "marker": "^", "linestyle": ":"},
     "popularity": {"color": "#8A8A8A", "marker": "x", "linestyle": (0, (5, 1, 1, 1))},
+    "oracle": {"color": "#B8860B", "marker": "*", "linestyle": (0, (1, 1))},
 }
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A", "#B8860B")
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (1, 1)))
@@ -73,35 +74,141 @@ def recall_curves(models: dict[str, Any], segment: str, depths: Sequence[int]) -
     return draw_svg(f"recall-{segment}", f"Recall curves, {SEGMENT_NAMES[segment]}", [draw])
 
 
-def forest_plot(differences: dict[str, Any], metric: str, title: str) -> str:
-    """Paired differences of the challenger to each other model by segment, with their intervals."""
-    rows = [
-        (f"{MODEL_NAMES[model]}, {SEGMENT_NAMES[segment]}", differences[model][segment][metric], _STYLES[model])
-        for model in _STYLES
-        if model in differences
-        for segment in SEGMENT_NAMES
-        if differences[model][segment][metric]["mean"] is not None
-    ]
+def segment_levels(
+    models: dict[str, Any], groups: Sequence[dict[str, str]], counts: dict[str, int], metric: str, title: str
+) -> str:
+    """A metric of the model and of those that it is compared with, by segment.
+
+    Args:
+        groups: segments, name → words; a line stands between groups.
+        counts: segment → queries.
+    """
+    shown = [name for name in ("text_only", "champion", "challenger") if name in models]
+    labels, places, edges = _rows(groups, counts)
 
     def draw(axes: Axes) -> None:
-        for place, (_, value, style) in enumerate(rows):
-            mean, low, high = (100 * value[name] for name in ("mean", "low", "high"))
-            axes.errorbar(
-                mean,
-                place,
-                xerr=[[mean - low], [high - mean]],
-                color=style["color"],
-                marker=style["marker"],
-                markersize=5,
-                capsize=3,
-            )
-        axes.axvline(0, color=_INK, linewidth=1)
-        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
-        axes.invert_yaxis()
-        axes.set_xlabel("points; right of 0 is better")
-        axes.set_title(f"{title}: this run minus …")
+        for number, model in enumerate(shown):
+            shift = 0.26 * (number - (len(shown) - 1) / 2)
+            values = [models[model][segment][metric] for segment in places]
+            _intervals(axes, [place + shift for place in places.values()], values, _STYLES[model], MODEL_NAMES[model])
+        _name_rows(axes, labels, places, edges)
+        axes.set_xlabel(f"{title}, %")
+        axes.legend(
+            fontsize=8,
+            loc="lower right",
+            bbox_to_anchor=(1.02, 1),
+            ncols=len(shown),
+            columnspacing=0.8,
+            handletextpad=0,
+        )
 
-    return draw_svg(f"forest-{metric}", f"Paired differences in {title}", [draw], height=1.2 + 0.24 * len(rows))
+    return draw_svg(f"levels-{metric}", f"{title} by segment", [draw], height=1.2 + 0.23 * len(labels))
+
+
+def forest_plot(
+    differences: dict[str, Any],
+    groups: Sequence[dict[str, str]],
+    counts: dict[str, int],
+    metric: str,
+    title: str,
+    other: str,
+) -> str:
+    """Paired differences of the model to another one by segment, with their intervals; arguments as of `segment_levels`."""
+    labels, places, edges = _rows(groups, counts)
+
+    def draw(axes: Axes) -> None:
+        values = [differences[segment][metric] for segment in places]
+        _intervals(axes, list(places.values()), values, _STYLES[other], None)
+        axes.axvline(0, color=_INK, linewidth=1)
+        _name_rows(axes, labels, places, edges)
+        axes.set_xlabel("points; right of 0 is better")
+        axes.set_title(f"{title}: this run − {MODEL_NAMES[other]}", fontsize=9, loc="right")
+
+    return draw_svg(
+        f"forest-{other}-{metric}",
+        f"Paired differences in {title} to {MODEL_NAMES[other]} by segment",
+        [draw],
+        height=1.2 + 0.2 * len(labels),
+    )
+
+
+def recovered_shares(shares: dict[str, Any], groups: Sequence[dict[str, str]], counts: dict[str, int]) -> str:
+    """(model − text-only) / (oracle − text-only) by segment; those in which the oracle itself is not clearly better are left out."""
+    known = [{name: words for name, words in group.items() if shares[name]["mean"] is not None} for group in groups]
+    labels, places, edges = _rows([group for group in known if group], counts)
+
+    def draw(axes: Axes) -> None:
+        _intervals(axes, list(places.values()), [shares[name] for name in places], _STYLES["challenger"], None)
+        for end in (0, 100):
+            axes.axvline(end, color=_INK, linewidth=1, linestyle=":")
+        _name_rows(axes, labels, places, edges)
+        axes.set_xlabel("% of the oracle's gain over text-only")
+
+    return draw_svg("recovered", "Recovered share by segment", [draw], height=0.9 + 0.2 * len(labels))
+
+
+def query_drift(rows: Sequence[dict[str, Any]], limits: Mapping[Any, float]) -> str:
+    """How well a classifier tells synthetic from true queries: in all, by department, by method.
+
+    Args:
+        rows: of the table `query_drift`.
+        limits: severity → largest AUC of all queries.
+    """
+    known = [row for row in rows if row["auc"] is not None]
+
+    def draw(axes: Axes) -> None:
+        colours = {"all": _PALETTE[0], "department": _PALETTE[2], "method": _PALETTE[1]}
+        markers = {"all": "D", "department": "o", "method": "s"}
+        for scope, colour in colours.items():
+            points = [(row["auc"], place) for place, row in enumerate(known) if row["scope"] == scope]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker=markers[scope], linestyle="", label=scope)
+        for severity, most in limits.items():
+            axes.axvline(most, color=_INK, linewidth=1, linestyle=":" if severity == "warning" else "-", label=severity)
+        axes.set_yticks(range(len(known)), [row["segment"].replace("_", " ") for row in known], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0.48, 1.02)
+        axes.set_xlabel("AUC; 0.5: cannot be told apart")
+        axes.legend(fontsize=7, loc="center left")
+
+    return draw_svg("drift", "AUC of a classifier of synthetic and true queries", [draw], height=1 + 0.22 * len(known))
+
+
+def _rows(groups: Sequence[dict[str, str]], counts: dict[str, int]) -> tuple[list[str], dict[str, int], list[float]]:
+    """Labels with the number of queries, place of each segment, and places between groups."""
+    labels, places, edges = list[str](), dict[str, int](), list[float]()
+    for group in groups:
+        for name, words in group.items():
+            places[name] = len(labels)
+            labels.append(f"{words} · {counts[name]:,}")
+        edges.append(len(labels) - 0.5)
+    return labels, places, edges[:-1]
+
+
+def _name_rows(axes: Axes, labels: Sequence[str], places: dict[str, int], edges: Sequence[float]) -> None:
+    axes.set_yticks(list(places.values()), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    for edge in edges:
+        axes.axhline(edge, color=_INK, linewidth=0.5, alpha=0.4)
+
+
+def _intervals(
+    axes: Axes, places: Sequence[float], values: Sequence[dict[str, float]], style: dict[str, Any], label: str | None
+) -> None:
+    """Means with their intervals, in per cent."""
+    mean, low, high = ([100 * value[bound] for value in values] for bound in ("mean", "low", "high"))
+    axes.errorbar(
+        mean,
+        places,
+        xerr=[[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]],
+        color=style["color"],
+        marker=style["marker"],
+        linestyle="",
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label=label,
+    )
 
 
 def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from smar_model.errors import InputError
+from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
@@ -19,7 +20,6 @@ from smar_model.settings import REPOSITORY, Section, Settings, Share, load_setti
 
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
-REVEAL = {"all": "reveal-truth", "visible": "reveal-visible-truth"}
 File = TypeVar("File", bound=Section)
 
 

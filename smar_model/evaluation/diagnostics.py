@@ -1,6 +1,8 @@
-"""Signs of a sick model that ranking metrics show late: collapsed embeddings, a gate that cannot tell."""
+"""Signs of a sick model that ranking metrics show late: collapsed embeddings, items found everywhere, a gate that cannot tell."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -20,17 +22,81 @@ def embedding_health(embeddings: np.ndarray, *, seed: int, pairs: int = 10_000) 
     """Whether the directions of (N, D) vectors use their space.
 
     Returns:
-        `mean_cosine` of random pairs of items (near 1: all items look the same), and `effective_rank`, the exponential of
-        the entropy of the singular values' shares (Roy and Vetterli 2007), between 1 and D. Not centred: a
-        collapse to one vector must show as rank 1.
+        `norm`, `smallest_norm` and `largest_norm`; the others are of directions alone:
+        `mean_cosine` of random pairs (near 1: all look the same).
+        `effective_rank`, the exponential of the entropy of the singular values' shares (Roy and Vetterli 2007), between 1 and
+        D. Not centred: a collapse to one vector must show as rank 1.
+        `uniformity`, the logarithm of the mean of exp(−2 · squared distance) over random pairs (Wang and Isola 2020, arXiv
+        2005.10242): 0 when collapsed, the lower the more evenly spread.
     """
-    items = len(embeddings)
+    count = len(embeddings)
     random = np.random.default_rng(seed)
-    first = random.integers(0, items, pairs)
-    second = (first + random.integers(1, max(items, 2), pairs)) % items
-    # S_m is shorter than 1 where an item's confidence in its picture is folded into it.
-    values = embeddings / np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
+    first = random.integers(0, count, pairs)
+    second = (first + random.integers(1, max(count, 2), pairs)) % count
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    values = directions(embeddings)
     cosine = np.einsum("pd,pd->p", values[first], values[second])
     singular = np.sqrt(np.clip(np.linalg.eigvalsh(values.T @ values), 0, None))
     shares = singular[singular > 0] / singular.sum()
-    return {"mean_cosine": float(cosine.mean()), "effective_rank": float(np.exp(-(shares * np.log(shares)).sum()))}
+    return {
+        "norm": float(norms.mean()),
+        "smallest_norm": float(norms.min()),
+        "largest_norm": float(norms.max()),
+        "mean_cosine": float(cosine.mean()),
+        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
+        "uniformity": float(np.log(np.exp(-2 * (2 - 2 * cosine)).mean())),
+    }
+
+
+def directions(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors, float64: S_m is shorter than 1 where an item's confidence in its picture is folded into it."""
+    values = vectors.astype(np.float64)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def alignment(queries: np.ndarray, items: np.ndarray) -> float:
+    """Mean squared distance of (P, D) queries from the items wanted for them (Wang and Isola 2020): 0 to 4, 2 by chance."""
+    return float(((directions(queries) - directions(items)) ** 2).sum(axis=1).mean())
+
+
+def gap(first: np.ndarray, second: np.ndarray) -> float:
+    """Distance of the centres of two clouds of unit vectors, the modality gap of Liang et al. 2022 (arXiv 2203.02053)."""
+    return float(np.linalg.norm(directions(first).mean(axis=0) - directions(second).mean(axis=0)))
+
+
+def near_duplicates(embeddings: np.ndarray, *, seed: int, cosine: float = 0.9999, sample: int = 1_000) -> float:
+    """Share of items (of a sample) that have another one at this cosine or above: search cannot tell the two apart."""
+    count = len(embeddings)
+    drawn = directions(embeddings[np.random.default_rng(seed).permutation(count)[:sample]]).astype(np.float32)
+    twins = np.zeros(len(drawn), dtype=int)
+    for start in range(0, count, 20_000):
+        others = directions(embeddings[start : start + 20_000]).astype(np.float32)
+        twins += (drawn @ others.T >= cosine).sum(axis=1)
+    return float((twins > 1).mean())  # each finds itself
+
+
+def hubness(rows: np.ndarray, relevant: np.ndarray, *, items: int, worst: int = 10) -> dict[str, Any]:
+    """Whether some items appear everywhere (Radovanović et al. 2010, "Hubs in space").
+
+    Args:
+        rows: (Q, k) results of distinct queries, negative where there is none.
+        relevant: (Q, k) whether each fits its query.
+        items: size of the catalogue.
+
+    Returns:
+        `k`; `skewness` of N_k, the number of queries that find an item among their first k; `never`, the share of items that
+        no query finds; `expected`, mean N_k; `worst`, the items with the most queries that they do not fit:
+        {row, found, fits}.
+    """
+    inside = rows >= 0
+    found = np.bincount(rows[inside], minlength=items)
+    fits = np.bincount(rows[inside & relevant], minlength=items)
+    spread = found.std()
+    order = np.lexsort((np.arange(items), -(found - fits)))[:worst]
+    return {
+        "k": rows.shape[1],
+        "skewness": float((((found - found.mean()) / spread) ** 3).mean()) if spread else 0.0,
+        "never": float((found == 0).mean()),
+        "expected": float(found.mean()),
+        "worst": [{"row": int(r), "found": int(found[r]), "fits": int(fits[r])} for r in order if found[r] > fits[r]],
+    }

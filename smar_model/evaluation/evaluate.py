@@ -1,14 +1,19 @@
-"""Stage evaluate: the model, the baselines and the champion answer the same held-out queries.
+"""Stage evaluate: the model, the baselines, the champion and an oracle answer the same held-out queries.
 
 Output: `evaluation.json`, all figures with their intervals, and the table `query_results`, one row a model and query.
+
+Two measures, never mixed (design, decision 9): *target* metrics ask whether the wanted item is found, *graded* ones whether what is
+found fits the query. Recall divides by at most k relevant items, so that 1 can be reached; so do F1 and MAP.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +26,24 @@ import pyarrow.parquet as pq
 from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity
-from smar_model.evaluation.diagnostics import embedding_health
+from smar_model.evaluation.diagnostics import alignment, embedding_health, gap, hubness, near_duplicates
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
-from smar_model.evaluation.metrics import first_relevant_rank, ndcg, precision, recall, reciprocal_rank
-from smar_model.evaluation.relevance import judge
-from smar_model.evaluation.routing_quality import answer, flat_figures, routing_quality
+from smar_model.evaluation.metrics import (
+    average_precision,
+    f1,
+    first_relevant_rank,
+    ndcg,
+    precision,
+    recall,
+    reciprocal_rank,
+)
+from smar_model.evaluation.oracle import VISIBLE, reveal_truth
+from smar_model.evaluation.relevance import Relevance, judge
+from smar_model.evaluation.routing_quality import answer, encode_texts, flat_figures, routing_quality
+from smar_model.evaluation.segments import query_segments
 from smar_model.evaluation.shown_queries import choose_shown_queries
-from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare
-from smar_model.evaluation.terminal_table import METRIC_NAMES, format_table
+from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare_by_segment
+from smar_model.evaluation.terminal_table import METRIC_NAMES, SEGMENT_NAMES, format_table
 from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.ranking import NO_ROW, Ranker, Ranking
 from smar_model.settings import Evaluation as EvaluationSettings
@@ -39,8 +54,19 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "format_table", "run"]
 
 RECALL_DEPTHS = (1, 5, 10, 20, 50, 100)
-COMPARED_METRICS = ("recall_at_50", "ndcg_at_10")
+TARGET_METRICS = (*(f"recall_at_{k}" for k in RECALL_DEPTHS), "mrr")
+GRADED_METRICS = (
+    *("ndcg_at_10", "precision_at_10", "precision_at_50", "graded_recall_at_50", "graded_f1_at_50"),
+    "graded_map_at_100",
+)
+COMPARED_METRICS = ("recall_at_50", "ndcg_at_10", "precision_at_50")
+"""Precision beside recall: the two can be traded for each other."""
+STORED_METRICS = ("recall_at_50", "recall_at_100", "mrr", *GRADED_METRICS)
+"""Those that the table `query_results` holds for each query."""
+PERMUTATIONS = 10_000
 TOP_ITEMS = 10
+MOST_PAIRS, MOST_ITEMS = 10_000, 50_000
+"""Pairs of queries and wanted items, and items, by which the space of the embeddings is judged."""
 MEASURES = {
     "truth": {
         "found": "share of requests whose wanted item (the one that the simulated shopper had in mind) is found",
@@ -86,12 +112,22 @@ def run(context: StageContext) -> dict[str, Any]:
     )
     context.report(f"{len(queries.queries):,} queries, {len(set(queries.queries)):,} of them distinct")
     training_clicks = _read_clicks(clicks_files, context.run.training_days)
-    rankers, not_measured = _rankers(context, catalogue, training_clicks)
+    segments = query_segments(
+        queries,
+        catalogue=catalogue,
+        trained=training_clicks,
+        cutoff=context.run.cutoff,
+        novel_bucket=settings.segments.novel_bucket,
+        files=context.table("assign-segments", "segments"),
+    )
+    rankers, not_measured = _rankers(context, catalogue, training_clicks, queries.basis)
     evaluation, results = evaluate(
         rankers=rankers,
         queries=queries,
         item_ids=catalogue["item_id"].tolist(),
         settings=settings.evaluation,
+        # `all` is the same as `overall`.
+        further_segments={name: inside for name, inside in segments.items() if name != "all"},
         report=context.report,
     )
     champion = context.run.rival() or {}
@@ -102,8 +138,9 @@ def run(context: StageContext) -> dict[str, Any]:
         "training_clicks": int(training_clicks["clicks"].sum()),
         "champion_version": champion.get("version"),
         "not_measured": not_measured,
+        "oracle": _describe_oracle(context) if "oracle" in results else None,
         "routing": _routing(context, queries, evaluated_clicks, training_clicks),
-        "embeddings": _embeddings(context),
+        **_embeddings(context, queries),
     }
     evaluation = _rounded(evaluation)
     context.output("evaluation.json").write_text(json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -120,7 +157,7 @@ def _read_clicks(files: Sequence[Path], days: Sequence[date]) -> pd.DataFrame:
 
 
 def _rankers(
-    context: StageContext, catalogue: pd.DataFrame, training_clicks: pd.DataFrame
+    context: StageContext, catalogue: pd.DataFrame, training_clicks: pd.DataFrame, basis: str
 ) -> tuple[dict[str, Callable[[], Ranker]], dict[str, str]]:
     """Name → how to make the ranker, and name → why there is none. Made one at a time: models are large."""
     # torch and FAISS are imported only where models are used: `format_table` must come quickly.
@@ -131,10 +168,10 @@ def _rankers(
     catalogue_files = context.table("prepare-items", "catalogue")
     picture_files = context.table("prepare-items", "pictures")
 
-    def dense(folder: Path) -> Ranker:
+    def dense(folder: Path, files: Sequence[Path] = catalogue_files) -> Ranker:
         """Embeds today's catalogue with a model and searches it exactly."""
         model, tokenizer = load_model(folder), folder / "tokenizer.json"
-        return DenseRanker(model, tokenizer, embed_catalogue(model, tokenizer, catalogue_files, picture_files))
+        return DenseRanker(model, tokenizer, embed_catalogue(model, tokenizer, files, picture_files))
 
     rankers: dict[str, Callable[[], Ranker]] = {
         "popularity": lambda: Popularity(catalogue["item_id"].tolist(), training_clicks),
@@ -151,7 +188,33 @@ def _rankers(
         rankers["champion"] = lambda: dense(Path(champion["model_folder"]))
     else:
         not_measured["champion"] = "as there was no release before this run or it is this very model"
+    if basis != "truth":
+        not_measured["oracle"] = "as the shop has no truth to tell it"
+    elif oracle := context.run.oracle:
+        rankers["oracle"] = lambda: _told(dense, oracle, context)
+    else:
+        not_measured["oracle"] = (
+            "as no oracle was trained on this shop's days up to this run's (smar train-oracle trains one)"
+        )
     return rankers, not_measured
+
+
+def _told(dense: Callable[..., Ranker], oracle: dict[str, Any], context: StageContext) -> Ranker:
+    """The oracle over today's catalogue, told today's truth."""
+    truth = context.shop.truth_items()
+    assert truth is not None
+    with tempfile.TemporaryDirectory(dir=context.folder, prefix=".oracle-") as folder:
+        file = Path(folder) / "catalogue.parquet"
+        names = VISIBLE if oracle["truth"] == "visible" else None
+        reveal_truth(context.table("prepare-items", "catalogue"), truth, names, file)
+        return dense(Path(oracle["model_folder"]), [file])
+
+
+def _describe_oracle(context: StageContext) -> dict[str, Any]:
+    oracle = context.run.oracle
+    assert oracle is not None
+    age = context.run.cutoff - datetime.fromisoformat(oracle["cutoff"])
+    return {name: oracle[name] for name in ("run", "truth", "cutoff")} | {"age_days": age.days}
 
 
 def _routing(
@@ -179,12 +242,41 @@ def _routing(
     )
 
 
-def _embeddings(context: StageContext) -> dict[str, dict[str, float]]:
+def _embeddings(context: StageContext, queries: EvaluationSet) -> dict[str, dict[str, Any]]:
+    """`embeddings`: kind → figures, and `modality_gaps`: the distance between the centres of two kinds."""
+    from smar_model.network.model import load_model
     from smar_model.retrieval.embed import load_embeddings
 
+    context.report("health of the embeddings")
     embeddings = load_embeddings(context.input("embed").folder)
     seed = context.settings.evaluation.seed
-    return {name: embedding_health(getattr(embeddings, name), seed=seed) for name in ("text", "multimodal")}
+    vectors = {"text": embeddings.text, "multimodal": embeddings.multimodal}
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(embeddings.item_ids))[:MOST_ITEMS])
+    health: dict[str, dict[str, float]] = {
+        name: embedding_health(v[drawn], seed=seed) | {"near_duplicates": near_duplicates(v, seed=seed)}
+        for name, v in vectors.items()
+    }
+    gaps = {"text to multimodal": gap(embeddings.text[drawn], embeddings.multimodal[drawn])}
+    folder = context.input("finetune").folder / "model"
+    distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
+    asked, _ = encode_texts(load_model(folder), folder / "tokenizer.json", distinct.tolist())
+    if asked.ndim == 2:  # of several heads none is the query
+        health["queries"] = embedding_health(asked, seed=seed)
+        wanting, wanted = _wanted_pairs(queries.found, seed=seed)
+        for name, v in vectors.items():
+            health[name]["alignment"] = alignment(asked[place[wanting]], v[wanted])
+            gaps[f"queries to {name}"] = gap(asked, v[drawn])
+    return {"embeddings": health, "modality_gaps": gaps}
+
+
+def _wanted_pairs(relevance: Relevance, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Queries' numbers and rows of items wanted for them, at most MOST_PAIRS."""
+    counts = relevance.counts()
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = relevance.rows[np.repeat(relevance.starts[relevance.set_of_query], counts) + within]
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:MOST_PAIRS]
+    return numbers[drawn], rows[drawn]
 
 
 def evaluate(
@@ -193,9 +285,13 @@ def evaluate(
     queries: EvaluationSet,
     item_ids: list[str],
     settings: EvaluationSettings,
+    further_segments: dict[str, np.ndarray] | None = None,
     report: Callable[[str], None] = lambda message: None,
 ) -> tuple[dict[str, Any], dict[str, ModelResults]]:
     """Let each ranker answer, judge the answers, compare the challenger with the others.
+
+    Args:
+        further_segments: name → (Q,) bool, beside those of `EvaluationSet.segments`.
 
     Returns:
         The figures as `evaluation.json` has them, and each model's results.
@@ -203,7 +299,7 @@ def evaluate(
     Raises:
         InputError: a ranker was made for another catalogue.
     """
-    distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
+    distinct, first, place = np.unique(queries.queries.astype(str), return_index=True, return_inverse=True)
     results = {}
     for name, make in rankers.items():
         report(f"{name} answers {len(distinct):,} distinct queries")
@@ -217,7 +313,7 @@ def evaluate(
         ranking = ranker.rank(distinct.tolist(), max(settings.depth, RECALL_DEPTHS[-1]))
         results[name] = judge_model(ranking.take(place), queries)
     report("bootstrap")
-    segments = queries.segments()
+    segments = queries.segments() | (further_segments or {})
     bootstrap = ClusterBootstrap(queries.clusters, samples=settings.bootstrap_samples, seed=settings.seed)
     evaluation = {
         "basis": queries.basis,
@@ -228,9 +324,13 @@ def evaluate(
         "interval": {"level": LEVEL, "method": "bootstrap over clusters", "samples": settings.bootstrap_samples},
         "counts": queries.counts,
         "mean_relevant_items": float(queries.graded.counts().mean()),
+        "permutations": PERMUTATIONS,
         "segments": {name: int(inside.sum()) for name, inside in segments.items()},
+        "segment_clusters": {name: len(np.unique(queries.clusters[inside])) for name, inside in segments.items()},
         "models": {name: _estimates(bootstrap, result.values, segments) for name, result in results.items()},
-        "differences": _differences(bootstrap, results, segments),
+        "differences": _differences(bootstrap, results, segments, settings.seed),
+        "recovered": _recovered(bootstrap, results, segments),
+        "hubness": {name: _hubness(result, queries, first, item_ids) for name, result in results.items()},
         "baselines": {"bm25": BM25.DESCRIPTION, "popularity": "clicks in the training days"},
         "shown": _shown(queries, results, item_ids, settings),
     }
@@ -238,12 +338,16 @@ def evaluate(
 
 
 def judge_model(ranking: Ranking, queries: EvaluationSet) -> ModelResults:
-    """Every metric of one model; recall and MRR over `queries.found`, nDCG and precision over `queries.graded`."""
+    """Every metric of one model; TARGET_METRICS over `queries.found`, GRADED_METRICS over `queries.graded`."""
     found, graded = judge(ranking, queries.found), judge(ranking, queries.graded)
     values = {f"recall_at_{k}": recall(found, k, capped=True) for k in RECALL_DEPTHS} | {
         "mrr": reciprocal_rank(found),
         "ndcg_at_10": ndcg(graded, 10),
+        "precision_at_10": precision(graded, 10),
         "precision_at_50": precision(graded, 50),
+        "graded_recall_at_50": recall(graded, 50, capped=True),
+        "graded_f1_at_50": f1(graded, 50, capped=True),
+        "graded_map_at_100": average_precision(graded, 100, capped=True),
     }
     return ModelResults(
         values=values,
@@ -255,41 +359,65 @@ def judge_model(ranking: Ranking, queries: EvaluationSet) -> ModelResults:
 def _estimates(
     bootstrap: ClusterBootstrap, values: dict[str, np.ndarray], segments: dict[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    columns = np.stack(list(values.values()), axis=1)
+    estimates = bootstrap.estimate_segments(np.stack(list(values.values()), axis=1), segments)
     return {
-        segment: {
-            metric: asdict(estimate)
-            for metric, estimate in zip(values, bootstrap.estimate(columns, inside), strict=True)
-        }
-        for segment, inside in segments.items()
+        segment: {metric: asdict(estimate) for metric, estimate in zip(values, found, strict=True)}
+        for segment, found in estimates.items()
     }
 
 
 def _differences(
-    bootstrap: ClusterBootstrap, results: dict[str, ModelResults], segments: dict[str, np.ndarray]
+    bootstrap: ClusterBootstrap, results: dict[str, ModelResults], segments: dict[str, np.ndarray], seed: int
 ) -> dict[str, Any]:
-    """Challenger minus each other model: other → segment → metric → mean, low, high, wins, ties, losses."""
+    """Challenger minus each other model: other → segment → metric → mean, low, high, wins, ties, losses, p, p_adjusted."""
     if "challenger" not in results:
         return {}
-    challenger = results["challenger"].values
+    columns = {name: np.stack([r.values[m] for m in COMPARED_METRICS], axis=1) for name, r in results.items()}
     differences: dict[str, Any] = {}
     for other in sorted(set(results) - {"challenger"}):
-        for segment, inside in segments.items():
-            for metric in COMPARED_METRICS:
-                paired = compare(bootstrap, challenger[metric], results[other].values[metric], inside)
-                counts = {"wins": paired.wins, "ties": paired.ties, "losses": paired.losses}
-                differences.setdefault(other, {}).setdefault(segment, {})[metric] = asdict(paired.difference) | counts
+        compared = compare_by_segment(
+            bootstrap, columns["challenger"], columns[other], segments, permutations=PERMUTATIONS, seed=seed
+        )
+        differences[other] = {
+            segment: dict(zip(COMPARED_METRICS, found, strict=True)) for segment, found in compared.items()
+        }
     return differences
+
+
+def _recovered(
+    bootstrap: ClusterBootstrap, results: dict[str, ModelResults], segments: dict[str, np.ndarray]
+) -> dict[str, Any] | None:
+    """Segment → (model − text-only) / (oracle − text-only) of target Recall@50; None without an oracle or a text-only model."""
+    if not {"challenger", "text_only", "oracle"} <= set(results):
+        return None
+    model, floor, oracle = (results[name].values["recall_at_50"] for name in ("challenger", "text_only", "oracle"))
+    return {
+        name: asdict(bootstrap.share(model - floor, oracle - floor, inside))
+        for name, inside in segments.items()
+        if inside.any()
+    }
+
+
+def _hubness(result: ModelResults, queries: EvaluationSet, first: np.ndarray, item_ids: list[str]) -> dict[str, Any]:
+    """`hubness` of the answers to distinct queries, items by their ids. An item fits if it is wanted or relevant."""
+    rows = result.ranking.rows
+    fits = (queries.graded.grades_of(rows) > 0) | (queries.found.grades_of(rows) > 0)
+    found = hubness(rows[first], fits[first], items=len(item_ids))
+    return found | {"worst": [entry | {"item_id": item_ids[entry.pop("row")]} for entry in found["worst"]]}
 
 
 def _shown(
     queries: EvaluationSet, results: dict[str, ModelResults], item_ids: list[str], settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Queries for the report, answered by the challenger and by the model beside it."""
-    beside = "text_only" if "text_only" in results else "bm25"
-    if not {"challenger", beside} <= set(results):
-        return {"beside": beside, "queries": []}
-    models = {name: results[name] for name in (beside, "challenger")}
+    """Queries for the report, answered by the challenger, the champion and the text-only model (without it by BM25).
+
+    Gains and losses are over `beside`: the champion, as that is what would be replaced, else text-only, else BM25.
+    """
+    others = [name for name in ("text_only" if "text_only" in results else "bm25", "champion") if name in results]
+    if not others or "challenger" not in results:
+        return {"beside": None, "queries": []}
+    beside = others[-1]
+    models = {name: results[name] for name in (*others, "challenger")}
     # Both measures at once: where the wanted item stands, and how good the first ten are.
     merit = {name: r.values["mrr"] + r.values["ndcg_at_10"] for name, r in models.items()}
     chosen = choose_shown_queries(
@@ -342,30 +470,43 @@ def write_query_results(
             "cluster": queries.clusters,
             "is_visual": queries.is_visual,
             "target_rank": pa.array(result.target_rank, mask=result.target_rank == 0),
-            "recall_at_50": result.values["recall_at_50"],
-            "recall_at_100": result.values["recall_at_100"],
-            "ndcg_at_10": result.values["ndcg_at_10"],
-            "precision_at_50": result.values["precision_at_50"],
+            **{name: result.values[name] for name in STORED_METRICS},
             "top_items": [item_ids[rows[rows != NO_ROW]].tolist() for rows in result.ranking.rows],
         }
         pq.write_table(pa.table(columns, schema=schema), folder / f"{name}.parquet")
 
 
 def flat_metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The figures worth tracking from day to day, by flat names such as `challenger_overall_recall_at_50`."""
+    """The figures worth tracking from day to day, by flat names such as `challenger_overall_recall_at_50`.
+
+    Of all models those of the first segments; of the others Recall@50 of the challenger alone.
+    """
     flat: dict[str, Any] = {"queries": evaluation["queries"], "basis": evaluation["basis"]}
+    tracked = (*METRIC_NAMES, "mrr", *(name for name in GRADED_METRICS if name not in METRIC_NAMES))
     for model, segments in evaluation["models"].items():
-        for segment, metrics in segments.items():
-            flat |= {f"{model}_{segment}_{metric}": metrics[metric]["mean"] for metric in (*METRIC_NAMES, "mrr")}
+        for segment in SEGMENT_NAMES:
+            flat |= {f"{model}_{segment}_{metric}": segments[segment][metric]["mean"] for metric in tracked}
+    for segment in set(evaluation["segments"]) - set(SEGMENT_NAMES):
+        flat[f"challenger_{_slug(segment)}_recall_at_50"] = evaluation["models"]["challenger"][segment]["recall_at_50"][
+            "mean"
+        ]
     for other, segments in evaluation["differences"].items():
-        for segment, metrics in segments.items():
-            for bound in ("mean", "low", "high"):
+        for segment in SEGMENT_NAMES:
+            for bound in ("mean", "low", "high", "p"):
                 name = f"challenger_minus_{other}_{segment}_recall_at_50_{bound}"
-                flat[name] = metrics["recall_at_50"][bound]
+                flat[name] = segments[segment]["recall_at_50"][bound]
     flat |= flat_figures(evaluation["routing"]) if evaluation["routing"] else {}
     for kind, health in evaluation["embeddings"].items():
         flat |= {f"embedding_{kind}_{name}": value for name, value in health.items()}
+    flat |= {f"gap_{_slug(name)}": value for name, value in evaluation["modality_gaps"].items()}
+    flat |= {f"hubness_{name}": evaluation["hubness"]["challenger"][name] for name in ("skewness", "never")}
+    if evaluation["recovered"]:
+        flat |= {f"recovered_{s}": evaluation["recovered"].get(s, {}).get("mean") for s in SEGMENT_NAMES}
     return {name: value for name, value in flat.items() if value is not None}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower())
 
 
 def _rounded(value: Any) -> Any:

@@ -24,6 +24,7 @@ from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, synthetic_evaluation_set
 from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import judge
+from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES, query_segments
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.ranking import Ranking
@@ -38,21 +39,16 @@ METRICS = tuple(
     for measure in ("target", "graded")
     for name in (*(f"{m}_at_{k}" for m in ("recall", "precision", "f1") for k in DEPTHS), "ndcg_at_10", "mrr")
 )
-NOVEL = "novel"
-"""The segment on which rows are compared: novel queries, all items."""
-
 SYNTHETIC = "synthetic_query_novel_item"
 """Of queries that nobody typed."""
-TIERS = ("head", "torso", "tail", "once")
-TITLES = ("rich", "sparse", "misleading", "foreign")
 ORDER = (
-    *("all", "seen_query_seen_item", "seen_query_novel_item", "novel_query_seen_item", "novel_query_novel_item"),
-    *(SYNTHETIC, *(f"query_{tier}" for tier in TIERS)),
+    *("all", *SETS, SYNTHETIC),
+    *(f"query_{tier}" for tier in TIERS),
     *(NOVEL, "fashion", "not_fashion"),
     *(f"title_{kind}" for kind in TITLES),
     *("no_picture", "uninformative_picture", "informative_picture", "also_synthetic", "not_synthetic"),
 )
-"""Segments as pages list them; departments come after."""
+"""Segments as pages list them; departments come after. Rows are compared on NOVEL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,50 +172,17 @@ def measure(ranking: Ranking, queries: EvaluationSet) -> dict[str, np.ndarray]:
 def _segments(
     context: StageContext, queries: EvaluationSet, catalogue: pd.DataFrame, trained: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """Name → (Q,) bool. All but `all`, the four sets and the tiers are of novel queries alone.
-
-    What the table `segments` does not hold, as nobody clicked it on the evaluation days, is in none of its segments.
-    """
-    share = context.settings.segments.novel_bucket
-    early = catalogue.loc[catalogue["updated_at"] < context.run.cutoff, "item_id"]
-    seen = trained[(trained["clicks"] > 0) & trained["item_id"].isin(early)]
-    novel = in_novel_bucket("query", seen["query"].tolist(), share) | in_novel_bucket(
-        "item", seen["item_id"].tolist(), share
+    """As `query_segments`, but all other than `all`, the four sets and the tiers are of novel queries alone."""
+    found = query_segments(
+        queries,
+        catalogue=catalogue,
+        trained=trained,
+        cutoff=context.run.cutoff,
+        novel_bucket=context.settings.segments.novel_bucket,
+        files=context.table("assign-segments", "segments"),
     )
-    seen = seen[~novel]
-    query_novel = ~np.isin(queries.queries.astype(str), seen["query"].unique().astype(str))
-    known = queries.targets >= 0
-    targets = catalogue.iloc[np.maximum(queries.targets, 0)]
-    item_novel = ~targets["item_id"].isin(seen["item_id"]).to_numpy()
-
-    files = [str(f) for f in context.table("assign-segments", "segments")]
-    table = ds.dataset(files, schema=load_contract("segments").arrow_schema()).to_table().to_pandas()
-    by_query = table.drop_duplicates("query").set_index("query").reindex(queries.queries)
-    title_kind = (
-        table.drop_duplicates("item_id").set_index("item_id")["title_kind"].reindex(targets["item_id"]).to_numpy()
-    )
-    pictures = targets["images"].str.len().to_numpy()
-    informative = targets["informative_pictures"].fillna(0).to_numpy() > 0
-    synthetic = by_query["also_synthetic"].to_numpy()
-
-    segments = {"all": np.ones(len(known), dtype=bool), NOVEL: query_novel}
-    for query_kind, of_query in (("seen", ~query_novel), ("novel", query_novel)):
-        for item_kind, of_item in (("seen", ~item_novel), ("novel", item_novel)):
-            segments[f"{query_kind}_query_{item_kind}_item"] = known & of_query & of_item
-    for tier in TIERS:
-        segments[f"query_{tier}"] = (by_query["query_tier"] == tier).to_numpy()
-    inside = {"fashion": queries.is_visual, "not_fashion": ~queries.is_visual}
-    inside |= {f"title_{kind}": known & (title_kind == kind) for kind in TITLES}
-    inside |= {
-        "no_picture": known & (pictures == 0),
-        "uninformative_picture": known & (pictures > 0) & ~informative,
-        "informative_picture": known & informative,
-        "also_synthetic": synthetic == True,  # noqa: E712 (unknown is None)
-        "not_synthetic": synthetic == False,  # noqa: E712
-    }
-    departments = targets["department"].to_numpy()
-    inside |= {f"department: {name}": known & (departments == name) for name in sorted(set(departments[known]))}
-    return segments | {name: query_novel & mask for name, mask in inside.items()}
+    whole = {"all", NOVEL, *SETS, *(f"query_{tier}" for tier in TIERS)}
+    return {name: inside if name in whole else found[NOVEL] & inside for name, inside in found.items()}
 
 
 def _write(

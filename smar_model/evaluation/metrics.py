@@ -43,6 +43,14 @@ def ndcg(judged: JudgedRanking, k: int) -> np.ndarray:
     return np.divide(_first(judged, k) @ discount, ideal, out=np.zeros(len(ideal)), where=ideal > 0)
 
 
+def average_precision(judged: JudgedRanking, k: int, *, capped: bool = False) -> np.ndarray:
+    """AP@k = Σ_{r ≤ k, item r relevant} P@r / relevant items; its mean is MAP. `capped` as in `recall`."""
+    hits = _first(judged, k) > 0
+    precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+    possible = np.minimum(judged.relevant, k) if capped else judged.relevant
+    return (precisions * hits).sum(axis=1) / np.maximum(possible, 1)
+
+
 def reciprocal_rank(judged: JudgedRanking) -> np.ndarray:
     """1 / rank of the first relevant item, to the depth judged; its mean is MRR."""
     hits = judged.gains > 0

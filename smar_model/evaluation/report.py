@@ -1,4 +1,7 @@
-"""Stage report: one self-contained page, `report.html`, that people read before they trust a model."""
+"""Stage report: one self-contained page, `report.html`, that people read before they trust a model.
+
+It needs no network and no script; charts are SVG, each picture is in it once.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +21,27 @@ from PIL import Image
 from smar_model.data.catalogue import read_catalogue
 from smar_model.evaluation import charts
 from smar_model.evaluation.evaluate import COMPARED_METRICS, RECALL_DEPTHS
-from smar_model.evaluation.terminal_table import METRIC_NAMES, MODEL_NAMES, SEGMENT_NAMES
+from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped
+from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
+from smar_model.lake.checkout import commit
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
+from smar_model.settings import REPOSITORY
 
 if TYPE_CHECKING:
+    from smar_model.lake.artifacts import Artifact
     from smar_model.lake.stage import StageContext
 
 SHOWN_ITEMS = 6
-_TABLE_METRICS = {**METRIC_NAMES, "mrr": "MRR"}
+_TARGET = {"recall_at_10": "R@10", "recall_at_50": "R@50", "recall_at_100": "R@100", "mrr": "MRR"}
+_GRADED = {
+    "ndcg_at_10": "nDCG@10",
+    "precision_at_10": "P@10",
+    "precision_at_50": "P@50",
+    "graded_recall_at_50": "R@50",
+    "graded_f1_at_50": "F1@50",
+    "graded_map_at_100": "MAP@100",
+}
 _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
 _NOT_LOSSES = ("learning_rate", "scale")
 _WAYS = {
@@ -49,33 +67,67 @@ class Picture:
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write the page from what the other stages published."""
-    evaluation = json.loads(context.input("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
-    checks = json.loads(context.input("check-data").file("checks.json").read_text(encoding="utf-8"))
-    histories = {
-        name: json.loads(context.inputs[name].file("history.json").read_text(encoding="utf-8"))
-        for name in _TRAINING
-        if name in context.inputs
-    }
+    evaluation = _read(context.input("evaluate"), "evaluation.json")
+    histories = {name: _read(context.inputs[name], "history.json") for name in _TRAINING if name in context.inputs}
     shown = evaluation["shown"]["queries"]
     items = {q["target"] for q in shown if q["target"]} | {
         answer["item_id"] for q in shown for answers in q["answers"].values() for answer in answers[:SHOWN_ITEMS]
     }
+    items |= {hub["item_id"] for hub in evaluation["hubness"]["challenger"]["worst"]}
     catalogue = read_catalogue(context.table("prepare-items", "catalogue"))
     titles = dict(zip(catalogue["item_id"], catalogue["title"], strict=True))
     page = render(
         run_name=context.run.name,
         run_date=str(context.run.date),
+        may_promote=context.run.promote,
+        decision=_read(context.input("gate"), "decision.json"),
         evaluation=evaluation,
-        checks=checks,
+        checks=_read(context.input("check-data"), "checks.json"),
+        drift=_read_drift(context.table("measure-drift", "query_drift")),
         histories=histories,
         pretrained_up_to=context.input("pretrain").metrics.get("trained_up_to"),
         started_from=context.input("finetune").metrics.get("started_from"),
-        index=context.input("index").metrics,
+        index=context.input("index").metrics | _read(context.input("index"), "index.json"),
+        versions=_versions(context),
+        settings=_flat(context.settings.model_dump(mode="json", exclude_defaults=True)),
         titles={item: titles[item] for item in sorted(items)},
         pictures=read_pictures(context.table("prepare-items", "pictures"), items),
     )
     context.output("report.html").write_text(page, encoding="utf-8")
     return {"bytes": len(page.encode()), "shown_queries": len(shown)}
+
+
+def _read(artifact: Artifact, name: str) -> Any:
+    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
+
+
+def _read_drift(files: Sequence[Path]) -> list[dict[str, Any]]:
+    schema = load_contract("query_drift").arrow_schema()
+    return ds.dataset([str(f) for f in files], schema=schema).to_table().to_pylist() if files else []
+
+
+def _versions(context: StageContext) -> dict[str, dict[str, str]]:
+    """Heading → name → version: of the code, and of what the page was made from, by the digests of its content."""
+    made: dict[str, str] = {}
+    for artifact in context.inputs.values():
+        made |= artifact.manifest["inputs"]
+    made |= {name: artifact.digest for name, artifact in context.inputs.items()}
+    lock = digest_file(REPOSITORY / "requirements.lock")
+    code = {"commit": commit(), "requirements.lock": lock[:12]}
+    code |= {name: version(name) for name in ("torch", "faiss-cpu", "pyarrow", "numpy")}
+    return {
+        "Code": {"settings file": context.run.settings_source, **code},
+        "Outputs read, by content": {name: made[name][:12] for name in sorted(made)},
+    }
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": str(value)}
+        )
+    return flat
 
 
 def read_pictures(files: Sequence[Path], items: set[str]) -> dict[str, Picture]:
@@ -107,50 +159,76 @@ def render(
     *,
     run_name: str,
     run_date: str,
+    may_promote: bool,
+    decision: dict[str, Any],
     evaluation: dict[str, Any],
     checks: list[dict[str, Any]],
+    drift: list[dict[str, Any]],
     histories: dict[str, list[dict[str, float]]],
     pretrained_up_to: str | None,
     started_from: str | None,
     index: dict[str, Any],
+    versions: dict[str, dict[str, str]],
+    settings: dict[str, str],
     titles: dict[str, str],
     pictures: dict[str, Picture],
 ) -> str:
     """The page as text.
 
     Args:
+        may_promote: whether the run may move the champion at all.
+        decision: content of the gate's `decision.json`.
         evaluation: content of `evaluation.json`.
         checks: rows of {table, check, severity, passed, observed, detail}.
+        drift: rows of the table `query_drift`.
         histories: training stage → its loss curve.
         pretrained_up_to, started_from: first day that pretraining did not see, and what fine-tuning went on from.
+        index: what the index's manifest and metrics say, in any shape.
+        versions: heading → name → version.
+        settings: those that differ from the defaults, by their dotted names.
         titles: of the items shown.
         pictures: of those that have one.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "area": _area}
+    environment.filters |= {"percent": _percent, "points": _points, "area": _area, "chance": _chance, "cell": _cell}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    routing = evaluation["routing"]
+    routing, differences, counts = evaluation["routing"], evaluation["differences"], evaluation["segments"]
+    groups = grouped(counts)
+    told = [{n: w for n, w in g.items() if evaluation["segment_clusters"][n] >= FEWEST_CLUSTERS} for g in groups]
+    # A shop, or a test, may be too small for any.
+    drawn = [group for group in told if group] or [{"overall": "all queries"}]
+    others = [name for name in ("champion", "text_only", "bm25") if name in differences]
     unique = {picture.number: picture for picture in pictures.values()}
     return template.render(
         run_name=run_name,
         run_date=run_date,
+        may_promote=may_promote,
+        decision=decision,
         evaluation=evaluation,
         pretrained_up_to=pretrained_up_to,
         started_from=started_from,
         checks=sorted(checks, key=lambda check: (check["passed"], check["severity"] != "critical")),
-        index=index,
+        index=nested_tables("index", index),
+        versions=versions,
+        settings=settings,
         titles=titles,
         pictures=pictures,
         store=[unique[number] for number in sorted(unique)],
         shown_items=SHOWN_ITEMS,
         model_names=MODEL_NAMES,
         segment_names=SEGMENT_NAMES,
-        table_metrics=_TABLE_METRICS,
-        forest_plots=[
-            charts.forest_plot(evaluation["differences"], metric, METRIC_NAMES[metric])
-            for metric in COMPARED_METRICS
-            if evaluation["differences"]
-        ],
+        groups=groups,
+        fewest_clusters=FEWEST_CLUSTERS,
+        others=others,
+        target_metrics=_TARGET,
+        graded_metrics=_GRADED,
+        compared={name: (_TARGET | _GRADED)[name] for name in COMPARED_METRICS},
+        levels=charts.segment_levels(evaluation["models"], drawn, counts, "recall_at_50", "Recall@50"),
+        forest_plots={
+            metric: [charts.forest_plot(differences[o], drawn, counts, metric, words, o) for o in others[:2]]
+            for metric, words in (("recall_at_50", "Recall@50"), ("ndcg_at_10", "nDCG@10"), ("precision_at_50", "P@50"))
+        },
+        recovered=charts.recovered_shares(evaluation["recovered"], drawn, counts) if evaluation["recovered"] else None,
         recall_curves=[
             charts.recall_curves(evaluation["models"], segment, RECALL_DEPTHS)
             for segment in SEGMENT_NAMES
@@ -160,7 +238,42 @@ def render(
         not_trained=[name for name, history in histories.items() if not history],
         reliability=charts.reliability(**routing["reliability"]) if routing else None,
         ways=_WAYS,
+        drift=drift,
+        drift_chart=charts.query_drift(drift, load_contract("query_drift").drift["auc"])
+        if any(row["auc"] is not None for row in drift)
+        else None,
     )
+
+
+def nested_tables(name: str, value: dict[str, Any] | list[Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Caption → head and rows, from mappings and lists nested in any way: what holds single values alone is one table."""
+    if isinstance(value, list):
+        if not any(isinstance(entry, dict) for entry in value):
+            return {name: (["", "value"], [[number, entry] for number, entry in enumerate(value, 1)])}
+        head = list(dict.fromkeys(column for row in value for column in row))
+        return {name: (head, [[row.get(column) for column in head] for row in value])}
+    single = [[key, entry] for key, entry in value.items() if not isinstance(entry, dict | list)]
+    tables = {name: (["", "value"], single)} if single else {}
+    for key, entry in value.items():
+        if isinstance(entry, dict | list) and entry:
+            tables |= nested_tables(f"{name}: {key}", entry)
+    return tables
+
+
+def _cell(value: Any) -> str:
+    """Any value of an index's manifest, short."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = "" if value is None else str(value)
+    return text if len(text) <= 60 else text[:12] + "…"
+
+
+def _chance(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

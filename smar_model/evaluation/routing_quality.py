@@ -10,7 +10,7 @@ measured on all queries and on those without a training click, which the model w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,10 @@ from smar_model.evaluation.significance import ClusterBootstrap, compare
 from smar_model.retrieval.ranking import Ranking, concatenate_rankings, rank_scores
 
 if TYPE_CHECKING:
+    import torch
+
     from smar_model.evaluation.bag_of_words import BagOfWords
+    from smar_model.network.model import RetrievalModel
     from smar_model.retrieval.embed import ItemEmbeddings
 
 BINS = 15
@@ -69,7 +72,6 @@ def answer(model_folder: Path, embeddings: ItemEmbeddings, queries: EvaluationSe
     # torch is imported only where models are used: the command line must answer quickly.
     import torch
 
-    from smar_model.data.text_tokens import encode_queries, load_tokenizer
     from smar_model.network.model import load_model
 
     model = load_model(model_folder)
@@ -77,11 +79,8 @@ def answer(model_folder: Path, embeddings: ItemEmbeddings, queries: EvaluationSe
     if routing == "none":
         return None
     distinct, place = np.unique(queries.queries.astype(str), return_inverse=True)
-    tokenizer = load_tokenizer(model_folder / "tokenizer.json")
-    ids = torch.from_numpy(encode_queries(tokenizer, distinct.tolist(), model.shape.query_length))
+    asked, logits = encode_texts(model, model_folder / "tokenizer.json", distinct.tolist())
     with torch.inference_mode():
-        parts = [model.encode_queries(part) for part in ids.split(QUERIES_AT_A_TIME)]
-        asked, logits = (torch.cat(column) for column in zip(*parts, strict=True))
         probability, uncalibrated = model.probability(logits).numpy(), logits.sigmoid().numpy()
         soft = model.route(logits).numpy() if routing == "soft" else probability
     shares = {
@@ -90,7 +89,7 @@ def answer(model_folder: Path, embeddings: ItemEmbeddings, queries: EvaluationSe
         "hard": (probability >= 0.5).astype(np.float32),
         "soft": soft,
     }
-    rankings = rank_by_shares(asked.numpy(), embeddings, shares)
+    rankings = rank_by_shares(asked, embeddings, shares)
     return Answers(
         routing=routing,
         temperature=model.header_temperature.item(),
@@ -100,6 +99,19 @@ def answer(model_folder: Path, embeddings: ItemEmbeddings, queries: EvaluationSe
             way: reciprocal_rank(judge(ranking.take(place), queries.found)) for way, ranking in rankings.items()
         },
     )
+
+
+def encode_texts(model: RetrievalModel, tokenizer_file: Path, texts: Sequence[str]) -> tuple[np.ndarray, torch.Tensor]:
+    """Embeddings of queries, (B, D) or of K heads (B, K, D), and the header's logits, (B,)."""
+    import torch
+
+    from smar_model.data.text_tokens import encode_queries, load_tokenizer
+
+    ids = torch.from_numpy(encode_queries(load_tokenizer(tokenizer_file), texts, model.shape.query_length))
+    with torch.inference_mode():
+        parts = [model.encode_queries(part) for part in ids.split(QUERIES_AT_A_TIME)]
+        embeddings, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+    return embeddings.numpy(), logits
 
 
 def rank_by_shares(asked: np.ndarray, embeddings: ItemEmbeddings, shares: dict[str, np.ndarray]) -> dict[str, Ranking]:

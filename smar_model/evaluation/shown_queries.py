@@ -11,7 +11,18 @@ import numpy as np
 _COLOUR = re.compile(
     r"\b(black|white|red|green|yellow|blue|brown|orange|pink|purple|gr[ae]y|navy|beige|maroon|olive|silver|gold)\b"
 )
-_SHARES = {"largest gain": 0.3, "largest loss": 0.2, "colour word": 0.2, "not fashion": 0.15, "frequent": 0.15}
+_PATTERN = re.compile(
+    r"\b(stripe[ds]?|check(s|ed|ered)?|plaid|tartan|gingham|floral|flower(s|y)?|polka|dot(s|ted)?|print(s|ed)?|graphic"
+    r"|camo(uflage)?|paisley|animal|leopard|zebra|geometric|abstract|solid|tie dye|ombre|embroidered|herringbone|houndstooth)\b"
+)
+_SHARES = {
+    "largest gain": 0.25,
+    "largest loss": 0.25,
+    "most frequent": 0.15,
+    "colour word": 0.1,
+    "pattern word": 0.1,
+    "not fashion": 0.15,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +39,7 @@ def choose_shown_queries(
 
     Args:
         queries: (Q,) texts.
-        gain: (Q,) value of the model minus that of the one beside it.
+        gain: (Q,) value of the model minus that of the one it is compared with.
     """
     texts, first, frequency = np.unique(queries.astype(str), return_index=True, return_counts=True)
     gain, is_visual = gain[first], is_visual[first]
@@ -38,9 +49,10 @@ def choose_shown_queries(
     orders = {
         "largest gain": by_gain[gain[by_gain] > 0],
         "largest loss": by_gain[::-1][gain[by_gain[::-1]] < 0],
+        "most frequent": shuffled[np.argsort(-frequency[shuffled], kind="stable")],
         "colour word": shuffled[[bool(_COLOUR.search(texts[n])) for n in shuffled]],
+        "pattern word": shuffled[[bool(_PATTERN.search(texts[n])) for n in shuffled]],
         "not fashion": shuffled[~is_visual[shuffled]],
-        "frequent": shuffled[np.argsort(-frequency[shuffled], kind="stable")],
     }
     chosen: dict[int, str] = {}
     for reason, order in orders.items():

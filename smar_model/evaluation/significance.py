@@ -6,12 +6,15 @@ clusters (target items, or queries) are drawn, not single queries (Field and Wel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95
+SAME = 1e-9
+"""Values that differ by less are tied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class ClusterBootstrap:
     """
 
     def __init__(self, clusters: np.ndarray, *, samples: int, seed: int) -> None:
-        names, self._cluster = np.unique(np.asarray(clusters), return_inverse=True)
+        names, self.cluster = np.unique(np.asarray(clusters), return_inverse=True)
         self.clusters, self.samples, self._seed = len(names), samples, seed
 
     @cached_property
@@ -53,7 +56,7 @@ class ClusterBootstrap:
     def share(self, part: np.ndarray, whole: np.ndarray, segment: np.ndarray | None = None) -> Estimate:
         """Mean of (Q,) `part` / mean of (Q,) `whole`, both from the same draws; all None where `whole` has no clear sign."""
         inside = np.ones(len(part), dtype=bool) if segment is None else segment
-        cluster = self._cluster[inside]
+        cluster = self.cluster[inside]
         sums = [self._weights @ np.bincount(cluster, v[inside], self.clusters) for v in (part, whole)]
         if not ((sums[1] > 0).all() or (sums[1] < 0).all()):
             return Estimate(mean=None, low=None, high=None)
@@ -62,24 +65,36 @@ class ClusterBootstrap:
 
     def estimate(self, values: np.ndarray, segment: np.ndarray | None = None) -> list[Estimate]:
         """Mean and interval of each column of (Q, M) values over the queries of a segment, (Q,) bool."""
-        values = np.asarray(values, dtype=np.float64)
         inside = np.ones(len(values), dtype=bool) if segment is None else segment
-        if not inside.any():
-            return [Estimate(mean=None, low=None, high=None)] * values.shape[1]
-        cluster = self._cluster[inside]
+        return self.estimate_segments(values, {"": inside})[""]
+
+    def estimate_segments(self, values: np.ndarray, segments: dict[str, np.ndarray]) -> dict[str, list[Estimate]]:
+        """Likewise of several segments, by name, with one pass over the draws."""
+        values = np.asarray(values, dtype=np.float64)
+        told = {name: inside for name, inside in segments.items() if inside.any()}
         # Centred, so that a constant column gets an interval of width 0, not of rounding errors.
-        means = values[inside].mean(axis=0)
-        sums = np.stack([np.bincount(cluster, c, self.clusters) for c in (values[inside] - means).T], axis=1)
-        sizes = np.bincount(cluster, minlength=self.clusters)
-        drawn = self._weights @ sizes
-        # A draw may hold no query of a small segment; it says nothing about it.
-        usable = drawn > 0
-        means_drawn = (self._weights @ sums)[usable] / drawn[usable, None]
-        low, high = np.quantile(means_drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        return [
-            Estimate(mean=float(m), low=float(m + a), high=float(m + b))
-            for m, a, b in zip(means, low, high, strict=True)
+        means = {name: values[inside].mean(axis=0) for name, inside in told.items()}
+        parts = [
+            np.bincount(self.cluster[inside], column, self.clusters)
+            for name, inside in told.items()
+            for column in (values[inside] - means[name]).T
         ]
+        sizes = [np.bincount(self.cluster[inside], minlength=self.clusters) for inside in told.values()]
+        found = {name: [Estimate(mean=None, low=None, high=None)] * values.shape[1] for name in segments}
+        if not told:
+            return found
+        sums = (self._weights @ np.stack(parts, axis=1)).reshape(self.samples, len(told), -1)
+        drawn = self._weights @ np.stack(sizes, axis=1)
+        for place, name in enumerate(told):
+            # A draw may hold no query of a small segment; it says nothing about it.
+            usable = drawn[:, place] > 0
+            means_drawn = sums[usable, place] / drawn[usable, place, None]
+            low, high = np.quantile(means_drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            found[name] = [
+                Estimate(mean=float(m), low=float(m + a), high=float(m + b))
+                for m, a, b in zip(means[name], low, high, strict=True)
+            ]
+        return found
 
 
 def permutation_p(differences: np.ndarray, clusters: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
@@ -103,6 +118,15 @@ def permutation_p(differences: np.ndarray, clusters: np.ndarray, *, samples: int
     return (1 + farther) / (1 + samples)
 
 
+def holm(p: np.ndarray) -> np.ndarray:
+    """(N,) p of several hypotheses, adjusted so that the chance of any false alarm among them stays at the level (Holm 1979)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference:
     """One model minus another on the same queries."""
@@ -120,11 +144,55 @@ def compare(
     """Compare two models by (Q,) values each on the same queries."""
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     inside = difference if segment is None else difference[segment]
-    # Values are sums of a few terms in the same order, but nDCG may differ in the last bits.
-    wins, losses = int((inside > 1e-9).sum()), int((inside < -1e-9).sum())
+    wins, losses = int((inside > SAME).sum()), int((inside < -SAME).sum())
     return PairedDifference(
         difference=bootstrap.estimate(difference[:, None], segment)[0],
         wins=wins,
         ties=len(inside) - wins - losses,
         losses=losses,
     )
+
+
+def compare_by_segment(
+    bootstrap: ClusterBootstrap,
+    first: np.ndarray,
+    second: np.ndarray,
+    segments: dict[str, np.ndarray],
+    *,
+    permutations: int,
+    seed: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Compare two models by (Q, M) values on the same queries: segment → for each of the M metrics the interval of first − second,
+    wins, ties and losses, and `p` by `permutation_p`.
+
+    `p_adjusted` is `holm` over the segments, the first one left out: that is all queries, the question asked beforehand. All
+    None of a segment without queries.
+    """
+    differences: np.ndarray = np.subtract(first, second, dtype=np.float64)
+    inside = np.stack(list(segments.values()))
+    columns = (differences[:, None] * inside.T[:, :, None]).reshape(len(differences), -1)
+    p = permutation_p(columns, bootstrap.cluster, samples=permutations, seed=seed).reshape(len(segments), -1)
+    told = [bool(segment.any()) for segment in segments.values()]
+    parts = [place for place, any_query in enumerate(told) if place and any_query]
+    adjusted = p.copy()
+    for metric in range(p.shape[1]):
+        adjusted[parts, metric] = holm(p[parts, metric])
+    # Values are sums of a few terms in the same order, but nDCG may differ in the last bits.
+    won: np.ndarray = differences > SAME
+    lost: np.ndarray = differences < -SAME
+    estimates = bootstrap.estimate_segments(differences, segments)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for place, (name, segment) in enumerate(segments.items()):
+        wins, losses = won[segment].sum(axis=0).tolist(), lost[segment].sum(axis=0).tolist()
+        found[name] = [
+            {
+                **asdict(estimate),
+                "wins": wins[m],
+                "ties": int(segment.sum()) - wins[m] - losses[m],
+                "losses": losses[m],
+                "p": float(p[place, m]) if told[place] else None,
+                "p_adjusted": float(adjusted[place, m]) if told[place] else None,
+            }
+            for m, estimate in enumerate(estimates[name])
+        ]
+    return found

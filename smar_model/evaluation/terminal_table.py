@@ -13,6 +13,7 @@ MODEL_NAMES = {
     "text_only": "text-only",
     "champion": "champion before",
     "challenger": "this run's SMAR",
+    "oracle": "oracle",
 }
 SEGMENT_NAMES = {"overall": "overall", "fashion": "fashion", "not_fashion": "not fashion"}
 METRIC_NAMES = {

@@ -100,21 +100,14 @@ class Attempt:
             InputError: a table has no contract or differs from it, or its contract has changed incompatibly since it
                 was last published under the same version.
         """
-        files = sorted(f for f in self.folder.rglob("*") if f.is_file() and not _is_hidden(f.relative_to(self.folder)))
-        tops: dict[str, list[Path]] = {}
-        for file in files:
-            tops.setdefault(file.relative_to(self.folder).parts[0], []).append(file)
-        content, contracts = {}, []
+        tops, contracts = _files_by_top(self.folder), []
         for top, members in tops.items():
             if (self.folder / top).is_dir() and any(m.suffix == ".parquet" for m in members):
                 contracts.append(load_contract(top))
                 contracts[-1].verify_files(members)
                 _refuse_incompatible(contracts[-1])
-            if has_contract(top):
-                content[top] = digest_rows(members)
-            else:
-                content[top] = digest_files(members, root=self.folder)
-        listed = {str(f.relative_to(self.folder)): {"bytes": f.stat().st_size} for f in files}
+        content = content_digests(self.folder)
+        listed = {str(f.relative_to(self.folder)): {"bytes": f.stat().st_size} for fs in tops.values() for f in fs}
         manifest = {
             "stage": self.stage,
             "key": self.key,
@@ -143,6 +136,22 @@ class Attempt:
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def content_digests(folder: Path) -> dict[str, str]:
+    """Each file, folder and table of an output → its digest: a manifest's `content`, whose `digest_json` is the output's digest."""
+    return {
+        top: digest_rows(members) if has_contract(top) else digest_files(members, root=folder)
+        for top, members in _files_by_top(folder).items()
+    }
+
+
+def _files_by_top(folder: Path) -> dict[str, list[Path]]:
+    tops: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not _is_hidden(file.relative_to(folder)):
+            tops.setdefault(file.relative_to(folder).parts[0], []).append(file)
+    return tops
 
 
 def _is_hidden(relative: Path) -> bool:
@@ -176,10 +185,10 @@ def find_artifact(stage: str, key: str) -> Artifact | None:
     return load_artifact(stage, key) if manifest_path(stage, key).is_file() else None
 
 
-def newest_artifact(stage: str, made_by: str) -> Artifact | None:
-    """The last published one that was made in the same way, from whatever inputs."""
+def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None = None) -> Artifact | None:
+    """The last published one that was made in the same way and has these metrics, from whatever inputs."""
     manifests = [json.loads(path.read_text(encoding="utf-8")) for path in (lake() / stage).glob("*.json")]
-    alike = [manifest for manifest in manifests if manifest.get("made_by") == made_by]
+    alike = [m for m in manifests if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()]
     if not alike:
         return None
     newest = max(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]))

@@ -37,6 +37,11 @@ class PictureStore:
         """Where a person finds a picture."""
         return name if is_url(name) else f"{str(self.place).partition('?')[0]}/{name}"
 
+    def uri(self, name: str) -> str:
+        """Likewise for programs; a picture inside a zip is named as a file below it."""
+        address = self.address(name)
+        return Path(address).as_uri() if address.startswith("/") else address
+
     def digest(self) -> str:
         """Digest of names and contents; of an object store, of names, sizes and times.
 

@@ -42,6 +42,8 @@ class Run:
     """The release that fine-tuning goes on from where it fits, described as the champion is."""
     mined_from: dict[str, Any] | None = None
     """The release whose index hard negatives are mined from: `run`, `cutoff`, and digest and folder of model and index."""
+    oracle: dict[str, Any] | None = None
+    """The oracle that evaluate judges beside the model: `run`, `cutoff`, `truth` (visible or all), `model_digest`, `model_folder`."""
 
     @property
     def days(self) -> list[dt.date]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.checkout import commit
 from smar_model.lake.runs import Run
 from smar_model.release.lease import registry_lease
 from smar_model.release.registry import CHALLENGER, WITHIN_VERSION, Registry
@@ -25,6 +25,7 @@ SERVING_PACKAGES = (
     "faiss-cpu",
     "mlflow",
     "numpy",
+    "onnxruntime",
     "pandas",
     "pyarrow",
     "pydantic",
@@ -126,15 +127,6 @@ def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str
         "index": index.digest,
         "index_source": WITHIN_VERSION,
     }
-
-
-def commit() -> str:
-    """Commit of the checkout, `-dirty` where files differ from it; `unknown` outside a checkout."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def pinned_requirements() -> list[str]:

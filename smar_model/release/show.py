@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,15 +15,26 @@ from smar_model.release.promote import read_history
 from smar_model.release.registry import champion_or_version
 from smar_model.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from smar_model.retrieval.search import RoutedBy
 
-def search_release(settings: Settings, query: str, *, k: int, version: str | None) -> dict[str, Any]:
-    """The k best items for a query through the champion, or through a stated version.
+
+def search_release(
+    settings: Settings,
+    query: str,
+    *,
+    k: int,
+    version: str | None,
+    departments: Collection[str] = (),
+    routing: RoutedBy | None = None,
+) -> dict[str, Any]:
+    """The k best items for a query through the champion, or through a stated version; as `Searcher.search` takes them.
 
     Returns:
         query, version, p (P(q), 0 to 1), and hits: rank, item_id, title, department, score, pictures (paths or URLs).
 
     Raises:
-        InputError: there is no champion or no such version, or its files are damaged.
+        InputError: there is no champion, no such version or no such department, or its files are damaged.
     """
     release = champion_or_version(settings, version)
     # torch and FAISS take seconds to import: not where there is nothing to search.
@@ -31,7 +43,7 @@ def search_release(settings: Settings, query: str, *, k: int, version: str | Non
     trained_with = load_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
     pictures = ShopInputs.of(trained_with).pictures()
     searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
-    found, p = searcher.search([query], k=k)
+    found, p = searcher.search([query], k=k, departments=departments, routing=routing)
     hits = [
         {
             "rank": rank,

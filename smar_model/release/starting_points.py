@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from smar_model.errors import InputError
+from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import Run, find_runs, load_run
 from smar_model.lake.stage import digest_making
@@ -22,7 +23,7 @@ BASE = tuple(stage.name for stage in STAGES.values() if stage.base)
 
 
 def starting_points(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]:
-    """Values of the run's `base`, `warm_start` and `mined_from`.
+    """Values of the run's `base`, `warm_start`, `mined_from` and `oracle`.
 
     Without a base the run trains a tokenizer and a vision encoder of its own, and no release's weights would fit.
 
@@ -36,6 +37,7 @@ def starting_points(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
         "base": base,
         "warm_start": {name: release[name] for name in fields} if release else None,
         "mined_from": find_mined(run, champion),
+        "oracle": find_oracle(run),
     }
 
 
@@ -113,4 +115,39 @@ def find_mined(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | No
         "index_digest": index.digest,
         "model_folder": str(finetune.folder / "model"),
         "index_folder": str(index.folder),
+    }
+
+
+def find_oracle(run: Run) -> dict[str, Any] | None:
+    """The newest oracle of the same shop that knows none of the run's evaluation days, as `Run.oracle` has it; of those of a day
+    the one told what a picture can show. None: there is none.
+
+    An oracle is a run whose catalogue is one that tells truth (`smar train-oracle`, and the oracle rows of `smar compare`).
+    """
+    kinds = {stage: truth for truth, stage in REVEAL.items()}
+    found = []
+    for other in find_runs():
+        told = other.state("prepare-items") or {}
+        if (
+            told.get("output_of") not in kinds
+            or other.cutoff > run.cutoff
+            or other.settings.shop.root != run.settings.shop.root
+        ):
+            continue
+        try:
+            model = other.output("finetune")
+            for file in model.manifest["files"]:
+                model.file(file)
+        except InputError:
+            continue
+        found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))
+    if not found:
+        return None
+    cutoff, _, name, truth, model = max(found, key=lambda entry: entry[:3])
+    return {
+        "run": name,
+        "cutoff": cutoff.isoformat(),
+        "truth": truth,
+        "model_digest": model.manifest["content"]["model"],
+        "model_folder": str(model.folder / "model"),
     }

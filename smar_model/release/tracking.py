@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,21 @@ def track_run(run: Run) -> str:
             if old is None or old.data.tags.get("smar.recorded_at") != state["at"]:
                 _track_step(registry, run, parent, step, state, old.info.run_id if old else None)
         _track_parent(registry, run, parent, states)
-    print(f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}")
+    address = page_address(run, registry.experiment_id(), parent)
+    print(f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}: {address}")
     return parent
+
+
+def page_address(run: Run, experiment: str, parent: str) -> str:
+    """Where a browser finds the run in MLflow, at its report if it has one.
+
+    The server is that of `release.tracking_uri`; for the store on disk that of SMAR_MLFLOW_URL, by default the one that `make ui`
+    starts.
+    """
+    tracking = run.settings.tracking_uri
+    server = tracking if tracking.startswith("http") else os.environ.get("SMAR_MLFLOW_URL", "http://127.0.0.1:5000")
+    page = "/artifacts/report.html" if run.find_output("report") else ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs/{parent}{page}"
 
 
 def parent_run(registry: Registry, run: Run) -> str:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, read_thumbnails
+from smar_model.data.patch_tokens import read_item_pictures
 from smar_model.data.text_tokens import encode_queries
 from smar_model.network.model import RetrievalModel
-from smar_model.retrieval.embed import BATCH, CHUNK, ItemEmbeddings, item_patches, side_by_side, sum_by_item
+from smar_model.retrieval.embed import (
+    BATCH,
+    ItemEmbeddings,
+    encode_new_pictures,
+    find_pictures,
+    item_patches,
+    side_by_side,
+    sum_by_item,
+)
 from smar_model.retrieval.ranking import NO_ROW, Ranking, order_candidates
 from smar_model.retrieval.search import QUERY_BATCH, QueryEncoder
 
@@ -20,16 +29,18 @@ from smar_model.retrieval.search import QUERY_BATCH, QueryEncoder
 def embed_images(model: RetrievalModel, item_ids: Sequence[str], picture_files: Sequence[Path]) -> torch.Tensor:
     """S_i of every item, (N, D): the mean over up to four pictures, or attended to as many as the network has frames."""
     embeddings = []
-    for start in range(0, len(item_ids), BATCH):
-        if start % CHUNK == 0:
-            stretch = item_ids[start : start + CHUNK]
-            thumbnails = read_thumbnails(picture_files, stretch, maximum_frames=MAXIMUM_FRAMES)
-        count = len(item_ids[start : start + BATCH])
-        patches, owners, has = item_patches(model, thumbnails, start % CHUNK, count)
-        if model.shape.network.frames > 1:
-            patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
-        seen = model.encode_images(patches, has)[1]
-        embeddings.append(torch.nn.functional.normalize(sum_by_item(seen, owners, count), dim=-1))
+    digests = find_pictures(picture_files)
+    pictures = read_item_pictures(picture_files, np.array([item.encode() for item in item_ids]), digests)
+    with TemporaryDirectory() as scratch:
+        every, file = np.arange(len(digests)), Path(scratch) / "patches.npy"
+        read_patches = encode_new_pictures(model, picture_files, digests, every, file)
+        for start in range(0, len(item_ids), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(item_ids)))
+            patches, owners, has = item_patches(model, pictures, read_patches, rows)
+            if model.shape.network.frames > 1:
+                patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
+            seen = model.encode_images(patches, has)[1]
+            embeddings.append(torch.nn.functional.normalize(sum_by_item(seen, owners, len(rows)), dim=-1))
     return torch.cat(embeddings)
 
 

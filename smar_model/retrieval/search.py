@@ -7,25 +7,33 @@ heads (DPSR) asks once for each; what any of them finds is ordered by the score 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
+import pyarrow as pa
 import torch
 
 from smar_model.data.text_tokens import encode_queries, load_tokenizer
 from smar_model.errors import InputError
 from smar_model.network.losses import soft_maximum
-from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model, model_digest
+from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model
 from smar_model.retrieval.embed import ItemEmbeddings
+from smar_model.retrieval.index_files import open_index
+from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
 
 QUERY_BATCH = 512
+MEASURED_DEPTH = 100
+"""Depth at which the recall of an index is measured."""
+_FAISS: Any = faiss
+"""Whose type stubs know neither keyword arguments of what SWIG makes nor its vectors."""
+RoutedBy = Literal["soft", "hard", "text", "pictures"]
 
 
 def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
@@ -36,19 +44,26 @@ def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
 class QueryEncoder:
     """Query texts to what the index is asked, [Q ; p·Q]."""
 
-    def __init__(self, model: RetrievalModel, tokenizer_file: Path) -> None:
+    def __init__(self, model: RetrievalModel, tokenizer_file: Path, *, tower_file: Path | None = None) -> None:
+        """`tower_file`: exported query tower that runs in the place of the model's (`query_tower.py`)."""
         self.model = model.eval()
         self.tokenizer = load_tokenizer(tokenizer_file)
+        self.tower = ExportedTower(tower_file) if tower_file else None
 
     @torch.inference_mode()
     def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Routed queries (B, 2D), of K heads (B·K, 2D), the share of S_m that routes them (B,) and P(q) (B,)."""
         routed, routes, probabilities = [], [], []
         for start in range(0, len(queries), QUERY_BATCH):
-            ids = encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
-            # Each text once: the same text is the same query to the last bit, which two rows of a batch need not be.
-            distinct, places = torch.from_numpy(ids).unique(dim=0, return_inverse=True)
-            embeddings, logits = (found[places] for found in self.model.encode_queries(distinct))
+            ids = torch.from_numpy(
+                encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
+            )
+            if len(ids) == 1:
+                embeddings, logits = self._run_tower(ids)
+            else:
+                # Each text once: the same text is the same query to the last bit, which two rows of a batch need not be.
+                distinct, places = ids.unique(dim=0, return_inverse=True)
+                embeddings, logits = (found[places] for found in self._run_tower(distinct))
             p = self.model.route(logits)
             heads = embeddings.reshape(len(logits) * self.heads, -1)
             routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
@@ -58,6 +73,12 @@ class QueryEncoder:
             width = 2 * self.model.shape.network.dimension
             return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
         return np.concatenate(routed), np.concatenate(routes), np.concatenate(probabilities)
+
+    def _run_tower(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.tower is None:
+            return self.model.encode_queries(ids)
+        embeddings, logits = self.tower(ids.numpy())
+        return torch.from_numpy(embeddings), torch.from_numpy(logits)
 
     @property
     def heads(self) -> int:
@@ -106,16 +127,37 @@ class Hit:
     score: float
 
 
+class _Column(Sequence):
+    """A column of a table as Python values, each made when it is looked at: as lists, a million items take half a gigabyte."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.values = column.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            start, stop, step = row.indices(len(self))
+            return self.values.slice(start, max(0, stop - start)).to_pylist()[::step] if step > 0 else list(self)[row]
+        return self.values[row].as_py()
+
+    def __iter__(self) -> Iterator:
+        return iter(self.values.to_pylist())
+
+
 class Searcher:
     """A model with the index that was built for it."""
 
     def __init__(
-        self, encoder: QueryEncoder, index: faiss.Index, items: dict[str, list], manifest: dict[str, Any]
+        self, encoder: QueryEncoder, index: faiss.Index, items: Mapping[str, Sequence], manifest: dict[str, Any]
     ) -> None:
         self.encoder = encoder
         self.index = index
         self.items = items
         self.manifest = manifest
+        if encoder.heads > 1:
+            self._enable_lookup()
 
     @classmethod
     def load(cls, model_folder: Path, index_folder: Path) -> Searcher:
@@ -124,25 +166,20 @@ class Searcher:
         Raises:
             InputError: the index is damaged, or was built by another model.
         """
-        manifest_file = index_folder / "index.json"
-        try:
-            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-            index = faiss.read_index(str(index_folder / "index.faiss"))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{index_folder}: not a whole index (index.json, index.faiss): {error}") from error
-        if manifest["model_digest"] != model_digest(model_folder):
+        manifest, index, items = open_index(index_folder, model_folder)
+        model = load_model(model_folder)
+        if index.d != 2 * model.shape.network.dimension:
             raise InputError(
-                f"{index_folder}: this index was built by another model than {model_folder}; build it again"
+                f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * model.shape.network.dimension}; "
+                "build it again"
             )
-        items = pq.read_table(index_folder / "index_items").sort_by("row").to_pydict()
-        if not index.ntotal == len(items["item_id"]) == manifest["items"]:
-            raise InputError(
-                f"{index_folder}: {index.ntotal} vectors for {len(items['item_id'])} items; build it again"
-            )
-        return cls(QueryEncoder(load_model(model_folder), model_folder / "tokenizer.json"), index, items, manifest)
+        has_tower = manifest.get("query_tower", "pytorch") != "pytorch"
+        tower_file = index_folder / TOWER_FILE if has_tower else None
+        encoder = QueryEncoder(model, model_folder / "tokenizer.json", tower_file=tower_file)
+        return cls(encoder, index, {name: _Column(items[name]) for name in items.column_names}, manifest)
 
     @property
-    def item_ids(self) -> list[str]:
+    def item_ids(self) -> Sequence[str]:
         return self.items["item_id"]
 
     def route(self, queries: Sequence[str]) -> np.ndarray:
@@ -153,11 +190,21 @@ class Searcher:
         """Rows of the index, best first."""
         return self.rank_routed(self.encoder.encode(queries)[0], depth)
 
-    def rank_routed(self, asked: np.ndarray, depth: int) -> Ranking:
-        """Likewise for queries as `QueryEncoder.encode` gives them."""
-        scores, rows = self.index.search(np.ascontiguousarray(asked, dtype=np.float32), depth)
+    def rank_routed(self, asked: np.ndarray, depth: int, departments: Collection[str] = ()) -> Ranking:
+        """Likewise for queries as `QueryEncoder.encode` gives them; with departments, among their items alone.
+
+        Raises:
+            InputError: a department has no item in this index, or an index of its kind cannot be searched in part.
+        """
+        asked = np.ascontiguousarray(asked, dtype=np.float32)
+        # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
+        searched = max(depth, MEASURED_DEPTH)
+        if departments:
+            scores, rows = _search_selected(self.index, asked, searched, self._selector(departments))
+        else:
+            scores, rows = self.index.search(asked, searched)
         if self.encoder.heads > 1:
-            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * depth))
+            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * searched))
         ranking = order_candidates(rows.astype(np.int32), scores)
         return Ranking(rows=ranking.rows[:, :depth], scores=ranking.scores[:, :depth])
 
@@ -174,21 +221,101 @@ class Searcher:
 
     def score(self, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Scores of one routed query, of its K heads (K, 2D), with rows of the index (N,) → (N,)."""
+        self._enable_lookup()
+        return self.encoder.join_heads(asked @ self.index.reconstruct_batch(rows).T)[0]
+
+    def _enable_lookup(self) -> None:
+        """Inverted lists find a row's vector again by a table, which is made once: from then on threads only read it."""
         lists = faiss.try_extract_index_ivf(self.index)
         if lists is not None:
             lists.make_direct_map()
-        return self.encoder.join_heads(asked @ self.index.reconstruct_batch(rows).T)[0]
 
-    def search(self, queries: list[str], k: int = 10) -> tuple[list[list[Hit]], np.ndarray]:
-        """The k best items for each query, best first, and P(q) of each query (B,)."""
-        asked, _, probabilities = self.encoder.encode(queries)
-        ranking = self.rank_routed(asked, k)
+    def search(
+        self,
+        queries: list[str],
+        k: int = 10,
+        *,
+        departments: Collection[str] = (),
+        routing: RoutedBy | None = None,
+    ) -> tuple[list[list[Hit]], np.ndarray]:
+        """The k best items for each query, best first, and P(q) of each query (B,). Any number of threads may search.
+
+        Args:
+            departments: only their items; none: all.
+            routing: what p of [Q ; p·Q] is in the place of what the model ships with: `text` 0, `pictures` 1, `hard` 0 or 1 by
+                P(q) ≥ .5, `soft` the share that the model was trained to mix by, or P(q) itself where it was not.
+
+        Raises:
+            InputError: a department has no item in this index.
+        """
+        asked, shares, probabilities = self.encoder.encode(queries)
+        if routing:
+            asked = self._routed(asked, self._shares(routing, shares, probabilities))
+        ranking = self.rank_routed(asked, k, departments)
         hits = [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
         ]
         return hits, probabilities
 
+    def _shares(self, routing: RoutedBy, shares: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        if routing in {"text", "pictures"}:
+            return np.full_like(shares, routing == "pictures")
+        if routing == "hard":
+            return (probabilities >= 0.5).astype(np.float32)
+        return shares if self.encoder.model.variant.routing == "soft" else probabilities
+
+    def _routed(self, asked: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Routed queries of K heads (B·K, 2D) with other shares (B,) of S_m."""
+        heads = asked[:, : asked.shape[1] // 2]
+        return np.hstack([heads, np.repeat(shares, self.encoder.heads)[:, None] * heads])
+
+    @cached_property
+    def _departments(self) -> dict[str, np.ndarray]:
+        """Department → its rows as a bitmap, N bits; the largest department first."""
+        places, names = pd.factorize(np.array(list(self.items["department"]), dtype=object))
+        order = np.lexsort((names.astype(str), -np.bincount(places)))
+        return {str(names[n]): np.packbits(places == n, bitorder="little") for n in order.tolist()}
+
+    @cached_property
+    def department_sizes(self) -> dict[str, int]:
+        """Items of each department, the largest first."""
+        return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
+
+    def _selector(self, departments: Collection[str]) -> faiss.IDSelector:
+        if unknown := sorted(set(departments) - set(self._departments)):
+            raise InputError(
+                f"department {unknown[0]!r}: this index has no item in it; there are {', '.join(self._departments)}"
+            )
+        return _FAISS.IDSelectorBitmap(np.bitwise_or.reduce([self._departments[name] for name in departments]))
+
     def _hit(self, row: int, score: float) -> Hit:
         columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}
         return Hit(**columns, score=score)
+
+
+def _search_selected(
+    index: faiss.Index, asked: np.ndarray, depth: int, selector: faiss.IDSelector
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the best selected ones. All of them are looked at: the few lists that a query probes, or a graph that
+    is left where few may be entered, would miss most of a small department."""
+    index = _FAISS.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return _search_selected(index.refine_index, asked, depth, selector)
+    if isinstance(index, faiss.IndexHNSW):
+        return _search_selected(index.storage, asked, depth, selector)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        for number in range(chain.size()):
+            asked = _FAISS.downcast_VectorTransform(chain.at(number)).apply(asked)
+        return _search_selected(index.index, asked, depth, selector)
+    if isinstance(index, faiss.IndexIVF):
+        parameters = _FAISS.SearchParametersIVF(sel=selector, nprobe=index.nlist)
+    else:
+        parameters = _FAISS.SearchParameters(sel=selector)
+    try:
+        return index.search(asked, depth, params=parameters)
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(index).__name__} cannot be searched by department; choose another index.factory"
+        ) from error

@@ -22,11 +22,9 @@ folder = Path(sys.argv[1])
 bag = BundleDagBag(dag_folder=str(folder), bundle_path=folder, bundle_name="dags-folder")
 heavy = {"torch", "pyspark", "pandas", "smar_model", "mlflow", "jobs"} & {name.split(".")[0] for name in sys.modules}
 from airflow.serialization.serialized_objects import DagSerialization
-dag = bag.dags.get("smar_retrain")
-info = None
-if dag:
+def describe(dag):
     DagSerialization.serialize_dag(dag)
-    info = {
+    return {
         "doc": dag.doc_md,
         "schedule": dag.timetable.expression,
         "catchup": dag.catchup,
@@ -39,12 +37,14 @@ if dag:
                 "upstream": sorted(t.upstream_task_ids), "all_upstream": sorted(t.get_flat_relative_ids(upstream=True)),
                 "downstream": sorted(t.downstream_task_ids), "rule": str(t.trigger_rule.value), "pool": t.pool,
                 "retries": t.retries, "timeout": t.execution_timeout is not None,
-                "arguments": getattr(t, "arguments", None),
+                "arguments": getattr(t, "arguments", None), "links": [link.name for link in t.operator_extra_links],
             }
             for t in dag.tasks
         },
+        "paused": dag.is_paused_upon_creation,
     }
-print("JSON:" + json.dumps({"errors": bag.import_errors, "dags": list(bag.dags), "dag": info, "heavy": sorted(heavy)}))
+dags = {name: describe(dag) for name, dag in bag.dags.items()}
+print("JSON:" + json.dumps({"errors": bag.import_errors, "dags": dags, "heavy": sorted(heavy)}))
 """
 
 
@@ -69,13 +69,36 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def dag(parsed: dict[str, Any]) -> dict[str, Any]:
     assert parsed["errors"] == {}
-    return parsed["dag"]
+    return parsed["dags"]["smar_retrain"]
 
 
-def test_the_folder_holds_one_dag_and_needs_airflow_alone(parsed: dict[str, Any]) -> None:
+def test_the_folder_holds_two_dags_and_needs_airflow_alone(parsed: dict[str, Any]) -> None:
     assert parsed["errors"] == {}
-    assert parsed["dags"] == ["smar_retrain"]
+    assert set(parsed["dags"]) == {"smar_retrain", "smar_oracle"}
     assert parsed["heavy"] == []
+
+
+def test_the_oracle_is_trained_on_checked_tables_and_only_where_asked_for(parsed: dict[str, Any]) -> None:
+    oracle = parsed["dags"]["smar_oracle"]
+    assert oracle["paused"] is True, "most shops have no truth"
+    assert oracle["schedule"] == "0 12 * * 0"
+    assert oracle["max_active_runs"] == 1
+    tasks = oracle["tasks"]
+    assert [name for name, task in tasks.items() if not task["downstream"]] == ["train-oracle"]
+    assert set(tasks) - {"shop-open", "start", "train-oracle"} < set(STAGES)
+    for stage in set(tasks) & set(STAGES):
+        assert {*STAGES[stage].inputs, "start"} <= set(tasks[stage]["all_upstream"])
+    needed = {*STAGES["train-tokenizer"].inputs, "start"}
+    assert needed <= set(tasks["train-oracle"]["all_upstream"])
+    assert tasks["train-oracle"]["pool"] == "training"
+    assert all(task["timeout"] and task["arguments"][0] in {name, "shop"} for name, task in tasks.items())
+    assert "--no-promote" in tasks["start"]["arguments"]
+
+
+def test_the_report_is_a_click_away_from_the_run(dag: dict[str, Any]) -> None:
+    assert {name: task["links"] for name, task in dag["tasks"].items() if task["links"]} == {"track": ["Report"]}
+    assert {"gate", "evaluate"} <= set(dag["tasks"]["report"]["all_upstream"]), "it tells the decision"
+    assert "report" in dag["tasks"]["register"]["all_upstream"], "the model version holds it"
 
 
 def test_every_stage_is_a_task_and_its_inputs_are_upstream(dag: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,10 +74,12 @@ def publish_run(
         for day, (_, requests) in events.items():
             rows = [{**r, "named": [("colour", colour[r["item_id"]])]} for r in requests]
             write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
-    published = PublishedRun(run=tiny_run(root, name=name, network=NETWORK, **sections), root=root)
+    published = PublishedRun(run=tiny_run(root, name=name, **{"network": NETWORK} | sections), root=root)
     published.publish("prepare-items", lambda folder: write_items(folder, items))
     published.publish("extract-clicks", lambda folder: write_clicks(folder, events))
     published.publish("generate-queries", lambda folder: write_queries(folder, items))
+    published.publish("measure-drift", _write_drift)
+    published.publish("assign-segments", lambda folder: write_segments(folder, events[DAYS[-1]][0], items))
     training = {day: events[day] for day in DAYS[:-1]}
     published.publish("label-fashion", lambda folder: write_labels(folder, training, items))
     checks = [
@@ -159,6 +162,31 @@ def write_labels(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]],
     }
     rows = [{"query": q, "is_visual": v, "clicks": 1, "visual_share": float(v)} for q, v in visual.items()]
     write_rows(folder / "fashion_labels" / "part-0.parquet", "fashion_labels", rows)
+
+
+def write_segments(folder: Path, events: list[dict], items: list[dict[str, Any]]) -> None:
+    """Clothing has rich titles, all else sparse ones; every query is in the tier `head`."""
+    department = {item["item_id"]: item["category"].split(" > ")[0] for item in items}
+    clicks = Counter((normalise_query(e["query"]), e["item_id"]) for e in events if e["event"] == "click")
+    facts = {"query_tier": "head", "query_seen": True, "item_seen": True, "day": DAYS[-1], "picture_informative": True}
+    rows = [
+        {"query": query, "item_id": item, "clicks": count, "department": department[item], **facts}
+        | {"is_visual": department[item] == "Clothing", "also_synthetic": False}
+        | {"title_kind": "rich" if department[item] == "Clothing" else "sparse"}
+        for (query, item), count in sorted(clicks.items())
+    ]
+    write_rows(folder / "segments" / "part-0.parquet", "segments", rows)
+
+
+def _write_drift(folder: Path) -> None:
+    counts = {"true_queries": 60, "synthetic_queries": 60, "true_vocabulary": 20, "synthetic_vocabulary": 30}
+    lengths = {f"{side}_{unit}": 3.0 for side in ("true", "synthetic") for unit in ("words", "characters")}
+    shares = {"unknown_true": 0.1, "unknown_synthetic": 0.2, "word_divergence": 0.3, "chance_divergence": 0.1}
+    rows = [
+        {"scope": scope, "segment": segment, "auc": auc, **counts, **lengths, **shares}
+        for scope, segment, auc in (("all", "all", 0.9), ("department", "Books", None), ("method", "substring", 0.8))
+    ]
+    write_rows(folder / "query_drift" / "part-0.parquet", "query_drift", rows)
 
 
 def with_champion(run: Run, model_folder: Path) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,13 +13,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
 from smar_model.evaluation.evaluate import evaluate, format_table, run
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
+from smar_model.evaluation.oracle import VISIBLE, reveal_truth
 from smar_model.evaluation.relevance import Relevance
+from smar_model.evaluation.report import nested_tables
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.checkout import commit
 from smar_model.lake.stage import run_stage
+from smar_model.retrieval.embed import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
+from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run, with_champion
@@ -32,8 +39,12 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
         patch.setenv("SMAR_HOME", str(folder / "shop" / "home"))
         published = publish_run(folder / "shop", with_truth=True)
         text_only = published.publish_model("train-text-only", variant="text_only", seed=1)
-        published.run = with_champion(published.run, text_only.folder / "model")
-        for stage in ("embed", "index", "evaluate", "report"):
+        # With other weights than this test's other models: what an oracle is told it must be able to use.
+        told = published.publish_model("finetune-oracle", variant="oracle", seed=2)
+        oracle = {"run": "told", "cutoff": "2026-11-12T00:00:00+00:00", "truth": "visible", "model_digest": told.digest}
+        oracle["model_folder"] = str(told.folder / "model")
+        published.run = replace(with_champion(published.run, text_only.folder / "model"), oracle=oracle)
+        for stage in ("embed", "index", "evaluate", "gate", "report"):
             run_stage(STAGES[stage], published.run)
     return published
 
@@ -45,7 +56,7 @@ def bare_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "shop" / "home"))
         published = publish_run(folder / "shop", with_truth=False)
-        for stage in ("embed", "index", "evaluate", "report"):
+        for stage in ("embed", "index", "evaluate", "gate", "report"):
             run_stage(STAGES[stage], published.run)
     return published
 
@@ -69,7 +80,7 @@ def read_evaluation(artifact: Artifact) -> dict:
 def test_every_model_is_measured_on_the_same_queries(measured: PublishedRun) -> None:
     artifact = measured.run.output("evaluate")
     evaluation = read_evaluation(artifact)
-    assert set(evaluation["models"]) == {"popularity", "bm25", "text_only", "challenger", "champion"}
+    assert set(evaluation["models"]) == {"popularity", "bm25", "text_only", "challenger", "champion", "oracle"}
     assert evaluation["basis"] == "truth"
     assert evaluation["queries"] == 40
     assert evaluation["segments"]["fashion"] + evaluation["segments"]["not_fashion"] == 40
@@ -81,7 +92,7 @@ def test_every_model_is_measured_on_the_same_queries(measured: PublishedRun) -> 
         assert mean == pytest.approx(rows["recall_at_50"].mean(), abs=1e-6)
         assert artifact.metrics[f"{model}_overall_recall_at_50"] == mean
         # 24 items: everything that a dense model ranks is within 50, so recall is 1 and each target has a rank.
-        if model in {"challenger", "text_only", "champion"}:
+        if model in {"challenger", "text_only", "champion", "oracle"}:
             assert mean == 1
             assert rows["target_rank"].between(1, 24).all()
 
@@ -104,7 +115,7 @@ def test_a_figure_can_be_recomputed_from_the_table(measured: PublishedRun) -> No
 
 def test_differences_are_challenger_minus_each_other_model(measured: PublishedRun) -> None:
     evaluation = read_evaluation(measured.run.output("evaluate"))
-    assert set(evaluation["differences"]) == {"popularity", "bm25", "text_only", "champion"}
+    assert set(evaluation["differences"]) == {"popularity", "bm25", "text_only", "champion", "oracle"}
     assert evaluation["champion_version"] == "3"
     for other, segments in evaluation["differences"].items():
         value = segments["overall"]["ndcg_at_10"]
@@ -112,8 +123,49 @@ def test_differences_are_challenger_minus_each_other_model(measured: PublishedRu
         assert value["mean"] == pytest.approx(means[0] - means[1], abs=2e-6)
         assert value["low"] <= value["mean"] <= value["high"]
         assert value["wins"] + value["ties"] + value["losses"] == 40
+        assert 0 < value["p"] == value["p_adjusted"] <= 1
+        assert segments["fashion"]["ndcg_at_10"]["p_adjusted"] >= segments["fashion"]["ndcg_at_10"]["p"]
+        assert set(segments) == set(evaluation["segments"])
     # The champion of this test is the text-only model, so both must get the same figures.
     assert evaluation["models"]["champion"] == evaluation["models"]["text_only"]
+
+
+def test_segments_are_those_of_the_table_and_sum_up(measured: PublishedRun) -> None:
+    """Clothing has rich titles in this shop, all else sparse ones; every fifth item has no picture."""
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    counts, models = evaluation["segments"], evaluation["models"]
+    assert counts["title_rich"] == counts["fashion"] == counts["department: Clothing"] > 0
+    assert counts["title_sparse"] == counts["not_fashion"]
+    assert counts["query_head"] == counts["overall"] == 40
+    assert counts["title_foreign"] == 0
+    assert models["bm25"]["title_foreign"]["mrr"]["mean"] is None
+    assert 0 < counts["no_picture"] == 40 - counts["informative_picture"]
+    assert evaluation["segment_clusters"]["overall"] == evaluation["clusters"]
+    for metric, value in models["challenger"]["overall"].items():
+        parts = [models["challenger"][s][metric]["mean"] * counts[s] for s in ("no_picture", "informative_picture")]
+        assert value["mean"] == pytest.approx(sum(parts) / 40, abs=1e-5)
+
+
+def test_the_oracle_is_told_todays_truth_and_its_age_is_shown(measured: PublishedRun) -> None:
+    evaluation = read_evaluation(measured.run.output("evaluate"))
+    assert evaluation["oracle"] == {
+        **{"run": "told", "truth": "visible", "cutoff": "2026-11-12T00:00:00+00:00"},
+        "age_days": 7,
+    }
+    recall = {name: evaluation["models"][name]["overall"]["recall_at_50"]["mean"] for name in ("oracle", "text_only")}
+    # All of 24 items are within 50: the oracle gains nothing, so there is no share.
+    assert recall["oracle"] == recall["text_only"] == 1
+    assert evaluation["recovered"]["overall"]["mean"] is None
+    page = measured.run.output("report").file("report.html").read_text(encoding="utf-8")
+    assert "7 days before" in page
+    assert not list(measured.run.output("evaluate").folder.glob(".oracle*")), "truth is not published"
+    # Its titles do not say the colours that the queries name.
+    plain = measured.run.output("prepare-items").files("catalogue")
+    file = measured.root / "told.parquet"
+    revealed = reveal_truth(plain, measured.root / "truth" / "items.parquet", VISIBLE, file)
+    assert revealed == {"items": 24, "attributes_revealed": 0}, "this shop's sellers tell the colour"
+    colours = [dict(row["attributes"])["colour"] for row in pq.read_table(file).to_pylist()]
+    assert set(colours) == {"red", "blue", "green", "black", "white", "yellow"}
 
 
 def test_gate_and_embeddings_are_looked_at(measured: PublishedRun) -> None:
@@ -125,12 +177,27 @@ def test_gate_and_embeddings_are_looked_at(measured: PublishedRun) -> None:
     assert figures["bag_of_words_auc"] == 1 > figures["auc"] >= 0
     assert measured.run.output("evaluate").metrics["gate_auc"] == figures["auc"]
     assert 1 <= evaluation["embeddings"]["multimodal"]["effective_rank"] <= 16
+    # Alignment and gap from the embeddings as they are served.
+    encoder = Searcher.load(
+        measured.run.output("finetune").folder / "model", measured.run.output("index").folder
+    ).encoder
+    embeddings = load_embeddings(measured.run.output("embed").folder)
+    requests = pq.read_table(measured.root / "truth" / "requests" / "dt=2026-11-19").to_pylist()
+    texts = [normalise_query(r["query"]) for r in requests]
+    wanted = embeddings.text[[embeddings.item_ids.index(r["item_id"]) for r in requests]]
+    squared = ((encoder.encode(texts)[0][:, :16] - wanted) ** 2).sum(axis=1).mean()
+    assert evaluation["embeddings"]["text"]["alignment"] == pytest.approx(squared, abs=1e-5)
+    between = encoder.encode(sorted(set(texts)))[0][:, :16].mean(axis=0) - embeddings.text.mean(axis=0)
+    assert evaluation["modality_gaps"]["queries to text"] == pytest.approx(np.linalg.norm(between), abs=1e-5)
+    hubs = evaluation["hubness"]["popularity"]["worst"]
+    assert hubs[0]["found"] == evaluation["distinct_queries"], "the same list for every query"
+    assert all(hub["fits"] < hub["found"] for hub in hubs)
 
 
 def test_a_model_that_does_not_route_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMAR_HOME", str(tmp_path / "home"))
     published = publish_run(tmp_path / "shop", with_truth=True, variant="text_only")
-    for stage in ("embed", "index", "evaluate", "report"):
+    for stage in ("embed", "index", "evaluate", "gate", "report"):
         run_stage(STAGES[stage], published.run)
     assert read_evaluation(published.run.output("evaluate"))["routing"] is None
     assert "does not route" in published.run.output("report").file("report.html").read_text(encoding="utf-8")
@@ -139,6 +206,7 @@ def test_a_model_that_does_not_route_is_reported_as_such(tmp_path: Path, monkeyp
 def test_what_is_missing_is_said(bare: PublishedRun) -> None:
     evaluation = read_evaluation(bare.run.output("evaluate"))
     assert set(evaluation["models"]) == {"popularity", "bm25", "challenger"}
+    assert "no truth" in evaluation["not_measured"]["oracle"]
     assert "train-text-only" in evaluation["not_measured"]["text_only"]
     assert evaluation["basis"] == "clicks"
     assert evaluation["shown"]["beside"] == "bm25"
@@ -209,6 +277,40 @@ def test_the_report_is_one_file_that_fetches_nothing(kind: str, request: pytest.
     assert all(r.startswith(("#", "data:image/jpeg;base64,")) for r in parser.references)
     assert inner
     assert set(inner) <= set(parser.ids)
+
+
+def test_the_report_tells_the_decision_with_its_reasons(measured: PublishedRun) -> None:
+    decision = json.loads(measured.run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    parser = PageParser()
+    parser.feed(measured.run.output("report").file("report.html").read_text(encoding="utf-8"))
+    text = " ".join(" ".join(parser.text).split())
+    assert decision["promote"] is False
+    assert "Decision: keep the champion" in text
+    assert "Compared with version 3" in text
+    for reason in decision["reasons"]:
+        words = ("✓ passed" if reason["passed"] else "✗ broken") + " " + " ".join(reason["text"].split())
+        assert words in text
+    assert text.index("✗ broken") < text.index("✓ passed"), "what decides comes first"
+
+
+def test_the_report_names_data_settings_and_code(measured: PublishedRun) -> None:
+    page = measured.run.output("report").file("report.html").read_text(encoding="utf-8")
+    assert measured.run.output("prepare-items").digest[:12] in page
+    assert measured.run.output("extract-clicks").digest[:12] in page, "read by evaluate, not by the report itself"
+    assert "network.text.width" in page
+    assert commit() in page
+    for words in ("sparse titles", "substring", "skewness", "recall at 100", "effective rank", "MAP@100"):
+        assert words in page
+
+
+def test_whatever_an_index_says_of_itself_becomes_tables() -> None:
+    recall = {"overall": 0.99, "buckets": [{"from": 0, "recall": 0.98}, {"from": 0.5, "recall": 1.0, "queries": 7}]}
+    assert nested_tables("index", {"factory": "Flat", "recall": recall, "shares": [0.1, 0.9], "nothing": []}) == {
+        "index": (["", "value"], [["factory", "Flat"]]),
+        "index: recall": (["", "value"], [["overall", 0.99]]),
+        "index: recall: buckets": (["from", "recall", "queries"], [[0, 0.98, None], [0.5, 1.0, 7]]),
+        "index: shares": (["", "value"], [[1, 0.1], [2, 0.9]]),
+    }
 
 
 def test_the_report_shows_queries_pictures_and_checks(measured: PublishedRun) -> None:

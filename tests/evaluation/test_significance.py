@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from smar_model.evaluation.significance import ClusterBootstrap, compare, permutation_p
+from smar_model.evaluation.significance import ClusterBootstrap, compare, compare_by_segment, holm, permutation_p
 
 
 def test_the_interval_of_a_known_difference_covers_it_and_excludes_zero() -> None:
@@ -110,3 +110,47 @@ def test_the_share_of_a_known_whole_is_found_with_its_interval() -> None:
     assert share.mean == pytest.approx(0.6, abs=0.02)
     assert bootstrap.share(part, random.normal(0, 1, 4_000)).mean is None, "a whole that may be 0 has no share"
     assert bootstrap.share(part, whole, np.zeros(4_000, dtype=bool)).mean is None
+
+
+def test_holm_is_the_step_down_rule_and_keeps_the_level() -> None:
+    p = np.array([0.01, 0.04, 0.03, 0.005])
+    # By hand: .005 × 4, .01 × 3, .03 × 2, .04 × 1, none below the one before.
+    assert holm(p).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
+    assert holm(np.empty(0)).tolist() == []
+    random = np.random.default_rng(11)
+    alarms = np.mean([(holm(random.random(20)) < 0.05).any() for _ in range(2_000)])
+    assert 0.03 < alarms < 0.07, "of twenty true hypotheses one in twenty families may alarm, not two in three"
+
+
+def test_segments_are_compared_as_each_would_be_alone() -> None:
+    random = np.random.default_rng(12)
+    clusters = random.integers(0, 150, 600)
+    first, second = random.random((2, 600, 2)).round(1)
+    second[:200, 0] = first[:200, 0]
+    first[300:, 1] += 0.3
+    segments = {
+        "all": np.ones(600, dtype=bool),
+        "same": np.arange(600) < 200,
+        "better": np.arange(600) >= 300,
+        "none": np.zeros(600, dtype=bool),
+    }
+    bootstrap = ClusterBootstrap(clusters, samples=300, seed=0)
+    found = compare_by_segment(bootstrap, first, second, segments, permutations=2_000, seed=3)
+    for name, inside in segments.items():
+        for metric in range(2):
+            alone = compare(bootstrap, first[:, metric], second[:, metric], inside)
+            value = found[name][metric]
+            assert (value["wins"], value["ties"], value["losses"]) == (alone.wins, alone.ties, alone.losses)
+            assert value["mean"] == pytest.approx(alone.difference.mean)
+            assert value["low"] == pytest.approx(alone.difference.low)
+            if name == "none":
+                assert value["p"] is value["p_adjusted"] is None
+                continue
+            difference = np.where(inside, first[:, metric] - second[:, metric], 0)[:, None]
+            p = permutation_p(difference, clusters, samples=2_000, seed=4)[0]
+            assert value["p"] == pytest.approx(p, abs=0.03)
+    assert found["same"][0]["p"] == 1 and found["same"][0]["ties"] == 200
+    assert found["better"][1]["p"] == pytest.approx(1 / 2_001)
+    assert found["better"][1]["p_adjusted"] == pytest.approx(2 / 2_001), "two parts have queries"
+    assert found["all"][1]["p_adjusted"] == found["all"][1]["p"], "the question asked beforehand is not corrected"

@@ -24,6 +24,7 @@ import os, sys
 name = "shop-open" if sys.argv[3] == "shop" else sys.argv[3]
 with open(os.environ["CALLS"], "a") as calls:
     print(*sys.argv[3:], file=calls)
+print("done: http://127.0.0.1:5000/#/experiments/1/runs/a/artifacts/report.html")
 sys.exit(2 if name in os.environ["FAILING"].split() else 0)
 """
 
@@ -62,6 +63,11 @@ def test_a_good_run_is_green_and_passes_its_parameters_on(airflow_ready: Path) -
     assert calls[1].startswith(f"start --settings a file; touch x.yaml --run {name} --date 2026-11-19 --window-days 5")
     assert calls[1].endswith("--no-promote")
     assert calls[-1] == f"track --run {name}"
+    with closing(sqlite3.connect(airflow_home() / "airflow.db")) as database:
+        links = database.execute("SELECT task_id, value FROM xcom WHERE key = '_link_ReportLink'").fetchall()
+    assert [(task, json.loads(value)) for task, value in links] == [
+        ("track", "http://127.0.0.1:5000/#/experiments/1/runs/a/artifacts/report.html")
+    ]
 
 
 def test_a_failed_check_ends_red_before_training_and_is_tracked(airflow_ready: Path) -> None:

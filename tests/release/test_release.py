@@ -9,18 +9,17 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import pandas as pd
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
-from smar_model.lake.runs import Run, load_run
-from smar_model.lake.stage import run_stage
-from smar_model.network.model import model_digest, new_model, save_model
+from smar_model.lake.runs import Run
+from smar_model.network.model import model_digest
 from smar_model.release.promote import promote_run, read_history
 from smar_model.release.register import register_run
 from smar_model.release.registry import WITHIN_VERSION, Registry, champion
@@ -29,10 +28,9 @@ from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import load_settings
 from smar_model.stages import STAGES
-from tests.evaluation.published_run import NETWORK, publish_run
-from tests.tiny_shop import DAYS, LAST_DAY, tiny_settings, write_tiny_shop
+from tests.release.judged_runs import EASY, judged_run, write_settings
+from tests.tiny_shop import DAYS, LAST_DAY, write_tiny_shop
 
-EASY = {"over_popularity": 0.0, "over_bm25": 0.0, "champion_margin": 1.0, "minimum_queries": 1}
 ALL_STEPS = {"start", *STAGES, "register", "promote"}
 
 
@@ -43,51 +41,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SMAR_HOME", str(folder))
         write_tiny_shop(folder / "shop")
         yield folder
-
-
-def write_settings(home: Path, **sections: Any) -> Path:
-    content = tiny_settings(home / "shop", network=NETWORK, **sections).model_dump(mode="json")
-    path = home / f"settings-{len(list(home.glob('settings-*')))}.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
-def judged_run(home: Path, name: str, *, seed: int, **gate: Any) -> Run:
-    """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
-    sections = {"gate": EASY | gate, "evaluation": {"bootstrap_samples": 50, "shown_queries": 2}}
-    path = write_settings(home, **sections)
-    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True, steps=())
-    published = publish_run(home / "shop", with_truth=False, name=name, **sections)
-    _publish_model(published.run, seed)
-    for stage in ("embed", "index", "evaluate", "report", "gate"):
-        run_stage(STAGES[stage], published.run)
-    for stage in ("measure-drift", "assign-segments", "mine-negatives", "train-text-only"):
-        published.publish(stage, lambda folder: None)
-    return load_run(name)
-
-
-def _publish_model(run: Run, seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)
-    tokenizer = run.output("train-tokenizer")
-    settings = run.settings
-    model = new_model(
-        settings.network,
-        vocabulary=tokenizer.metrics["vocabulary"],
-        query_length=settings.tokenizer.query_length,
-        item_length=settings.tokenizer.item_length,
-        pictures=settings.pictures,
-    )
-    attempt = Attempt("finetune", f"{run.name}-{seed}")
-    save_model(model, attempt.folder / "model", tokenizer.file("tokenizer.json"))
-    history = [{"step": step, "loss": 1 / step, "text": 2.0, "watched/gate_share": 0.5} for step in range(1, 1_501)]
-    (attempt.folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
-    live = [json.dumps(point | {"pairs_per_second": 10.0 * point["step"]}) for point in history]
-    (run.folder / "finetune.history.jsonl").write_text("\n".join(live), encoding="utf-8")
-    artifact = attempt.publish(metrics={"loss": 0.5}, inputs={"pretrain": "abc"}, settings={"training": {"seed": seed}})
-    state = {"reused": False, "seconds": 1.5, "metrics": artifact.metrics, "folder": str(artifact.folder)}
-    run.write_state("finetune", "finished", key=artifact.key, **state)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +80,11 @@ def test_mlflow_itself_serves_the_version(first: Run) -> None:
     assert [len(items) for items in answer["item_id"]] == [3, 3]
     assert all(scores == sorted(scores, reverse=True) for scores in answer["score"])
     assert answer["p"].between(0, 1).all()
+    answer = model.predict(pd.DataFrame({"query": ["red shirt"]}), params={"k": 24})
+    pictures = dict(zip(answer["item_id"][0], answer["pictures"][0], strict=True))
+    assert pictures["item-000"] == []
+    assert all(Path(unquote(urlparse(uri).path)).is_file() for uris in pictures.values() for uri in uris)
+    assert {urlparse(uri).scheme for uris in pictures.values() for uri in uris} == {"file"}
     with pytest.raises(mlflow.exceptions.MlflowException, match="query"):
         model.predict(pd.DataFrame({"text": ["red shirt"]}))
 
@@ -166,9 +124,11 @@ def test_a_lost_line_of_the_history_is_written_again(home: Path, first: Run) -> 
         file.write_text(text, encoding="utf-8")
 
 
-def test_tracking_is_complete_and_repeatable(first: Run) -> None:
+def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureFixture[str]) -> None:
     parent = track_run(first)
     registry = Registry(first.settings)
+    address = f"/#/experiments/{registry.experiment_id()}/runs/{parent}/artifacts/report.html"
+    assert capsys.readouterr().out.strip().splitlines()[-1].endswith(f": http://127.0.0.1:5000{address}")
 
     def children() -> dict[str, Any]:
         runs = registry.client.search_runs([registry.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'")
@@ -232,7 +192,7 @@ def test_a_version_that_does_not_answer_stays_out_and_shows_as_failed(home: Path
     index = Path(registry.release(number)["index_folder"]) / "index.faiss"
     whole = index.read_bytes()
     index.write_bytes(b"cut off")
-    with pytest.raises(InputError, match="not a whole index"):
+    with pytest.raises(InputError, match="damaged"):
         promote_run(run)
     index.write_bytes(whole)
 

@@ -1,4 +1,4 @@
-"""Item embeddings: several pictures, none, and an item's confidence in its own."""
+"""Item embeddings: several pictures, none, an item's confidence in its own; and what the stage does not do twice."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from smar_model.data.catalogue import decode_thumbnail, read_catalogue, read_thumbnails
 from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer
-from smar_model.network.model import RetrievalModel
-from smar_model.retrieval.embed import embed_catalogue
+from smar_model.data.token_tables import ItemTokens
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.runs import Run
+from smar_model.lake.stage import run_stage
+from smar_model.network.model import RetrievalModel, load_model
+from smar_model.retrieval import embed as embedding
+from smar_model.retrieval.embed import ItemEmbedder, embed_catalogue, load_embeddings
+from smar_model.stages import STAGES
+from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.network.small_models import small_model
-from tests.tiny_shop import draw_picture, write_rows
+from tests.tiny_shop import draw_picture, tiny_items, write_rows
 
 PICTURES = {"a": [], "b": ["red"], "c": ["blue", "green", "white"], "d": ["white"]}
 PLACEHOLDER = "d"
@@ -156,3 +163,160 @@ def test_a_picture_that_says_nothing_is_as_none(files: dict[str, Path]) -> None:
     moved = by_hand(model, files)
     changed = [item for item in PICTURES if not torch.allclose(moved[item][1], before[item][1], atol=1e-3)]
     assert changed == ["a", PLACEHOLDER]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PublishedRun:
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "var"))
+    return publish_run(tmp_path / "shop", with_truth=False, variant="default")
+
+
+def embed(run: Run) -> Artifact:
+    return run_stage(STAGES["embed"], run)
+
+
+def counts(artifact: Artifact) -> tuple[float, float]:
+    return artifact.metrics["items_embedded"], artifact.metrics["items_reused"]
+
+
+def change_items(made: PublishedRun, items: list[dict]) -> None:
+    for path in manifest_path("prepare-items", "any").parent.glob("*.json"):
+        path.unlink()
+    made.publish("prepare-items", lambda folder: write_items(folder, items))
+
+
+def forget_embeddings() -> None:
+    for path in manifest_path("embed", "any").parent.glob("*.json"):
+        path.unlink()
+
+
+def assert_as_embedded_directly(made: PublishedRun, artifact: Artifact) -> None:
+    folder, tables = made.run.output("finetune").folder / "model", made.run.output("prepare-items")
+    files = (tables.files("catalogue"), tables.files("pictures"))
+    direct, stored = (
+        embed_catalogue(load_model(folder), folder / "tokenizer.json", *files),
+        load_embeddings(artifact.folder),
+    )
+    assert stored.item_ids == direct.item_ids
+    assert isinstance(stored.text, np.memmap)
+    for name in ("text", "multimodal"):
+        np.testing.assert_allclose(getattr(stored, name), getattr(direct, name), atol=1e-6)
+
+
+def test_only_what_has_changed_is_embedded_again(made: PublishedRun) -> None:
+    first = embed(made.run)
+    assert counts(first) == (24, 0)
+    items = tiny_items()
+    items[7] |= {"brand": "Other"}
+    items[9] |= {"attributes": items[9]["attributes"] | {"colour": "black"}}  # its picture is drawn by it
+    items[11] |= {"updated_at": datetime(2026, 11, 5, tzinfo=UTC)}  # no part of what the towers read
+    items[0] |= {"item_id": "item-000-b"}
+    change_items(made, items)
+    second = embed(made.run)
+    assert counts(second) == (2, 22), "an item under another key has the embedding that it had"
+    assert_as_embedded_directly(made, second)
+    old, new = load_embeddings(first.folder), load_embeddings(second.folder)
+    same = [i for i in new.item_ids if i in old.item_ids and i not in (items[7]["item_id"], items[9]["item_id"])]
+    for name in ("text", "multimodal"):
+        was, now = (getattr(e, name)[[e.item_ids.index(i) for i in same]] for e in (old, new))
+        np.testing.assert_array_equal(now, was)
+
+
+@pytest.mark.parametrize("changed", ["model", "thumbnails", "damaged"])
+def test_nothing_is_taken_from_another_model_other_thumbnails_or_a_damaged_output(
+    changed: str, made: PublishedRun
+) -> None:
+    first = embed(made.run)
+    if changed == "model":
+        for path in manifest_path("finetune", "any").parent.glob("*.json"):
+            path.unlink()
+        made.publish_model("finetune", variant="default", seed=1)
+    else:
+        change_items(made, tiny_items()[:20])
+        if changed == "damaged":
+            file = first.folder / "embeddings" / "text.npy"
+            file.write_bytes(file.read_bytes()[:-4])
+        else:
+            path = manifest_path("prepare-items", made.run.output("prepare-items").key)
+            path.write_text(path.read_text().replace('"made_by": ""', '"made_by": "other"'))
+    second = embed(made.run)
+    assert counts(second)[1] == 0
+    assert_as_embedded_directly(made, second)
+
+
+def test_what_train_tokenizer_has_tokenised_is_not_tokenised_again(
+    made: PublishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenised: list[ItemTokens] = []
+    tokenise = embedding._tokenise
+    monkeypatch.setattr(embedding, "_tokenise", lambda *args: tokenised.append(tokenise(*args)) or tokenised[-1])
+    run_stage(STAGES["train-tokenizer"], made.run)
+    first = embed(made.run)
+    assert not tokenised
+    assert_as_embedded_directly(made, first)
+    forget_embeddings()
+    tokenised.clear()
+    # Training leaves out an item of today; its row is tokenised here.
+    late = datetime(2026, 11, 19, 8, tzinfo=UTC)
+    change_items(made, [item | ({"updated_at": late} if n == 5 else {}) for n, item in enumerate(tiny_items())])
+    run_stage(STAGES["train-tokenizer"], made.run)
+    for path in manifest_path("finetune", "any").parent.glob("*.json"):
+        path.unlink()
+    made.publish_model("finetune", variant="default")
+    second = embed(made.run)
+    assert [tokens.item_ids.tolist() for tokens in tokenised] == [[b"item-005"]]
+    assert_as_embedded_directly(made, second)
+
+
+def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
+    made: PublishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "SHARD", 7)
+    run = made.run
+    whole = embed(run)
+    sweep_orphans()
+    forget_embeddings()
+    assert not find_checkpoints("embed")
+    direct, done = ItemEmbedder.embed, []
+
+    def stopping(self: ItemEmbedder, items: ItemTokens, *args: np.ndarray, threads: int) -> np.ndarray:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(args[1])
+        return direct(self, items, *args, threads=threads)
+
+    monkeypatch.setattr(ItemEmbedder, "embed", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        embed(run)
+    assert len(find_checkpoints("embed")) == 2
+    done.clear()
+    monkeypatch.setattr(
+        ItemEmbedder, "embed", lambda self, *args, **more: done.append(args[2]) or direct(self, *args, **more)
+    )
+    again = embed(run)
+    assert [len(rows) for rows in done] == [7, 3], "of four shards two were there"
+    assert again.digest == whole.digest
+    sweep_orphans()
+    assert not find_checkpoints("embed")
+
+
+def test_several_processes_embed_as_one(made: PublishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "SHARD", 8)
+    monkeypatch.setattr(embedding, "SHARDS_A_PROCESS", 1)
+    assert made.run.settings.training.threads == 2
+    artifact = embed(made.run)
+    assert_as_embedded_directly(made, artifact)
+    assert len(find_checkpoints("embed")) == 3
+    assert not list(artifact.folder.rglob("patches.npy"))
+
+
+def test_a_variant_without_pictures_stores_one_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "var"))
+    made = publish_run(tmp_path / "shop", with_truth=False, variant="text_only")
+    artifact = embed(made.run)
+    assert_as_embedded_directly(made, artifact)
+    assert {f.name for f in (artifact.folder / "embeddings").iterdir()} == {"item_ids.npy", "digests.npy", "text.npy"}
+    items = tiny_items()
+    items[9] |= {"images": []}
+    change_items(made, items)
+    assert counts(embed(made.run)) == (0, 24), "it reads no pictures"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 
@@ -14,7 +12,6 @@ from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
 from smar_model.network.model import load_model
 from smar_model.retrieval.embed import load_embeddings
-from smar_model.retrieval.index import build_index, choose_factory, recall_against_exact
 from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
 from smar_model.stages import STAGES
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
@@ -62,37 +59,18 @@ def test_hits_carry_what_people_look_at(searcher: Searcher) -> None:
     assert searcher.search([], k=3)[0] == []
 
 
-def test_an_index_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:
-    manifest = json.loads(run.output("index").file("index.json").read_text())
+def test_an_index_of_another_model_is_refused(run: Run) -> None:
     with pytest.raises(InputError, match="built by another model"):
         Searcher.load(run.output("pretrain").folder / "model", run.output("index").folder)
-    folder = tmp_path / "index"
-    folder.mkdir()
-    (folder / "index.json").write_text(json.dumps(manifest))
-    (folder / "index.faiss").write_bytes(run.output("index").file("index.faiss").read_bytes()[:300])
-    with pytest.raises(InputError, match="not a whole index"):
-        Searcher.load(run.output("finetune").folder / "model", folder)
 
 
-def test_below_the_recall_floor_nothing_is_published(run: Run, tmp_path: Path) -> None:
+def test_below_the_recall_floor_nothing_is_published(run: Run) -> None:
     coarse = tiny_run(Path(run.settings.shop_root), "coarse", index={"factory": "LSH", "minimum_recall": 0.99})
     for stage in (*DATA_STAGES, *TRAINING[:-1]):
         run_stage(STAGES[stage], coarse)
     with pytest.raises(InputError, match=r"index LSH|index\.factory 'LSH'"):
         run_stage(STAGES["index"], coarse)
     assert coarse.find_output("index") is None
-
-
-def test_large_catalogues_get_inverted_lists_whose_recall_is_measured() -> None:
-    assert choose_factory(1_000) == "Flat"
-    assert choose_factory(1_000_000) == "IVF4000,Flat"
-    vectors = np.random.default_rng(0).normal(size=(3_000, 16)).astype(np.float32)
-    index = build_index(vectors, "IVF30,Flat")
-    recall = recall_against_exact(index, vectors, vectors[:50], 10)
-    assert isinstance(index, faiss.IndexIVF)
-    assert 0.05 < recall < 1.0
-    index.nprobe = 30
-    assert recall_against_exact(index, vectors, vectors[:50], 10) == pytest.approx(1.0)
 
 
 def test_the_same_text_is_the_same_query_whatever_its_case_and_spaces(run: Run) -> None:

@@ -1,0 +1,371 @@
+"""The HTTP interface: a JSON API described by `/openapi.json`, a page, health, metrics.
+
+Requests are parsed and written in one event loop; searches run in as many threads as there are cores, each computing with one thread of
+its own. FAISS and torch let go of Python's lock while they compute, so that many clients share the cores in the order they came, and a
+search is never slowed down by more threads than there are cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+import faiss
+import torch
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+
+from smar_model.errors import InputError
+from smar_model.lake.picture_stores import UnusablePicture
+from smar_model.release.registry import CHALLENGER, CHAMPION
+from smar_model.retrieval.search import RoutedBy
+from smar_model.serving.follower import Follower, NotServed
+from smar_model.serving.metrics import Metrics
+from smar_model.serving.middleware import BoundedBodies, MeasuredRequests
+from smar_model.serving.pictures import SmallPictures
+from smar_model.serving.served_pair import TEXT_ONLY, ServedPair
+from smar_model.settings import Settings
+
+Result = TypeVar("Result")
+
+MAXIMUM_QUERY = 10_000
+"""Characters; the model reads the first few words."""
+MAXIMUM_QUERIES = 256
+"""Of one batch."""
+MAXIMUM_HITS = 1_000
+MAXIMUM_BODY = 16_000_000
+"""Bytes: a batch of the longest queries, each character escaped."""
+MAXIMUM_WAITING = 512
+"""Searches that run or wait; more are turned away at once rather than answered too late."""
+SWITCH_SECONDS = 0.0005
+"""How long one thread may keep Python to itself. While a pair is opened, which is much Python, a search asks for it back dozens of times."""
+
+QueryText = Annotated[str, Field(min_length=1, max_length=MAXIMUM_QUERY, description="What a shopper typed")]
+HitCount = Annotated[int, Field(ge=1, le=MAXIMUM_HITS, description="Hits a query")]
+VersionName = Annotated[
+    str,
+    Field(
+        pattern=rf"^({CHAMPION}|{CHALLENGER}|{TEXT_ONLY}|[0-9]{{1,9}})$",
+        description=f"`{CHAMPION}`, `{CHALLENGER}`, `{TEXT_ONLY}` (the baseline of the champion's run) or a version's number",
+    ),
+]
+RoutingName = Annotated[
+    RoutedBy | None,
+    Field(
+        description="How text and pictures are weighed in the place of the model's own way: `text` and `pictures` ask one of both"
+    ),
+]
+Departments = Annotated[list[str], Field(max_length=100, description="Only their items; none: all")]
+
+
+class HitAnswer(BaseModel):
+    rank: int
+    item_id: str
+    title: str
+    department: str
+    score: float
+    pictures: list[str] = Field(description="URI references, relative to this answer's address, the main one first")
+
+
+class SearchAnswer(BaseModel):
+    query: str
+    p: float = Field(description="P(q), 0 to 1: the probability that pictures matter for this query")
+    version: str = Field(description=f"Number of the model version that answered, or `{TEXT_ONLY}`")
+    model_digest: str = Field(description="Of the model that answered")
+    index_digest: str | None = Field(
+        description="Of the index that answered, built by that model; null of the text-only baseline"
+    )
+    hits: list[HitAnswer] = Field(description="Best first")
+
+
+class BatchQuestion(BaseModel):
+    queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
+    k: HitCount = 10
+    departments: Departments = []
+    version: VersionName = CHAMPION
+    routing: RoutingName = None
+
+
+class BatchAnswer(BaseModel):
+    answers: list[SearchAnswer] = Field(description="One a query, in their order, all from the same version")
+    milliseconds: float = Field(description="That the search itself took, waiting not counted")
+
+
+class ListedVersion(BaseModel):
+    name: str = Field(description="What to ask for it by")
+    version: str
+    date: str | None = Field(description="Last day of its run's click log")
+    run: str | None
+    index_digest: str | None
+    recall_at_50: float | None = Field(description="When it was judged")
+
+
+class DepartmentSize(BaseModel):
+    name: str
+    items: int
+
+
+class VersionsAnswer(BaseModel):
+    champion: str | None = Field(
+        description="The version that answers; while a new champion is being opened, the one before"
+    )
+    challenger: str | None
+    text_only: str | None = Field(description="Run whose text-only baseline can be asked")
+    text_only_missing: str | None = Field(description="Why there is no text-only baseline to ask")
+    versions: list[ListedVersion] = Field(description="The newest hundred, newest first")
+    departments: list[DepartmentSize] = Field(description="Of the champion's items, the largest first")
+    examples: list[str] = Field(description="Queries to try")
+    registry_seen_at: float | None = Field(description="When the registry last answered, seconds since 1970")
+
+
+class ReadyAnswer(BaseModel):
+    ready: bool
+    version: str | None
+    model_digest: str | None
+    index_digest: str | None
+    problems: list[str] = Field(description="Why what answers is not what it should be; it answers all the same")
+
+
+def create_app(settings: Settings, *, poll_seconds: float = 2.0, others_kept: int = 3) -> FastAPI:
+    """The application, which follows the registry from its start to its shutdown.
+
+    Args:
+        others_kept: versions besides the champion that are kept in memory once they were asked for.
+    """
+    metrics = Metrics()
+    follower = Follower(settings=settings, metrics=metrics, poll_seconds=poll_seconds, others_kept=others_kept)
+    pictures = SmallPictures(settings)
+    cores = len(os.sched_getaffinity(0))
+    searching = _SearchThreads(cores, metrics)
+    opening, drawing = ThreadPoolExecutor(1, "open"), ThreadPoolExecutor(cores, "picture")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sys.setswitchinterval(SWITCH_SECONDS)
+        follower.start()
+        yield
+        follower.stop()
+        for pool in (searching.pool, opening, drawing):
+            pool.shutdown(wait=False, cancel_futures=True)
+        pictures.close()
+
+    # Its pages of documentation would load scripts from elsewhere.
+    app = FastAPI(
+        title="SMAR search",
+        version="1",
+        description="Text queries to a shop's items, by the model version that is the champion.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
+    app.add_middleware(MeasuredRequests, metrics=metrics)
+    app.state.follower = follower
+    page, policy = _page()
+
+    async def pair_named(name: str) -> ServedPair:
+        try:
+            pointer = follower.resolved(name)
+            if pair := follower.opened(pointer):
+                return pair
+            return await asyncio.get_running_loop().run_in_executor(opening, follower.open, pointer)
+        except NotServed as error:
+            known = name in {CHAMPION, CHALLENGER, TEXT_ONLY} or (follower.view and name in follower.view.versions)
+            raise HTTPException(503 if known else 404, str(error)) from None
+
+    async def answer(question: BatchQuestion, *, batch: bool) -> Response:
+        for number, query in enumerate(question.queries, start=1):
+            if not query.strip():
+                raise HTTPException(422, f"query {number} is empty")
+        pair = await pair_named(question.version)
+
+        def search_and_write() -> str:
+            answers = _search(pair, question)
+            return (answers if batch else answers.answers[0]).model_dump_json()
+
+        return Response(await searching.run(search_and_write), media_type="application/json")
+
+    @app.get("/search", response_model=SearchAnswer, tags=["search"])
+    async def search(
+        q: Annotated[QueryText, Query()],
+        k: Annotated[HitCount, Query()] = 10,
+        department: Annotated[list[str], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
+        version: Annotated[VersionName, Query()] = CHAMPION,
+        routing: Annotated[RoutingName, Query()] = None,
+    ) -> Any:
+        """The best items for one query."""
+        question = BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing)
+        return await answer(question, batch=False)
+
+    @app.post("/search", response_model=BatchAnswer, tags=["search"])
+    async def search_batch(question: BatchQuestion) -> Any:
+        """The best items for each of many queries."""
+        return await answer(question, batch=True)
+
+    @app.get("/versions", response_model=VersionsAnswer, tags=["search"])
+    async def versions() -> Any:
+        """What can be asked, and departments and example queries of the champion."""
+        return _versions(follower)
+
+    @app.get("/picture", response_class=Response, tags=["search"], responses={200: {"content": {"image/jpeg": {}}}})
+    async def picture(name: Annotated[str, Query(min_length=1, max_length=4_096)]) -> Response:
+        """A picture of the shop, small, by its name in the catalogue."""
+        try:
+            content = await asyncio.get_running_loop().run_in_executor(drawing, pictures.read, name)
+        except UnusablePicture as error:
+            raise HTTPException(404, f"{error.reason}: {error.detail}") from None
+        except InputError as error:
+            raise HTTPException(404, str(error)) from None
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "public, max-age=3600"})
+
+    @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
+    async def healthz() -> str:
+        """Whether the process lives."""
+        return "ok\n"
+
+    @app.get("/readyz", response_model=ReadyAnswer, tags=["operation"], responses={503: {"model": ReadyAnswer}})
+    async def readyz() -> Any:
+        """Whether it answers searches (503 before the first champion is open), with which pair, and what is wrong."""
+        described = follower.described()
+        return JSONResponse(described, 200 if described["ready"] else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
+    async def metrics_text() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+
+    @app.exception_handler(InputError)
+    async def bad_input(request: Request, error: InputError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Without the input, which may be long, or no text that JSON can hold."""
+        problems = [f"{'.'.join(str(part) for part in e['loc'][1:]) or 'request'}: {e['msg']}" for e in error.errors()]
+        text = "; ".join(problems).encode("utf-8", "replace").decode()
+        return JSONResponse({"detail": text}, 422)
+
+    return app
+
+
+class _SearchThreads:
+    """First come first served."""
+
+    def __init__(self, count: int, metrics: Metrics) -> None:
+        self.pool = ThreadPoolExecutor(count, "search", initializer=_compute_alone)
+        self.metrics = metrics
+        self.waiting = 0
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        if self.waiting >= MAXIMUM_WAITING:
+            raise HTTPException(503, "too many searches at once; try again", headers={"Retry-After": "1"})
+        self.waiting += 1
+        self.metrics.searching.set(self.waiting)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        finally:
+            self.waiting -= 1
+            self.metrics.searching.set(self.waiting)
+
+
+def _compute_alone() -> None:
+    """Both libraries count their threads for each thread that calls them."""
+    faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
+
+
+def _search(pair: ServedPair, question: BatchQuestion) -> BatchAnswer:
+    started = time.perf_counter()
+    found, p = pair.searcher.search(
+        question.queries, k=question.k, departments=question.departments, routing=question.routing
+    )
+    answers = [
+        SearchAnswer(
+            query=query,
+            p=float(probability),
+            version=pair.version,
+            model_digest=pair.model_digest,
+            index_digest=pair.index_digest,
+            hits=[
+                HitAnswer(
+                    rank=rank,
+                    item_id=hit.item_id,
+                    title=hit.title,
+                    department=hit.department,
+                    score=hit.score,
+                    pictures=[f"picture?name={quote(name, safe='')}" for name in hit.images],
+                )
+                for rank, hit in enumerate(hits, start=1)
+            ],
+        )
+        for query, probability, hits in zip(question.queries, p, found, strict=True)
+    ]
+    return BatchAnswer(answers=answers, milliseconds=1_000 * (time.perf_counter() - started))
+
+
+def _versions(follower: Follower) -> VersionsAnswer:
+    pair, view = follower.champion, follower.view
+    missing = follower.text_only_missing
+    return VersionsAnswer(
+        champion=pair.version if pair else None,
+        challenger=view.aliases.get(CHALLENGER) if view else None,
+        text_only=pair.run if pair and not missing else None,
+        text_only_missing=missing,
+        versions=[
+            ListedVersion(
+                name=version,
+                version=version,
+                date=tags.get("smar.date"),
+                run=tags.get("smar.run"),
+                index_digest=tags.get("index"),
+                recall_at_50=_number(tags.get("smar.recall_at_50")),
+            )
+            for version, tags in (view.versions if view else {}).items()
+        ],
+        departments=[
+            DepartmentSize(name=name, items=items)
+            for name, items in (pair.searcher.department_sizes if pair else {}).items()
+        ],
+        examples=follower.examples,
+        registry_seen_at=view.seen_at if view else None,
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _page() -> tuple[str, str]:
+    """The page, and the policy that lets a browser run its own script and style and nothing else."""
+    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    digests = {}
+    for element in ("script", "style"):
+        content = re.search(f"<{element}>(.*?)</{element}>", page, re.S)
+        assert content
+        digests[element] = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digests['script']}'; style-src 'sha256-{digests['style']}'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    )
+    return page, policy

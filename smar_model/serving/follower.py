@@ -1,0 +1,274 @@
+"""Following the registry: alias `champion` → version → tag `index` (design, decision 4), without a restart or a failed request.
+
+One thread looks every few seconds. A pair of model and index that has become the champion is opened beside the one that answers and
+takes its place in one assignment; whoever is answering with the old one keeps it until done. What cannot be opened, and a registry
+that does not answer, change nothing but what is reported.
+
+Who moves an index sets the tag `index_source` before `index`, so that nobody meets a new digest with an old place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.release.registry import CHALLENGER, CHAMPION, Registry
+from smar_model.serving.metrics import Metrics
+from smar_model.serving.served_pair import (
+    TEXT_ONLY,
+    ServedPair,
+    example_queries,
+    open_release,
+    open_text_only,
+    why_no_text_only,
+)
+from smar_model.settings import Settings
+
+log = logging.getLogger("smar.serving")
+
+RETRY_SECONDS = 30.0
+"""Until a champion that could not be opened is tried again: its files may still be on their way."""
+LISTED_VERSIONS = 100
+
+
+class NotServed(Exception):
+    """There is nothing to answer with under this name; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryView:
+    """What the registry said at one moment."""
+
+    seen_at: float
+    """Seconds since the epoch."""
+    aliases: dict[str, str]
+    versions: dict[str, dict[str, str]]
+    """Version → its tags, the newest first."""
+
+    def pointer(self, version: str) -> tuple[str, str | None]:
+        """A version and the index build that it names."""
+        return version, self.versions[version].get("index")
+
+
+@dataclass(slots=True)
+class Follower:
+    """Holds the pair that answers, and a few others that were asked for to compare with."""
+
+    settings: Settings
+    metrics: Metrics
+    poll_seconds: float
+    others_kept: int
+    """Pairs besides the champion that stay in memory."""
+    champion: ServedPair | None = None
+    examples: list[str] = field(default_factory=list)
+    view: RegistryView | None = None
+    text_only_missing: str | None = None
+    """Why the champion's run has no text-only baseline to ask; None where it has one."""
+    reload_problem: str | None = None
+    """Why the champion that the registry names does not answer."""
+    registry_problem: str | None = None
+    _others: OrderedDict[tuple[str, str | None], ServedPair] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _refused: tuple[dict[str, str], float] | None = None
+    """Tags of the version that could not be opened, and when to try again if they stay as they are."""
+    _unopened: dict[tuple[str, str | None], tuple[str, float]] = field(default_factory=dict)
+    """Of others: why they could not be opened, and when to try again; a page asks for the same one with every search."""
+    _registry: Registry | None = None
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._follow, name="follow-registry", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more looks; one that is opening a pair is not waited for."""
+        self._stopped.set()
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            self.look()
+            self._stopped.wait(self.poll_seconds)
+
+    def look(self) -> None:
+        """Look at the registry once, and open what has become the champion. Raises nothing: a server goes on with what it has."""
+        try:
+            self.view = self._see()
+        except Exception as error:  # a database, a network, a server: each fails in its own ways
+            self.metrics.registry_failures.inc()
+            problem = f"the registry does not answer: {_described(error)}"
+            if self.registry_problem != problem:
+                log.error("%s; serving goes on with %s", problem, self._serving())
+            self.registry_problem = problem
+            return
+        if self.registry_problem:
+            log.warning("the registry answers again")
+        self.registry_problem = None
+        self.metrics.registry_seen.set(self.view.seen_at)
+        if CHAMPION not in self.view.aliases:
+            name = self.settings.release.model
+            self.reload_problem = f"model {name!r} has no champion; `make retrain` trains and promotes one"
+            return
+        self._follow_to(self.view.pointer(self.view.aliases[CHAMPION]))
+        if self.champion:
+            self.text_only_missing = why_no_text_only(self.champion.run)
+
+    def _see(self) -> RegistryView:
+        self._registry = self._registry or Registry(self.settings)
+        client, name = self._registry.client, self._registry.name
+        found = client.search_model_versions(
+            f"name = '{name}'", max_results=LISTED_VERSIONS, order_by=["version_number DESC"]
+        )
+        aliases = {alias: v for alias in (CHAMPION, CHALLENGER) if (v := self._registry.aliased(alias))}
+        versions = {str(v.version): dict(v.tags) for v in found}
+        for version in aliases.values():
+            if version not in versions:
+                versions[version] = dict(self._registry.version(version).tags)
+        return RegistryView(seen_at=time.time(), aliases=aliases, versions=versions)
+
+    def _follow_to(self, wanted: tuple[str, str | None]) -> None:
+        if self.champion and wanted == _pointer(self.champion):
+            self.reload_problem = self._refused = None
+            return
+        tags = self.view.versions[wanted[0]] if self.view else {}
+        if self._refused and self._refused[0] == tags and time.monotonic() < self._refused[1]:
+            return
+        started = time.monotonic()
+        try:
+            pair = self._open_version(wanted)
+        except Exception as error:  # whatever is wrong with a release, the last good one goes on
+            self.metrics.failed_reloads.inc()
+            self._refused = (tags, time.monotonic() + RETRY_SECONDS)
+            self.reload_problem = (
+                f"version {wanted[0]} with index {_short(wanted[1])} is not served: {_described(error)}"
+            )
+            log.error("%s; serving goes on with %s", self.reload_problem, self._serving(), exc_info=_unexpected(error))
+            return
+        self.metrics.reload_seconds.observe(time.monotonic() - started)
+        before, self.champion = self.champion, pair
+        self.reload_problem = self._refused = None
+        self.metrics.reloads.inc()
+        if before:
+            self.metrics.serving.remove(before.version, before.model_digest, before.index_digest)
+            self._keep(before)
+        self.metrics.serving.labels(pair.version, pair.model_digest, pair.index_digest).set(1)
+        log.warning("serving %s, opened in %.1f s", self._serving(), time.monotonic() - started)
+        try:
+            self.examples = example_queries(pair)
+        except Exception as error:  # the page goes without
+            log.warning("no example queries of run %s: %s", pair.run, _described(error))
+            self.examples = []
+
+    def _open_version(self, pointer: tuple[str, str | None]) -> ServedPair:
+        if kept := self._kept(pointer):
+            return kept
+        registry = self._registry or Registry(self.settings)
+        return open_release(registry.release(pointer[0]))
+
+    def resolved(self, name: str) -> tuple[str, str | None]:
+        """What a name (champion, challenger, text-only, a number) stands for: a version with its index build, `text-only` with a run.
+
+        Raises:
+            NotServed: it stands for nothing.
+        """
+        if name == CHAMPION or (name == TEXT_ONLY and self.champion is None):
+            if self.champion is None:
+                raise NotServed(self.reload_problem or self.registry_problem or "the champion is being opened")
+            return _pointer(self.champion)
+        if name == TEXT_ONLY and self.champion:
+            return TEXT_ONLY, self.champion.run
+        if self.view is None:
+            raise NotServed(self.registry_problem or "the registry has not been looked at yet")
+        version = self.view.aliases.get(name, name)
+        if version not in self.view.versions:
+            raise NotServed(f"model {self.settings.release.model!r} has no {_named(name)} among its versions")
+        return self.view.pointer(version)
+
+    def opened(self, pointer: tuple[str, str | None]) -> ServedPair | None:
+        """The pair behind a resolved name if it is open."""
+        champion = self.champion
+        return champion if champion and pointer == _pointer(champion) else self._kept(pointer)
+
+    def open(self, pointer: tuple[str, str | None]) -> ServedPair:
+        """Open the pair behind a resolved name, which takes a while, and keep it.
+
+        Raises:
+            NotServed: it cannot be opened, or none but the champion is to be kept.
+        """
+        if pair := self.opened(pointer):
+            return pair
+        if not self.others_kept:
+            raise NotServed("this server serves the champion alone (`--others 0`)")
+        why, again_at = self._unopened.pop(pointer, ("", 0.0))
+        if time.monotonic() < again_at:
+            self._unopened[pointer] = why, again_at
+            raise NotServed(why)
+        try:
+            opener: Callable[[], ServedPair] = (
+                (lambda: open_text_only(str(pointer[1])))
+                if pointer[0] == TEXT_ONLY
+                else (lambda: self._open_version(pointer))
+            )
+            pair = opener()
+        except Exception as error:  # a request's problem, not the server's
+            log.error("version %s: %s", pointer[0], _described(error), exc_info=_unexpected(error))
+            self._unopened[pointer] = _described(error), time.monotonic() + RETRY_SECONDS
+            raise NotServed(_described(error)) from error
+        self._keep(pair)
+        return pair
+
+    def _kept(self, pointer: tuple[str, str | None]) -> ServedPair | None:
+        with self._lock:
+            if pointer in self._others:
+                self._others.move_to_end(pointer)
+            return self._others.get(pointer)
+
+    def _keep(self, pair: ServedPair) -> None:
+        with self._lock:
+            self._others[_pointer(pair)] = pair
+            self._others.move_to_end(_pointer(pair))
+            while len(self._others) > self.others_kept:
+                self._others.popitem(last=False)
+
+    def _serving(self) -> str:
+        pair = self.champion
+        return f"version {pair.version} with index {_short(pair.index_digest)}" if pair else "nothing"
+
+    def described(self) -> dict[str, Any]:
+        """For `/readyz`: what answers, and what is wrong."""
+        pair = self.champion
+        return {
+            "ready": pair is not None,
+            "version": pair.version if pair else None,
+            "model_digest": pair.model_digest if pair else None,
+            "index_digest": pair.index_digest if pair else None,
+            "problems": [problem for problem in (self.reload_problem, self.registry_problem) if problem],
+        }
+
+
+def _pointer(pair: ServedPair) -> tuple[str, str | None]:
+    return (TEXT_ONLY, pair.run) if pair.version == TEXT_ONLY else (pair.version, pair.index_digest)
+
+
+def _short(digest: str | None) -> str:
+    return (digest or "none")[:12]
+
+
+def _named(name: str) -> str:
+    return f"alias {name!r}" if name == CHALLENGER else f"{name!r}"
+
+
+def _unexpected(error: Exception) -> bool:
+    return not isinstance(error, InputError)
+
+
+def _described(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    first = text.splitlines()[0]
+    return first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"

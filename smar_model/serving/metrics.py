@@ -1,0 +1,53 @@
+"""What Prometheus reads of a server."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+disable_created_metrics()
+
+
+class Metrics:
+    """Of one server; `registry` is what `/metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        registry = self.registry
+        self.requests = Counter("smar_requests", "Requests answered.", ["path", "status"], registry=registry)
+        self.seconds = Histogram(
+            "smar_request_seconds",
+            "From a request's arrival to its whole answer.",
+            ["path"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.searching = Gauge(
+            "smar_searches_in_progress", "Searches that run or wait for a thread.", registry=registry
+        )
+        self.serving = Gauge(
+            "smar_serving",
+            "1 for the pair that answers.",
+            ["version", "model_digest", "index_digest"],
+            registry=registry,
+        )
+        self.reloads = Counter(
+            "smar_reloads", "Pairs of model and index that became the one that answers.", registry=registry
+        )
+        self.failed_reloads = Counter(
+            "smar_failed_reloads", "Champions that could not be opened, each attempt.", registry=registry
+        )
+        self.reload_seconds = Histogram(
+            "smar_reload_seconds",
+            "To open a pair and check its files.",
+            buckets=(0.1, 0.5, 1, 5, 10, 60, 600),
+            registry=registry,
+        )
+        self.registry_failures = Counter(
+            "smar_registry_failures", "Looks at the registry that failed.", registry=registry
+        )
+        self.registry_seen = Gauge(
+            "smar_registry_seen_timestamp_seconds", "Last time that the registry answered.", registry=registry
+        )

@@ -1,0 +1,130 @@
+"""What answers: a model with the index that was built for it, opened and checked, under the names that the registry gives them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import faiss
+import pyarrow.dataset as ds
+
+from smar_model.data.catalogue import read_catalogue
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import content_digests
+from smar_model.lake.digests import digest_json
+from smar_model.lake.runs import load_run
+from smar_model.network.model import load_model, model_digest
+from smar_model.retrieval.embed import embed_catalogue
+from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+
+TEXT_ONLY = "text-only"
+EXAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedPair:
+    """Never changed once it is open: who holds one has a model and an index that belong together."""
+
+    version: str
+    """Number in the registry, or `text-only`."""
+    run: str
+    model_digest: str
+    index_digest: str | None
+    """Of the index build; None of the text-only baseline, whose index is made here, in memory."""
+    searcher: Searcher
+
+
+def open_release(release: dict[str, Any]) -> ServedPair:
+    """Open a version as `Registry.release` describes it, every file checked against the digests that it names.
+
+    Raises:
+        InputError: files are damaged or missing, or the index was built by another model.
+    """
+    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
+    for folder in (model_folder, index_folder):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: version {release['version']} lacks this folder")
+    if digest_json(content_digests(index_folder)) != release["index_digest"]:
+        raise InputError(
+            f"{index_folder}: damaged, or another index than {release['index_digest'][:12]}, which version "
+            f"{release['version']} names"
+        )
+    searcher = Searcher.load(model_folder, index_folder)
+    if searcher.manifest["model_digest"] != release["model_digest"]:
+        raise InputError(
+            f"{model_folder}: damaged, or another model than {release['model_digest'][:12]}, which version "
+            f"{release['version']} names"
+        )
+    _warm(searcher)
+    return ServedPair(
+        version=release["version"],
+        run=release["run"],
+        model_digest=release["model_digest"],
+        index_digest=release["index_digest"],
+        searcher=searcher,
+    )
+
+
+def open_text_only(run_name: str) -> ServedPair:
+    """The text-only baseline of a run over the run's own catalogue, embedded here: the pipeline judges it, but indexes it nowhere.
+
+    Raises:
+        InputError: the run's record or its outputs are not in this machine's lake, or it has trained no baseline.
+    """
+    run = load_run(run_name)
+    folder = run.output("train-text-only").folder / "model"
+    files = run.output("prepare-items").files("catalogue")
+    if not files or not folder.is_dir():
+        raise InputError(f"run {run_name}: its catalogue or its text-only model is gone from the lake")
+    model, tokenizer = load_model(folder), folder / "tokenizer.json"
+    embeddings = embed_catalogue(model, tokenizer, files, ())
+    vectors = routed_items(embeddings)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
+    items = {name: catalogue[name].tolist() for name in ("title", "department")}
+    items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
+    searcher = Searcher(QueryEncoder(model, tokenizer), index, items, {})
+    _warm(searcher)
+    return ServedPair(
+        version=TEXT_ONLY, run=run_name, model_digest=model_digest(folder), index_digest=None, searcher=searcher
+    )
+
+
+def _warm(searcher: Searcher) -> None:
+    """Make now what the first search would otherwise wait for."""
+    searcher.search([searcher.items["title"][0]], k=1)
+    _ = searcher.department_sizes
+
+
+def why_no_text_only(run_name: str) -> str | None:
+    """Why `open_text_only` would refuse a run; None where it would not. Asks the run's record alone, opens nothing."""
+    try:
+        load_run(run_name).output("train-text-only")
+    except Exception as error:  # a record of another version of this project may lack anything
+        return str(error) or type(error).__name__
+    return None
+
+
+def example_queries(pair: ServedPair) -> list[str]:
+    """What shoppers asked most in the run's days, from each department in turn; words of titles where the run is not in this lake."""
+    items = pair.searcher.items
+    department_of = dict(zip(items["item_id"], items["department"], strict=True))
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    try:
+        files = load_run(pair.run).output("extract-clicks").files("clicks")
+    except InputError:
+        files = []
+    if files:
+        table = ds.dataset([str(f) for f in files]).to_table(columns=["query", "item_id", "clicks"])
+        clicks = table.group_by(["query", "item_id"]).aggregate([("clicks", "sum")]).to_pydict()
+        for query, item, count in zip(clicks["query"], clicks["item_id"], clicks["clicks_sum"], strict=True):
+            if count and item in department_of:
+                counts[department_of[item]][query] += count
+    for item in range(0, len(items["title"]) if not counts else 0, max(1, len(items["title"]) // 100)):
+        counts[items["department"][item]][" ".join(items["title"][item].lower().split()[:3])] += 1
+    by_department = [sorted(asked, key=lambda q: (-asked[q], q))[:EXAMPLES] for _, asked in sorted(counts.items())]
+    return list(dict.fromkeys(query for query in chain(*zip_longest(*by_department)) if query))[:EXAMPLES]

@@ -1,0 +1,48 @@
+"""`smar serve`: the server process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+import uvicorn
+
+from smar_model.errors import InputError
+from smar_model.settings import Settings
+
+SHUTDOWN_SECONDS = 10
+
+
+def serve(settings: Settings, *, host: str, port: int, poll_seconds: float, others_kept: int) -> None:
+    """Serve until a signal comes; requests under way are answered first.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    # MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there.
+    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
+    # A registry that is down is to be seen within seconds, not after the minutes that MLflow would try.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from smar_model.serving.app import create_app
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False
+    )
+    with _listening(host, port) as listening:
+        address, actual = listening.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        print(f"Serving model {settings.release.model!r} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(found[4][:2], family=found[0], backlog=2048)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: cannot be listened on: {error}; choose --host and --port") from error

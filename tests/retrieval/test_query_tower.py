@@ -1,0 +1,121 @@
+"""The exported query tower: the same answers as PyTorch's, behind one switch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import manifest_path
+from smar_model.lake.stage import run_stage
+from smar_model.network.model import load_model
+from smar_model.retrieval import index as indexing
+from smar_model.retrieval.query_tower import TOLERANCE, TOWER_FILE, ExportedTower, export_query_tower
+from smar_model.retrieval.search import QueryEncoder, Searcher
+from smar_model.settings import TextEncoder
+from smar_model.stages import REFRESH_STAGES, STAGES
+from tests.evaluation.published_run import PublishedRun, publish_run
+from tests.network.small_models import small_model
+from tests.retrieval.test_index import model_of, refresh, todays_items
+
+QUERIES = ["red shirt", "", "blue novel for every day in the long winter", "猫", "red shirt"]
+
+
+@pytest.mark.parametrize("network", [{"variant": "default"}, {"variant": "smar"}, {"variant": "dpsr"}])
+def test_an_exported_tower_is_pytorchs_for_any_length_and_number(network: dict, tmp_path: Path) -> None:
+    text = TextEncoder(width=32, heads=2, query_layers=2)
+    model = small_model(**network, text=text)
+    export_query_tower(model, tmp_path / TOWER_FILE, int8=False)
+    tower = ExportedTower(tmp_path / TOWER_FILE)
+    random = np.random.default_rng(0)
+    for rows, length in ((1, 1), (1, 8), (5, 3), (300, 8)):
+        ids = random.integers(0, 100, (rows, length))  # 0 is padding, here in any place
+        with torch.inference_mode():
+            embeddings, logits = model.encode_queries(torch.from_numpy(ids))
+        found = tower(ids)
+        assert found[0].shape == embeddings.shape
+        assert np.abs(found[0] - embeddings.numpy()).max() < TOLERANCE
+        assert np.abs(found[1] - logits.numpy()).max() < TOLERANCE
+
+
+def test_eight_bits_come_close(tmp_path: Path) -> None:
+    model = small_model(variant="smar", text=TextEncoder(width=64, heads=4, query_layers=4))
+    sizes = []
+    for int8 in (False, True):
+        file = tmp_path / f"{int8}.onnx"
+        export_query_tower(model, file, int8=int8)
+        sizes.append(file.stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+    ids = np.random.default_rng(0).integers(1, 100, (200, 8))
+    with torch.inference_mode():
+        embeddings, _ = model.encode_queries(torch.from_numpy(ids))
+    cosines = (ExportedTower(file)(ids)[0] * embeddings.numpy()).sum(1)
+    assert cosines.min() > 0.98
+    assert cosines.max() < 1 - 1e-6, "it is not the same tower"
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / TOWER_FILE).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not a readable query tower"):
+        ExportedTower(tmp_path / TOWER_FILE)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("tower")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(folder / "var"))
+        yield folder
+
+
+def release(home: Path, name: str, tower: str) -> PublishedRun:
+    made = publish_run(home / "shop", with_truth=False, name=name, variant="default", index={"query_tower": tower})
+    run_stage(STAGES["embed"], made.run)
+    return made
+
+
+def test_the_switch_decides_what_serves_and_a_refresh_keeps_it(home: Path, tmp_path: Path) -> None:
+    made = release(home, "onnx", "onnx")
+    index = run_stage(STAGES["index"], made.run)
+    manifest = json.loads(index.file("index.json").read_text())
+    assert TOWER_FILE in manifest["files"]
+    assert manifest["query_tower_check"]["largest_difference"] < TOLERANCE
+    served = Searcher.load(model_of(made), index.folder)
+    assert isinstance(served.encoder.tower, ExportedTower)
+    eager = QueryEncoder(load_model(model_of(made)), model_of(made) / "tokenizer.json")
+    assert eager.tower is None
+    for found, wanted in zip(served.encoder.encode(QUERIES), eager.encode(QUERIES), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
+    np.testing.assert_array_equal(
+        served.rank(QUERIES, 24).rows, Searcher(eager, served.index, served.items, {}).rank(QUERIES, 24).rows
+    )
+    today = refresh(made, "onnx-today", todays_items(), index={"query_tower": "onnx"})["refresh-index"]
+    assert isinstance(Searcher.load(model_of(made), today.folder).encoder.tower, ExportedTower)
+    assert set(REFRESH_STAGES) == {"embed-release", "refresh-index"}
+    damaged = tmp_path / "index"
+    shutil.copytree(index.folder, damaged)
+    (damaged / TOWER_FILE).write_bytes((damaged / TOWER_FILE).read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"query_tower\.onnx: damaged"):
+        Searcher.load(model_of(made), damaged)
+
+
+@pytest.mark.parametrize(
+    ("tower", "limit", "value"),
+    [("onnx", "TOLERANCE", 0.0), ("onnx_int8", "LEAST_KEPT", 1.01)],
+)
+def test_a_tower_that_differs_too_much_is_not_published(
+    tower: str, limit: str, value: float, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(home, f"{tower}-{limit}", tower)
+    for path in manifest_path("index", "any").parent.glob("*.json"):
+        path.unlink()  # an index made with the usual limits
+    monkeypatch.setattr(indexing, limit, value)
+    with pytest.raises(InputError, match=rf"index\.query_tower {tower}: "):
+        run_stage(STAGES["index"], made.run)
+    assert made.run.find_output("index") is None

@@ -1,0 +1,59 @@
+"""`smar serve` as a process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smar_model.settings import REPOSITORY
+
+
+@contextmanager
+def running_server(settings: Path, log: Path, *, poll_seconds: float) -> Iterator[str]:
+    """Address of a server that is ready; it is ended afterwards, and has to end by itself when told to."""
+    command = [sys.executable, "-m", "smar_model.cli", "serve", "--settings", str(settings), "--port", "0"]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--poll-seconds", str(poll_seconds)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+", said)
+            assert found, said
+            address = found[0]
+            deadline = time.monotonic() + 120
+            while not ready(address):
+                assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
+                time.sleep(0.1)
+            yield address
+            process.terminate()
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def ready(address: str) -> bool:
+    try:
+        return bool(get(address, "readyz")["ready"])
+    except urllib.error.URLError:
+        return False
+
+
+def get(address: str, path: str) -> Any:
+    with urllib.request.urlopen(f"{address}/{path}", timeout=60) as answer:
+        return json.loads(answer.read())
