@@ -50,14 +50,18 @@ from smar_model.settings import REPOSITORY, home, load_settings, validate_settin
 from smar_model.stages import STAGES
 from smar_model.training import loop, pretrain, tokenizer
 from smar_model.training.batches import Batch
-from smar_model.training.device import mixed_precision
+from smar_model.training.device import keep_freed_memory, mixed_precision
 
 WARM_UP = 8
 """Steps before the clock starts."""
 THREE_LOSSES = {"training": {"text_first_share": 0}}
 """The stretch of pretraining that reads pictures."""
-TEXT_ALONE = {"network": {"variant": "text_only"}, "training": {"token_dropout": 0}}
-"""Two text towers; no hidden tokens, which the peer does not have."""
+TEXT_ALONE = {"network": {"variant": "text_only", "text": {"tower": "words"}}, "training": {"token_dropout": 0}}
+"""Two text towers, those of what ships; no hidden tokens, which the peer does not have."""
+TRANSFORMERS = {"network": {"variant": "text_only", "text": {"tower": "transformer"}}, "training": {"token_dropout": 0}}
+"""Likewise SMAR's."""
+SHORT_STEPS = 10
+"""So many times the steps where one takes a tenth of the time."""
 END_TO_END = {"network": {"variant": "smar"}, "training": {"text_first_share": 0}}
 """Pictures instead of patch tokens: they are augmented at every visit."""
 COUNTED_PAIRS = 64
@@ -243,6 +247,7 @@ def bare_loop(
     **_: Any,
 ) -> dict[str, float]:
     """What training needs and nothing else, over batches that lie in memory."""
+    keep_freed_memory()
     ready = list(batches)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = loop.make_optimizer(trainable, optimisation)
@@ -424,13 +429,23 @@ class Results:
 
 
 def measure_loop(base: Task, results: Results, options: argparse.Namespace) -> str:
-    tasks = {name: replace(base, loop=name, settings=THREE_LOSSES) for name in ("ours", "bare")}
+    base = replace(base, steps=SHORT_STEPS * base.steps, settings=THREE_LOSSES)
+    tasks = {name: replace(base, loop=name) for name in ("ours", "bare")}
     results.repeat("loop", {name: partial(measure, task) for name, task in tasks.items()}, options.repetitions)
     return f"## Our loop and a bare one, three losses\n\n{results.table('loop')}"
 
 
-def measure_text(base: Task, results: Results, options: argparse.Namespace) -> str:
-    base = replace(base, settings=TEXT_ALONE)
+def measure_words(base: Task, results: Results, options: argparse.Namespace) -> str:
+    base = replace(base, steps=SHORT_STEPS * base.steps, settings=TEXT_ALONE)
+    return f"## Two text towers without layers\n\n{_measure_text('words', base, results, options)}"
+
+
+def measure_transformers(base: Task, results: Results, options: argparse.Namespace) -> str:
+    base = replace(base, settings=TRANSFORMERS)
+    return f"## Two text towers, transformers\n\n{_measure_text('transformers', base, results, options)}"
+
+
+def _measure_text(part: str, base: Task, results: Results, options: argparse.Namespace) -> str:
     contenders = {name: partial(measure, replace(base, loop=name)) for name in ("ours", "bare")}
     if options.peer_python:
         script = Path(__file__).with_name("training_peer.py")
@@ -438,15 +453,15 @@ def measure_text(base: Task, results: Results, options: argparse.Namespace) -> s
         for workers in options.peer_workers:
             command = [options.peer_python, str(script), json.dumps(given | {"workers": workers})]
             contenders[f"sentence-transformers, {workers} data worker(s)"] = partial(_answer, command)
-    results.repeat("text", contenders, options.repetitions)
-    return f"## Two text towers\n\n{results.table('text')}"
+    results.repeat(part, contenders, options.repetitions)
+    return results.table(part)
 
 
 def measure_batches(base: Task, results: Results, options: argparse.Namespace) -> str:
     """What makes the batches, alone, against what our loop takes of them."""
     lines = ["| batches | alone, pairs/s | training, pairs/s | alone ÷ training |", "| --- | ---: | ---: | ---: |"]
     for name, settings in {"text alone": TEXT_ALONE, "patch tokens": THREE_LOSSES, "pictures": END_TO_END}.items():
-        steps = {"batches": 5 * base.steps, "ours": min(base.steps, 2 * WARM_UP)}
+        steps = {"batches": 5 * base.steps, "ours": base.steps if name != "pictures" else min(base.steps, 2 * WARM_UP)}
         tasks = {kind: replace(base, loop=kind, settings=settings, steps=n) for kind, n in steps.items()}
         results.repeat(f"batches, {name}", {kind: partial(measure, task) for kind, task in tasks.items()}, 1)
         alone, ours = (results.parts[f"batches, {name}"][kind][0]["pairs_per_second"] for kind in tasks)
@@ -488,8 +503,8 @@ def measure_gpu(base: Task, results: Results, options: argparse.Namespace) -> st
     return "## GPU\n\n" + "\n".join(lines)
 
 
-PARTS = {"loop": measure_loop, "text": measure_text, "batches": measure_batches, "memory": measure_memory}
-PARTS |= {"gpu": measure_gpu}
+PARTS = {"loop": measure_loop, "words": measure_words, "transformers": measure_transformers}
+PARTS |= {"batches": measure_batches, "memory": measure_memory, "gpu": measure_gpu}
 
 
 def main() -> None:
