@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -11,6 +14,9 @@ import numpy as np
 import torch
 
 from smar_model.training.batches import Batch
+
+LOWEST = 19
+"""Of Unix's priorities."""
 
 
 def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[tuple[Batch, dict[str, Any]]]:
@@ -30,7 +36,7 @@ def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[
                     setattr(batch, column.name, value.pin_memory())
         return batch, dict(random.bit_generator.state)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=_give_way) as thread:
         coming = thread.submit(make)
         while True:
             batch, state = coming.result()
@@ -38,3 +44,9 @@ def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[
                 return
             coming = thread.submit(make)
             yield batch, state
+
+
+def _give_way() -> None:
+    """Where as many threads train as there are cores, each waits for the slowest: this one takes what they leave."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
