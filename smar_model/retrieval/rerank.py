@@ -53,13 +53,14 @@ def rerank(
     Args:
         images: S_i, in the order of `items`.
     """
-    model, texts = encoder.model, torch.from_numpy(items.text)
+    model = encoder.model
     scores = np.full(ranking.rows.shape, -np.inf, dtype=np.float32)
     for start in range(0, len(queries), QUERY_BATCH):
         ids = encode_queries(encoder.tokenizer, queries[start : start + QUERY_BATCH], model.shape.query_length)
         asked, _ = model.encode_queries(torch.from_numpy(ids))
         for number, query in enumerate(asked, start=start):
             found = ranking.rows[number] != NO_ROW
-            rows = torch.from_numpy(ranking.rows[number, found]).long()
-            scores[number, found] = model.rerank(query[None], texts[rows], images[rows])[0].numpy()
+            rows = ranking.rows[number, found]
+            texts = torch.from_numpy(items.text[rows])
+            scores[number, found] = model.rerank(query[None], texts, images[rows])[0].numpy()
     return order_candidates(ranking.rows, scores)

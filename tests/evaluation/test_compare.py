@@ -200,7 +200,7 @@ def test_a_reranker_puts_the_same_items_in_another_order(shop: Shop) -> None:
     images = embed_images(model, embeddings.item_ids, run.output("prepare-items").files("pictures"))
     second = rerank(ranker.encoder, queries, first, embeddings, images)
     asked, _ = model.encode_queries(torch.from_numpy(encode_queries(ranker.encoder.tokenizer, queries, 12)))
-    expected = model.rerank(asked, torch.from_numpy(embeddings.text), images).detach().numpy()
+    expected = model.rerank(asked, torch.from_numpy(np.array(embeddings.text)), images).detach().numpy()
     for query in range(2):
         rows = [row for row in second.rows[query] if row != NO_ROW]
         assert sorted(rows) == sorted(row for row in first.rows[query] if row != NO_ROW)

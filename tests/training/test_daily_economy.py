@@ -138,7 +138,7 @@ def test_a_second_run_of_a_day_starts_where_the_first_did(home: Path, first: Run
 
 def test_never_pretrains_and_takes_no_champion(home: Path, first: Run) -> None:
     points = starting_points(planned(home, "x", DAYS[2], reuse_pretraining="never"), as_champion(first, "1"))
-    assert points == {"base": None, "warm_start": None, "mined_from": None}
+    assert not any(points.values())
 
 
 @pytest.mark.parametrize(("days", "policy", "reused"), [(7, "auto", True), (8, "auto", False), (8, "always", True)])
