@@ -103,7 +103,7 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
         f"`make test-services` with SMAR_TEST_MINUTES={MINUTES:g}. {CLIENTS} clients on the same machine, each asking its next query as soon as",
         f"it has an answer; the network that ships (untrained), {len(tiny_items()) * COPIES:,} items of which 10 are asked for.",
         "",
-        f"Of the machine's time {busy[1] / busy[0]:.0%} went to server and clients, {1 - (busy[1] + busy[2]) / busy[0]:.0%} to what else ran on it.",
+        f"Of the machine's time {busy[1] / busy[0]:.0%} went to server and clients, {max(0, 1 - (busy[1] + busy[2]) / busy[0]):.0%} to what else ran on it.",
         "",
         "| requests | failed | mixed | requests/s | p50 ms | p99 ms | p99.9 ms | longest ms |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
