@@ -12,11 +12,11 @@ those of the daily run where they are the same.
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, chain
+from airflow.sdk import DAG, CronTriggerTimetable, chain
+from form_fields import date_field, settings_field
 from run_names import run_name
 from stages import SmarOperator
 
@@ -38,20 +38,8 @@ with DAG(
     is_paused_upon_creation=True,
     tags=["smar"],
     params={
-        "date": Param(
-            None,
-            type=["null", "string"],
-            format="date",
-            title="Date",
-            description="Last day of the click log to read. Empty: the day before the run.",
-        ),
-        "settings": Param(
-            os.environ.get("SMAR_SETTINGS", "configs/sample_shop.yaml"),
-            type="string",
-            minLength=1,
-            title="Settings file",
-            description="One file per shop, as in configs/.",
-        ),
+        "date": date_field(),
+        "settings": settings_field(),
     },
     default_args={
         "owner": "search",

@@ -28,13 +28,13 @@ tasks that use all cores or the GPU take turns in it.
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, chain, task
 from airflow.sdk.exceptions import AirflowFailException
+from form_fields import date_field, settings_field
 from run_names import run_name
 from stages import SmarOperator, TrackOperator
 
@@ -73,13 +73,7 @@ with DAG(
     max_active_runs=1,
     tags=["smar"],
     params={
-        "date": Param(
-            None,
-            type=["null", "string"],
-            format="date",
-            title="Date",
-            description="Last day of the click log to read. Empty: the day before the run.",
-        ),
+        "date": date_field(),
         "window_days": Param(
             None,
             type=["null", "integer"],
@@ -88,13 +82,7 @@ with DAG(
             title="Days of the log",
             description="That day and those before it; the last is held out to judge the model. Empty: the settings'.",
         ),
-        "settings": Param(
-            os.environ.get("SMAR_SETTINGS", "configs/sample_shop.yaml"),
-            type="string",
-            minLength=1,
-            title="Settings file",
-            description="One file per shop, as in configs/.",
-        ),
+        "settings": settings_field(),
         "promote": Param(
             True,
             type="boolean",

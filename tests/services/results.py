@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from smar_model.release.register import commit
+from smar_model.lake.checkout import commit
 from smar_model.settings import REPOSITORY
 
 PAGE = REPOSITORY / "benchmarks" / "services.md"
