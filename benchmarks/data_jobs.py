@@ -168,7 +168,7 @@ def write_settings(path: Path, shop: Path, *, memory: str, methods: list[str] | 
 
 def begin_run(name: str, settings: Settings) -> Run:
     return create_run(
-        Run(name=name, date=LAST_DAY, settings_source=name, settings=settings, champion=None, promote=False)
+        Run(name=name, date=LAST_DAY, settings_source=name, settings=settings, champion=None, promotion="never")
     )
 
 

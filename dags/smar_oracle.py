@@ -55,7 +55,17 @@ with DAG(
     )
     start = SmarOperator(
         task_id="start",
-        arguments=["start", "--settings", "{{ params.settings }}", "--run", RUN, "--date", DATE, "--no-promote"],
+        arguments=[
+            "start",
+            "--settings",
+            "{{ params.settings }}",
+            "--run",
+            RUN,
+            "--date",
+            DATE,
+            "--promotion",
+            "never",
+        ],
     )
     generate_queries = command("generate-queries")
     label_fashion = command("label-fashion")

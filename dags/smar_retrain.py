@@ -10,7 +10,7 @@ On most days the tokenizer, the vision encoder and the pretraining are those of 
 fine-tuned further on the new days' clicks: `start` says whose they are (`training.reuse_pretraining` in the settings).
 
 **Parameters** (*Trigger*): `date`, the last day of the click log to read (empty: the day before the run);
-`window_days` (empty: the settings'); `settings`, a file as in `configs/`; `promote`, whether the champion may change.
+`window_days` (empty: the settings'); `settings`, a file as in `configs/`; `promotion`, whether a model that passes the gate becomes the champion.
 
 **A green run** either promoted its model or kept the champion for a stated reason: see the last lines of `gate` and
 `promote`, or the tag `smar.decision` of the run in MLflow.
@@ -83,11 +83,12 @@ with DAG(
             description="That day and those before it; the last is held out to judge the model. Empty: the settings'.",
         ),
         "settings": settings_field(),
-        "promote": Param(
-            True,
-            type="boolean",
-            title="May promote",
-            description="Off: the model is registered and judged, but the champion stays.",
+        "promotion": Param(
+            "automatic",
+            type="string",
+            enum=["automatic", "ask", "never"],
+            title="Promotion",
+            description="What happens to a model that passes the gate. never: it is registered and judged, but the champion stays.",
         ),
     },
     default_args={
@@ -109,7 +110,7 @@ with DAG(
             task_id="start",
             arguments=[
                 *["start", "--settings", "{{ params.settings }}", "--run", RUN, "--date", DATE, *WINDOW],
-                "{{ '--promote' if params.promote else '--no-promote' }}",
+                *["--promotion", "{{ params.promotion }}"],
             ],
             execution_timeout=QUICK,
         )

@@ -70,7 +70,7 @@ class Progress:
             return None
 
 
-def retrain(*, settings: Path, day: date, window_days: int | None, promote: bool) -> int:
+def retrain(*, settings: Path, day: date, window_days: int | None, promotion: str) -> int:
     """Run the DAG for a day; returns the exit code."""
     load_settings(settings)  # a wrong file is said before anything starts
     print("Preparing Airflow", flush=True)
@@ -78,7 +78,7 @@ def retrain(*, settings: Path, day: date, window_days: int | None, promote: bool
     started = time.monotonic()
     when = datetime.now(UTC).replace(microsecond=0)
     name = run_name(when)
-    conf = {"settings": str(settings.resolve()), "date": str(day), "window_days": window_days, "promote": promote}
+    conf = {"settings": str(settings.resolve()), "date": str(day), "window_days": window_days, "promotion": promotion}
     log = home() / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"Run {name}: {settings}, day {day}. Log: {log}", flush=True)
@@ -158,7 +158,7 @@ def main() -> int:
     # finds what the first has finished.
     parser.add_argument("--date", type=date.fromisoformat, default=datetime.now(UTC).date() - timedelta(days=1))
     parser.add_argument("--window-days", type=int)
-    parser.add_argument("--no-promote", dest="promote", action="store_false")
+    parser.add_argument("--promotion", choices=["automatic", "ask", "never"], default="automatic")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -167,7 +167,7 @@ def main() -> int:
                 settings=arguments.settings,
                 day=arguments.date,
                 window_days=arguments.window_days,
-                promote=arguments.promote,
+                promotion=arguments.promotion,
             )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -45,7 +45,17 @@ def start(
     run: RunOption,
     day: Annotated[str, typer.Option("--date", help="Last day of the click log to read, YYYY-MM-DD.")],
     window_days: Annotated[Optional[int], typer.Option(help="Days of the log; default: the settings'.")] = None,  # noqa: UP045
-    promote: Annotated[bool, typer.Option(help="Whether the run may promote.")] = True,
+    promotion: Annotated[
+        Literal["automatic", "ask", "never"],
+        typer.Option(
+            help="Who lets a version that passed the gate become the champion: nobody else, a person, or nobody."
+        ),
+    ] = "automatic",
+    changes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="NAME=VALUE: a setting of this run alone, as training.seed=1. May be repeated."),
+    ] = None,
+    note: Annotated[str, typer.Option(help="Why it is started, for the record.")] = "",
 ) -> None:
     """Begin a run: check the settings, resolve the champion, record both."""
     from smar_model.release.start import start_run
@@ -55,7 +65,9 @@ def start(
         name=run,
         day=parse_day(day),
         window_days=window_days,
-        promote=promote,
+        promotion=promotion,
+        changes=changes or (),
+        note=note,
         steps=[*STAGES, *REFRESH_STAGES, "register", "promote", "track"],
     )
 

@@ -159,7 +159,7 @@ def tiny_run(root: Path, name: str = "tiny", **sections: Any) -> Run:
             settings_source="tests",
             settings=tiny_settings(root, **sections),
             champion=None,
-            promote=True,
+            promotion="automatic",
         )
     )
 

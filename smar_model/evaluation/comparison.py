@@ -177,7 +177,7 @@ class Bench:
             settings_source=self.name,
             settings=settings,
             champion=None,
-            promote=False,
+            promotion="never",
         )
         return create_run(run)
 

@@ -107,7 +107,7 @@ def train_oracle(run: Run, truth: str, stages: Mapping[str, Stage]) -> Run:
             settings_source=run.settings_source,
             settings=validate_settings(content, source=f"{run.name}: oracle"),
             champion=None,
-            promote=False,
+            promotion="never",
         )
     )
     for name in stages["train-tokenizer"].inputs:

@@ -79,7 +79,7 @@ def run(context: StageContext) -> dict[str, Any]:
     page = render(
         run_name=context.run.name,
         run_date=str(context.run.date),
-        may_promote=context.run.promote,
+        may_promote=context.run.promotion != "never",
         decision=_read(context.input("gate"), "decision.json"),
         evaluation=evaluation,
         checks=_read(context.input("check-data"), "checks.json"),

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, create_if_absent, find_artifact, is_running, load_artifact, replace_file
 from smar_model.settings import Settings, home, validate_settings
 
+Promotion = Literal["automatic", "ask", "never"]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
 
@@ -34,8 +35,10 @@ class Run:
     champion: dict[str, Any] | None
     """The champion when the run started, as `smar_model/release/registry.py` describes it: `version`, `cutoff` (ISO
     time), `model_digest` (of its `model` folder), `model_folder` (local copy of its model); None: no release."""
-    promote: bool
-    """Whether the run may move the champion alias."""
+    promotion: Promotion
+    """Who decides that a version which passed the gate becomes the champion: the gate alone, a person too, or nobody."""
+    note: str = ""
+    """Why the run was started, by whoever started it."""
     base: dict[str, Any] | None = None
     """The earlier run whose pretraining this one builds on: `run`, `cutoff`, `keys` (stage → key of its output)."""
     warm_start: dict[str, Any] | None = None

@@ -39,8 +39,8 @@ def _promote(run: Run) -> tuple[str, str]:
     version = registration(run)["version"]
     if not decision["promote"]:
         return "kept", f"version {version} is not promoted; {decision['verdict']}"
-    if not run.promote:
-        return "kept", f"version {version} passed the gate, but this run was started with --no-promote"
+    if run.promotion == "never":
+        return "kept", f"version {version} passed the gate, but this run was started with --promotion never"
     registry = Registry(run.settings)
     with registry_lease(purpose=f"promote {run.name}") as lease:
         before = registry.aliased(CHAMPION)

@@ -5,29 +5,42 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import replace_file, sweep_expired, sweep_orphans
-from smar_model.lake.runs import Run, create_run, load_run, run_folder
+from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY, Settings, load_settings, validate_settings
 
 
 def start_run(
-    *, settings_path: Path, name: str, day: date, window_days: int | None, promote: bool, steps: Collection[str]
+    *,
+    settings_path: Path,
+    name: str,
+    day: date,
+    promotion: Promotion,
+    steps: Collection[str],
+    window_days: int | None = None,
+    changes: Sequence[str] = (),
+    note: str = "",
 ) -> Run:
     """Begin a run, or take up the one of that name with the champion that it met when it began.
 
     Args:
         steps: commands of a run, for which the settings may name an interpreter.
         day: last day of the click log to read.
+        promotion: as `Run.promotion`.
         window_days: days of the log, that day included; None: the settings'.
-        promote: whether the run may move the champion alias.
+        changes: settings that differ from the file's in this run, `NAME=VALUE` each, as `training.seed=1`.
+        note: why the run is started, for its record.
 
     Raises:
         InputError: the settings are wrong, the shop lacks a file that the run needs, or the name is taken by a run
@@ -35,7 +48,7 @@ def start_run(
     """
     folder = run_folder(name)
     try:
-        settings = with_window(load_settings(settings_path), window_days)
+        settings = with_window(with_changes(load_settings(settings_path), changes), window_days)
         if unknown := sorted(set(settings.stages.python) - set(steps)):
             raise InputError(f"{settings_path}: stages.python.{unknown[0]}: no such step; there are {', '.join(steps)}")
         run = Run(
@@ -44,7 +57,8 @@ def start_run(
             settings_source=_relative(settings_path),
             settings=settings,
             champion=None,
-            promote=promote,
+            promotion=promotion,
+            note=note,
         )
         check_inputs(run)
     except InputError as error:
@@ -70,7 +84,7 @@ def start_run(
     print(
         f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
         f"{run.cutoff:%Y-%m-%d}, champion: {rival}, pretraining: {describe_base(run)}, "
-        f"{'may' if run.promote else 'may not'} promote"
+        f"promotion: {run.promotion}"
         + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
@@ -82,6 +96,30 @@ def describe_base(run: Run) -> str:
     if run.base is None:
         return f"its own (training.reuse_pretraining: {run.settings.training.reuse_pretraining})"
     return f"that of run {run.base['run']}, trained up to {run.base['cutoff'][:10]}"
+
+
+def with_changes(settings: Settings, changes: Sequence[str]) -> Settings:
+    """The settings with some values of this run alone.
+
+    Args:
+        changes: `NAME=VALUE` each: the dotted name of a setting, and its value in YAML.
+
+    Raises:
+        InputError: one is not of that form, names no setting, or is out of its bounds.
+    """
+    content = settings.model_dump(mode="json")
+    for change in changes:
+        name, equals, value = change.partition("=")
+        *sections, last = name.strip().split(".")
+        place: Any = content
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not equals or not isinstance(place, dict) or last not in place:
+            raise InputError(
+                f"--set {change!r}: write it as NAME=VALUE, NAME as in the settings file, such as training.seed=1"
+            )
+        place[last] = yaml.safe_load(value)
+    return validate_settings(content, source="--set")
 
 
 def with_window(settings: Settings, days: int | None) -> Settings:

@@ -92,7 +92,7 @@ def test_the_oracle_is_trained_on_checked_tables_and_only_where_asked_for(parsed
     assert needed <= set(tasks["train-oracle"]["all_upstream"])
     assert tasks["train-oracle"]["pool"] == "training"
     assert all(task["timeout"] and task["arguments"][0] in {name, "shop"} for name, task in tasks.items())
-    assert "--no-promote" in tasks["start"]["arguments"]
+    assert tasks["start"]["arguments"][-2:] == ["--promotion", "never"]
 
 
 def test_the_report_is_a_click_away_from_the_run(dag: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def test_the_form_states_types_and_bounds(dag: dict[str, Any]) -> None:
     assert params["window_days"]["minimum"] == 2
     assert params["settings"]["default"] == "configs/sample_shop.yaml"
     assert (REPOSITORY / params["settings"]["default"]).is_file()
-    assert params["promote"]["default"] is True
+    assert params["promotion"]["default"] == "automatic"
     assert all(param["description"] for param in params.values())
     assert dag["doc"].lstrip().startswith("# smar_retrain")
 

@@ -53,7 +53,7 @@ def run_dag(
 
 
 def test_a_good_run_is_green_and_passes_its_parameters_on(airflow_ready: Path) -> None:
-    conf = {"date": "2026-11-19", "window_days": 5, "settings": "a file; touch x.yaml", "promote": False}
+    conf = {"date": "2026-11-19", "window_days": 5, "settings": "a file; touch x.yaml", "promotion": "never"}
     code, states, calls = run_dag(airflow_ready, "2026-01-01T00:00:00+00:00", conf=conf)
     assert code == 0
     assert states.pop("watcher") == "skipped"
@@ -61,7 +61,7 @@ def test_a_good_run_is_green_and_passes_its_parameters_on(airflow_ready: Path) -
     assert calls[0] == "shop open --settings a file; touch x.yaml --date 2026-11-19 --window-days 5"
     name = "manual__2026-01-01T00-00-00-00-00"
     assert calls[1].startswith(f"start --settings a file; touch x.yaml --run {name} --date 2026-11-19 --window-days 5")
-    assert calls[1].endswith("--no-promote")
+    assert calls[1].endswith("--promotion never")
     assert calls[-1] == f"track --run {name}"
     with closing(sqlite3.connect(airflow_home() / "airflow.db")) as database:
         links = database.execute("SELECT task_id, value FROM xcom WHERE key = '_link_ReportLink'").fetchall()

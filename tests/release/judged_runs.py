@@ -36,7 +36,7 @@ def judged_run(home: Path, name: str, *, seed: int, network: dict[str, Any] | No
         "evaluation": {"bootstrap_samples": 50, "shown_queries": 2},
     }
     path = write_settings(home, **sections)
-    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promote=True, steps=())
+    start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promotion="automatic", steps=())
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
     _publish_model(published.run, seed)
     for stage in ("embed", "index", "evaluate", "gate", "report"):

@@ -100,7 +100,9 @@ def test_registering_and_promoting_again_changes_nothing(first: Run) -> None:
 
 def test_a_run_that_trained_the_champion_again_has_no_rival(home: Path, first: Run) -> None:
     path = write_settings(home, gate=EASY)
-    again = start_run(settings_path=path, name="again-the-same", day=LAST_DAY, window_days=None, promote=True, steps=())
+    again = start_run(
+        settings_path=path, name="again-the-same", day=LAST_DAY, window_days=None, promotion="automatic", steps=()
+    )
     assert again.rival() is not None
     again.write_state("finetune", "finished", key=first.output("finetune").key)
     assert again.rival() is None
@@ -182,7 +184,7 @@ def version_of(alias_holder: Run) -> str:
 
 
 def test_without_leave_nothing_is_promoted(followers: list[Run]) -> None:
-    assert promote_run(replace(followers[0], promote=False)) == "kept"
+    assert promote_run(replace(followers[0], promotion="never")) == "kept"
     assert version_of(followers[0]) == "1"
 
 
@@ -251,13 +253,16 @@ def test_without_a_champion_search_says_what_to_do(tmp_path: Path, home: Path, m
 
 def test_a_run_begun_again_keeps_the_champion_that_it_met(home: Path, first: Run) -> None:
     path = write_settings(home, release={"model": "alone"})
-    begun = start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True, steps=())
+    begun = start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promotion="automatic", steps=())
     assert begun.days == DAYS[1:]
     registry = Registry(begun.settings)
     registry.client.create_registered_model("alone")
-    assert start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promote=True, steps=()) == begun
+    assert (
+        start_run(settings_path=path, name="again", day=LAST_DAY, window_days=2, promotion="automatic", steps=())
+        == begun
+    )
     with pytest.raises(InputError, match="another date or other settings"):
-        start_run(settings_path=path, name="again", day=LAST_DAY, window_days=3, promote=True, steps=())
+        start_run(settings_path=path, name="again", day=LAST_DAY, window_days=3, promotion="automatic", steps=())
 
 
 @pytest.mark.parametrize(
@@ -268,7 +273,7 @@ def test_a_run_that_lacks_something_does_not_begin(home: Path, days_later: int, 
     day, path = LAST_DAY + timedelta(days=days_later), write_settings(home)
     name = f"lacking-{days_later}"
     with pytest.raises(InputError, match=says):
-        start_run(settings_path=path, name=name, day=day, window_days=window, promote=True, steps=())
+        start_run(settings_path=path, name=name, day=day, window_days=window, promotion="automatic", steps=())
     assert says in json.loads((home / "runs" / name / "start.json").read_text(encoding="utf-8"))["message"]
     assert not (home / "runs" / name / "run.json").exists()
 
@@ -281,7 +286,7 @@ def test_an_interpreter_for_a_step_that_there_is_not_is_refused(home: Path) -> N
             name="misspelt",
             day=LAST_DAY,
             window_days=None,
-            promote=True,
+            promotion="automatic",
             steps=("pretrain", "finetune"),
         )
 
@@ -290,6 +295,11 @@ def test_start_sweeps_what_dead_processes_left(home: Path) -> None:
     attempt = Attempt("embed", "0" * 64)
     (attempt.folder / ".owner.json").write_text(json.dumps({"host": platform.node(), "pid": 2**22 + 1}))
     start_run(
-        settings_path=write_settings(home), name="sweeping", day=LAST_DAY, window_days=None, promote=True, steps=()
+        settings_path=write_settings(home),
+        name="sweeping",
+        day=LAST_DAY,
+        window_days=None,
+        promotion="automatic",
+        steps=(),
     )
     assert not attempt.folder.exists()

@@ -291,7 +291,9 @@ def refresh(released: PublishedRun, name: str, items: list[dict[str, Any]], **se
         "index_folder": str(index.folder),
     }
     settings = tiny_settings(released.root, network=released.run.settings.network.model_dump(), **sections)
-    run = Run(name=name, date=LAST_DAY, settings_source="tests", settings=settings, champion=champion, promote=True)
+    run = Run(
+        name=name, date=LAST_DAY, settings_source="tests", settings=settings, champion=champion, promotion="automatic"
+    )
     made = PublishedRun(run=create_run(run), root=released.root)
     made.publish("prepare-items", lambda folder: write_items(folder, items))
     return {stage: run_stage(REFRESH_STAGES[stage], made.run) for stage in REFRESH_STAGES} | {

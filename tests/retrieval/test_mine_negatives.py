@@ -51,7 +51,9 @@ def training(**mining: Any) -> dict[str, Any]:
 def mining_run(home: Path, name: str, **mining: Any) -> Run:
     """A run whose catalogue lacks the first of the released items: item rows of its training are not those of the index."""
     settings = tiny_settings(home / "shop", network=NETWORK, training=training(**mining))
-    run = Run(name=name, date=LAST_DAY, settings_source="tests", settings=settings, champion=None, promote=True)
+    run = Run(
+        name=name, date=LAST_DAY, settings_source="tests", settings=settings, champion=None, promotion="automatic"
+    )
     run = create_run(replace(run, mined_from=find_mined(run, None)))
     for stage in ("generate-queries", "label-fashion", "check-data"):
         run.take(load_run("smar").output(stage), stage=stage)

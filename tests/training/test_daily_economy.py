@@ -41,7 +41,7 @@ def planned(home: Path, name: str, day: date, *, pictures: dict[str, int] | None
     training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS} | training
     sections = {"window": {"days": 2, "evaluation_days": 1}, "network": NETWORK, "pictures": pictures or {}}
     settings = tiny_settings(home / "shop", training=training, **sections)
-    return Run(name=name, date=day, settings_source="tests", settings=settings, champion=None, promote=True)
+    return Run(name=name, date=day, settings_source="tests", settings=settings, champion=None, promotion="automatic")
 
 
 def started(run: Run, champion: dict[str, Any] | None) -> Run:
