@@ -37,6 +37,8 @@ CODE = (
     "schemas/click_log.yaml",
     "schemas/clicks_by_position.yaml",
 )
+SAMPLE_BUCKETS = 1_000_000
+"""Into which shoppers are hashed, to draw `clicks.sample_share` of them."""
 
 
 def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
@@ -82,8 +84,12 @@ def _extract(
 ) -> None:
     delivered = [file for of_day in files.values() for file in of_day]
     events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
-    events.createOrReplaceTempView("delivered_events")
     settings = context.settings.clicks
+    if settings.sample_share < 1:
+        drawn = F.pmod(F.xxhash64("user_id"), F.lit(SAMPLE_BUCKETS)) < round(settings.sample_share * SAMPLE_BUCKETS)
+        events = events.where(drawn)
+        rows_in = dict.fromkeys(files, 0) | {row.dt: row["count"] for row in events.groupBy("dt").count().collect()}
+    events.createOrReplaceTempView("delivered_events")
     kinds = next(c.allowed for c in load_contract("click_log").columns if c.name == "event")
     run_sql(
         spark,

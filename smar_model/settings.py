@@ -107,6 +107,8 @@ class Pictures(Section):
 
 
 class Clicks(Section):
+    sample_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the shoppers whose events are read, drawn by a hash, the same ones every day: for a quick trial of a run."""
     bot_requests_per_day: Count = 200
     """A user with more requests than this on one day is a bot: all of that day's events are quarantined."""
     bot_requests_per_minute: Count = 30

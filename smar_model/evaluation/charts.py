@@ -174,6 +174,36 @@ def query_drift(rows: Sequence[dict[str, Any]], limits: Mapping[Any, float]) -> 
     return draw_svg("drift", "AUC of a classifier of synthetic and true queries", [draw], height=1 + 0.22 * len(known))
 
 
+def recall_by_speed(points: Sequence[dict[str, Any]], used: str, floor: float) -> str:
+    """Recall@100 of the index against exact search, by the time that a query takes.
+
+    Args:
+        points: with `parameters`, `ms`, `recall` and `worst`, from fast to slow.
+        used: search parameters that are in use; their point is marked.
+        floor: recall that was asked for.
+    """
+
+    def draw(axes: Axes) -> None:
+        for name, words, style in (
+            ("recall", "all queries", _STYLES["challenger"]),
+            ("worst", "worst share of pictures", _STYLES["text_only"]),
+        ):
+            axes.plot([p["ms"] for p in points], [100 * p[name] for p in points], label=words, markersize=4, **style)
+        for point in points:
+            if point["parameters"] == used:
+                axes.axvline(point["ms"], color=_INK, linewidth=1, linestyle=":", label="in use")
+        axes.axhline(100 * floor, color=_INK, linewidth=1, linestyle="--", label="floor")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:.2g}")
+        axes.xaxis.set_minor_formatter("{x:.2g}")
+        axes.tick_params(axis="x", which="minor", labelsize=7)
+        axes.set_xlabel("ms a query, one thread")
+        axes.set_ylabel("Recall@100 against exact search, %")
+        axes.legend(fontsize=8, loc="lower right")
+
+    return draw_svg("index-speed", "Recall of the index against the time of a query", [draw])
+
+
 def _rows(groups: Sequence[dict[str, str]], counts: dict[str, int]) -> tuple[list[str], dict[str, int], list[float]]:
     """Labels with the number of queries, place of each segment, and places between groups."""
     labels, places, edges = list[str](), dict[str, int](), list[float]()

@@ -209,6 +209,9 @@ def render(
         started_from=started_from,
         checks=sorted(checks, key=lambda check: (check["passed"], check["severity"] != "critical")),
         index=nested_tables("index", index),
+        index_chart=charts.recall_by_speed(points, index["search_parameters"], index["recall"]["floor"])
+        if len(points := index.get("recall_by_speed", [])) > 1
+        else None,
         versions=versions,
         settings=settings,
         titles=titles,

@@ -14,6 +14,8 @@ all lists, so it is filled anew, and the result is what a full build with those 
 from __future__ import annotations
 
 import math
+import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,9 @@ MARGIN = 0.25
 queries come."""
 K_FACTORS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 """Candidates scored again for each result."""
+TIMED_QUERIES = 200
+SPEEDS = (1 / 16, 1 / 4, 1 / 2, 2)
+"""Of the lists that are looked at in use, for the curve of recall against speed."""
 RANDOM_READ = 6
 """What a byte of a candidate scored again costs, in bytes of scanned lists: measured at a million items."""
 
@@ -322,6 +327,54 @@ def tune_search(index: faiss.Index, vectors: Vectors, queries: RecallQueries, fl
     return best
 
 
+def search_times(index: faiss.Index, asked: np.ndarray) -> np.ndarray:
+    """Milliseconds of each query (Q, 2D) alone on one thread, (Q,)."""
+    threads, taken = faiss.omp_get_max_threads(), np.empty(len(asked))
+    faiss.omp_set_num_threads(1)
+    try:
+        index.search(asked[:TIMED_QUERIES], MEASURED_DEPTH)
+        for n in range(len(asked)):
+            began = time.perf_counter()
+            index.search(asked[n : n + 1], MEASURED_DEPTH)
+            taken[n] = 1_000 * (time.perf_counter() - began)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return taken
+
+
+def recall_by_speed(
+    index: faiss.Index, vectors: Vectors, queries: RecallQueries, parameters: str
+) -> list[dict[str, Any]]:
+    """Recall, overall and in the worst bucket, and median milliseconds a query, with the search parameters in use and with a few
+    that look at fewer lists, or more: what another `index.minimum_recall` would buy. The parameters in use are set again after."""
+    space, asked = faiss.ParameterSpace(), _timed(queries)
+    found = re.fullmatch(r"(nprobe|efSearch)=(\d+)(.*)", parameters)
+    lists = faiss.try_extract_index_ivf(index)
+    most = lists.nlist if lists else math.inf
+    if found:
+        name, broad, rest = found.groups()
+        breadths = sorted({int(min(most, max(1, round(int(broad) * share)))) for share in (*SPEEDS, 1.0)})
+        each = [f"{name}={n}{rest}" for n in breadths]
+    else:
+        each = [parameters]
+    points = []
+    for one in each:
+        if one:
+            space.set_index_parameters(index, one)
+        recall, taken = queries.measure(index, vectors), float(np.median(search_times(index, asked)))
+        points.append({"parameters": one, "ms": taken, "recall": recall["overall"], "worst": recall["worst"]})
+    if parameters:
+        space.set_index_parameters(index, parameters)
+    return points
+
+
+def _timed(queries: RecallQueries) -> np.ndarray:
+    """Some of the queries, evenly over all shares of S_m: (≤ TIMED_QUERIES, 2D)."""
+    asked = queries.asked.reshape(-1, queries.asked.shape[-1])
+    rows = np.unique(np.linspace(0, len(asked) - 1, min(TIMED_QUERIES, len(asked))).astype(int))
+    return np.ascontiguousarray(asked[rows])
+
+
 def _first(count: int, is_enough: Any) -> int:
     """The first of so many numbers that is enough, where all after it are too; `count` where none is."""
     low, high = 0, count
@@ -365,7 +418,8 @@ def run(context: StageContext) -> dict[str, Any]:
         export_query_tower(encoder.model, file, int8=settings.query_tower == "onnx_int8")
         exported = QueryEncoder(encoder.model, model_folder / "tokenizer.json", tower_file=file)
         about["query_tower_check"] = check_query_tower(exported, encoder, texts, vectors, queries, settings)
-    return _publish(context, model_folder, index, vectors, queries, recall, about)
+    published = _publish(context, model_folder, index, vectors, queries, recall, about)
+    return published | {"recall_by_speed": recall_by_speed(index, vectors, queries, parameters)}
 
 
 def refresh(context: StageContext) -> dict[str, Any]:
@@ -451,7 +505,10 @@ def _publish(
     about |= {"model_digest": model_digest(model_folder), "recall": recall}
     about |= {"shares": queries.shares.tolist()}
     write_index(context.output("index.json").parent, index, items, queries.asked, queries.routes, about)
-    named = {"recall_at_100": recall["overall"], "recall_at_100_worst": recall["worst"]}
+    named: dict[str, Any] = {"recall_at_100": recall["overall"], "recall_at_100_worst": recall["worst"]}
+    # Times belong to the machine, not to the index: they stand in the metrics, outside the content.
+    times = search_times(index, _timed(queries))
+    named |= {f"search_p{q}_ms": float(np.percentile(times, q)) for q in (50, 99)}
     sizes = {
         "items": float(len(vectors)),
         "bytes_per_item": context.output("index.faiss").stat().st_size / len(vectors),

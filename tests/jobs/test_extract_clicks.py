@@ -255,6 +255,19 @@ def test_a_day_is_made_once_whatever_it_is_read_with(faulty: dict[str, Any], oth
     assert output.manifest["content"] == faulty["output"].manifest["content"]
 
 
+def test_a_share_of_the_shoppers_is_read_whole(faulty: dict[str, Any], other_home: Path) -> None:
+    run = tiny_run(faulty["root"], name="sampled", clicks=CLICKS | {"sample_share": 0.5})
+    output = run_stages(run, "prepare-items", "extract-clicks")["extract-clicks"]
+    quarantined = sum(n for name, n in output.metrics.items() if name.startswith("quarantined_"))
+    assert 0 < output.metrics["rows_in"] < faulty["output"].metrics["rows_in"]
+    assert output.metrics["rows_in"] == sum(a.metrics["rows_in"] for a in days_made().values())
+    assert quarantined < sum(faulty["expected"].values())
+    whole = {(r["day"], r["query"], r["item_id"]): r for r in rows(faulty["output"], "clicks")}
+    sampled = {(r["day"], r["query"], r["item_id"]): r for r in rows(output, "clicks")}
+    assert set(sampled) < set(whole)
+    assert all(row["impressions"] <= whole[pair]["impressions"] for pair, row in sampled.items())
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

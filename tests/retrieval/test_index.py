@@ -167,6 +167,23 @@ def test_a_floor_out_of_reach_gets_the_most_thorough_search() -> None:
     assert mixed_queries(vectors, {0.9: 60}).measure(graph, vectors)["worst"] >= 0.9
 
 
+def test_recall_by_speed_rises_with_the_lists_looked_at_and_changes_nothing() -> None:
+    vectors = draw(4_000)
+    index = build_index(vectors, REFINED)
+    queries = mixed_queries(vectors, {0.0: 60, 0.9: 60})
+    chosen = tune_search(index, vectors, queries, 0.9)
+    before = queries.measure(index, vectors)
+    points = indexing.recall_by_speed(index, vectors, queries, chosen)
+    assert queries.measure(index, vectors) == before, "the parameters in use are still in use"
+    in_use = next(p for p in points if p["parameters"] == chosen)
+    assert in_use["worst"] == before["worst"]
+    recalls = [p["recall"] for p in points]
+    assert recalls == sorted(recalls) and recalls[0] < recalls[-1]
+    assert all(p["ms"] > 0 for p in points)
+    flat = build_index(vectors, "Flat")
+    assert [p["recall"] for p in indexing.recall_by_speed(flat, vectors, queries, "")] == [1.0]
+
+
 def test_a_factory_that_cannot_be_built_is_named() -> None:
     with pytest.raises(InputError, match=r"index\.factory 'IVF5000,Flat' for 100 items"):
         build_index(draw(100), "IVF5000,Flat")
