@@ -32,17 +32,17 @@ from smar_model.data.catalogue import decode_thumbnail, iterate_pictures
 from smar_model.data.patch_tokens import read_item_pictures, read_patch_tokens
 from smar_model.data.token_tables import read_item_tokens
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.checkout import commit
 from smar_model.lake.runs import Run, create_run, load_run
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import load_model, new_model, save_model
-from smar_model.release.register import commit
 from smar_model.retrieval import embed
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
 
 REPETITIONS = 5
 NETWORKS = ("default", "paper size")
-PAPER_ITEMS = 2_000
+PAPER_ITEMS = 6_000
 PAGE = Path(__file__).with_suffix(".md")
 COMMAND = "    SMAR_HOME=HOME .venv/bin/python benchmarks/embedding.py --run RUN --folder FOLDER"
 METHOD = f"""The stage: `embed_stage` from its first to its last line (reading and digesting the catalogue, token ids that train-tokenizer has made, patch
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True)
     parser.add_argument("--folder", type=Path, required=True, help="for results and scratch")
-    parser.add_argument("--times", type=int, default=10, help="how many times the catalogue is taken")
+    parser.add_argument("--times", type=int, default=40, help="how many times the catalogue is taken")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
@@ -142,8 +142,8 @@ def open_context(options: argparse.Namespace, network: str, source_home: str) ->
         run=create_run(run),
         inputs=inputs,
         folder=options.folder / "out",
-        key="benchmark",
-        made_by=run.name,  # nothing of before is taken over
+        key=run.name,  # nothing of before is taken over, no finished shard either
+        made_by=run.name,
     )
     shutil.rmtree(context.folder, ignore_errors=True)
     return context, model_folder

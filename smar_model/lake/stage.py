@@ -14,6 +14,7 @@ from typing import Any, Literal
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
 from smar_model.lake.digests import digest_file, digest_files, digest_json
+from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import REPOSITORY, Settings
@@ -129,7 +130,8 @@ def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object
                 report=report,
             )
             report("working")
-            metrics = _work(context)
+            with recorded_resources(resources_file(run, stage.name)):
+                metrics = _work(context)
             artifact = attempt.publish(
                 metrics=metrics,
                 inputs={name: i.digest for name, i in inputs.items()},
@@ -156,6 +158,11 @@ def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object
     print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)
     sys.stdout.flush()
     return artifact
+
+
+def resources_file(run: Run, stage: str) -> Path:
+    """What the stage took of the machine when this run did its work (`resource_use.py`); it is not there where it reused a result."""
+    return run.folder / f"{stage}.resources.jsonl"
 
 
 def share_stage(stage: Stage, run: Run, key: str) -> None:

@@ -1,6 +1,10 @@
 """`smar track`: a run and its stages in MLflow, one parent run and a child for each stage, made from the run's record.
 
-The record on disk is the truth; tracking may be repeated at any time and only adds what is new.
+    parent   settings, headline figures, decision, note, code and library versions, digest of the lock; report, decision and checks
+    child    the settings it read, inputs with their digests as data sets, metrics, curves by step, what it took of the machine
+
+The record on disk is the truth; tracking may be repeated at any time and only adds what is new. So a tracker that is away loses
+nothing: what has finished stays, and the next `smar track` logs it.
 """
 
 from __future__ import annotations
@@ -9,25 +13,34 @@ import json
 import math
 import os
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.checkout import commit
+from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import Run
+from smar_model.lake.stage import resources_file
 from smar_model.release.registry import Registry
 from smar_model.release.steps import recorded_step
+from smar_model.settings import REPOSITORY
 from smar_model.stages import STAGES
 
 STEPS = ("start", *STAGES, "register", "promote")
 """What has to finish for a run to count as finished, in order."""
+AIRFLOW_URL = "SMAR_AIRFLOW_URL"
+"""Variable of the environment in which a DAG's task names the page of its run."""
+LIBRARIES = ("torch", "transformers", "timm", "faiss-cpu", "pyspark", "pyarrow", "numpy", "mlflow")
 BATCH = 1_000
 """Metrics in one request (MLflow's limit); parameters and tags: 100."""
 DOCUMENTS = {
     "measure-drift": ("drift.html",),
     "check-data": ("checks.json", "checks.html"),
     "evaluate": ("evaluation.json",),
+    "gate": ("decision.json",),
     "report": ("report.html",),
 }
 
@@ -101,10 +114,16 @@ def _track_step(registry: Registry, run: Run, parent: str, step: str, state: dic
         }
         tags |= {f"input.{name}": digest for name, digest in artifact.manifest["inputs"].items()}
         params = _flat(artifact.manifest["settings"])
-        curves = _history(artifact, ended) + _speed(run, step, ended)
+        curves = (
+            _history(artifact, ended)
+            + _speed(run, step, ended)
+            + ([] if state.get("reused") else _resources(run, step, started))
+        )
         drawn = {metric.key for metric in curves}
         metrics = [metric for metric in metrics if metric.key not in drawn] + curves
     _log(registry, run_id, metrics, params, tags)
+    if artifact and not known:
+        registry.client.log_inputs(run_id, _data_sets(run, artifact))
     registry.client.set_terminated(run_id, "FINISHED" if state["state"] == "finished" else "FAILED", end_time=ended)
 
 
@@ -116,7 +135,10 @@ def _track_parent(registry: Registry, run: Run, parent: str, states: dict[str, d
         for name, value in (states["evaluate"]["metrics"] if "evaluate" in finished else {}).items()
         if _is_number(value)
     ]
-    tags = {"smar.failed": ", ".join(failed), "smar.settings": run.settings_source}
+    tags = {"smar.failed": ", ".join(failed), "smar.settings": run.settings_source} | code_versions()
+    tags["mlflow.note.content"] = _description(run, states)
+    if orchestrator := os.environ.get(AIRFLOW_URL):
+        tags["smar.airflow"] = orchestrator
     for step in ("gate", "promote", "register"):
         if step in finished:
             tags |= {f"smar.{name}": str(v) for name, v in states[step]["metrics"].items() if name in _DECISION_TAGS}
@@ -128,6 +150,47 @@ def _track_parent(registry: Registry, run: Run, parent: str, states: dict[str, d
         registry.client.set_terminated(parent, "FAILED")
     elif len(finished) == len(STEPS):
         registry.client.set_terminated(parent, "FINISHED")
+
+
+def code_versions() -> dict[str, str]:
+    """Tags: commit, digest of the lock, and versions of the libraries that figures depend on most."""
+    tags = {"smar.commit": commit(), "smar.lock": digest_file(REPOSITORY / "requirements.lock")}
+    for name in LIBRARIES:
+        try:
+            tags[f"smar.version.{name}"] = version(name)
+        except PackageNotFoundError:  # belongs to stages that run in another environment
+            continue
+    return tags
+
+
+def _description(run: Run, states: dict[str, dict[str, Any]]) -> str:
+    """What MLflow shows above the run, in Markdown."""
+    lines = [run.note] if run.note else []
+    for step in ("gate", "promote"):
+        if (state := states.get(step)) and state["state"] == "finished":
+            lines.append(f"**{step}**: {state['metrics'].get('verdict') or state['metrics'].get('text')}")
+    lines += [
+        f"**{step}** {s['state']}: {s.get('message', '')}" for step, s in states.items() if s["state"] != "finished"
+    ]
+    if orchestrator := os.environ.get(AIRFLOW_URL):
+        lines.append(f"[The run in Airflow]({orchestrator})")
+    return "\n\n".join(lines)
+
+
+def _data_sets(run: Run, artifact: Artifact) -> list[DatasetInput]:
+    """What the stage read, by content: outputs of earlier stages."""
+    found = []
+    for name, digest in artifact.manifest["inputs"].items():
+        output = run.find_output(name)
+        data = Dataset(
+            name=name,
+            digest=digest[:36],  # MLflow takes no more
+            source_type="smar output",
+            source=json.dumps({"stage": name, "digest": digest, "folder": str(output.folder) if output else None}),
+            profile=json.dumps({n: v for n, v in output.metrics.items() if _is_number(v)}) if output else None,
+        )
+        found.append(DatasetInput(dataset=data, tags=[InputTag("mlflow.data.context", artifact.stage)]))
+    return found
 
 
 _DECISION_TAGS = {"decision", "verdict", "outcome", "version"}
@@ -161,6 +224,19 @@ def _speed(run: Run, stage: str, at: int) -> list[Metric]:
         return []
     points = {p["step"]: p["pairs_per_second"] for p in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
     return [Metric("pairs_per_second", value, at, step) for step, value in points.items()]
+
+
+def _resources(run: Run, stage: str, began: int) -> list[Metric]:
+    """What the stage took of the machine, for MLflow's page of system metrics, which knows them by their prefix."""
+    file = resources_file(run, stage)
+    if not file.is_file():
+        return []
+    return [
+        Metric(f"system/{name}", value, began + int(1_000 * sample["seconds"]), number)
+        for number, sample in enumerate(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+        for name, value in sample.items()
+        if name != "seconds"
+    ]
 
 
 def _log(registry: Registry, run_id: str, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:

@@ -145,6 +145,8 @@ def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureF
     assert before["finetune"].data.metrics["pairs_per_second"] == 15_000
     assert before["finetune"].data.tags["input.pretrain"] == "abc"
     assert before["finetune"].data.params["training.seed"] == "1"
+    read = {i.dataset.name: i.dataset.digest for i in before["gate"].inputs.dataset_inputs}
+    assert read == {n: d[:36] for n, d in first.output("gate").manifest["inputs"].items()}
     assert track_run(first) == parent
     assert {name: r.info.run_id for name, r in children().items()} == {n: r.info.run_id for n, r in before.items()}
     run = registry.client.get_run(parent)
@@ -152,7 +154,11 @@ def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureF
     assert run.info.run_name == f"{LAST_DAY} first"
     assert run.data.params["network.dimension"] == "16"
     assert 0 <= run.data.metrics["challenger_overall_recall_at_50"] <= 1
-    assert {f.path for f in registry.client.list_artifacts(parent)} >= {"report.html", "evaluation.json", "checks.json"}
+    named = {"report.html", "evaluation.json", "checks.json", "decision.json"}
+    assert {f.path for f in registry.client.list_artifacts(parent)} >= named
+    assert len(run.data.tags["smar.lock"]) == 64
+    assert run.data.tags["smar.version.torch"].startswith("2.")
+    assert "**gate**: promote" in run.data.tags["mlflow.note.content"]
 
 
 def test_a_rejected_challenger_is_a_normal_end(home: Path, first: Run) -> None:

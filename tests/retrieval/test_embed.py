@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -272,7 +273,8 @@ def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
     made: PublishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding, "SHARD", 7)
-    run = made.run
+    training = made.run.settings.training.model_copy(update={"threads": 1})  # one process, which the test can look into
+    run = replace(made.run, settings=made.run.settings.model_copy(update={"training": training}))
     whole = embed(run)
     sweep_orphans()
     forget_embeddings()
@@ -302,7 +304,6 @@ def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
 
 def test_several_processes_embed_as_one(made: PublishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "SHARD", 8)
-    monkeypatch.setattr(embedding, "SHARDS_A_PROCESS", 1)
     assert made.run.settings.training.threads == 2
     artifact = embed(made.run)
     assert_as_embedded_directly(made, artifact)
