@@ -143,8 +143,8 @@ def machine() -> str:
 
 METHOD = f"""Everything is made by the product's own functions (`smar_model/retrieval/`): the factory string, training, the search parameters found for
 `index.minimum_recall` {FLOOR:g}, the files, `Searcher`. Vectors are [S_t ; S_m − S_t]; queries are texts of the click log, encoded by the
-trained model. Search parameters are found with one half of the distinct queries, figures are measured with the other, {MEASURED_A_BUCKET} of
-each fifth of the share of S_m that routes them where there are so many. Threads that wait sleep (`OMP_WAIT_POLICY=passive`), as in every command."""
+trained model. Search parameters are found with one half of the distinct queries, {MEASURED_A_BUCKET} of each fifth of the share of S_m that routes them, in
+thin fifths filled up with others asked with such a share, as the stage does it; figures are measured with the other half, as they are. Threads that wait sleep (`OMP_WAIT_POLICY=passive`), as in every command."""
 
 
 class Bench:
@@ -195,7 +195,10 @@ class Bench:
         place = np.digitize(base["routes"][rows], indexing.BUCKETS)
         counts = np.bincount(place, minlength=len(indexing.BUCKETS) + 1)
         rows = np.concatenate([rows[place == b][:MEASURED_A_BUCKET] for b in range(len(counts))])
-        return base["texts"][rows].tolist(), base["asked"][rows][:, None], base["routes"][rows], counts / counts.sum()
+        asked, routes = base["asked"][rows][:, None], base["routes"][rows]
+        if half == 0:
+            asked, routes = indexing.fill_buckets(asked, routes)
+        return base["texts"][rows].tolist(), asked, routes, counts / counts.sum()
 
     def recall_queries(self, half: int) -> indexing.RecallQueries:
         """With what exact search answers, kept: it takes longest."""

@@ -36,8 +36,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, decode_thumbnail, iterate_pictures
-from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
+from smar_model.data.catalogue import MAXIMUM_FRAMES, iterate_pictures
+from smar_model.data.patch_tokens import (
+    ItemPictures,
+    PatchTokens,
+    distinct_pictures,
+    read_item_pictures,
+    read_patch_tokens,
+)
 from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import ItemTokens, find_rows, read_item_tokens, write_item_tokens
 from smar_model.data.training_pairs import iterate_rows
@@ -46,7 +52,7 @@ from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoint
 from smar_model.lake.digests import digest_bytes, digest_file, digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, model_digest
-from smar_model.training.encode_pictures import encoder_digest
+from smar_model.training.encode_pictures import encoder_digest, refuse_other_size
 
 BATCH = 256
 """Items embedded at a time."""
@@ -237,25 +243,10 @@ def encode_new_pictures(
     kind = np.float16 if model.vision_locked else np.float32
     shape = (max(1, len(wanted)), model.vision.patches, model.vision.channels)
     tokens = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
-    missing = np.ones(len(wanted), bool)
-    rows: list[int] = []
-    pixels: list[np.ndarray] = []
-
-    def encode() -> None:
-        if rows:
-            tokens[rows] = _encode(model, np.stack(pixels)).numpy().astype(kind)
-            rows.clear()
-            pixels.clear()
-
-    for batch in iterate_pictures(files, ["picture_digest", "thumbnail"]) if len(wanted) else ():
-        for row, data in zip(find_rows(digests[wanted], batch["picture_digest"]), batch["thumbnail"], strict=True):
-            if row >= 0 and missing[row]:
-                missing[row] = False
-                rows.append(int(row))
-                pixels.append(decode_thumbnail(data))
-                if len(rows) == PICTURES_TOGETHER:
-                    encode()
-    encode()
+    is_wanted = np.zeros(len(digests), bool)
+    is_wanted[wanted] = True
+    for rows, pixels in distinct_pictures(files, digests, is_wanted, together=PICTURES_TOGETHER):
+        tokens[np.searchsorted(wanted, rows)] = _encode(model, pixels).numpy().astype(kind)
     return partial(_read_encoded, file, wanted)
 
 
@@ -266,12 +257,7 @@ def _read_encoded(file: Path, wanted: np.ndarray, rows: np.ndarray) -> np.ndarra
 @torch.inference_mode()
 def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
     """(B, 3, H, W) uint8 to (B, P, C)."""
-    shape = model.shape
-    if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
-        raise InputError(
-            f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the model was trained on "
-            f"{shape.picture_width}×{shape.picture_height}: set settings.pictures back, or retrain"
-        )
+    refuse_other_size(model, pixels)
     return model.picture_patches(torch.from_numpy(pixels).float() / 255)
 
 

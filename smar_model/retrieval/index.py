@@ -4,7 +4,7 @@
 1. Choose a factory string by the size of the catalogue and the recall asked for: exact search while it is quick; above, inverted
    lists of 4-bit product quantiser codes (FAISS's fast scan), the best of which are scored again in half precision.
 2. Train it on a sample, add the items block by block: no more than a block of vectors is in memory beside the index.
-3. Search with real queries, as many of each share of S_m, and compare with exact search: the cheapest search parameters whose
+3. Search with real queries, as many of each share of S_m (where few have it, others are asked with it), and compare with exact search: the cheapest search parameters whose
    recall reaches the floor with a margin in the worst bucket are kept. Below the floor nothing is published.
 
 A refresh of the same model's index takes its trained parts and search parameters and skips training. FAISS removes items by reading
@@ -212,7 +212,10 @@ class RecallQueries:
 
 
 def draw_queries(encoder: QueryEncoder, queries: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Of distinct queries up to QUERIES_A_BUCKET from each bucket, and `asked`, `routes` and `shares` of RecallQueries."""
+    """Of distinct queries up to QUERIES_A_BUCKET from each bucket, and `asked`, `routes` and `shares` of RecallQueries.
+
+    What `fill_buckets` adds comes after those of the texts.
+    """
     random = np.random.default_rng(0)
     texts = [queries[i] for i in np.sort(random.permutation(len(queries))[:QUERIES_READ])]
     asked, routes, _ = encoder.encode(texts)
@@ -220,8 +223,26 @@ def draw_queries(encoder: QueryEncoder, queries: Sequence[str]) -> tuple[list[st
     counts = np.bincount(place, minlength=len(BUCKETS) + 1)
     chosen = [random.permutation(np.flatnonzero(place == b))[:QUERIES_A_BUCKET] for b in range(len(counts))]
     rows = np.sort(np.concatenate(chosen))
-    asked = asked.reshape(len(texts), encoder.heads, -1)[rows]
-    return [texts[row] for row in rows], asked, routes[rows], counts / len(texts)
+    asked, filled = fill_buckets(asked.reshape(len(texts), encoder.heads, -1)[rows], routes[rows])
+    return [texts[row] for row in rows], asked, filled, counts / len(texts)
+
+
+def fill_buckets(asked: np.ndarray, routes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries (Q, K, 2D) and their shares of S_m (Q,), and after them further ones: in a bucket that has some, but fewer than
+    QUERIES_A_BUCKET, others of the queries are asked with a share of this bucket.
+
+    A few dozen queries say too little about the worst of the next thousand, which are found too rarely.
+    """
+    random, bounds = np.random.default_rng(1), (0.0, *BUCKETS, 1.0)
+    counts = np.bincount(np.digitize(routes, BUCKETS), minlength=len(BUCKETS) + 1)
+    every, shares = [asked], [routes]
+    for bucket in np.flatnonzero((counts > 0) & (counts < QUERIES_A_BUCKET)):
+        others = random.integers(0, len(asked), QUERIES_A_BUCKET - counts[bucket])
+        share = random.uniform(bounds[bucket], bounds[bucket + 1], len(others)).astype(routes.dtype)
+        heads = asked[others, :, : asked.shape[2] // 2]
+        every.append(np.concatenate([heads, share[:, None, None] * heads], axis=2))
+        shares.append(share)
+    return np.concatenate(every), np.concatenate(shares)
 
 
 def check_query_tower(
@@ -238,11 +259,14 @@ def check_query_tower(
     Raises:
         InputError: the difference is over TOLERANCE, or in 8 bits the share under LEAST_KEPT.
     """
+    # Those of the texts come first in `queries`.
     ours, _, p = exported.encode(texts)
     theirs, _, eager_p = eager.encode(texts)
     difference = max(float(np.abs(ours - theirs).max()), float(np.abs(p - eager_p).max()))
     _, rows = exact_search(vectors, ours, queries.rows.shape[1])
-    kept = float(np.mean([np.isin(r, wanted).mean() for r, wanted in zip(rows, queries.rows, strict=True)]))
+    kept = float(
+        np.mean([np.isin(r, wanted).mean() for r, wanted in zip(rows, queries.rows[: len(rows)], strict=True)])
+    )
     if settings.query_tower == "onnx" and difference > TOLERANCE:
         raise InputError(
             f"index.query_tower onnx: differs from PyTorch by {difference:.1e}, over {TOLERANCE:.0e}; set it to pytorch"
@@ -347,7 +371,8 @@ def recall_by_speed(
 ) -> list[dict[str, Any]]:
     """Recall, overall and in the worst bucket, and median milliseconds a query, with the search parameters in use and with a few
     that look at fewer lists, or more: what another `index.minimum_recall` would buy. The parameters in use are set again after."""
-    space, asked = faiss.ParameterSpace(), _timed(queries)
+    space: Any = faiss.ParameterSpace()
+    asked = _timed(queries)
     found = re.fullmatch(r"(nprobe|efSearch)=(\d+)(.*)", parameters)
     lists = faiss.try_extract_index_ivf(index)
     most = lists.nlist if lists else math.inf

@@ -6,15 +6,15 @@ only pictures that the newest earlier output does not hold are encoded; the resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, decode_thumbnail, iterate_pictures, picture_view
-from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
+from smar_model.data.catalogue import MAXIMUM_FRAMES, iterate_pictures, picture_view
+from smar_model.data.patch_tokens import PatchTokens, distinct_pictures, read_patch_tokens
 from smar_model.data.token_tables import find_rows
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import newest_artifact
@@ -37,6 +37,16 @@ def encoder_digest(model: RetrievalModel) -> str:
     shape = model.shape
     size = (shape.picture_width, shape.picture_height)
     return digest_json([weights, shape.vision_encoder, shape.network.vision.options, size])
+
+
+def refuse_other_size(model: RetrievalModel, pixels: np.ndarray) -> None:
+    """Raises InputError: pictures (B, 3, H, W) have another size than the model's encoder was made for."""
+    shape = model.shape
+    if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
+        raise InputError(
+            f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the vision encoder was made for "
+            f"{shape.picture_width}×{shape.picture_height}: set settings.pictures back, or train it again"
+        )
 
 
 def run(context: StageContext) -> dict[str, float | str]:
@@ -68,7 +78,7 @@ def run(context: StageContext) -> dict[str, float | str]:
         for part in np.array_split(np.flatnonzero(~is_new), len(digests) // 4096 + 1):
             write(part, np.stack([earlier.read(old[part], view) for view in range(shape[0])], axis=1))
     context.report(f"encoding {is_new.sum():,} pictures in {shape[0]} views; {(~is_new).sum():,} are encoded already")
-    for rows, pixels in _pictures(files, digests, is_new):
+    for rows, pixels in distinct_pictures(files, digests, is_new, together=BATCH):
         names = digests[rows].astype(str).tolist()
         views = [_encode(model, picture_view(pixels, names, view)) for view in range(shape[0])]
         write(rows, torch.stack(views, dim=1).numpy())
@@ -85,31 +95,10 @@ def _digests(files: list[Path]) -> np.ndarray:
     return np.unique(np.concatenate(found))
 
 
-def _pictures(files: list[Path], digests: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows in `digests` and pixels (B, 3, H, W) of the wanted pictures, `BATCH` at a time, each once."""
-    missing, rows, pixels = wanted.copy(), [], []
-    for batch in iterate_pictures(files, ["picture_digest", "thumbnail"]):
-        for row, data in zip(find_rows(digests, batch["picture_digest"]), batch["thumbnail"], strict=True):
-            if row >= 0 and missing[row]:
-                missing[row] = False
-                rows.append(row)
-                pixels.append(decode_thumbnail(data))
-                if len(rows) == BATCH:
-                    yield np.array(rows), np.stack(pixels)
-                    rows, pixels = [], []
-    if rows:
-        yield np.array(rows), np.stack(pixels)
-
-
 @torch.inference_mode()
 def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
     """(B, 3, H, W) uint8 to (B, P, C) float16."""
-    shape = model.shape
-    if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
-        raise InputError(
-            f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the vision encoder was adapted to "
-            f"{shape.picture_width}×{shape.picture_height}: run adapt-vision again"
-        )
+    refuse_other_size(model, pixels)
     full = np.zeros((BATCH, *pixels.shape[1:]), np.uint8)
     full[: len(pixels)] = pixels
     patches = model.picture_patches(torch.from_numpy(full).to(device()).float() / 255)

@@ -28,6 +28,7 @@ from smar_model.retrieval.index import (
     build_index,
     choose_factory,
     exact_search,
+    fill_buckets,
     fill_index,
     merge_indexes,
     recall_against_exact,
@@ -132,6 +133,19 @@ def test_the_worst_bucket_with_enough_queries_decides() -> None:
     assert found["worst"] == hard, "20 queries are too few to count"
     assert found["overall"] == pytest.approx(0.98 * easy + 0.01 * hard + 0.01 * few)
     assert mixed_queries(vectors, {0.0: 60, 0.5: 20}).measure(index, vectors)["worst"] > hard
+
+
+def test_thin_buckets_are_filled_with_other_queries_asked_with_their_share() -> None:
+    heads, routes = np.stack([draw(300), draw(300, seed=1)], axis=1), np.full(300, 0.95, np.float32)
+    routes[:3] = [0.45, 0.5, 0.59]
+    asked = np.concatenate([heads, routes[:, None, None] * heads], axis=2)
+    filled, shares = fill_buckets(asked, routes)
+    assert (filled[:300] == asked).all()
+    assert len(filled) == len(shares) == 300 + 197, "empty buckets stay empty, those with enough as they are"
+    assert ((shares[300:] > 0.4) & (shares[300:] < 0.6)).all()
+    np.testing.assert_allclose(filled[300:, :, 16:], shares[300:, None, None] * filled[300:, :, :16])
+    assert {row.tobytes() for row in filled[300:, 0, :16]} <= {row.tobytes() for row in heads[:, 0]}
+    assert len(fill_buckets(asked[3:], routes[3:])[0]) == 297
 
 
 @pytest.mark.parametrize("floor", [0.7, 0.9])

@@ -181,5 +181,5 @@ def test_a_variant_that_reads_no_pictures_or_trains_its_encoder_passes(run: Run,
 
 def test_thumbnails_of_another_size_are_refused(run: Run) -> None:
     give_pictures(run, COLOURS[:3], size=(32, 32))
-    with pytest.raises(InputError, match="pictures are 32×32, the vision encoder was adapted to 48×64"):
+    with pytest.raises(InputError, match="pictures are 32×32, the vision encoder was made for 48×64"):
         encode(run)
