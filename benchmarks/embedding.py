@@ -84,7 +84,7 @@ def main() -> None:
         rates = {name: [f["items"] / f["seconds"] for f in each] for name, each in figures.items()}
         ratios = [a / b for a, b in zip(rates["stage"], rates["bare"], strict=True)]
         lines.append(
-            f"| {network} | {figures['stage'][0]['items']:,} | {statistics.median(rates['stage']):,.0f} | {statistics.median(rates['bare']):,.0f} | "
+            f"| {network} | {figures['stage'][0]['items']:,.0f} | {statistics.median(rates['stage']):,.0f} | {statistics.median(rates['bare']):,.0f} | "
             f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f}) |"
         )
     about = f"{dt.date.today()}, commit {commit()}, {machine()}."

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -400,9 +401,13 @@ def paper_tower(bench: Bench) -> Path:
     return folder
 
 
-def encoders(bench: Bench) -> dict[str, QueryEncoder]:
+NETWORKS: dict[str, Callable[[Bench], Path]] = {"default": lambda bench: bench.model_folder, "paper size": paper_tower}
+
+
+def encoders(bench: Bench, networks: Sequence[str] = tuple(NETWORKS)) -> dict[str, QueryEncoder]:
     found = {}
-    for network, folder in {"default": bench.model_folder, "paper size": paper_tower(bench)}.items():
+    for network in networks:
+        folder = NETWORKS[network](bench)
         model = load_model(folder)
         found[f"{network}, PyTorch"] = QueryEncoder(model, folder / "tokenizer.json")
         for name, int8 in {"ONNX Runtime": False, "ONNX Runtime int8": True}.items():
@@ -416,7 +421,6 @@ def encoders(bench: Bench) -> dict[str, QueryEncoder]:
 def measure_latency(bench: Bench) -> dict[str, Any]:
     """A query from text to titles, alone on one core."""
     on_one_core()
-    towers = encoders(bench)
     before = resident()
     searcher = Searcher.load(bench.model_folder, bench.index_folder)
     memory = resident() - before
@@ -429,21 +433,27 @@ def measure_latency(bench: Bench) -> dict[str, Any]:
             times_of(lambda n: [searcher._hit(r, 0.0) for r in hits[n].rows[0].tolist()], len(texts))
         ),
     }
-    for name, encoder in towers.items():
-        found[f"encode, {name}"] = percentiles(times_of(lambda n, e=encoder: e.encode([texts[n]]), len(texts)))
-    for name, encoder in towers.items():
-        if name.startswith("default"):
-            searcher.encoder = encoder
-            found[f"whole, {name}"] = percentiles(times_of(lambda n: searcher.search([texts[n]], k=SHOWN), len(texts)))
-        else:
-            # An untrained tower's queries are not where real ones are: what it encodes is thrown away, what is searched is real.
-            def whole(n: int, tower: QueryEncoder = encoder) -> None:
-                tower.encode([texts[n]])
-                ranking = searcher.rank_routed(asked[n], SHOWN)
-                [searcher._hit(row, 0.0) for row in ranking.rows[0].tolist()]
-
+    # One network after the other: the first is measured without the other's memory.
+    for network in NETWORKS:
+        towers = encoders(bench, [network])
+        for name, encoder in towers.items():
+            found[f"encode, {name}"] = percentiles(times_of(lambda n, e=encoder: e.encode([texts[n]]), len(texts)))
+        for name, encoder in towers.items():
+            if network == "default":
+                searcher.encoder = encoder
+                whole = lambda n: searcher.search([texts[n]], k=SHOWN)  # noqa: E731
+            else:
+                # An untrained tower's queries are not where real ones are: what it encodes is thrown away, what is searched is real.
+                whole = partial(search_beside, searcher, encoder, texts, asked)
             found[f"whole, {name}"] = percentiles(times_of(whole, len(texts)))
     return {"times": found, "bytes": memory}
+
+
+def search_beside(searcher: Searcher, encoder: QueryEncoder, texts: list[str], asked: list[np.ndarray], n: int) -> None:
+    encoder.encode([texts[n]])
+    ranking = searcher.rank_routed(asked[n], SHOWN)
+    for row in ranking.rows[0].tolist():
+        searcher._hit(row, 0.0)
 
 
 def resident() -> int:
