@@ -413,7 +413,8 @@ class Gate(Section):
     better_in: tuple[str, ...] = ()
     """Segments (`overall` is all queries) in which the challenger must be shown to be better than the champion."""
     precision_margin: Annotated[float, Field(ge=0)] = 0.05
-    """Likewise of the relevance precision P@50 outside fashion, as a share of the champion's: what recall can be bought with."""
+    """By how much of the champion's relevance precision, P@50 outside fashion, the challenger's may be worse, shown like
+    `champion_margin`: precision is what recall can be bought with."""
     maximum_calibration_error: Share = 0.05
     """Mean distance of P(q) from the share of visual queries that it promises."""
     maximum_search_p99_ms: Annotated[float, Field(gt=0)] | None = None
