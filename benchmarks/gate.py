@@ -83,7 +83,11 @@ class SimulatedShop:
         )
 
     def judge(
-        self, models: Mapping[str, float | Mapping[str, float]], random: np.random.Generator, *, permutations: int = 1_000
+        self,
+        models: Mapping[str, float | Mapping[str, float]],
+        random: np.random.Generator,
+        *,
+        permutations: int = 1_000,
     ) -> dict[str, Any]:
         """`evaluation.json` of a day on which these models answered.
 
@@ -94,9 +98,9 @@ class SimulatedShop:
 
         def noise() -> np.ndarray:
             """A third of it is the cluster's."""
-            return np.sqrt(1 / 3) * random.normal(size=self.bootstrap.clusters)[cluster] + np.sqrt(2 / 3) * random.normal(
-                size=count
-            )
+            return np.sqrt(1 / 3) * random.normal(size=self.bootstrap.clusters)[cluster] + np.sqrt(
+                2 / 3
+            ) * random.normal(size=count)
 
         easy, precise = noise(), np.clip(0.15 + 0.1 * noise(), 0.02, 1)
         values = {}
@@ -108,7 +112,9 @@ class SimulatedShop:
             changed = (random.random(count) < 0.3) * np.rint(random.normal(size=count)) / 50
             precision = np.clip(precise * (1 + np.asarray(gains)) + changed, 0, 1)
             values[name] = {"recall_at_50": found, "ndcg_at_10": found, "precision_at_50": precision}
-        figures = summarise(values, self.bootstrap, self.segments, permutations=permutations, seed=int(random.integers(2**31)))
+        figures = summarise(
+            values, self.bootstrap, self.segments, permutations=permutations, seed=int(random.integers(2**31))
+        )
         return {"queries": count, **figures, **HEALTHY}
 
 
@@ -163,12 +169,23 @@ class DailyLosses:
     @property
     def first_anchored(self) -> int | None:
         """First day, from 1, on which an anchor refused."""
-        days = [n for n, rules in enumerate(self.refused_by, 1) if {"not_worse_than_best_release", "not_worse_than_cold_start"} & {*rules}]
+        days = [
+            n
+            for n, rules in enumerate(self.refused_by, 1)
+            if {"not_worse_than_best_release", "not_worse_than_cold_start"} & {*rules}
+        ]
         return days[0] if days else None
 
 
 def lose_daily(
-    shop: SimulatedShop, settings: Gate, *, days: int, loss: float, anchors: tuple[str, ...], seed: int, permutations: int = 200
+    shop: SimulatedShop,
+    settings: Gate,
+    *,
+    days: int,
+    loss: float,
+    anchors: tuple[str, ...],
+    seed: int,
+    permutations: int = 200,
 ) -> DailyLosses:
     """Retrain daily, each challenger `loss` below the champion, promoting what the gate lets pass.
 
@@ -204,3 +221,143 @@ def lose_daily(
             release(day, total, evaluation)
         lost.append(versions[-1]["lost"])
     return DailyLosses(lost=lost, refused_by=refused_by)
+
+
+EQUAL = {"challenger": 0.0, "champion": 0.0, "best_release": 0.0, "cold_start": 0.0}
+RULES = ("not_worse_than_champion", "not_worse_than_best_release", "not_worse_than_cold_start")
+
+
+def shops() -> dict[str, tuple[SimulatedShop, Gate]]:
+    """Name → a shop with the settings that ship for one of its size."""
+    return {
+        "10,000 queries, 6 % outside fashion, Recall@50 69 % (the defaults)": (SimulatedShop.draw(10_000), Gate()),
+        "6,000 queries, likewise, 82 % (`configs/real_products.yaml`)": (
+            SimulatedShop.draw(6_000, recall=(0.816, 0.975)),
+            load_settings(REPOSITORY / "configs" / "real_products.yaml").gate,
+        ),
+        "1,500 queries, 38 % outside fashion, 95 % (`configs/sample_shop.yaml`)": (
+            SimulatedShop.draw(1_500, fashion=0.62, recall=(0.934, 0.985)),
+            load_settings(REPOSITORY / "configs" / "sample_shop.yaml").gate,
+        ),
+    }
+
+
+def scenarios(settings: Gate) -> dict[str, dict[str, Any]]:
+    lost = max(settings.guarded_segments.values())
+    return {
+        "equal to all of them": EQUAL,
+        f"{100 * lost:g} points lost everywhere, the margin of the guarded segments": EQUAL | {"challenger": -lost},
+        "2 points better": EQUAL | {"challenger": 0.02},
+        "2 points better in fashion, 5 lost outside": EQUAL | {"challenger": {"fashion": 0.02, "not_fashion": -0.05}},
+        "3 points lost": EQUAL | {"challenger": -0.03},
+    }
+
+
+def outcomes(shop: SimulatedShop, settings: Gate, models: Mapping[str, Any], *, pairs: int, seed: int) -> Counter[str]:
+    """How many challengers were called better anywhere, promoted, and refused by which rules."""
+    counts: Counter[str] = Counter()
+    for _, decision in decisions(shop, settings, models, pairs=pairs, seed=seed):
+        broken = {reason.rule for reason in decision.reasons if not reason.passed}
+        counts["better"] += bool(decision.better)
+        counts["promoted"] += decision.promote
+        counts["segments"] += lost_in_segments(decision)
+        counts["precision_outside_fashion"] += "precision_outside_fashion" in broken
+        counts.update(broken & set(RULES))
+    return counts
+
+
+def spread(queries: int, *, pairs: int) -> dict[str, float]:
+    """Standard error of the difference of two equal models, in points, all queries and outside fashion; and what the gate's bound then lets
+    pass: the margins with which 80 % and 95 % of equal challengers pass."""
+    shop, random = SimulatedShop.draw(queries), np.random.default_rng(queries)
+    bounds, errors, outside = [], [], []
+    for _ in range(pairs):
+        evaluation = shop.judge({"challenger": 0.0, "champion": 0.0}, random, permutations=1)
+        segments = evaluation["differences"]["champion"]
+        found = segments["overall"]["recall_at_50"]
+        bounds.append(lower_bound(found["mean"], found["standard_error"], evaluation["clusters"]))
+        errors.append(found["standard_error"])
+        outside.append(segments["not_fashion"]["recall_at_50"]["standard_error"])
+    most, half = np.quantile(bounds, [0.05, 0.2])
+    return {
+        "error": 100 * float(np.mean(errors)),
+        "outside": 100 * float(np.mean(outside)),
+        "margin_80": -100 * float(half),
+        "margin_95": -100 * float(most),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=1_000, help="challengers of each scenario")
+    parser.add_argument("--repeats", type=int, default=20, help="times that thirty days are simulated")
+    parser.add_argument("--write", type=Path, default=REPOSITORY / "benchmarks" / "gate.md")
+    arguments = parser.parse_args()
+    pairs, repeats = arguments.pairs, arguments.repeats
+    lines = [
+        f"# The gate, simulated, {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"Written whole by `python benchmarks/gate.py --pairs {pairs} --repeats {repeats}`, commit {commit()}. How models are simulated stands at the",
+        "head of that file; they are judged by the code of the stages evaluate and gate themselves, with 1,000 permutations.",
+        "",
+        "## What a number of queries can show",
+        "",
+        "Two equal models, recall and segments as of real products (69 %; 6 % of the queries outside fashion); points of Recall@50. A margin below",
+        "the last column refuses more than one in twenty challengers that are as good as the champion.",
+        "",
+        "| queries | standard error of the difference | outside fashion | margin with which 80 % of equals pass | 95 % |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for queries in (500, 1_500, 3_000, 6_000, 10_000, 20_000):
+        found = spread(queries, pairs=min(pairs, 300))
+        lines.append(
+            f"| {queries:,} | {found['error']:.2f} | {found['outside']:.2f} | {found['margin_80']:.2f} | {found['margin_95']:.2f} |"
+        )
+        print(lines[-1], flush=True)
+    for name, (shop, settings) in shops().items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"Margins: champion {100 * settings.champion_margin:g}, anchors {100 * settings.anchor_margin:g} points. {pairs:,} challengers of each kind, "
+            "in per cent.",
+            "",
+            "| the challenger is | called better | promoted | refused: champion | best release | cold start | any guarded segment | precision |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for seed, (scenario, models) in enumerate(scenarios(settings).items()):
+            counts = outcomes(shop, settings, models, pairs=pairs, seed=seed)
+            columns = ("better", "promoted", *RULES, "segments", "precision_outside_fashion")
+            lines.append(f"| {scenario} | {' | '.join(f'{100 * counts[column] / pairs:.1f}' for column in columns)} |")
+            print(lines[-1], flush=True)
+    lines += [
+        "",
+        "## Thirty days of −0.3 points",
+        "",
+        "Every day a challenger 0.3 points below the champion that it goes on from, 10,000 queries a day, the defaults; what is promoted is the next",
+        f"day's champion. {repeats} times thirty days: true loss of the champion against the first release, in points.",
+        "",
+        "| anchors | after 10 days | after 20 | after 30 (range) | first day that an anchor refuses (range) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for words, anchors in {
+        "none": (),
+        "best release": ("best_release",),
+        "cold start, weekly": ("cold_start",),
+        "both": ("best_release", "cold_start"),
+    }.items():
+        shop = SimulatedShop.draw(10_000)
+        found = [lose_daily(shop, Gate(), days=30, loss=0.003, anchors=anchors, seed=seed) for seed in range(repeats)]
+        lost = 100 * np.array([days.lost for days in found])
+        first = [days.first_anchored for days in found if days.first_anchored]
+        range_ = f"{min(first)}–{max(first)}, median {np.median(first):g}" if first else "–"
+        lines.append(
+            f"| {words} | {lost[:, 9].mean():.1f} | {lost[:, 19].mean():.1f} | {lost[:, 29].mean():.1f} ({lost[:, 29].min():.1f}–"
+            f"{lost[:, 29].max():.1f}) | {range_} |"
+        )
+        print(lines[-1], flush=True)
+    arguments.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

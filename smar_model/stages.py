@@ -280,7 +280,11 @@ STAGES: dict[str, Stage] = {
             work="smar_model.release.gate:run",
             inputs=("check-data", "index", "evaluate"),
             settings=("gate", "index.minimum_recall"),
-            code=("smar_model/release/gate.py", "smar_model/evaluation/significance.py", "smar_model/evaluation/segments.py"),
+            code=(
+                "smar_model/release/gate.py",
+                "smar_model/evaluation/significance.py",
+                "smar_model/evaluation/segments.py",
+            ),
             rivals=_RIVALS,
         ),
         Stage(

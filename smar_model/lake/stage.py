@@ -211,7 +211,9 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
         "raw": {name: raw[name]() for name in stage.raw},
         "settings": {name: run.settings.section(name) for name in stage.settings},
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
-        "rivals": {n: v["model_digest"] for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
+        "rivals": {n: v["model_digest"] for n, v in run.rivals().items() if n in stage.rivals}
+        if stage.rivals
+        else None,
         "release": [v for name, v in sorted(release.items()) if name.endswith("_digest")] if release else None,
         "lock": digest_file(REPOSITORY / "requirements.lock"),
     }

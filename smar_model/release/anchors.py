@@ -55,9 +55,7 @@ def best_release(promoted: Iterable[dict[str, Any]], cutoff: datetime) -> dict[s
     were. Of several the newest.
     """
     recent = [
-        release
-        for release in promoted
-        if cutoff - MAXIMUM_AGE <= datetime.fromisoformat(release["cutoff"]) <= cutoff
+        release for release in promoted if cutoff - MAXIMUM_AGE <= datetime.fromisoformat(release["cutoff"]) <= cutoff
     ]
     return max(recent, key=lambda r: (r["over_bm25"], r["cutoff"], int(r["version"])), default=None)
 
@@ -73,7 +71,8 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
         if run.cutoff - MAXIMUM_AGE <= other.cutoff < run.cutoff
         and other.base is None
         and other.warm_start is None
-        and (other.settings.shop.root, other.settings.release.model) == (run.settings.shop.root, run.settings.release.model)
+        and (other.settings.shop.root, other.settings.release.model)
+        == (run.settings.shop.root, run.settings.release.model)
         and (other.state("register") or {}).get("state") == "finished"
     ]
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):

@@ -34,7 +34,11 @@ FAMILY_LEVEL = 0.10
 BETTER_LEVEL = 0.01
 """Of wrongly calling a challenger better (or worse) anywhere."""
 RIVALS = {
-    "champion": ("champion_margin", "the champion, version {version}", "no other champion to compare with: floors alone decide"),
+    "champion": (
+        "champion_margin",
+        "the champion, version {version}",
+        "no other champion to compare with: floors alone decide",
+    ),
     "best_release": (
         "anchor_margin",
         "the best release of the last 28 days, version {version}",
@@ -228,7 +232,9 @@ def _no_loss_in_segments(
         if champion is None:
             text = f"{words}: no other champion to lose against"
         elif queries is not None and clusters is not None and clusters < FEWEST_CLUSTERS:
-            text = f"{words}: {queries:,} queries for {clusters} items or texts, under {FEWEST_CLUSTERS}: too few to tell"
+            text = (
+                f"{words}: {queries:,} queries for {clusters} items or texts, under {FEWEST_CLUSTERS}: too few to tell"
+            )
         elif queries is None or clusters is None or found is None:
             passed, text = False, f"{words}: not measured against the champion (gate.guarded_segments: {segment})"
         if text:
@@ -291,12 +297,17 @@ def _better_where_claimed(settings: Gate, champion: dict[str, Any] | None, bette
 def _precision_outside_fashion(evaluation: dict[str, Any], settings: Gate, champion: dict[str, Any] | None) -> Reason:
     rule = "precision_outside_fashion"
     queries, clusters = (_count(evaluation, part, OUTSIDE) for part in ("segments", "segment_clusters"))
-    found, theirs = _difference(evaluation, "champion", OUTSIDE, PRECISION), _mean(evaluation, "champion", OUTSIDE, PRECISION)
+    found, theirs = (
+        _difference(evaluation, "champion", OUTSIDE, PRECISION),
+        _mean(evaluation, "champion", OUTSIDE, PRECISION),
+    )
     text = ""
     if champion is None:
         text = "relevance precision outside fashion: no other champion to compare with"
     elif queries is not None and clusters is not None and clusters < FEWEST_CLUSTERS:
-        text = f"relevance precision outside fashion: {queries:,} queries for {clusters} items or texts, too few to tell"
+        text = (
+            f"relevance precision outside fashion: {queries:,} queries for {clusters} items or texts, too few to tell"
+        )
     if text:
         return Reason(rule=rule, passed=True, observed=None, threshold=None, unit="points", text=text)
     if found is None or theirs is None or clusters is None:

@@ -71,8 +71,8 @@ def start_run(
             run = create_run(run)
         else:
             # MLflow takes seconds to import: only where it is asked.
-            from smar_model.release.registry import champion
             from smar_model.release.anchors import find_anchors
+            from smar_model.release.registry import champion
             from smar_model.release.starting_points import starting_points
 
             met = champion(settings)
