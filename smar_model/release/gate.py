@@ -122,9 +122,10 @@ def decide(
     """
     champion = rivals.get("champion")
     better = _shown_better(evaluation, settings) if champion else []
+    drift = [check for check in checks if _is_drift(check)]
     reasons = [
-        _checks_passed(checks),
-        _no_drift(checks, settings),
+        _checks_passed([check for check in checks if not _is_drift(check)]),
+        _no_drift(drift, settings),
         _enough_queries(evaluation, settings),
         _over_baseline(evaluation, "popularity", settings.over_popularity),
         _over_baseline(evaluation, "bm25", settings.over_bm25),
@@ -151,7 +152,8 @@ def decide(
 
 def _checks_passed(checks: list[dict[str, Any]]) -> Reason:
     broken = [f"{c['table']}: {c['check']}" for c in checks if c["severity"] == "critical" and not c["passed"]]
-    text = f"data checks: {len(broken)} of {len(checks)} critical ones failed" + (
+    critical = sum(check["severity"] == "critical" for check in checks)
+    text = f"data checks: {len(broken)} of {critical} critical ones failed" + (
         f" ({', '.join(broken)})" if broken else ""
     )
     return Reason(
@@ -165,9 +167,12 @@ def _checks_passed(checks: list[dict[str, Any]]) -> Reason:
     )
 
 
-def _no_drift(checks: list[dict[str, Any]], settings: Gate) -> Reason:
-    """Queries against what pretraining was made of, and clicks of the last day against those before."""
-    drift = [c for c in checks if c["table"].startswith("measure-drift/") or c["check"].startswith("shift of ")]
+def _is_drift(check: dict[str, Any]) -> bool:
+    """Whether a check is of true queries against synthetic ones, or of the last day's clicks against those before."""
+    return check["table"].startswith("measure-drift/") or check["check"].startswith("shift of ")
+
+
+def _no_drift(drift: list[dict[str, Any]], settings: Gate) -> Reason:
     failed = [c for c in drift if not c["passed"]]
     refused = [c for c in failed if c["severity"] == "critical" or settings.drift == "warning"]
     text = f"drift: {len(failed)} of {len(drift)} checks failed, {len(refused)} of them count (gate.drift: {settings.drift})"
@@ -245,7 +250,7 @@ def _no_loss_in_segments(
         text = (
             f"{words}: Recall@50 {_points(found['mean'])} points against the champion's (95 %: {_points(found['low'])} to "
             f"{_points(found['high'])}, {queries:,} queries), a loss beyond {100 * margin:.2f} points is "
-            f"{'not ' if p >= FAMILY_LEVEL else ''}shown: p {p:.3f}, refused below {FAMILY_LEVEL:g} (gate.guarded_segments)"
+            f"{'not ' if p >= FAMILY_LEVEL else ''}shown: p {'< 0.001' if p < 0.001 else f'{p:.3f}'}, refused below {FAMILY_LEVEL:g} (gate.guarded_segments)"
         )
         yield _at_least(rule, p, FAMILY_LEVEL, "p", text)
 
