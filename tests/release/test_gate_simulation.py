@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.gate import EQUAL, SPREAD, SimulatedShop, decisions, lose_daily, lost_in_segments
+from benchmarks.gate import EQUAL, PAIR, SPREAD, SimulatedShop, decisions, lose_daily, lost_in_segments
 from smar_model.settings import REPOSITORY, Gate, load_settings
 
 PAIRS = 200
@@ -27,9 +27,7 @@ def sample() -> tuple[SimulatedShop, Gate]:
 def test_two_equal_models_differ_as_two_seeds_did_on_real_queries() -> None:
     shop, random = SimulatedShop.draw(SPREAD["queries"]), np.random.default_rng(0)
     found = [
-        shop.judge({"challenger": 0.0, "champion": 0.0}, random, permutations=1)["differences"]["champion"]["overall"][
-            "recall_at_50"
-        ]
+        shop.judge(PAIR, random, permutations=1)["differences"]["champion"]["overall"]["recall_at_50"]
         for _ in range(10)
     ]
     discordant = [(value["wins"] + value["losses"]) / SPREAD["queries"] for value in found]
@@ -38,10 +36,14 @@ def test_two_equal_models_differ_as_two_seeds_did_on_real_queries() -> None:
 
 
 def test_equals_are_hardly_ever_called_better_or_refused_for_a_segment(sample: tuple[SimulatedShop, Gate]) -> None:
-    found = [decision for _, decision in decisions(*sample, EQUAL, pairs=PAIRS, seed=1)]
+    found = [d for _, d in decisions(*sample, PAIR, pairs=PAIRS, seed=1)]
     assert surely_at_most(sum(bool(decision.better) for decision in found), 0.01)
     assert surely_at_most(sum(map(lost_in_segments, found)), 0.1)
-    assert sum(decision.promote for decision in found) >= 0.9 * PAIRS, "an equal one normally passes"
+
+
+def test_an_equal_of_champion_and_anchors_is_normally_promoted(sample: tuple[SimulatedShop, Gate]) -> None:
+    found = [decision for _, decision in decisions(*sample, EQUAL, pairs=40, seed=6, permutations=1)]
+    assert sum(decision.promote for decision in found) >= 36
 
 
 def test_losses_of_just_the_margin_refuse_at_most_one_in_ten(sample: tuple[SimulatedShop, Gate]) -> None:
@@ -59,9 +61,9 @@ def test_losses_of_just_the_margin_refuse_at_most_one_in_ten(sample: tuple[Simul
 def test_two_points_are_promoted_and_called_better() -> None:
     shop = SimulatedShop.draw(6_000)
     settings = load_settings(REPOSITORY / "configs" / "real_products.yaml").gate
-    found = [d for _, d in decisions(shop, settings, EQUAL | {"challenger": 0.02}, pairs=20, seed=3)]
-    assert sum(decision.promote for decision in found) >= 18
-    assert sum("overall" in decision.better for decision in found) >= 18
+    found = [d for _, d in decisions(shop, settings, EQUAL | {"challenger": 0.02}, pairs=10, seed=3)]
+    assert sum(decision.promote for decision in found) >= 9
+    assert sum("overall" in decision.better for decision in found) >= 9
 
 
 def test_a_loss_outside_fashion_is_refused_though_all_in_all_it_gains(sample: tuple[SimulatedShop, Gate]) -> None:
@@ -77,7 +79,8 @@ def test_small_losses_day_after_day_are_stopped_by_an_anchor_and_by_nothing_else
     held = lose_daily(
         shop, settings, days=30, loss=0.003, anchors=("best_release", "cold_start"), seed=5, permutations=1
     )
-    assert freely.lost[-1] > 0.05, "five points and more are lost"
+    assert freely.lost[-1] > 0.04, "more than four points are lost"
+    assert freely.first_anchored is None
     assert held.lost[-1] < 0.02
     assert held.first_anchored is not None and held.first_anchored <= 10
     assert freely.lost == sorted(freely.lost)
