@@ -295,7 +295,7 @@ def _figure(value: float | str | None, unit: str) -> str:
     written = {
         "share": f"{100 * value:.1f} %",
         "points": f"{100 * value:+.2f} points",
-        "p": f"p {value:.3f}",
+        "p": f"p {_chance(value)}",
         "milliseconds": f"{value:.1f} ms",
         "number": f"{value:.2f}",
         "count": f"{value:,}",

@@ -311,6 +311,8 @@ def test_the_report_tells_the_decision_with_its_reasons(measured: PublishedRun) 
         assert f"{reason['rule'].replace('_', ' ')} {'✓ passed' if reason['passed'] else '✗ broken'}" in text
     assert "minimum queries ✗ broken 40 at least 100 40 queries judged" in text, "observed, allowed, in words"
     assert text.index("✗ broken") < text.index("✓ passed"), "what decides comes first"
+    passed = sum(reason["passed"] for reason in decision["reasons"])
+    assert f"{passed} of {len(decision['reasons'])} rules passed" in text
 
 
 def test_the_report_names_data_settings_and_code(measured: PublishedRun) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.gate import EQUAL, PAIR, SPREAD, SimulatedShop, decisions, lose_daily, lost_in_segments
+from benchmarks.gate import EQUAL, PAIR, SAMPLE_SHOP, SPREAD, SimulatedShop, decisions, lose_daily, lost_in_segments
 from smar_model.settings import REPOSITORY, Gate, load_settings
 
 PAIRS = 200
@@ -21,7 +21,7 @@ def surely_at_most(count: int, share: float) -> bool:
 def sample() -> tuple[SimulatedShop, Gate]:
     """Like the sample shop."""
     settings = load_settings(REPOSITORY / "configs" / "sample_shop.yaml").gate
-    return SimulatedShop.draw(1_500, fashion=0.62, recall=(0.934, 0.985)), settings
+    return SimulatedShop.draw(**SAMPLE_SHOP), settings
 
 
 def test_two_equal_models_differ_as_two_seeds_did_on_real_queries() -> None:
