@@ -133,6 +133,7 @@ def write_rows(path: Path, table: str, rows: list[dict[str, Any]]) -> Path:
 
 
 ANY_MODEL: dict[str, Any] = {
+    "anchor_margin": 1.0,
     "guarded_segments": {},
     "precision_margin": 1_000.0,
     "maximum_calibration_error": 1.0,

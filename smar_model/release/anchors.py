@@ -19,9 +19,12 @@ MAXIMUM_AGE = timedelta(days=28)
 
 
 def find_anchors(run: Run, champion: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The run's `anchors`: `best_release` and `cold_start`, those that there are and that are not the champion's very model."""
-    met = {champion["model_digest"]} if champion else set()
-    found = {}
+    """The run's `anchors`: `best_release` and `cold_start`, those that there are and that are not the champion's very model; before the
+    first release none, as floors alone decide about it."""
+    if champion is None:
+        return {}
+    met = {champion["model_digest"]}
+    found: dict[str, dict[str, Any]] = {}
     for name, anchor in (("best_release", find_best_release(run)), ("cold_start", find_cold_start(run))):
         if anchor and anchor["model_digest"] not in met:
             met.add(anchor["model_digest"])

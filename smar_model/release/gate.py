@@ -118,7 +118,7 @@ def decide(
         checks: content of `checks.json`: {table, check, severity, passed, …} each.
         index: metrics of the stage `index`.
         cutoff: first moment after this run's training.
-        rivals: as `Run.rivals`; without a champion floors, anchors and health decide.
+        rivals: as `Run.rivals`; without any, floors and health decide.
     """
     champion = rivals.get("champion")
     better = _shown_better(evaluation, settings) if champion else []

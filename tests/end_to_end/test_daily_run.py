@@ -35,8 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_settings(home: Path, shop: str = "shop", **training: object) -> Path:
     content = tiny_settings(home / shop).model_dump(mode="json")
     # A model of four steps beats nothing: the floors are for real ones.
-    content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1}
-    content["gate"] |= {"champion_margin": 1.0, "anchor_margin": 1.0}
+    content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1, "champion_margin": 1.0}
     content["checks"]["visual_queries"] = [0.0, 0.1]  # half of them are: a warning on every day
     content["training"] |= training
     path = home / f"{shop}.yaml"

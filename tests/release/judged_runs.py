@@ -18,10 +18,7 @@ from smar_model.stages import STAGES
 from tests.evaluation.published_run import NETWORK, publish_run, write_items
 from tests.tiny_shop import ANY_MODEL, LAST_DAY, tiny_items, tiny_settings
 
-EASY = ANY_MODEL | {
-    **{"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1},
-    **{"champion_margin": 1.0, "anchor_margin": 1.0},
-}
+EASY = ANY_MODEL | {"over_popularity": 0.0, "over_bm25": 0.0, "champion_margin": 1.0, "minimum_queries": 1}
 
 
 def write_settings(home: Path, **sections: Any) -> Path:

@@ -245,6 +245,7 @@ def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Pat
     assert anchors["cold_start"]["run"] == max(registered)
     assert set(replace(next_day, champion=now, anchors=anchors).rivals()) == {"champion", "best_release", "cold_start"}
 
+    assert find_anchors(next_day, None) == {}, "floors alone decide about a first release"
     assert find_anchors(replace(next_day, date=LAST_DAY + timedelta(days=29)), now) == {}, "too old"
     assert find_anchors(replace(next_day, date=LAST_DAY - timedelta(days=1)), now) == {}, (
         "they have seen its evaluation day"
