@@ -66,8 +66,8 @@ STORED_METRICS = ("recall_at_50", "recall_at_100", "mrr", *GRADED_METRICS)
 """Those that the table `query_results` holds for each query."""
 _NO_RIVAL = {
     "champion": "as there was no release before this run or it is this very model",
-    "best_release": "as there was no other release in the 28 days before",
-    "cold_start": "as no other run trained from nothing in the 28 days before",
+    "best_release": "as none of the 28 days before was better than the champion",
+    "cold_start": "as none of the 28 days before is another model than the champion",
 }
 PERMUTATIONS = 10_000
 TOP_ITEMS = 10

@@ -42,12 +42,12 @@ RIVALS = {
     "best_release": (
         "anchor_margin",
         "the best release of the last 28 days, version {version}",
-        "no other release of the last 28 days to compare with",
+        "the best release of the last 28 days: none but the champion to compare with",
     ),
     "cold_start": (
         "anchor_margin",
         "the cold start of run {run}",
-        "no other model trained from nothing in the last 28 days to compare with",
+        "the newest cold start: none of the last 28 days but the champion to compare with",
     ),
 }
 """Name in `evaluation.json` → setting of its margin, what it is, and what is said where there is none."""

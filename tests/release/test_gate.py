@@ -232,7 +232,7 @@ def test_what_is_too_small_to_tell_or_not_limited_passes_and_says_so() -> None:
     assert "too few to tell" in text["precision_outside_fashion"]
     assert text["latency"] == "search latency: not measured, no limit is set (gate.maximum_search_p99_ms)"
     assert "does not route" in text["calibration"]
-    assert "no other release" in text["not_worse_than_best_release"]
+    assert "none but the champion" in text["not_worse_than_best_release"]
 
 
 QUERIES, FASHION = 4_000, 3_000
