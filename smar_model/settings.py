@@ -395,13 +395,40 @@ class Evaluation(Section):
 
 
 class Gate(Section):
-    """Thresholds on Recall@50. Ratios are of the model's figure to the baseline's on the same queries."""
+    """What a challenger must show to become the champion (`docs/gate.md`). Margins are of Recall@50 as a share, 0.01 is one point,
+    and of paired differences on the same queries."""
 
-    over_popularity: float = 1.0
-    over_bm25: float = 1.0
-    champion_margin: float = 0.01
-    """A challenger may be this much worse than the champion (points as a share), 95 % bound of the paired difference."""
     minimum_queries: Count = 100
+    over_popularity: float = 1.0
+    """Least ratio of the model's Recall@50 to popularity's."""
+    over_bm25: float = 1.0
+    champion_margin: Share = 0.01
+    """The challenger must be shown to be at most this much worse than the champion: one-sided 95 % bound of the difference. What a
+    number of queries can show is in `docs/gate.md`: 0.01 takes 10,000 of them."""
+    anchor_margin: Share = 0.015
+    """Likewise than the best release of the last 28 days, and than the newest cold start: how much small losses may add up to."""
+    guarded_segments: dict[str, Share] = Field(
+        default_factory=lambda: dict.fromkeys(("fashion", "not_fashion", "novel", "query_once", "title_sparse"), 0.005)
+    )
+    """Segment → loss against the champion that is let pass there. A larger one refuses once it is shown: all of them together
+    refuse at most one in ten challengers whose losses are no larger."""
+    better_in: tuple[str, ...] = ()
+    """Segments (`overall` is all queries) in which the challenger must be shown to be better than the champion."""
+    precision_margin: Annotated[float, Field(ge=0)] = 0.05
+    """By how much of the champion's relevance precision, P@50 outside fashion, the challenger's may be worse, shown like
+    `champion_margin`: precision is what recall can be bought with."""
+    maximum_calibration_error: Share = 0.05
+    """Mean distance of P(q) from the share of visual queries that it promises."""
+    maximum_search_p99_ms: Annotated[float, Field(gt=0)] | None = None
+    """Of one query on one thread through the built index; unset: whatever it is."""
+    minimum_effective_rank: Annotated[float, Field(ge=0)] = 10.0
+    """Directions that the embeddings use, of `network.dimension`: near 1 when they have collapsed, about half of 128 when healthy."""
+    maximum_near_duplicates: Share = 0.5
+    """Share of items that search cannot tell from another one, by text and pictures together."""
+    maximum_hub_skewness: Annotated[float, Field(ge=0)] = 5.0
+    """Skewness of how often items are found, less what chance gives: high when a few items are in everybody's results."""
+    drift: Literal["critical", "warning"] = "critical"
+    """From which severity a failed check of how queries and clicks have shifted refuses. check-data ends the run at critical ones."""
 
 
 class Release(Section):

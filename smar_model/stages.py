@@ -27,6 +27,7 @@ _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
     *("training.token_dropout", "training.threads", "training.precision", "training.compile"),
 )
+_RIVALS = ("champion", "best_release", "cold_start")
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
 
 STAGES: dict[str, Stage] = {
@@ -248,7 +249,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="evaluate",
-            summary="The model, the baselines, the champion and an oracle on the held-out days, by segment.",
+            summary="The model, the baselines, the champion, the anchors and an oracle on the held-out days, by segment.",
             work="smar_model.evaluation.evaluate:run",
             inputs=(
                 "prepare-items",
@@ -270,17 +271,21 @@ STAGES: dict[str, Stage] = {
                 "schemas/query_results.yaml",
                 "schemas/segments.yaml",
             ),
-            champion=True,
+            rivals=_RIVALS,
             release="oracle",
         ),
         Stage(
             name="gate",
-            summary="Checks and figures against floors and the champion: one decision with its reasons.",
+            summary="Checks and figures against floors, the champion and the anchors: one decision with its reasons.",
             work="smar_model.release.gate:run",
             inputs=("check-data", "index", "evaluate"),
             settings=("gate", "index.minimum_recall"),
-            code=("smar_model/release/gate.py",),
-            champion=True,
+            code=(
+                "smar_model/release/gate.py",
+                "smar_model/evaluation/significance.py",
+                "smar_model/evaluation/segments.py",
+            ),
+            rivals=_RIVALS,
         ),
         Stage(
             name="report",
@@ -293,7 +298,7 @@ STAGES: dict[str, Stage] = {
             optional_inputs=("train-text-only",),
             settings=("evaluation",),
             code=("smar_model/evaluation", "schemas/query_drift.yaml"),
-            champion=True,
+            rivals=_RIVALS,
         ),
     )
 }
@@ -353,7 +358,7 @@ REFRESH_STAGES: dict[str, Stage] = {
             settings=("training.threads",),
             code=_EMBED,
             dated=False,
-            champion=True,
+            rivals=("champion",),
         ),
         Stage(
             name="refresh-index",

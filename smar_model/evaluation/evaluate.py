@@ -1,4 +1,4 @@
-"""Stage evaluate: the model, the baselines, the champion and an oracle answer the same held-out queries.
+"""Stage evaluate: the model, the baselines, the champion, the anchors and an oracle answer the same held-out queries.
 
 Output: `evaluation.json`, all figures with their intervals, and the table `query_results`, one row a model and query.
 
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ COMPARED_METRICS = ("recall_at_50", "ndcg_at_10", "precision_at_50")
 """Precision beside recall: the two can be traded for each other."""
 STORED_METRICS = ("recall_at_50", "recall_at_100", "mrr", *GRADED_METRICS)
 """Those that the table `query_results` holds for each query."""
+_NO_RIVAL = {
+    "champion": "as there was no release before this run or it is this very model",
+    "best_release": "as none of the 28 days before was better than the champion",
+    "cold_start": "as none of the 28 days before is another model than the champion",
+}
 PERMUTATIONS = 10_000
 TOP_ITEMS = 10
 MOST_PAIRS, MOST_ITEMS = 10_000, 50_000
@@ -130,13 +136,15 @@ def run(context: StageContext) -> dict[str, Any]:
         further_segments={name: inside for name, inside in segments.items() if name != "all"},
         report=context.report,
     )
-    champion = context.run.rival() or {}
     evaluation |= {
         "evaluation_days": [str(day) for day in context.run.evaluation_days],
         "training_days": [str(context.run.training_days[0]), str(context.run.training_days[-1])],
         "items": len(catalogue),
         "training_clicks": int(training_clicks["clicks"].sum()),
-        "champion_version": champion.get("version"),
+        "rivals": {
+            name: {part: rival.get(part) for part in ("version", "run", "cutoff")}
+            for name, rival in context.run.rivals().items()
+        },
         "not_measured": not_measured,
         "oracle": _describe_oracle(context) if "oracle" in results else None,
         "routing": _routing(context, queries, evaluated_clicks, training_clicks),
@@ -184,10 +192,12 @@ def _rankers(
         rankers["text_only"] = lambda: dense(text_only.folder / "model")
     else:
         not_measured["text_only"] = "as train-text-only has no finished output in this run"
-    if champion := context.run.rival():
-        rankers["champion"] = lambda: dense(Path(champion["model_folder"]))
-    else:
-        not_measured["champion"] = "as there was no release before this run or it is this very model"
+    rivals = context.run.rivals()
+    for name, why in _NO_RIVAL.items():
+        if name in rivals:
+            rankers[name] = partial(dense, Path(rivals[name]["model_folder"]))
+        else:
+            not_measured[name] = why
     if basis != "truth":
         not_measured["oracle"] = "as the shop has no truth to tell it"
     elif oracle := context.run.oracle:
@@ -315,20 +325,17 @@ def evaluate(
     report("bootstrap")
     segments = queries.segments() | (further_segments or {})
     bootstrap = ClusterBootstrap(queries.clusters, samples=settings.bootstrap_samples, seed=settings.seed)
+    values = {name: result.values for name, result in results.items()}
     evaluation = {
         "basis": queries.basis,
         "measures": MEASURES[queries.basis],
         "queries": len(queries.queries),
         "distinct_queries": len(distinct),
-        "clusters": bootstrap.clusters,
         "interval": {"level": LEVEL, "method": "bootstrap over clusters", "samples": settings.bootstrap_samples},
         "counts": queries.counts,
         "mean_relevant_items": float(queries.graded.counts().mean()),
         "permutations": PERMUTATIONS,
-        "segments": {name: int(inside.sum()) for name, inside in segments.items()},
-        "segment_clusters": {name: len(np.unique(queries.clusters[inside])) for name, inside in segments.items()},
-        "models": {name: _estimates(bootstrap, result.values, segments) for name, result in results.items()},
-        "differences": _differences(bootstrap, results, segments, settings.seed),
+        **summarise(values, bootstrap, segments, permutations=PERMUTATIONS, seed=settings.seed),
         "recovered": _recovered(bootstrap, results, segments),
         "hubness": {name: _hubness(result, queries, first, item_ids) for name, result in results.items()},
         "baselines": {"bm25": BM25.DESCRIPTION, "popularity": "clicks in the training days"},
@@ -356,6 +363,29 @@ def judge_model(ranking: Ranking, queries: EvaluationSet) -> ModelResults:
     )
 
 
+def summarise(
+    values: dict[str, dict[str, np.ndarray]],
+    bootstrap: ClusterBootstrap,
+    segments: dict[str, np.ndarray],
+    *,
+    permutations: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of all models by segment, and how the challenger differs from each other one, as `evaluation.json` has them.
+
+    Args:
+        values: model → metric → (Q,).
+        segments: name → (Q,) bool, all queries first.
+    """
+    return {
+        "clusters": bootstrap.clusters,
+        "segments": {name: int(inside.sum()) for name, inside in segments.items()},
+        "segment_clusters": {name: len(np.unique(bootstrap.cluster[inside])) for name, inside in segments.items()},
+        "models": {name: _estimates(bootstrap, of_model, segments) for name, of_model in values.items()},
+        "differences": _differences(bootstrap, values, segments, permutations=permutations, seed=seed),
+    }
+
+
 def _estimates(
     bootstrap: ClusterBootstrap, values: dict[str, np.ndarray], segments: dict[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
@@ -367,16 +397,21 @@ def _estimates(
 
 
 def _differences(
-    bootstrap: ClusterBootstrap, results: dict[str, ModelResults], segments: dict[str, np.ndarray], seed: int
+    bootstrap: ClusterBootstrap,
+    values: dict[str, dict[str, np.ndarray]],
+    segments: dict[str, np.ndarray],
+    *,
+    permutations: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Challenger minus each other model: other → segment → metric → mean, low, high, wins, ties, losses, p, p_adjusted."""
-    if "challenger" not in results:
+    """Challenger minus each other model: other → segment → metric → what `compare_by_segment` finds."""
+    if "challenger" not in values:
         return {}
-    columns = {name: np.stack([r.values[m] for m in COMPARED_METRICS], axis=1) for name, r in results.items()}
+    columns = {name: np.stack([of_model[m] for m in COMPARED_METRICS], axis=1) for name, of_model in values.items()}
     differences: dict[str, Any] = {}
-    for other in sorted(set(results) - {"challenger"}):
+    for other in sorted(set(values) - {"challenger"}):
         compared = compare_by_segment(
-            bootstrap, columns["challenger"], columns[other], segments, permutations=PERMUTATIONS, seed=seed
+            bootstrap, columns["challenger"], columns[other], segments, permutations=permutations, seed=seed
         )
         differences[other] = {
             segment: dict(zip(COMPARED_METRICS, found, strict=True)) for segment, found in compared.items()

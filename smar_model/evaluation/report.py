@@ -21,7 +21,7 @@ from PIL import Image
 from smar_model.data.catalogue import read_catalogue
 from smar_model.evaluation import charts
 from smar_model.evaluation.evaluate import COMPARED_METRICS, RECALL_DEPTHS
-from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped
+from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped, segment_words
 from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
 from smar_model.lake.checkout import commit
 from smar_model.lake.contracts import load_contract
@@ -43,6 +43,8 @@ _GRADED = {
     "graded_map_at_100": "MAP@100",
 }
 _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
+_DRAWN = ("champion", "text_only", "bm25")
+"""Models of which the first two that there are have a chart by segment; the others are in tables."""
 _NOT_LOSSES = ("learning_rate", "scale")
 _WAYS = {
     "multimodal_over_text": "pictures for all",
@@ -191,13 +193,15 @@ def render(
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": _percent, "points": _points, "area": _area, "chance": _chance, "cell": _cell}
+    environment.filters |= {"figure": _figure, "segment_words": segment_words}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     routing, differences, counts = evaluation["routing"], evaluation["differences"], evaluation["segments"]
     groups = grouped(counts)
     told = [{n: w for n, w in g.items() if evaluation["segment_clusters"][n] >= FEWEST_CLUSTERS} for g in groups]
     # A shop, or a test, may be too small for any.
     drawn = [group for group in told if group] or [{"overall": "all queries"}]
-    others = [name for name in ("champion", "text_only", "bm25") if name in differences]
+    others = [n for n in ("champion", "text_only", "best_release", "cold_start", "bm25") if n in differences]
+    charted = [name for name in _DRAWN if name in differences][:2]
     unique = {picture.number: picture for picture in pictures.values()}
     return template.render(
         run_name=run_name,
@@ -228,7 +232,7 @@ def render(
         compared={name: (_TARGET | _GRADED)[name] for name in COMPARED_METRICS},
         levels=charts.segment_levels(evaluation["models"], drawn, counts, "recall_at_50", "Recall@50"),
         forest_plots={
-            metric: [charts.forest_plot(differences[o], drawn, counts, metric, words, o) for o in others[:2]]
+            metric: [charts.forest_plot(differences[o], drawn, counts, metric, words, o) for o in charted]
             for metric, words in (("recall_at_50", "Recall@50"), ("ndcg_at_10", "nDCG@10"), ("precision_at_50", "P@50"))
         },
         recovered=charts.recovered_shares(evaluation["recovered"], drawn, counts) if evaluation["recovered"] else None,
@@ -285,6 +289,21 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 def _area(under_curve: float | None) -> str:
     return "–" if under_curve is None else f"{under_curve:.3f}"
+
+
+def _figure(value: float | str | None, unit: str) -> str:
+    """A figure of the gate, with its unit."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    written = {
+        "share": f"{100 * value:.1f} %",
+        "points": f"{100 * value:+.2f} points",
+        "p": f"p {_chance(value)}",
+        "milliseconds": f"{value:.1f} ms",
+        "number": f"{value:.2f}",
+        "count": f"{value:,}",
+    }
+    return written[unit].replace("-", "−")
 
 
 def _points(share: float | None) -> str:

@@ -53,6 +53,12 @@ def grouped(counts: dict[str, int]) -> list[dict[str, str]]:
     return [group for group in kept if group]
 
 
+def segment_words(name: str) -> str:
+    """A segment as pages name it."""
+    words = {segment: text for group in GROUPS for segment, text in group.items()}
+    return words.get(name, name.removeprefix(DEPARTMENT))
+
+
 def query_segments(
     queries: EvaluationSet,
     *,

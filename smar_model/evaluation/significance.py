@@ -1,4 +1,4 @@
-"""How sure a mean and a difference are: the bootstrap over clusters.
+"""How sure a mean and a difference are: the bootstrap over clusters, permutations of them, and bounds from their spread.
 
 Requests for the same item are not independent: a model that knows the item answers all of them well. So whole
 clusters (target items, or queries) are drawn, not single queries (Field and Welsh 2007, "Bootstrapping clustered data").
@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 SAME = 1e-9
@@ -113,7 +114,8 @@ def permutation_p(differences: np.ndarray, clusters: np.ndarray, *, samples: int
     random = np.random.default_rng(seed)
     farther = np.zeros(differences.shape[1], dtype=int)
     for start in range(0, samples, 500):
-        signs = 2.0 * random.integers(0, 2, (min(500, samples - start), len(sums))) - 1
+        # A byte each: drawing them is most of the time.
+        signs = 2.0 * random.integers(0, 2, (min(500, samples - start), len(sums)), dtype=np.int8) - 1
         farther += (np.abs(signs @ sums) >= real).sum(axis=0)
     return (1 + farther) / (1 + samples)
 
@@ -125,6 +127,32 @@ def holm(p: np.ndarray) -> np.ndarray:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(stepped, 1)
     return adjusted
+
+
+def standard_error(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Of the mean of each column of (Q, M) values whose clusters differ in size, (M,): NaN of a single cluster.
+
+    The mean is a ratio of two sums over clusters, so its spread is that of their residuals (Cochran 1977, "Sampling techniques",
+    section 9A.5): √(C / (C − 1) · Σ_c (Σ_{q in c} (v_q − mean))²) / Q.
+    """
+    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    residuals = values - values.mean(axis=0)
+    sums = np.stack([np.bincount(cluster, column) for column in residuals.T], axis=1)
+    count = len(sums)
+    factor = count / (count - 1) if count > 1 else np.nan
+    return np.sqrt(factor * (sums**2).sum(axis=0)) / len(values)
+
+
+def lower_bound(mean: float, error: float, clusters: int, *, level: float = LEVEL) -> float:
+    """One-sided bound that the true mean is above with this confidence, by Student's t over clusters."""
+    return mean - float(stdtrit(clusters - 1, level)) * error
+
+
+def below(limit: float, mean: float, error: float, clusters: int) -> float:
+    """p of "the true mean is at least `limit`", small where it is shown to be below; by Student's t over clusters."""
+    if error < SAME:
+        return float(mean >= limit)
+    return float(stdtr(clusters - 1, (mean - limit) / error))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +191,7 @@ def compare_by_segment(
     seed: int,
 ) -> dict[str, list[dict[str, Any]]]:
     """Compare two models by (Q, M) values on the same queries: segment → for each of the M metrics the interval of first − second,
-    wins, ties and losses, and `p` by `permutation_p`.
+    its `standard_error`, wins, ties and losses, and `p` by `permutation_p`.
 
     `p_adjusted` is `holm` over the segments, the first one left out: that is all queries, the question asked beforehand. All
     None of a segment without queries.
@@ -184,9 +212,11 @@ def compare_by_segment(
     found: dict[str, list[dict[str, Any]]] = {}
     for place, (name, segment) in enumerate(segments.items()):
         wins, losses = won[segment].sum(axis=0).tolist(), lost[segment].sum(axis=0).tolist()
+        errors = standard_error(differences[segment], bootstrap.cluster[segment]) if told[place] else np.empty(0)
         found[name] = [
             {
                 **asdict(estimate),
+                "standard_error": float(errors[m]) if told[place] and np.isfinite(errors[m]) else None,
                 "wins": wins[m],
                 "ties": int(segment.sum()) - wins[m] - losses[m],
                 "losses": losses[m],

@@ -12,6 +12,8 @@ MODEL_NAMES = {
     "bm25": "BM25",
     "text_only": "text-only",
     "champion": "champion before",
+    "best_release": "best of 28 days",
+    "cold_start": "cold start",
     "challenger": "this run's SMAR",
     "oracle": "oracle",
 }

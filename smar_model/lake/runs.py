@@ -12,7 +12,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,9 @@ class Run:
     """The release whose index hard negatives are mined from: `run`, `cutoff`, and digest and folder of model and index."""
     oracle: dict[str, Any] | None = None
     """The oracle that evaluate judges beside the model: `run`, `cutoff`, `truth` (visible or all), `model_digest`, `model_folder`."""
+    anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Earlier models that the run's must not be worse than, so that small losses cannot add up: `best_release`, `cold_start`, where
+    there are (`smar_model/release/starting_points.py`). Each has `version` or None, `run`, `cutoff`, `model_digest`, `model_folder`."""
 
     @property
     def days(self) -> list[dt.date]:
@@ -67,12 +70,19 @@ class Run:
         first = self.evaluation_days[0]
         return datetime(first.year, first.month, first.day, tzinfo=UTC)
 
-    def rival(self) -> dict[str, Any] | None:
-        """The champion to compare with; None where there is none or where this run trained that very model again."""
+    def rivals(self) -> dict[str, dict[str, Any]]:
+        """The models that this run's must not be worse than: `champion`, `best_release` and `cold_start`, where there are.
+
+        None is twice among them, nor is the very model that this run trained.
+        """
         mine = self.find_output("finetune")
-        if self.champion and mine and self.champion["model_digest"] == mine.manifest["content"]["model"]:
-            return None
-        return self.champion
+        met = {mine.manifest["content"]["model"]} if mine else set()
+        rivals = {}
+        for name, release in {"champion": self.champion, **self.anchors}.items():
+            if release and release["model_digest"] not in met:
+                met.add(release["model_digest"])
+                rivals[name] = release
+        return rivals
 
     @property
     def folder(self) -> Path:

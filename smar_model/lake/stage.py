@@ -42,8 +42,8 @@ class Stage:
     code: tuple[str, ...] = ()
     """Files and folders whose contents are the stage's version."""
     dated: bool = True
-    champion: bool = False
-    """Whether the champion resolved at the run's start is an input."""
+    rivals: tuple[str, ...] = ()
+    """Which of the models that the run's is compared with (`Run.rivals`) are inputs, where there are."""
     release: Literal["warm_start", "mined_from", "oracle", "champion"] | None = None
     """Field of the run with the release that it reads, where there is one."""
     base: Literal["taken", "read"] | None = None
@@ -218,7 +218,9 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
         "raw": {name: raw[name]() for name in stage.raw},
         "settings": {name: run.settings.section(name) for name in stage.settings},
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
-        "champion": rival["model_digest"] if stage.champion and (rival := run.rival()) else None,
+        "rivals": {n: v["model_digest"] for n, v in run.rivals().items() if n in stage.rivals}
+        if stage.rivals
+        else None,
         "release": [v for name, v in sorted(release.items()) if name.endswith("_digest")] if release else None,
         "lock": digest_file(REPOSITORY / "requirements.lock"),
     }

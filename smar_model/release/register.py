@@ -117,6 +117,8 @@ def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str
         for metric in ("recall_at_50", "ndcg_at_10")
         if (name := f"challenger_{segment}_{metric}") in measured
     }
+    if (over_bm25 := measured.get("challenger_minus_bm25_overall_recall_at_50_mean")) is not None:
+        figures["smar.over_bm25"] = f"{over_bm25:.4f}"
     return figures | {
         "smar.run": run.name,
         "smar.date": str(run.date),

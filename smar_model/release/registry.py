@@ -5,6 +5,8 @@ Alias `champion` → version → tag `index` is the only way in (design, decisio
     smar.run, smar.date, smar.cutoff   the run that trained it, its last day, first moment after training
     smar.started_from                  what its fine-tuning went on from: a version, or its pretraining
     smar.model_digest                  digest of the model's files, as `index.json` has it too
+    smar.over_bm25                     its Recall@50 minus BM25's on its own evaluation days
+    smar.promoted_at                   when it became the champion; not there of one that never was
     index, index_source                content digest of its current index build, and where that lies
 """
 

@@ -71,19 +71,20 @@ def start_run(
             run = create_run(run)
         else:
             # MLflow takes seconds to import: only where it is asked.
+            from smar_model.release.anchors import find_anchors
             from smar_model.release.registry import champion
             from smar_model.release.starting_points import starting_points
 
             met = champion(settings)
-            run = create_run(replace(run, champion=met, **starting_points(run, met)))
+            run = create_run(replace(run, champion=met, **starting_points(run, met), anchors=find_anchors(run, met)))
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
-        details["metrics"] |= {"pretraining": describe_base(run)}
+        details["metrics"] |= {"pretraining": describe_base(run), "anchors": describe_anchors(run)}
     rival = (
         f"version {run.champion['version']} (trained up to {run.champion['cutoff'][:10]})" if run.champion else "none"
     )
     print(
         f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
-        f"{run.cutoff:%Y-%m-%d}, champion: {rival}, pretraining: {describe_base(run)}, "
+        f"{run.cutoff:%Y-%m-%d}, champion: {rival}, anchors: {describe_anchors(run)}, pretraining: {describe_base(run)}, "
         f"promotion: {run.promotion}"
         + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
@@ -96,6 +97,15 @@ def describe_base(run: Run) -> str:
     if run.base is None:
         return f"its own (training.reuse_pretraining: {run.settings.training.reuse_pretraining})"
     return f"that of run {run.base['run']}, trained up to {run.base['cutoff'][:10]}"
+
+
+def describe_anchors(run: Run) -> str:
+    """Which earlier models, beside the champion, the run's is compared with."""
+    told = {
+        "best_release": "version {version} (best of the last 28 days)",
+        "cold_start": "run {run} (cold start)",
+    }
+    return " and ".join(told[name].format(**anchor) for name, anchor in run.anchors.items()) or "none"
 
 
 def with_changes(settings: Settings, changes: Sequence[str]) -> Settings:

@@ -92,6 +92,8 @@ def publish_run(
             "observed": None,
             "detail": "x",
         },
+        {"table": "measure-drift/query_drift", "check": "AUC at most 0.98", "severity": "warning", "passed": True}
+        | {"observed": "0.9", "detail": ""},
     ]
     published.publish("check-data", lambda folder: _write_text(folder / "checks.json", json.dumps(checks)))
     run_stage(STAGES["train-tokenizer"], published.run)

@@ -30,6 +30,8 @@ from smar_model.settings import Evaluation
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run, with_champion
 
+DENSE = {"challenger", "champion", "best_release", "cold_start", "oracle"}
+
 
 @pytest.fixture(scope="module")
 def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
@@ -43,7 +45,17 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
         told = published.publish_model("finetune-oracle", variant="oracle", seed=2)
         oracle = {"run": "told", "cutoff": "2026-11-12T00:00:00+00:00", "truth": "visible", "model_digest": told.digest}
         oracle["model_folder"] = str(told.folder / "model")
-        published.run = replace(with_champion(published.run, text_only.folder / "model"), oracle=oracle)
+        anchors = {
+            name: {"version": version, "run": run, "cutoff": "2026-11-05T00:00:00+00:00"}
+            | {"model_digest": artifact.digest, "model_folder": str(artifact.folder / "model")}
+            for name, version, run, artifact in (
+                ("best_release", "2", "best", published.publish_model("finetune-best", seed=3)),
+                ("cold_start", None, "cold", published.publish_model("finetune-cold", seed=4)),
+            )
+        }
+        published.run = replace(
+            with_champion(published.run, text_only.folder / "model"), oracle=oracle, anchors=anchors
+        )
         for stage in ("embed", "index", "evaluate", "gate", "report"):
             run_stage(STAGES[stage], published.run)
     return published
@@ -80,7 +92,7 @@ def read_evaluation(artifact: Artifact) -> dict:
 def test_every_model_is_measured_on_the_same_queries(measured: PublishedRun) -> None:
     artifact = measured.run.output("evaluate")
     evaluation = read_evaluation(artifact)
-    assert set(evaluation["models"]) == {"popularity", "bm25", "text_only", "challenger", "champion", "oracle"}
+    assert set(evaluation["models"]) == {"popularity", "bm25", "text_only", *DENSE}
     assert evaluation["basis"] == "truth"
     assert evaluation["queries"] == 40
     assert evaluation["segments"]["fashion"] + evaluation["segments"]["not_fashion"] == 40
@@ -92,7 +104,7 @@ def test_every_model_is_measured_on_the_same_queries(measured: PublishedRun) -> 
         assert mean == pytest.approx(rows["recall_at_50"].mean(), abs=1e-6)
         assert artifact.metrics[f"{model}_overall_recall_at_50"] == mean
         # 24 items: everything that a dense model ranks is within 50, so recall is 1 and each target has a rank.
-        if model in {"challenger", "text_only", "champion", "oracle"}:
+        if model in {"text_only", *DENSE}:
             assert mean == 1
             assert rows["target_rank"].between(1, 24).all()
 
@@ -115,8 +127,11 @@ def test_a_figure_can_be_recomputed_from_the_table(measured: PublishedRun) -> No
 
 def test_differences_are_challenger_minus_each_other_model(measured: PublishedRun) -> None:
     evaluation = read_evaluation(measured.run.output("evaluate"))
-    assert set(evaluation["differences"]) == {"popularity", "bm25", "text_only", "champion", "oracle"}
-    assert evaluation["champion_version"] == "3"
+    assert set(evaluation["differences"]) == {"popularity", "bm25", "text_only", *DENSE} - {"challenger"}
+    # Each anchor answers with its own model.
+    scores = {name: evaluation["models"][name]["overall"]["ndcg_at_10"]["mean"] for name in DENSE}
+    assert len({scores[name] for name in ("challenger", "best_release", "cold_start")}) == 3
+    assert evaluation["rivals"]["champion"]["version"] == "3"
     for other, segments in evaluation["differences"].items():
         value = segments["overall"]["ndcg_at_10"]
         means = [evaluation["models"][m]["overall"]["ndcg_at_10"]["mean"] for m in ("challenger", other)]
@@ -222,13 +237,15 @@ def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> Non
     evaluation = read_evaluation(measured.run.output("evaluate"))
     evaluation["segments"] = dict.fromkeys(evaluation["segments"], 10_000)
     lines = format_table(evaluation).splitlines()
-    assert len({len(line) for line in lines[:8]}) == 1
+    assert len({len(line) for line in lines[:10]}) == 1
     assert len(lines[0]) <= 100
-    assert [line.split("│")[0].strip() for line in lines[3:8]] == [
+    assert [line.split("│")[0].strip() for line in lines[3:10]] == [
         "popularity",
         "BM25",
         "text-only",
         "champion before",
+        "best of 28 days",
+        "cold start",
         "this run's SMAR",
     ]
     recall = evaluation["models"]["bm25"]["overall"]["recall_at_50"]["mean"]
@@ -287,10 +304,15 @@ def test_the_report_tells_the_decision_with_its_reasons(measured: PublishedRun) 
     assert decision["promote"] is False
     assert "Decision: keep the champion" in text
     assert "Compared with version 3" in text
+    assert "best release of the last 28 days is version 2" in text
+    assert "newest cold start is of run cold, trained up to 2026-11-05" in text
     for reason in decision["reasons"]:
-        words = ("✓ passed" if reason["passed"] else "✗ broken") + " " + " ".join(reason["text"].split())
-        assert words in text
+        assert " ".join(reason["text"].split()) in text
+        assert f"{reason['rule'].replace('_', ' ')} {'✓ passed' if reason['passed'] else '✗ broken'}" in text
+    assert "minimum queries ✗ broken 40 at least 100 40 queries judged" in text, "observed, allowed, in words"
     assert text.index("✗ broken") < text.index("✓ passed"), "what decides comes first"
+    passed = sum(reason["passed"] for reason in decision["reasons"])
+    assert f"{passed} of {len(decision['reasons'])} rules passed" in text
 
 
 def test_the_report_names_data_settings_and_code(measured: PublishedRun) -> None:
@@ -322,7 +344,7 @@ def test_the_report_shows_queries_pictures_and_checks(measured: PublishedRun) ->
     assert page.count("★ wanted") > 1
     assert "no picture" in page
     assert "brand &lt;b&gt;" in page, "what the data say must not become markup"
-    assert "1 of 2 passed" in page
+    assert "2 of 3 passed" in page
     assert "pretrain: no step of training" in page
     # Six colours: items that share a picture share its bytes.
     assert 1 <= page.count("data:image/jpeg;base64,") <= 6

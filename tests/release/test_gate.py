@@ -1,92 +1,320 @@
-"""Every rule of the gate, at its threshold: passes on it, fails below it, and a single failed rule keeps the champion."""
+"""Every rule of the gate: passes at its threshold, fails beyond it with a line of its own, and alone keeps the champion; and what whole
+sets of constructed answers come to."""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from smar_model.release.gate import Reason, decide
-from smar_model.settings import Gate
+from smar_model.evaluation.evaluate import COMPARED_METRICS, summarise
+from smar_model.evaluation.significance import ClusterBootstrap
+from smar_model.lake.contracts import load_contract
+from smar_model.release.gate import Decision, decide
+from smar_model.settings import REPOSITORY, Gate, load_settings
 
 CUTOFF = datetime(2026, 11, 19, tzinfo=UTC)
-CHAMPION = {"version": "4", "cutoff": "2026-11-18T00:00:00+00:00"}
+CHAMPION = {"version": "4", "run": "d18", "cutoff": "2026-11-18T00:00:00+00:00"}
+BEST = {"version": "2", "run": "d10", "cutoff": "2026-11-10T00:00:00+00:00"}
+COLD = {"version": None, "run": "d12", "cutoff": "2026-11-12T00:00:00+00:00"}
+SETTINGS = Gate(
+    over_popularity=2.0,
+    over_bm25=1.25,
+    champion_margin=0.01,
+    anchor_margin=0.02,
+    guarded_segments={"fashion": 0.005, "not_fashion": 0.005},
+    maximum_search_p99_ms=20,
+)
 
 
-def recall(mean: float) -> dict[str, Any]:
-    return {"overall": {"recall_at_50": {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}}}
+def difference(mean: float, *, error: float = 1e-9, p: float = 1.0) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - 2 * error, "high": mean + 2 * error, "standard_error": error, "p": p}
 
 
 def good() -> dict[str, Any]:
+    """On every threshold at once."""
+    recall = {"challenger": 0.5, "popularity": 0.25, "bm25": 0.4, "champion": 0.5}
     return {
         "evaluation": {
             "queries": 100,
-            "models": {"challenger": recall(0.5), "popularity": recall(0.25), "bm25": recall(0.4)},
-            "differences": {"champion": {"overall": {"recall_at_50": {"mean": 0.0, "low": -0.01, "high": 0.01}}}},
+            "clusters": 80,
+            "segments": {"fashion": 60, "not_fashion": 40},
+            "segment_clusters": {"fashion": 50, "not_fashion": 30},
+            "models": {
+                name: {
+                    "overall": {"recall_at_50": {"mean": mean}},
+                    "not_fashion": {"precision_at_50": {"mean": 0.2}},
+                }
+                for name, mean in recall.items()
+            },
+            "differences": {
+                "champion": {
+                    "overall": {"recall_at_50": difference(-0.01)},
+                    "fashion": {"recall_at_50": difference(-0.005)},
+                    "not_fashion": {"recall_at_50": difference(-0.005), "precision_at_50": difference(-0.01)},
+                },
+                "best_release": {"overall": {"recall_at_50": difference(-0.02)}},
+                "cold_start": {"overall": {"recall_at_50": difference(-0.02)}},
+            },
+            "routing": {"populations": {"all": {"calibration_error": 0.05}}},
+            "embeddings": {
+                "text": {"effective_rank": 10.0, "near_duplicates": 0.9},
+                "multimodal": {"effective_rank": 11.0, "near_duplicates": 0.5},
+                "queries": {"effective_rank": 12.0},
+            },
+            "hubness": {"challenger": {"skewness": 5.5, "expected": 4.0}},
         },
         "checks": [
             {"table": "clicks", "check": "rows", "severity": "critical", "passed": True},
             {"table": "items", "check": "brand", "severity": "warning", "passed": False},
+            {"table": "measure-drift/query_drift", "check": "AUC", "severity": "warning", "passed": False},
         ],
-        "index_recall": 0.95,
+        "index": {"recall_at_100": 0.95, "search_p99_ms": 20.0},
         "minimum_index_recall": 0.95,
-        "settings": Gate(over_popularity=2.0, over_bm25=1.25, champion_margin=0.01, minimum_queries=100),
+        "settings": SETTINGS,
         "cutoff": CUTOFF,
-        "champion": CHAMPION,
+        "rivals": {"champion": CHAMPION, "best_release": BEST, "cold_start": COLD},
     }
 
 
-def failed(case: dict[str, Any]) -> list[Reason]:
-    return [reason for reason in decide(**case) if not reason.passed]
+def failed(decision: Decision) -> list[str]:
+    return [reason.rule for reason in decision.reasons if not reason.passed]
 
 
 def test_on_every_threshold_at_once_it_passes() -> None:
-    assert failed(good()) == []
+    # A spread of 1e-9 leaves the bounds of the differences that much below their means.
+    case = good()
+    for segments in case["evaluation"]["differences"].values():
+        for values in segments.values():
+            for value in values.values():
+                value["mean"] += 1e-6
+    decision = decide(**case)
+    assert failed(decision) == []
+    assert decision.promote
+    assert decision.verdict == "promote: every rule passed"
+    assert json.loads(json.dumps(asdict(decision)))["compared_with"]["best_release"]["version"] == "2"
+
+
+def put(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
+    """Sets what lies at a path in the evaluation; None takes it away."""
+
+    def spoil(case: dict[str, Any]) -> None:
+        inner = case["evaluation"]
+        for name in path[:-1]:
+            inner = inner[name]
+        if value is None:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = value
+
+    return spoil
 
 
 def change(**values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda case: case.update(values)
 
 
-def change_recall(model: str, mean: float) -> Callable[[dict[str, Any]], None]:
-    return lambda case: case["evaluation"]["models"].update({model: recall(mean)})
+def change_settings(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda case: case.update(settings=case["settings"].model_copy(update=values))
 
 
-def change_lower_bound(low: float | None) -> Callable[[dict[str, Any]], None]:
-    return lambda case: case["evaluation"]["differences"]["champion"]["overall"]["recall_at_50"].update(low=low)
+RECALL = "recall_at_50"
+AGAINST = ("differences", "champion")
 
 
 @pytest.mark.parametrize(
     ("rule", "spoil", "says"),
     [
+        ("data_checks", lambda case: case.update(checks=case["checks"][2:]), "0 of 0"),
         ("data_checks", lambda case: case["checks"][0].update(passed=False), "clicks: rows"),
-        ("data_checks", change(checks=[]), "0 of 0"),
-        ("minimum_queries", lambda case: case["evaluation"].update(queries=99), "at least 100"),
-        ("index_recall", change(index_recall=0.949), "94.9%"),
-        ("over_popularity", change_recall("popularity", 0.2501), "popularity"),
-        ("over_bm25", change_recall("bm25", 0.4001), "bm25"),
-        ("over_bm25", lambda case: case["evaluation"]["models"].pop("bm25"), "not measured"),
-        ("over_popularity", change_recall("popularity", float("nan")), "popularity"),
-        ("not_worse_than_champion", change_lower_bound(-0.0101), "version 4"),
-        ("not_worse_than_champion", change_lower_bound(None), "not measured"),
-        ("not_worse_than_champion", lambda case: case["evaluation"].update(differences={}), "not measured"),
+        ("drift", lambda case: case["checks"][2].update(severity="critical"), "AUC"),
+        ("drift", change_settings(drift="warning"), "AUC"),
+        ("drift", lambda case: case["checks"].pop(), "not measured"),
+        ("minimum_queries", put(99, "queries"), "at least 100"),
+        ("over_popularity", put(0.2501, "models", "popularity", "overall", RECALL, "mean"), "popularity"),
+        ("over_popularity", put(float("nan"), "models", "popularity", "overall", RECALL, "mean"), "popularity"),
+        ("over_bm25", put(0.4001, "models", "bm25", "overall", RECALL, "mean"), "bm25"),
+        ("over_bm25", put(None, "models", "bm25"), "not measured"),
+        ("not_worse_than_champion", put(difference(-0.0101), *AGAINST, "overall", RECALL), "version 4"),
+        ("not_worse_than_champion", put(difference(0.0, error=0.0061), *AGAINST, "overall", RECALL), "confidence"),
+        ("not_worse_than_champion", put(None, *AGAINST, "overall"), "not measured"),
+        (
+            "not_worse_than_best_release",
+            put(difference(-0.0201), "differences", "best_release", "overall", RECALL),
+            "28 days, version 2",
+        ),
+        ("not_worse_than_best_release", put(None, "differences", "best_release"), "not measured"),
+        (
+            "not_worse_than_cold_start",
+            put(difference(-0.0201), "differences", "cold_start", "overall", RECALL),
+            "cold start of run d12",
+        ),
+        (
+            "no_loss_in_not_fashion",
+            put(difference(-0.03, error=0.008), *AGAINST, "not_fashion", RECALL),
+            "not fashion: Recall@50 -3.00",
+        ),
+        ("no_loss_in_not_fashion", put(None, *AGAINST, "not_fashion", RECALL), "not measured"),
+        ("no_loss_in_fashion", put(None, "segments", "fashion"), "not measured"),
+        ("no_loss_in_nowhere", change_settings(guarded_segments={"nowhere": 0.01}), "nowhere: not measured"),
+        ("better_in_fashion", change_settings(better_in=("fashion",)), "fashion: shown to be no better"),
+        (
+            "precision_outside_fashion",
+            put(difference(-0.0101), *AGAINST, "not_fashion", "precision_at_50"),
+            "-1.01 points",
+        ),
+        ("precision_outside_fashion", put(None, *AGAINST, "not_fashion", "precision_at_50"), "not measured"),
+        ("calibration", put(0.0501, "routing", "populations", "all", "calibration_error"), "at most 5.0%"),
+        ("calibration", put(None, "routing"), "not measured"),
+        ("effective_rank", put(9.9, "embeddings", "text", "effective_rank"), "9.9 directions (text)"),
+        ("effective_rank", put(float("nan"), "embeddings", "text", "effective_rank"), "directions"),
+        ("near_duplicates", put(0.501, "embeddings", "multimodal", "near_duplicates"), "twin"),
+        ("near_duplicates", put(None, "embeddings", "multimodal", "near_duplicates"), "not measured"),
+        ("hubness", put(5.51, "hubness", "challenger", "skewness"), "5.01 beyond chance"),
+        ("hubness", put(None, "hubness", "challenger"), "not measured"),
+        ("index_recall", change(index={"recall_at_100": 0.949, "search_p99_ms": 1.0}), "94.9%"),
+        ("index_recall", change(index={"search_p99_ms": 1.0}), "not measured"),
+        ("latency", change(index={"recall_at_100": 1.0, "search_p99_ms": 20.1}), "20.1 ms"),
+        ("latency", change(index={"recall_at_100": 1.0}), "not measured"),
         ("no_backfill", change(cutoff=datetime(2026, 11, 17, tzinfo=UTC)), "older days"),
     ],
 )
 def test_each_rule_fails_alone_and_says_why(rule: str, spoil: Callable[[dict[str, Any]], Any], says: str) -> None:
     case = copy.deepcopy(good())
+    for segments in case["evaluation"]["differences"].values():
+        for values in segments.values():
+            for value in values.values():
+                value["mean"] += 1e-6
     spoil(case)
-    broken = failed(case)
-    assert [reason.rule for reason in broken] == [rule]
-    assert says in broken[0].text
+    decision = decide(**case)
+    assert failed(decision) == [rule]
+    assert not decision.promote
+    broken = next(reason for reason in decision.reasons if not reason.passed)
+    assert says in broken.text
+    assert decision.verdict == f"keep the champion: {broken.text}"
+    assert "\n" not in decision.verdict
 
 
-def test_the_first_release_is_decided_by_floors_alone() -> None:
-    case = good() | {"champion": None}
+def test_the_first_release_is_decided_by_floors_and_health_alone() -> None:
+    case = good() | {"rivals": {}}
     case["evaluation"]["differences"] = {}
-    assert failed(case) == []
+    case["settings"] = SETTINGS.model_copy(update={"better_in": ("fashion",)})
+    decision = decide(**case)
+    assert failed(decision) == [] and decision.better == [] and decision.compared_with == {}
     case["evaluation"]["queries"] = 1
-    assert [reason.rule for reason in failed(case)] == ["minimum_queries"]
+    assert failed(decide(**case)) == ["minimum_queries"]
+
+
+def test_what_is_too_small_to_tell_or_not_limited_passes_and_says_so() -> None:
+    case = good() | {"index": {"recall_at_100": 1.0}}
+    case["settings"] = SETTINGS.model_copy(
+        update={"maximum_search_p99_ms": None, "guarded_segments": {"not_fashion": 0.0, "department: Gone": 0.0}}
+    )
+    case["evaluation"] |= {"segment_clusters": {"not_fashion": 19}, "routing": None}
+    for name in ("overall", "fashion"):
+        case["evaluation"]["differences"]["champion"][name]["recall_at_50"] = difference(0.0)
+    case["evaluation"]["differences"]["champion"]["not_fashion"] = {
+        metric: difference(-0.2) | {"standard_error": None} for metric in ("recall_at_50", "precision_at_50")
+    }
+    case["rivals"] = {"champion": CHAMPION}
+    decision = decide(**case)
+    assert failed(decision) == []
+    text = {reason.rule: reason.text for reason in decision.reasons}
+    assert "19 items or texts, under 20: too few to tell" in text["no_loss_in_not_fashion"]
+    assert "0 queries" in text["no_loss_in_department: Gone"]
+    assert "too few to tell" in text["precision_outside_fashion"]
+    assert text["latency"] == "search latency: not measured, no limit is set (gate.maximum_search_p99_ms)"
+    assert "does not route" in text["calibration"]
+    assert "none but the champion" in text["not_worse_than_best_release"]
+
+
+QUERIES, FASHION = 4_000, 3_000
+
+
+def answers(**flips: tuple[int, int]) -> Decision:
+    """The gate on 4,000 constructed requests for 2,000 items, of which 1,000 are outside fashion.
+
+    Args:
+        flips: fashion or not_fashion → requests that the challenger finds and the champion does not, and the other way round.
+    """
+    number = np.arange(QUERIES)
+    is_visual = number < FASHION
+    champion = np.where(is_visual, number % 10 < 7, number % 20 < 19)
+    challenger = champion.copy()
+    # One request of each item, far apart.
+    for segment, (won, lost) in flips.items():
+        inside = is_visual if segment == "fashion" else ~is_visual
+        challenger[np.flatnonzero(inside & ~champion & (number % 2 == 1))[:won]] = True
+        challenger[np.flatnonzero(inside & champion & (number % 2 == 0))[:lost]] = False
+    values = {
+        name: dict.fromkeys(COMPARED_METRICS, found.astype(float))
+        for name, found in {
+            "challenger": challenger,
+            "champion": champion,
+            "bm25": number % 2 == 0,
+            "popularity": number % 9 == 0,
+        }.items()
+    }
+    for of_model in values.values():
+        of_model["precision_at_50"] = np.full(QUERIES, 0.2)
+    segments = {"overall": np.ones(QUERIES, dtype=bool), "fashion": is_visual, "not_fashion": ~is_visual}
+    bootstrap = ClusterBootstrap(number // 2, samples=200, seed=0)
+    case = good()
+    case["evaluation"] |= {"queries": QUERIES, **summarise(values, bootstrap, segments, permutations=2_000, seed=0)}
+    case["rivals"] = {"champion": CHAMPION}
+    return decide(**case)
+
+
+def test_a_challenger_that_gains_overall_but_loses_outside_fashion_is_refused() -> None:
+    decision = answers(fashion=(200, 0), not_fashion=(0, 40))
+    assert decision.better == ["overall", "fashion"], "four points more in all"
+    assert failed(decision) == ["no_loss_in_not_fashion"]
+    assert "keep the champion: not fashion: Recall@50 -4.00 points" in decision.verdict
+    assert "a loss beyond 0.50 points is shown" in decision.verdict
+
+
+def test_a_loss_within_the_margin_passes() -> None:
+    decision = answers(fashion=(30, 36), not_fashion=(3, 8))
+    assert decision.promote, decision.verdict
+    assert decision.better == []
+
+
+def test_one_better_by_noise_alone_is_not_called_better_and_one_that_is_is() -> None:
+    assert answers(fashion=(100, 85), not_fashion=(5, 3)).better == []
+    decision = answers(fashion=(150, 85), not_fashion=(5, 3))
+    assert decision.better == ["overall", "fashion"]
+    assert decision.verdict == "promote: every rule passed; better than the champion: all queries, fashion"
+
+
+def test_the_same_answers_are_no_loss_and_not_better() -> None:
+    decision = answers()
+    assert decision.promote and decision.better == []
+
+
+def test_what_counts_as_drift_is_what_check_data_calls_so() -> None:
+    """The rule finds these checks by their names."""
+    assert load_contract("query_drift").drift, "measure-drift's figures have limits"
+    source = (REPOSITORY / "smar_model" / "lake" / "run_checks.py").read_text(encoding="utf-8")
+    assert 'f"shift of the departments clicked' in source
+    assert 'table="measure-drift/query_drift"' in (REPOSITORY / "smar_model" / "lake" / "drift_limits.py").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("[sr]*.yaml")), ids=lambda file: file.stem)
+def test_the_settings_that_ship_guard_segments_that_there_are(file: Path) -> None:
+    from smar_model.evaluation.segments import GROUPS
+
+    if "simulation" not in file.read_text(encoding="utf-8"):
+        return
+    known = {name for group in GROUPS for name in group}
+    gate = load_settings(file).gate
+    assert set(gate.guarded_segments) <= known
+    assert "not_fashion" in gate.guarded_segments

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
-from smar_model.lake.runs import Run
+from smar_model.lake.runs import Run, find_runs
 from smar_model.network.model import model_digest
+from smar_model.release.anchors import best_release, find_anchors, find_best_release, find_cold_start
 from smar_model.release.promote import promote_run, read_history
 from smar_model.release.register import register_run
 from smar_model.release.registry import WITHIN_VERSION, Registry, champion
@@ -103,9 +104,9 @@ def test_a_run_that_trained_the_champion_again_has_no_rival(home: Path, first: R
     again = start_run(
         settings_path=path, name="again-the-same", day=LAST_DAY, window_days=None, promotion="automatic", steps=()
     )
-    assert again.rival() is not None
+    assert set(again.rivals()) == {"champion"}
     again.write_state("finetune", "finished", key=first.output("finetune").key)
-    assert again.rival() is None
+    assert again.rivals() == {}
 
 
 def test_history_tells_what_from_and_why(first: Run) -> None:
@@ -229,6 +230,61 @@ def test_a_better_one_follows_and_who_met_the_old_champion_must_start_again(foll
     # What failed before is tracked as finished once it has.
     registry = Registry(follower.settings)
     assert registry.client.get_run(track_run(follower)).info.status == "FINISHED"
+
+
+def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Path, followers: list[Run]) -> None:
+    now = champion(followers[0].settings)
+    registry = Registry(followers[0].settings)
+    promoted = [v for v in registry.client.search_model_versions("name = 'smar'") if "smar.promoted_at" in v.tags]
+    assert {str(v.version) for v in promoted} == {"1", "3"}
+    assert all("smar.over_bm25" in v.tags for v in promoted)
+    next_day = replace(followers[0], name="next", date=LAST_DAY + timedelta(days=1))
+    registered = [run.name for run in find_runs() if (run.state("register") or {}).get("state") == "finished"]
+    assert len(registered) >= 3
+
+    registry.client.set_model_version_tag("smar", "1", "smar.over_bm25", "0.9")
+    anchors = find_anchors(next_day, now)
+    assert (anchors["best_release"]["version"], anchors["best_release"]["run"]) == ("1", "first")
+    assert anchors["best_release"]["model_digest"] == registry.release("1")["model_digest"]
+    assert Path(anchors["best_release"]["model_folder"]).is_dir()
+    # None was warm-started: promoted or not, the newest is the anchor.
+    assert anchors["cold_start"]["run"] == max(registered)
+    assert set(replace(next_day, champion=now, anchors=anchors).rivals()) == {"champion", "best_release", "cold_start"}
+
+    assert find_anchors(next_day, None) == {}, "floors alone decide about a first release"
+    assert find_anchors(replace(next_day, date=LAST_DAY + timedelta(days=29)), now) == {}, "too old"
+    assert find_anchors(replace(next_day, date=LAST_DAY - timedelta(days=1)), now) == {}, (
+        "they have seen its evaluation day"
+    )
+    assert find_best_release(replace(next_day, date=LAST_DAY)) is not None, "up to the same moment"
+    assert find_cold_start(replace(next_day, date=LAST_DAY)) is None, (
+        "none of the same day: a run again finds what it found"
+    )
+
+    registry.client.set_model_version_tag("smar", "1", "smar.over_bm25", "-0.9")
+    assert "best_release" not in find_anchors(next_day, now), "the best is the champion"
+    folder = Path(registry.release("3")["model_folder"])
+    folder.rename(folder.with_name("gone"))
+    assert find_anchors(next_day, now)["best_release"]["version"] == "1", "whose files are gone is passed over"
+    folder.with_name("gone").rename(folder)
+
+
+def test_of_releases_the_best_is_by_its_own_day_and_not_too_old() -> None:
+    cutoff = datetime(2026, 11, 29, tzinfo=UTC)
+
+    def release(version: str, day: str, over_bm25: float) -> dict[str, Any]:
+        return {"version": version, "cutoff": f"2026-{day}T00:00:00+00:00", "over_bm25": over_bm25}
+
+    old, first, second, later = (
+        *(release("1", "10-31", 0.9), release("2", "11-01", 0.3)),
+        *(release("9", "11-28", 0.3), release("10", "11-30", 0.8)),
+    )
+    assert best_release([old, first, later], cutoff) == first, "28 days, and none that knows the evaluation days"
+    assert best_release([first, second], cutoff) == second, "of equals the newest"
+    assert best_release([second | {"version": "10"}, second], cutoff) == second | {"version": "10"}, (
+        "ten comes after nine"
+    )
+    assert best_release([old], cutoff) is None
 
 
 def test_smar_search_answers_from_the_champion(home: Path, first: Run) -> None:
