@@ -23,7 +23,6 @@ from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.artifacts import content_digests
 from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run
-from smar_model.lake.stage import run_stage
 from smar_model.network.model import model_digest
 from smar_model.release.changes import HISTORY_TAG, TAG_LENGTH, tag_history
 from smar_model.release.describe_decision import describe_decision
@@ -37,10 +36,8 @@ from smar_model.release.rollback import roll_back
 from smar_model.release.start import start_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
-from smar_model.stages import REFRESH_STAGES
-from tests.evaluation.published_run import publish_run, write_items
 from tests.release.interrupted import registry_lost_at
-from tests.release.judged_runs import judged_run, write_settings
+from tests.release.judged_runs import judged_run, refresh_run, write_settings
 from tests.tiny_shop import LAST_DAY, tiny_items, write_tiny_shop
 
 RECORD = ("releases.jsonl", "releases.pending.json", "runs")
@@ -118,26 +115,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Releases, P
             first=first,
             second=second,
             third=third,
-            refresh_first=refresh_run(home, "refresh-first", "1", release="previous"),
-            refresh_second=refresh_run(home, "refresh-second", "2"),
+            refresh_first=refresh_run(home, "refresh-first", release="previous"),
+            refresh_second=refresh_run(home, "refresh-second", release="champion"),
         )
         releases.keep(kept)
         yield releases, kept
-
-
-def refresh_run(home: Path, name: str, version: str, *, release: str = "champion") -> Run:
-    """A run that has refreshed the index of a release with a catalogue of one item fewer."""
-    run = start_run(
-        settings_path=write_settings(home), name=name, day=LAST_DAY, promotion="automatic", steps=(), release=release
-    )
-    assert run.release is not None
-    assert run.release["version"] == version
-    published = publish_run(home / "shop", with_truth=False, name=f"{name}-data")
-    published.publish("prepare-items", lambda folder: write_items(folder, tiny_items()[:-1]))
-    run.take(published.run.output("prepare-items"), stage="prepare-items")
-    for stage in REFRESH_STAGES.values():
-        run_stage(stage, run)
-    return run
 
 
 @pytest.fixture
@@ -323,7 +305,7 @@ def test_a_refresh_moves_the_index_of_its_release_and_says_what_changed(releases
 
 def test_a_refresh_after_a_refresh_of_the_same_catalogue_is_the_same_build(releases: Releases) -> None:
     publish_index(releases.refresh_second)
-    again = refresh_run(releases.home, "again", "2")
+    again = refresh_run(releases.home, "again", release="2")
     assert again.release is not None
     assert again.release["index_digest"] == build(releases.refresh_second, "refresh-index")
     assert publish_index(again) == "unchanged"
