@@ -112,6 +112,7 @@ def main() -> None:
                 except BaseException as error:
                     print(f"{type(error).__name__}: {error}", file=sys.stderr)
                     os._exit(1)
+            os._exit(0)
         print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
 
 
