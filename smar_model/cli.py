@@ -59,12 +59,12 @@ def start(
     ] = None,
     note: Annotated[str, typer.Option(help="Why it is started, for the record.")] = "",
     release: Annotated[
-        str,
+        Optional[str],  # noqa: UP045
         typer.Option(
-            help="What a refresh or a rollback works on: `champion`, `previous` (the champion's predecessor; exit code 99 where there "
-            "is none) or a version's number."
+            help="For a refresh or a rollback, which reads the catalogue and no log: the release that it works on, `champion`, `previous` "
+            "(the champion's predecessor) or a version's number. Exit code 99 where there is no champion, or none before it."
         ),
-    ] = "champion",
+    ] = None,
 ) -> None:
     """Begin a run: check the settings, repair what a killed process left, resolve the champion, record it all."""
     from smar_model.release.start import start_run
@@ -134,11 +134,18 @@ def promote(
 
 
 @app.command("describe-decision")
-def describe_decision_command(run: RunOption) -> None:
+def describe_decision_command(
+    run: RunOption,
+    if_asked: Annotated[
+        bool, typer.Option("--if-asked", help="Exit code 99 where no person's word would change anything.")
+    ] = False,
+) -> None:
     """Say as Markdown what a person needs who is asked whether the run's version becomes the champion."""
     record = _begun_run(run, "promote")
-    from smar_model.release.describe_decision import describe_decision
+    from smar_model.release.describe_decision import describe_decision, refuse_idle_question
 
+    if if_asked:
+        refuse_idle_question(record)
     print(describe_decision(record))
 
 
