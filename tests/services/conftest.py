@@ -1,0 +1,47 @@
+"""One set of services for all tests that need them: starting it takes half a minute."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.services.airflow_api import AirflowApi
+from tests.services.stack import Stack, running_stack
+from tests.services.webhook import Webhook, listening_webhook
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[Webhook]:
+    """Where notices of failures go."""
+    with listening_webhook() as webhook:
+        yield webhook
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterator[Stack]:
+    home: Path = tmp_path_factory.mktemp("stack") / "var"
+    with running_stack(home, webhook.variables) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def airflow(stack: Stack) -> AirflowApi:
+    return AirflowApi(address=stack.airflow, user=stack.user, password=stack.password)
