@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from datetime import date
@@ -10,7 +11,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from smar_model.errors import BAD_INPUT, InputError
+from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NothingToDo
 from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
@@ -56,8 +57,15 @@ def start(
         typer.Option("--set", help="NAME=VALUE: a setting of this run alone, as training.seed=1. May be repeated."),
     ] = None,
     note: Annotated[str, typer.Option(help="Why it is started, for the record.")] = "",
+    release: Annotated[
+        str,
+        typer.Option(
+            help="What a refresh or a rollback works on: `champion`, `previous` (the champion's predecessor; exit code 99 where there "
+            "is none) or a version's number."
+        ),
+    ] = "champion",
 ) -> None:
-    """Begin a run: check the settings, resolve the champion, record both."""
+    """Begin a run: check the settings, repair what a killed process left, resolve the champion, record it all."""
     from smar_model.release.start import start_run
 
     start_run(
@@ -68,7 +76,8 @@ def start(
         promotion=promotion,
         changes=changes or (),
         note=note,
-        steps=[*STAGES, *REFRESH_STAGES, "register", "promote", "track"],
+        release=release,
+        steps=[*STAGES, *REFRESH_STAGES, "publish-index", "register", "promote", "rollback", "track"],
     )
 
 
@@ -108,12 +117,69 @@ def register(run: RunOption) -> None:
 
 
 @app.command()
-def promote(run: RunOption) -> None:
+def promote(
+    run: RunOption,
+    approved_by: Annotated[
+        str, typer.Option(help="Person who approved it; a run started with --promotion ask waits for one.")
+    ] = "",
+    rejected_by: Annotated[str, typer.Option(help="Person who rejected it.")] = "",
+    comment: Annotated[str, typer.Option(help="Why, in that person's words.")] = "",
+) -> None:
     """Make the run's version the champion, if the gate and the run allow it; a rejection is a normal end."""
     record = _begun_run(run, "promote")
     from smar_model.release.promote import promote_run
 
-    promote_run(record)
+    promote_run(record, approved_by=approved_by, rejected_by=rejected_by, comment=comment)
+
+
+@app.command("describe-decision")
+def describe_decision_command(run: RunOption) -> None:
+    """Say as Markdown what a person needs who is asked whether the run's version becomes the champion."""
+    record = _begun_run(run, "promote")
+    from smar_model.release.describe_decision import describe_decision
+
+    print(describe_decision(record))
+
+
+@app.command("publish-index")
+def publish_index_command(run: RunOption) -> None:
+    """Point the release that the run works on at its refreshed index, once that has answered."""
+    record = _begun_run(run, "publish-index")
+    from smar_model.release.publish_index import publish_index
+
+    publish_index(record)
+
+
+@app.command()
+def rollback(
+    run: RunOption,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")],
+    by: Annotated[Optional[str], typer.Option(help="Who; default: this machine's user.")] = None,  # noqa: UP045
+) -> None:
+    """Make the release that the run works on the champion again, after `smar publish-index`."""
+    record = _begun_run(run, "rollback")
+    from smar_model.release.rollback import roll_back
+
+    roll_back(record, reason=reason, by=by or getpass.getuser())
+
+
+@app.command()
+def reconcile(settings: SettingsOption) -> None:
+    """Finish what a killed release left; verify and record a champion that was set by hand. Fails where it cannot serve."""
+    from smar_model.release.reconcile import reconcile as run_reconcile
+
+    run_reconcile(load_settings(settings))
+
+
+@app.command()
+def prune(
+    settings: SettingsOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Remove index builds, local copies and outputs of old runs that no kept release and no younger run needs (docs/releases.md)."""
+    from smar_model.release.prune import prune as run_prune
+
+    run_prune(load_settings(settings), dry_run=dry_run)
 
 
 @app.command()
@@ -249,7 +315,7 @@ def champion(settings: DeploymentOption = DEFAULT_SETTINGS, as_json: JsonOption 
 
 @app.command()
 def history(as_json: JsonOption = False) -> None:
-    """List every release with its reasons."""
+    """List promotions, rollbacks, refreshes, rejections and what was done by hand: who, when, from, to, why."""
     from smar_model.release.show import show_history
 
     show_history(as_json=as_json)
@@ -516,11 +582,14 @@ def import_table_command(
 
 
 def main() -> None:
-    """Entry point: bad input is one message on standard error and exit code 2."""
+    """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99."""
     # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
+    except NothingToDo as nothing:
+        print(f"nothing to do: {nothing}", file=sys.stderr)
+        sys.exit(NOTHING_TO_DO)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

@@ -1,7 +1,9 @@
-"""The one error that users see without a traceback."""
+"""What users see without a traceback: the one error, and that there is nothing to do."""
 
 BAD_INPUT = 2
-"""Exit code of `smar` for it."""
+"""Exit code of `smar` for bad input."""
+NOTHING_TO_DO = 99
+"""Exit code of `smar` where there is nothing to do; Airflow's own operators take it for a skipped task."""
 
 
 class InputError(ValueError):
@@ -9,3 +11,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with code 2; nothing has been published.
     """
+
+
+class NothingToDo(Exception):
+    """What was asked for does not exist, which is no fault: its message says so, and the exit code is 99."""

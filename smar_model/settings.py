@@ -407,6 +407,11 @@ class Release(Section):
     """MLflow tracking and registry; unset: SQLite in the home folder."""
     experiment: str = "smar_retrain"
     model: str = "smar"
+    keep: Count = 5
+    """The last so many releases whose index builds and local copies `smar prune` leaves; champion, challenger and their predecessors
+    always."""
+    keep_days: Annotated[int, Field(ge=8)] = 14
+    """Outputs of runs that did something in the last so many days stay as well; a run builds on one of at most 7 days before."""
 
 
 class Stages(Section):

@@ -347,24 +347,24 @@ REFRESH_STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="embed-release",
-            summary="The run's catalogue under the champion that it met: new and changed items alone.",
+            summary="The run's catalogue under the release that it refreshes: new and changed items alone.",
             work="smar_model.retrieval.embed:run_release",
             inputs=("prepare-items",),
             settings=("training.threads",),
             code=_EMBED,
             dated=False,
-            champion=True,
+            release="release",
         ),
         Stage(
             name="refresh-index",
-            summary="The champion's index with the run's catalogue, without training; its recall measured again.",
+            summary="That release's index with the run's catalogue, without training; its recall measured again.",
             work="smar_model.retrieval.index:refresh",
             inputs=("prepare-items", "embed-release"),
             settings=("index", "training.threads"),
             code=_INDEX,
             dated=False,
-            release="champion",
+            release="release",
         ),
     )
 }
-"""A release's index brought up to today's catalogue, between two trainings: start, prepare-items, then these."""
+"""A release's index brought up to today's catalogue, between two trainings: start, prepare-items, these, then publish-index."""

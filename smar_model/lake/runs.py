@@ -37,6 +37,8 @@ class Run:
     time), `model_digest` (of its `model` folder), `model_folder` (local copy of its model); None: no release."""
     promotion: Promotion
     """Who decides that a version which passed the gate becomes the champion: the gate alone, a person too, or nobody."""
+    release: dict[str, Any] | None = None
+    """The release whose index the run refreshes, and to which it may roll back, described as the champion is: by default the champion."""
     note: str = ""
     """Why the run was started, by whoever started it."""
     base: dict[str, Any] | None = None
@@ -79,7 +81,7 @@ class Run:
         return run_folder(self.name)
 
     def state(self, stage: str) -> dict[str, Any] | None:
-        """State of a stage: `state` is running, finished, failed or killed; None: not begun."""
+        """State of a stage: `state` is running, finished, skipped, failed or killed; None: not begun."""
         try:
             content = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

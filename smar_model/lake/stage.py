@@ -43,7 +43,7 @@ class Stage:
     dated: bool = True
     champion: bool = False
     """Whether the champion resolved at the run's start is an input."""
-    release: Literal["warm_start", "mined_from", "oracle", "champion"] | None = None
+    release: Literal["warm_start", "mined_from", "oracle", "release"] | None = None
     """Field of the run with the release that it reads, where there is one."""
     base: Literal["taken", "read"] | None = None
     """What a run that builds on an earlier one (`Run.base`) does with that one's output of this stage: it takes it for its own,

@@ -77,9 +77,9 @@ def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifa
         # MLflow advises type hints and an input example in place of the signature that we state.
         warnings.simplefilter("ignore", UserWarning)
         staging = Path(name)
-        _place(finetune, staging, only="model")
-        _place(index, staging / "index")
-        _place(run.output("report"), staging, only="report.html")
+        place(finetune, staging, only="model")
+        place(index, staging / "index")
+        place(run.output("report"), staging, only="report.html")
         (staging / "settings.yaml").write_text(
             yaml.safe_dump(run.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -124,6 +124,7 @@ def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str
         "smar.started_from": finetune.metrics.get("started_from", "pretraining"),
         "smar.model_digest": finetune.manifest["content"]["model"],
         "smar.commit": commit(),
+        "smar.index_digest": index.digest,
         "index": index.digest,
         "index_source": WITHIN_VERSION,
     }
@@ -135,7 +136,7 @@ def pinned_requirements() -> list[str]:
     return [line.split(" ")[0] for line in lines if line.split("==")[0].lower() in SERVING_PACKAGES]
 
 
-def _place(artifact: Artifact, folder: Path, *, only: str | None = None) -> None:
+def place(artifact: Artifact, folder: Path, *, only: str | None = None) -> None:
     """Hard links to an artifact's listed files (all, or those of one file or folder), copied where links cannot be."""
     for name in artifact.manifest["files"]:
         if only in {None, name, name.split("/")[0]}:

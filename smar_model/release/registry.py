@@ -5,7 +5,15 @@ Alias `champion` → version → tag `index` is the only way in (design, decisio
     smar.run, smar.date, smar.cutoff   the run that trained it, its last day, first moment after training
     smar.started_from                  what its fine-tuning went on from: a version, or its pretraining
     smar.model_digest                  digest of the model's files, as `index.json` has it too
-    index, index_source                content digest of its current index build, and where that lies
+    smar.index_digest, index_source    content digest of the index build that it was released with, and where that lies
+    index                              content digest of its current build
+    index_source.DIGEST                where another build than that of the release lies
+    smar.cannot_serve                  why it does not serve although it was made the champion by hand
+
+One tag, `index`, moves an index: whoever meets a new digest finds its place, which was written before. Tags of the registered model:
+
+    smar.last_good                     version and index build that were last verified to serve as the champion
+    smar.release.NUMBER                the moves of the champion in short (`smar history` has them whole)
 """
 
 from __future__ import annotations
@@ -13,6 +21,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -32,7 +41,31 @@ from smar_model.settings import Settings, home
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 WITHIN_VERSION = "version"
-"""Value of the tag `index_source` of a version whose current index build is the one that it was released with."""
+"""Value of the tag `index_source`: the build that the version was released with lies in the version itself."""
+LAST_GOOD = "smar.last_good"
+CANNOT_SERVE = "smar.cannot_serve"
+Pointer = tuple[str, str]
+"""A version and the digest of one of its index builds."""
+
+
+def source_tag(index: str) -> str:
+    """Tag of a version that says where this build of its index lies."""
+    return f"index_source.{index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """What the registry says of the model as a whole; nothing where there is none yet."""
+
+    aliases: dict[str, str]
+    """Alias → version, as text: it is an int in a database and text over HTTP."""
+    tags: dict[str, str]
+
+    @property
+    def last_good(self) -> Pointer | None:
+        """The pair that was last verified to serve as the champion."""
+        version, _, index = self.tags.get(LAST_GOOD, "").partition(" ")
+        return (version, index) if index else None
 
 
 class Registry:
@@ -58,15 +91,23 @@ class Registry:
             tags={"mlflow.experimentKind": "custom_model_development"},
         )
 
-    def aliased(self, alias: str) -> str | None:
-        """Version that an alias names, as text: it is an int in a database and text over HTTP."""
+    def registered(self) -> Registered:
         try:
-            aliases = self.client.get_registered_model(self.name).aliases
+            model = self.client.get_registered_model(self.name)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
+                return Registered(aliases={}, tags={})
             raise
-        return str(aliases[alias]) if alias in aliases else None
+        return Registered(
+            aliases={alias: str(version) for alias, version in model.aliases.items()}, tags=dict(model.tags)
+        )
+
+    def aliased(self, alias: str) -> str | None:
+        """Version that an alias names."""
+        return self.registered().aliases.get(alias)
+
+    def tag(self, version: str, name: str, value: str) -> None:
+        self.client.set_model_version_tag(self.name, version, name, value)
 
     def version(self, version: str) -> ModelVersion:
         """A version by number.
@@ -85,14 +126,18 @@ class Registry:
             raise
 
     def find(self, *, model_digest: str, index_digest: str) -> str | None:
-        """The version that holds this model and this index, if there is one."""
+        """The version that was released with this model and this index, if there is one."""
         found = self.client.search_model_versions(
-            f"name = '{self.name}' and tag.`smar.model_digest` = '{model_digest}' and tag.`index` = '{index_digest}'"
+            f"name = '{self.name}' and tag.`smar.model_digest` = '{model_digest}'"
         )
-        return str(max(found, key=lambda v: int(v.version)).version) if found else None
+        alike = [int(v.version) for v in found if released_index(dict(v.tags)) == index_digest]
+        return str(max(alike)) if alike else None
 
-    def release(self, version: str) -> dict[str, Any]:
+    def release(self, version: str, *, index: str | None = None) -> dict[str, Any]:
         """A version as plain values, its folders on this machine.
+
+        Args:
+            index: digest of one of its index builds; None: the current one.
 
         Returns:
             version (text), run, date, cutoff (ISO time), started_from (what fine-tuning went on from), model_digest, index_digest, folder (all of the version),
@@ -101,16 +146,26 @@ class Registry:
         Whether the index was built by the model is for whoever loads them to check: `Searcher.load` does.
 
         Raises:
-            InputError: there is no such version.
+            InputError: there is no such version, it was not made by `smar register`, or it names no place of this build.
         """
         found = self.version(version)
+        missing = [name for name in _NEEDED if name not in found.tags]
+        if missing:
+            raise InputError(
+                f"version {version} of model {self.name!r} lacks the tag {missing[0]!r}: it was not made by `smar register`"
+            )
+        index = index or found.tags["index"]
+        index_source = found.tags.get(source_tag(index))
+        if index_source is None and index in {found.tags["index"], released_index(dict(found.tags))}:
+            index_source = found.tags["index_source"]
+        if index_source is None:
+            raise InputError(f"version {version} of model {self.name!r} names no place of the index {index[:12]}")
         source = self.client.get_model_version_download_uri(self.name, str(found.version))
         folder = self._local(source, cache=f"{self.name}-{found.version}")
-        index_source = found.tags["index_source"]
         index_folder = (
             folder / "artifacts" / "index"
             if index_source == WITHIN_VERSION
-            else self._local(index_source, cache=f"index-{found.tags['index']}")
+            else self._local(index_source, cache=f"index-{index}")
         )
         return {
             "version": str(found.version),
@@ -119,7 +174,7 @@ class Registry:
             "cutoff": found.tags["smar.cutoff"],
             "started_from": found.tags.get("smar.started_from", "unknown"),
             "model_digest": found.tags["smar.model_digest"],
-            "index_digest": found.tags["index"],
+            "index_digest": index,
             "folder": str(folder),
             "model_folder": str(folder / "artifacts" / "model"),
             "index_folder": str(index_folder),
@@ -130,7 +185,7 @@ class Registry:
         address = urlparse(uri)
         if address.scheme in {"", "file"}:
             return Path(unquote(address.path))
-        folder = home() / "registry-cache" / cache
+        folder = cache_folder() / cache
         if not folder.is_dir():
             from mlflow.artifacts import download_artifacts
 
@@ -144,6 +199,19 @@ class Registry:
                     raise
             shutil.rmtree(temporary, ignore_errors=True)
         return folder
+
+
+_NEEDED = ("smar.run", "smar.date", "smar.cutoff", "smar.model_digest", "index", "index_source")
+
+
+def released_index(tags: dict[str, str]) -> str | None:
+    """Digest of the build that a version was released with; of versions of before it was kept, the current one."""
+    return tags.get("smar.index_digest", tags.get("index"))
+
+
+def cache_folder() -> Path:
+    """Copies of what lies on a tracking server: `MODEL-VERSION` and `index-DIGEST`."""
+    return home() / "registry-cache"
 
 
 def champion(settings: Settings) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smar_model.lake.shop_inputs import ShopInputs
-from smar_model.release.promote import read_history
+from smar_model.release.history import MOVES, read_history
 from smar_model.release.registry import champion_or_version
 from smar_model.settings import Settings, load_settings
 
@@ -110,20 +110,38 @@ def show_champion(settings: Settings, *, as_json: bool) -> None:
 
 
 def show_history(*, as_json: bool) -> None:
-    """Print every release, oldest first, with why."""
+    """Print every change, oldest first, with who and why; refreshes of one version that follow each other are one line."""
     entries = read_history()
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
     if not entries:
         print("no release yet; `make retrain` makes the first")
-    for entry in entries:
-        print(
-            f"{entry['at']}  {entry['model']}: version {entry['from'] or 'none'} → {entry['to']}  "
-            f"({entry['action']}, run {entry['run']}, data up to {entry['date']})"
-        )
-        for reason in entry["evidence"]["reasons"]:
-            print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
+    refreshes = 0
+    for entry, after in zip(entries, [*entries[1:], None], strict=True):
+        alike = [(e["action"], e["model"], e["to"]) if e else None for e in (entry, after)]
+        refreshes += entry["action"] == "refresh"
+        if entry["action"] == "refresh" and alike[0] == alike[1]:
+            continue
+        print(f"{entry['at']}  {entry['model']}: {_told(entry, refreshes)}")
+        refreshes = 0
+        if entry["action"] in MOVES:
+            for reason in entry["evidence"].get("reasons", []):
+                print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
+
+
+def _told(entry: dict[str, Any], refreshes: int) -> str:
+    origin = f"run {entry['run']}, data up to {entry['date']}"
+    by = f" by {entry['by']}" if entry.get("by") else ""
+    if entry["action"] == "refresh":
+        times = f" {refreshes} times, the last" if refreshes > 1 else ""
+        digests = f"{(entry.get('index_from') or 'none')[:12]} → {entry['index'][:12]}"
+        return f"version {entry['to']}: index refreshed{times}{by}: {digests}  ({origin})"
+    if entry["action"] == "reject":
+        return f"version {entry['version']} rejected{by}, version {entry['to'] or 'none'} stays  ({origin}): {entry['reason']}"
+    # The rules below say why a gate promoted.
+    why = f": {entry['reason']}" if entry.get("reason") and by != " by the gate" else ""
+    return f"version {entry['from'] or 'none'} → {entry['to']}  ({entry['action']}{by}, {origin}){why}"
 
 
 def _short(path: str) -> str:

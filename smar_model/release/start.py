@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.artifacts import replace_file, sweep_expired, sweep_orphans
 from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder
 from smar_model.lake.shop_inputs import ShopInputs
@@ -31,6 +31,7 @@ def start_run(
     window_days: int | None = None,
     changes: Sequence[str] = (),
     note: str = "",
+    release: str = "champion",
 ) -> Run:
     """Begin a run, or take up the one of that name with the champion that it met when it began.
 
@@ -41,10 +42,12 @@ def start_run(
         window_days: days of the log, that day included; None: the settings'.
         changes: settings that differ from the file's in this run, `NAME=VALUE` each, as `training.seed=1`.
         note: why the run is started, for its record.
+        release: what a refresh or a rollback works on: `champion`, `previous` (the champion's predecessor) or a version.
 
     Raises:
-        InputError: the settings are wrong, the shop lacks a file that the run needs, or the name is taken by a run
-            with another date or other settings.
+        InputError: the settings are wrong, the shop lacks a file that the run needs, there is no such version, or the name is taken
+            by a run with another date or other settings, or on another release.
+        NothingToDo: there is no previous release.
     """
     folder = run_folder(name)
     try:
@@ -69,13 +72,16 @@ def start_run(
         swept, expired = sweep_orphans(), sweep_expired()
         if (folder / "run.json").is_file():
             run = create_run(run)
+            if release.isdigit() and run.release and run.release["version"] != release:
+                raise InputError(
+                    f"run {name}: exists, and works on version {run.release['version']}; choose another name"
+                )
         else:
             # MLflow takes seconds to import: only where it is asked.
-            from smar_model.release.registry import champion
             from smar_model.release.starting_points import starting_points
 
-            met = champion(settings)
-            run = create_run(replace(run, champion=met, **starting_points(run, met)))
+            met, works_on = meet_releases(run, release)
+            run = create_run(replace(run, champion=met, release=works_on, **starting_points(run, met)))
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
         details["metrics"] |= {"pretraining": describe_base(run)}
     rival = (
@@ -85,10 +91,43 @@ def start_run(
         f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
         f"{run.cutoff:%Y-%m-%d}, champion: {rival}, pretraining: {describe_base(run)}, "
         f"promotion: {run.promotion}"
+        + (f", works on version {run.release['version']}" if run.release and run.release != run.champion else "")
         + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
     return load_run(name)
+
+
+def meet_releases(run: Run, asked: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The champion and the release that is asked for, as they are now; what a killed process left of a release is repaired first.
+
+    A champion that was set by hand and cannot serve is said loudly, and the last good one, which serves, is met in its place.
+
+    Raises:
+        InputError: there is no such version.
+        NothingToDo: there is no previous release.
+    """
+    from smar_model.release.history import predecessor
+    from smar_model.release.lease import registry_lease
+    from smar_model.release.reconcile import reconcile_champion
+    from smar_model.release.registry import Registry
+
+    registry = Registry(run.settings)
+    with registry_lease(purpose=f"start {run.name}"):
+        found = reconcile_champion(registry)
+    for line in (*found.done, *([f"WARNING: {found.problem}"] if found.problem else [])):
+        print(f"[{run.name}] start: {line}", flush=True)
+    met = registry.release(found.champion[0], index=found.champion[1]) if found.champion else None
+    if asked == "champion":
+        return met, met
+    if asked == "previous":
+        asked = (predecessor(registry.name, met["version"]) if met else None) or ""
+        if not asked:
+            champion = (
+                f"version {met['version']}, the champion, is the first release" if met else "there is no champion"
+            )
+            raise NothingToDo(f"model {registry.name!r} has no previous release: {champion}")
+    return met, registry.release(asked)
 
 
 def describe_base(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Steps that change the world outside the lake (start, register, promote, track): done again each time, not reused."""
+"""Steps that change the world outside the lake (start, register, promote, publish-index, rollback, track): done again each time, not reused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.runs import Run
 
 
@@ -19,6 +19,9 @@ def recorded_step(run: Run, step: str) -> Iterator[dict[str, Any]]:
     details: dict[str, Any] = {}
     try:
         yield details
+    except NothingToDo as nothing:
+        run.write_state(step, "skipped", message=str(nothing), seconds=round(time.monotonic() - started, 1))
+        raise
     except BaseException as error:
         message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         run.write_state(step, "failed", message=message, seconds=round(time.monotonic() - started, 1))

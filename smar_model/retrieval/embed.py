@@ -57,7 +57,7 @@ SHARDS_A_PROCESS = 4
 PICTURES_TOGETHER = 64
 TEXT_FIELDS = ("title", "category", "brand", "attributes")
 EMBEDDING_STAGES = ("embed", "embed-release")
-"""Whose outputs hold embeddings: of a run's own model, and of the champion for a refresh of its index."""
+"""Whose outputs hold embeddings: of a run's own model, and of a release for a refresh of its index."""
 ANY_TIME = datetime.max.replace(tzinfo=UTC)
 
 ReadPatches = Callable[[np.ndarray], np.ndarray]
@@ -351,15 +351,15 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def run_release(context: StageContext) -> dict[str, Any]:
-    """Publish `embeddings/` of the run's catalogue under the champion that the run met, to refresh its index with.
+    """Publish `embeddings/` of the run's catalogue under the release that the run works on, to refresh its index with.
 
     Raises:
-        InputError: there was no champion, or its files are gone.
+        InputError: there was no release, or its files are gone.
     """
-    champion = context.run.champion
-    if champion is None:
-        raise InputError(f"run {context.run.name}: met no champion when it started, so there is no index to refresh")
-    return embed_stage(context, Path(champion["model_folder"]))
+    release = context.run.release
+    if release is None:
+        raise InputError(f"run {context.run.name}: met no release when it started, so there is no index to refresh")
+    return embed_stage(context, Path(release["model_folder"]))
 
 
 def embed_stage(context: StageContext, model_folder: Path) -> dict[str, Any]:

@@ -369,17 +369,17 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def refresh(context: StageContext) -> dict[str, Any]:
-    """Publish the champion's index with today's catalogue.
+    """Publish the index of the release that the run works on, with today's catalogue.
 
     Raises:
-        InputError: there was no champion, its index is damaged or was made before indexes could be refreshed, or recall is below
+        InputError: there was no release, its index is damaged or was made before indexes could be refreshed, or recall is below
             the floor; nothing is published.
     """
-    settings, champion = context.settings.index, context.run.champion
-    if champion is None:
-        raise InputError(f"run {context.run.name}: met no champion when it started, so there is no index to refresh")
+    settings, release = context.settings.index, context.run.release
+    if release is None:
+        raise InputError(f"run {context.run.name}: met no release when it started, so there is no index to refresh")
     torch.set_num_threads(context.settings.training.threads)
-    model_folder, index_folder = Path(champion["model_folder"]), Path(champion["index_folder"])
+    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
     manifest, index, old = open_index(index_folder, model_folder)
     asked, routes = read_recall_queries(index_folder)
     vectors = RoutedItems(load_embeddings(context.input("embed-release").folder))
@@ -410,7 +410,7 @@ def refresh(context: StageContext) -> dict[str, Any]:
         "items_added": float(len(ids - before)),
         "items_removed": float(len(before - ids)),
         "items_embedded": context.input("embed-release").metrics["items_embedded"],
-        "refreshed_from": champion["index_digest"],
+        "refreshed_from": release["index_digest"],
     }
 
 

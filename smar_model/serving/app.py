@@ -137,6 +137,7 @@ class ReadyAnswer(BaseModel):
     version: str | None
     model_digest: str | None
     index_digest: str | None
+    is_champion: bool = Field(description="Whether it is what the registry names; else it is the last good release")
     problems: list[str] = Field(description="Why what answers is not what it should be; it answers all the same")
 
 

@@ -1,10 +1,9 @@
 """Following the registry: alias `champion` → version → tag `index` (design, decision 4), without a restart or a failed request.
 
 One thread looks every few seconds. A pair of model and index that has become the champion is opened beside the one that answers and
-takes its place in one assignment; whoever is answering with the old one keeps it until done. What cannot be opened, and a registry
-that does not answer, change nothing but what is reported.
-
-Who moves an index sets the tag `index_source` before `index`, so that nobody meets a new digest with an old place.
+takes its place in one assignment; whoever is answering with the old one keeps it until done. A registry that does not answer changes
+nothing but what is reported. In the place of a champion that cannot be opened the last good release answers, which the registry names as
+well (`smar.last_good`), until the champion can.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.release.registry import CHALLENGER, CHAMPION, Registry
+from smar_model.release.registry import CHALLENGER, CHAMPION, Pointer, Registered, Registry
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.served_pair import (
     TEXT_ONLY,
@@ -50,6 +49,7 @@ class RegistryView:
     aliases: dict[str, str]
     versions: dict[str, dict[str, str]]
     """Version → its tags, the newest first."""
+    last_good: Pointer | None
 
     def pointer(self, version: str) -> tuple[str, str | None]:
         """A version and the index build that it names."""
@@ -66,6 +66,7 @@ class Follower:
     others_kept: int
     """Pairs besides the champion that stay in memory."""
     champion: ServedPair | None = None
+    """What answers: the champion, or the last good release where that cannot be opened."""
     examples: list[str] = field(default_factory=list)
     view: RegistryView | None = None
     text_only_missing: str | None = None
@@ -111,11 +112,15 @@ class Follower:
             log.warning("the registry answers again")
         self.registry_problem = None
         self.metrics.registry_seen.set(self.view.seen_at)
-        if CHAMPION not in self.view.aliases:
+        named = self.view.aliases.get(CHAMPION)
+        if named:
+            self._follow_to(self.view.pointer(named))
+        else:
             name = self.settings.release.model
             self.reload_problem = f"model {name!r} has no champion; `make retrain` trains and promotes one"
-            return
-        self._follow_to(self.view.pointer(self.view.aliases[CHAMPION]))
+        if self.reload_problem:
+            self._fall_back()
+        self.metrics.serving_champion.set(float(self.champion is not None and self.reload_problem is None))
         if self.champion:
             self.text_only_missing = why_no_text_only(self.champion.run)
 
@@ -125,12 +130,13 @@ class Follower:
         found = client.search_model_versions(
             f"name = '{name}'", max_results=LISTED_VERSIONS, order_by=["version_number DESC"]
         )
-        aliases = {alias: v for alias in (CHAMPION, CHALLENGER) if (v := self._registry.aliased(alias))}
+        registered: Registered = self._registry.registered()
+        aliases = {alias: v for alias in (CHAMPION, CHALLENGER) if (v := registered.aliases.get(alias))}
         versions = {str(v.version): dict(v.tags) for v in found}
         for version in aliases.values():
             if version not in versions:
                 versions[version] = dict(self._registry.version(version).tags)
-        return RegistryView(seen_at=time.time(), aliases=aliases, versions=versions)
+        return RegistryView(seen_at=time.time(), aliases=aliases, versions=versions, last_good=registered.last_good)
 
     def _follow_to(self, wanted: tuple[str, str | None]) -> None:
         if self.champion and wanted == _pointer(self.champion):
@@ -150,15 +156,38 @@ class Follower:
             )
             log.error("%s; serving goes on with %s", self.reload_problem, self._serving(), exc_info=_unexpected(error))
             return
-        self.metrics.reload_seconds.observe(time.monotonic() - started)
-        before, self.champion = self.champion, pair
         self.reload_problem = self._refused = None
+        self._answer_with(pair, time.monotonic() - started)
+
+    def _fall_back(self) -> None:
+        """Let the last good release answer, as the champion cannot."""
+        wanted = self.view.last_good if self.view else None
+        if wanted is None or (self.champion and wanted == _pointer(self.champion)):
+            return
+        why, again_at = self._unopened.pop(wanted, ("", 0.0))
+        if time.monotonic() < again_at:
+            self._unopened[wanted] = why, again_at
+            return
+        started = time.monotonic()
+        try:
+            pair = self._open_version(wanted)
+        except Exception as error:  # whatever is wrong with it as well
+            self.metrics.failed_reloads.inc()
+            self._unopened[wanted] = _described(error), time.monotonic() + RETRY_SECONDS
+            log.error("the last good release, version %s: %s", wanted[0], _described(error))
+            return
+        self._answer_with(pair, time.monotonic() - started)
+        log.warning("that is the last good release")
+
+    def _answer_with(self, pair: ServedPair, seconds: float) -> None:
+        self.metrics.reload_seconds.observe(seconds)
+        before, self.champion = self.champion, pair
         self.metrics.reloads.inc()
         if before:
             self.metrics.serving.remove(before.version, before.model_digest, before.index_digest)
             self._keep(before)
         self.metrics.serving.labels(pair.version, pair.model_digest, pair.index_digest).set(1)
-        log.warning("serving %s, opened in %.1f s", self._serving(), time.monotonic() - started)
+        log.warning("serving %s, opened in %.1f s", self._serving(), seconds)
         try:
             self.examples = example_queries(pair)
         except Exception as error:  # the page goes without
@@ -169,7 +198,7 @@ class Follower:
         if kept := self._kept(pointer):
             return kept
         registry = self._registry or Registry(self.settings)
-        return open_release(registry.release(pointer[0]))
+        return open_release(registry.release(pointer[0], index=pointer[1]))
 
     def resolved(self, name: str) -> tuple[str, str | None]:
         """What a name (champion, challenger, text-only, a number) stands for: a version with its index build, `text-only` with a run.
@@ -240,6 +269,10 @@ class Follower:
         pair = self.champion
         return f"version {pair.version} with index {_short(pair.index_digest)}" if pair else "nothing"
 
+    def _told_problem(self) -> str | None:
+        problem, pair = self.reload_problem, self.champion
+        return f"{problem}; {self._serving()} answers in its place" if problem and pair else problem
+
     def described(self) -> dict[str, Any]:
         """For `/readyz`: what answers, and what is wrong."""
         pair = self.champion
@@ -248,7 +281,8 @@ class Follower:
             "version": pair.version if pair else None,
             "model_digest": pair.model_digest if pair else None,
             "index_digest": pair.index_digest if pair else None,
-            "problems": [problem for problem in (self.reload_problem, self.registry_problem) if problem],
+            "is_champion": pair is not None and self.reload_problem is None,
+            "problems": [problem for problem in (self._told_problem(), self.registry_problem) if problem],
         }
 
 

@@ -33,6 +33,11 @@ class Metrics:
             ["version", "model_digest", "index_digest"],
             registry=registry,
         )
+        self.serving_champion = Gauge(
+            "smar_serving_champion",
+            "1 while what answers is the champion that the registry names, 0 while it is the last good release.",
+            registry=registry,
+        )
         self.reloads = Counter(
             "smar_reloads", "Pairs of model and index that became the one that answers.", registry=registry
         )

@@ -1,0 +1,116 @@
+"""One change of the registry, so that a process which dies at any step leaves the old release or the new one, whole.
+
+1. Note the change beside the history.
+2. Make it by one request: an alias moves, or the tag `index` of a version. Readers see it now, and only now.
+3. Write it down: tags of the version and of the registered model, a line of the history.
+4. Drop the note.
+
+`finish_pending` looks at the registry to tell whether a change that was noted was made, and does what is left of 3.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from smar_model.release.history import MOVES, append_history, read_history, read_moves, read_pending, write_pending
+from smar_model.release.lease import Lease
+from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, source_tag
+
+HISTORY_TAG = "smar.release."
+"""Tags of the registered model, each a move of the champion in short: `smar.release.0007`."""
+TAGGED = 100
+"""Moves that the registered model has tags of, the last ones: every reader of an alias is sent them all."""
+TAG_LENGTH = 1_000
+"""Characters of a tag's value; MLflow's databases have columns of 5,000."""
+SHORT = ("at", "action", "from", "to", "run", "date", "by", "index", "reason")
+
+
+def carry_out(registry: Registry, lease: Lease, entry: dict[str, Any]) -> None:
+    """Make a change of the champion or of a version's index, which has been verified, and write it down.
+
+    Raises:
+        InputError: the lease ran out before the change; nothing is changed.
+    """
+    if entry["action"] in MOVES:
+        moves = read_moves(registry.name)
+        entry = entry | {"number": moves[-1]["number"] + 1 if moves else 1}
+    lease.verify()
+    write_pending(registry.name, entry)
+    if entry["action"] in MOVES:
+        registry.client.set_registered_model_alias(registry.name, CHAMPION, entry["to"])
+    else:
+        # The place first: readers ask for it once they have met the digest.
+        registry.tag(entry["to"], source_tag(entry["index"]), entry["index_source"])
+        registry.tag(entry["to"], "index", entry["index"])
+    write_down(registry, entry)
+    write_pending(registry.name, None)
+
+
+def finish_pending(registry: Registry) -> str | None:
+    """Finish what a killed process began, or drop it where it changed nothing; returns what was done, for people."""
+    entry = read_pending(registry.name)
+    if entry is None:
+        return None
+    if entry["action"] in MOVES:
+        made = registry.aliased(CHAMPION) == entry["to"]
+    else:
+        made = registry.version(entry["to"]).tags.get("index") == entry["index"]
+    if made:
+        write_down(registry, entry)
+    write_pending(registry.name, None)
+    what = f"the {entry['action']} of version {entry['to']} that was begun at {entry['at']}"
+    return f"{what} was made, and is now written down" if made else f"{what} was not made, and is dropped"
+
+
+def write_down(registry: Registry, entry: dict[str, Any]) -> None:
+    """Tags and history of a change that has been made; what is there already stays."""
+    version = entry["to"]
+    tags = {"smar.refreshed_at": entry["at"], "smar.refreshed_by": entry["run"]}
+    if entry["action"] in MOVES:
+        tags = {"smar.promoted_at": entry["at"], "smar.promoted_by": entry["by"]}
+        tags |= decision_tags(entry) if entry["action"] == "promote" else {}
+        if all(move["to"] != version or move["number"] == entry["number"] for move in read_moves(registry.name)):
+            tags["smar.promoted_from"] = entry["from"] or "none"
+    for name, value in tags.items():
+        registry.tag(version, name, value)
+    if entry["action"] in MOVES or registry.aliased(CHAMPION) == version:
+        note_last_good(registry, version, entry["index"])
+    if entry not in read_history(registry.name):
+        append_history(entry)
+    tag_history(registry)
+
+
+def decision_tags(entry: dict[str, Any]) -> dict[str, str]:
+    """Tags of a version that say who decided about it."""
+    decision = "rejected" if entry["action"] == "reject" else "approved"
+    return {"smar.decision": decision, "smar.decided_by": entry["by"], "smar.decision_reason": entry["reason"][:1_000]}
+
+
+def note_last_good(registry: Registry, version: str, index: str) -> None:
+    registry.client.set_registered_model_tag(registry.name, LAST_GOOD, f"{version} {index}")
+
+
+def tag_history(registry: Registry) -> None:
+    """Bring the registered model's tags to the last moves of the history; or a history that is lost to its tags."""
+    tags = {name: value for name, value in registry.registered().tags.items() if name.startswith(HISTORY_TAG)}
+    if tags and not read_moves(registry.name):
+        for name in sorted(tags):
+            number = {"number": int(name.removeprefix(HISTORY_TAG)), "evidence": {}}
+            append_history(json.loads(tags[name]) | {"model": registry.name} | number)
+    kept = {f"{HISTORY_TAG}{move['number']:04}": _short(move) for move in read_moves(registry.name)[-TAGGED:]}
+    for name, value in kept.items():
+        if name not in tags:
+            registry.client.set_registered_model_tag(registry.name, name, value)
+    for name in tags.keys() - kept.keys():
+        registry.client.delete_registered_model_tag(registry.name, name)
+
+
+def _short(move: dict[str, Any]) -> str:
+    values = {name: move[name] for name in SHORT if name in move}
+    text = json.dumps(values, ensure_ascii=False)
+    if len(text) <= TAG_LENGTH:
+        return text
+    # Twice as long at most when quotes and backslashes are written out.
+    left = max(0, (len(values["reason"]) - (len(text) - TAG_LENGTH)) // 2)
+    return json.dumps(values | {"reason": values["reason"][:left]}, ensure_ascii=False)

@@ -1,0 +1,68 @@
+"""`smar describe-decision`: what a person reads who is asked whether a version becomes the champion; Markdown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from smar_model.lake.runs import Run
+from smar_model.release.registry import Registry
+from smar_model.release.tracking import page_address, parent_run
+
+MODELS = {"challenger": "this run", "champion": "champion", "text_only": "text-only", "bm25": "BM25"}
+SEGMENTS = {"overall": "all", "fashion": "fashion", "not_fashion": "not fashion"}
+METRICS = {"recall_at_50": "Recall@50", "ndcg_at_10": "nDCG@10"}
+
+
+def describe_decision(run: Run) -> str:
+    """The headline figures, the gate's rules, and where the report is.
+
+    Raises:
+        InputError: the run has not been evaluated or judged.
+    """
+    evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
+    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    registry, state = Registry(run.settings), run.state("register")
+    address = page_address(run, registry.experiment_id(), parent_run(registry, run))
+    version = f"version {state['version']}" if state and state["state"] == "finished" else "not registered yet"
+    champion = f"version {run.champion['version']}" if run.champion else "none yet"
+    broken = [reason["text"] for reason in decision["reasons"] if not reason["passed"]]
+    return "\n".join(
+        [
+            f"**Run** {_plain(run.name)}, {version}, trained up to {run.cutoff:%Y-%m-%d}, judged up to {run.date}. "
+            f"**Champion**: {champion}.",
+            *(["", f"**Note**: {_plain(run.note)}"] if run.note else []),
+            "",
+            *_table(evaluation),
+            "",
+            f"**Gate**: {_plain(decision['verdict'])}",
+            "",
+            *(f"- {'✓' if reason['passed'] else '✗'} {_plain(reason['text'])}" for reason in decision["reasons"]),
+            *(["", "**A version that breaks a rule is not promoted, whoever approves it.**"] if broken else []),
+            "",
+            f"[Report in MLflow]({address})",
+        ]
+    )
+
+
+def _table(evaluation: dict[str, Any]) -> list[str]:
+    """In per cent, a model a row."""
+    heads = [f"{metric}, {segment}" for segment in SEGMENTS.values() for metric in METRICS.values()]
+    rows = [["", *heads]]
+    for model, name in MODELS.items():
+        figures = evaluation["models"].get(model)
+        cells = [_percent(figures[s][m]["mean"] if figures else None) for s in SEGMENTS for m in METRICS]
+        rows.append([f"**{name}**", *cells])
+    counted = ", ".join(f"{name} {evaluation['segments'][segment]:,}" for segment, name in SEGMENTS.items())
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "| --- |" + " ---: |" * len(heads), *lines[1:], "", f"In per cent; queries: {counted}."]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _plain(text: str) -> str:
+    """Words of others as words: no markup, no line break."""
+    words = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#" else letter for letter in words)

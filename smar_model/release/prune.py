@@ -1,0 +1,311 @@
+"""`smar prune`: remove what no kept release and no younger run needs. What it keeps and removes: `docs/releases.md`, "Retention".
+
+Everything removed could be made again, or is a copy; model versions and MLflow's runs stay whole. Each removal is one step of its own, the
+name first and then the files, so that a process which is killed leaves nothing half there; the next one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from smar_model.errors import InputError
+from smar_model.evaluation.oracle import REVEAL
+from smar_model.lake.artifacts import find_artifact, manifest_path
+from smar_model.lake.runs import Run, load_run
+from smar_model.release.history import predecessor, read_history, read_moves
+from smar_model.release.lease import Lease, registry_lease
+from smar_model.release.reconcile import reconcile_champion
+from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, cache_folder, released_index, source_tag
+from smar_model.settings import Settings, home
+from smar_model.stages import REFRESH_STAGES
+
+REFRESH_AGE = timedelta(days=1)
+"""Runs that only refresh an index are many a day: from then on they are old, and so is what another build or copy has replaced."""
+Output = tuple[str, str]
+"""Stage and key of an output in the lake."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Pruning:
+    registry: Registry
+    lease: Lease
+    dry_run: bool
+    failures: list[str] = field(default_factory=list)
+    count: int = 0
+    bytes: int = 0
+
+    def remove(self, what: str, folder: Path, *, name: Path | None = None) -> None:
+        """Remove a folder, and before it the file by which it is found. A failure is kept for the end."""
+        self.lease.verify()
+        size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+        self.say(f"{what}, {size / 1e6:,.1f} MB")
+        try:
+            if name and not self.dry_run:
+                name.unlink(missing_ok=True)
+            if folder.exists() and not self.dry_run:
+                shutil.rmtree(folder)
+        except OSError as error:
+            self.failures.append(f"{what}: {error}")
+        else:
+            self.count, self.bytes = self.count + 1, self.bytes + size
+
+    def say(self, what: str) -> None:
+        print(f"{'would remove' if self.dry_run else 'removing'} {what}", flush=True)
+
+
+def prune(settings: Settings, *, dry_run: bool = False) -> Pruning:
+    """Remove what is old, or list it.
+
+    Raises:
+        InputError: the champion cannot serve, so that what has to be kept is in doubt, or something could not be removed.
+    """
+    registry = Registry(settings)
+    with registry_lease(purpose="prune") as lease:
+        if problem := reconcile_champion(registry).problem:
+            raise InputError(f"nothing is pruned while this is so: {problem}")
+        pruning, kept = Pruning(registry=registry, lease=lease, dry_run=dry_run), kept_versions(registry)
+        print(
+            f"prune: keeps of model {registry.name!r} the releases {', '.join(sorted(kept, key=int)) or 'none yet'}, and runs of the "
+            f"last {settings.release.keep_days} days",
+            flush=True,
+        )
+        builds = _prune_builds(pruning, kept)
+        survey = _survey(registry, kept)
+        _prune_outputs(pruning, survey, builds)
+        _prune_copies(pruning, survey, builds, kept)
+        _prune_records(pruning, survey)
+    print(f"prune: {pruning.count} {'would be removed' if dry_run else 'removed'}, {pruning.bytes / 1e6:,.1f} MB")
+    if pruning.failures:
+        raise InputError(f"{len(pruning.failures)} could not be removed:\n" + "\n".join(pruning.failures))
+    return pruning
+
+
+def kept_versions(registry: Registry) -> set[str]:
+    """The last releases, champion, challenger and the last good release, and the predecessors of those three."""
+    registered = registry.registered()
+    named = {version for alias in (CHAMPION, CHALLENGER) if (version := registered.aliases.get(alias))}
+    named |= {registered.last_good[0]} if registered.last_good else set()
+    before = {predecessor(registry.name, version) or _met_champion(registry, version) for version in named}
+    released = dict.fromkeys(move["to"] for move in reversed(read_moves(registry.name)))
+    return named | {version for version in before if version} | set(list(released)[: registry.settings.release.keep])
+
+
+def _met_champion(registry: Registry, version: str) -> str | None:
+    """What a version that was not released yet would take the place of: the champion that its run was compared with."""
+    try:
+        run = load_run(registry.version(version).tags["smar.run"])
+    except (InputError, KeyError):  # trained elsewhere, or no version of ours
+        return None
+    return run.champion["version"] if run.champion else None
+
+
+def _prune_builds(pruning: Pruning, kept: Collection[str]) -> set[str]:
+    """Let go of index builds that another has replaced, and of those of versions that are not kept, whose index is then again the one
+    that they were released with; returns the digests of the builds that stay."""
+    registry, staying = pruning.registry, set[str]()
+    last_good = registry.registered().last_good
+    refreshes = [entry for entry in read_history(registry.name) if entry["action"] == "refresh"]
+    for found in _all_versions(registry):
+        version, tags = str(found.version), dict(found.tags)
+        current, own = tags.get("index", ""), tags.get("smar.index_digest")
+        if version not in kept and own and current != own:
+            pruning.say(f"index {current[:12]} of version {version}: it is again the one that it was released with")
+            if not pruning.dry_run:
+                pruning.lease.verify()
+                registry.tag(version, "index", own)
+            current = own
+        staying |= {current, released_index(tags) or ""}
+        for name, source in tags.items():
+            if not name.startswith(source_tag("")) or name == source_tag(current):
+                continue
+            digest = name.removeprefix(source_tag(""))
+            replaced = max(
+                (e["at"] for e in refreshes if (e["to"], e["index_from"]) == (version, digest)), default=None
+            )
+            # Readers may still be opening it.
+            is_fresh = version in kept and not _is_older(replaced, REFRESH_AGE)
+            if is_fresh or (version, digest) == last_good:
+                staying.add(digest)
+            else:
+                _let_go(pruning, version, digest, source)
+    return staying
+
+
+def _all_versions(registry: Registry) -> Iterator[Any]:
+    token: str | None = None
+    while token != "":
+        page = registry.client.search_model_versions(f"name = '{registry.name}'", max_results=100, page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def _is_older(at: str | None, age: timedelta) -> bool:
+    return at is None or datetime.now(UTC) - datetime.fromisoformat(at) > age
+
+
+def _let_go(pruning: Pruning, version: str, digest: str, source: str) -> None:
+    """A build on a tracking server goes with its name; one in the lake with the other outputs that nothing needs."""
+    pruning.lease.verify()
+    registry, what = pruning.registry, f"index {digest[:12]} of version {version}"
+    pruning.say(what)
+    if pruning.dry_run:
+        pruning.count += 1
+        return
+    on_server = re.fullmatch(r"runs:/(\w+)/(index-\w+)", source)
+    try:
+        if on_server:
+            run = registry.client.get_run(on_server[1])
+            files = get_artifact_repository(run.info.artifact_uri, tracking_uri=registry.settings.tracking_uri)
+            files.delete_artifacts(on_server[2])
+    except Exception as error:  # storage of each kind fails in its own ways
+        pruning.failures.append(f"{what}: {type(error).__name__}: {error}")
+        return
+    registry.client.delete_model_version_tag(registry.name, version, source_tag(digest))
+    pruning.count += 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """All runs of the home folder, at one moment."""
+
+    taken_at: float
+    """Seconds since the epoch."""
+    needed: set[Output] = field(default_factory=set)
+    """Outputs of runs that are kept."""
+    paths: set[str] = field(default_factory=set)
+    """Absolute paths that the records of those name: models and indexes of other releases, in lake or cache."""
+    old: set[Output] = field(default_factory=set)
+    """Outputs of the others."""
+    old_records: list[Path] = field(default_factory=list)
+    """Folders of old runs that only refreshed an index, or never began."""
+
+
+def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
+    """Tell the runs that are kept from the others.
+
+    Kept are runs that did something of late; runs of kept releases; those whose pretraining a kept run builds on; the newest oracle of
+    each shop; runs of other deployments in the same home folder, and those whose record this version of SMAR cannot read.
+    """
+    survey = Survey(taken_at=time.time())
+    trained = {registry.version(version).tags.get("smar.run") for version in kept_versions}
+    runs: dict[str, Run] = {}
+    kept: set[str] = set()
+    oracles: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
+    for folder in sorted(path for path in (home() / "runs").glob("*") if path.is_dir()):
+        states = _states(folder)
+        is_refresh = bool(states.keys() & REFRESH_STAGES.keys()) and "finetune" not in states
+        at = max((state["at"] for state in states.values()), default=None)
+        is_young = not _is_older(at, REFRESH_AGE if is_refresh else timedelta(days=registry.settings.release.keep_days))
+        if not (folder / "run.json").is_file():
+            survey.old_records += [] if is_young else [folder]
+            continue
+        try:
+            runs[folder.name] = run = load_run(folder.name)
+        except InputError:
+            kept.add(folder.name)
+            continue
+        is_ours = (run.settings.release.model, run.settings.tracking_uri) == (
+            registry.name,
+            registry.settings.tracking_uri,
+        )
+        is_running = any((run.state(stage) or {}).get("state") == "running" for stage in states)
+        if is_young or is_running or not is_ours or folder.name in trained:
+            kept.add(folder.name)
+        elif is_refresh and _is_older(at, timedelta(days=registry.settings.release.keep_days)):
+            survey.old_records.append(folder)
+        told = states.get("prepare-items", {}).get("output_of")
+        if told in REVEAL.values() and states.get("finetune", {}).get("state") == "finished":
+            oracles[run.settings.shop.root.as_posix(), told].append((run.cutoff, folder.name))
+    kept |= {max(of_shop)[1] for of_shop in oracles.values()}
+    kept |= {run.base["run"] for name in kept if (run := runs.get(name)) and run.base}
+    for folder in (home() / "runs").glob("*"):
+        outputs = _outputs(folder)
+        if folder.name not in kept:
+            survey.old |= outputs
+            continue
+        survey.needed |= outputs
+        if (folder / "run.json").is_file():
+            content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            survey.needed |= set(((content.get("base") or {}).get("keys") or {}).items())
+            survey.paths |= {text for text in _texts(content) if text.startswith("/")}
+    return survey
+
+
+def _states(folder: Path) -> dict[str, dict[str, Any]]:
+    """Stage → its state as it is written in a run's folder."""
+    found = {}
+    for path in folder.glob("*.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and {"stage", "state", "at"} <= content.keys():
+            found[content["stage"]] = content
+    return found
+
+
+def _outputs(folder: Path) -> set[Output]:
+    return {(s.get("output_of", stage), s["key"]) for stage, s in _states(folder).items() if "key" in s}
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _texts(part)
+
+
+def _prune_outputs(pruning: Pruning, survey: Survey, builds: Collection[str]) -> None:
+    """Outputs of old runs, of the lake, that no kept run took or made or names, and no version answers by."""
+    for stage, key in sorted(survey.old - survey.needed):
+        artifact = find_artifact(stage, key)
+        if (
+            artifact is None
+            or artifact.digest in builds
+            or not _is_older(artifact.manifest["finished_at"], REFRESH_AGE)
+        ):
+            continue
+        if _is_named(artifact.folder, survey) or (stage, key) in _taken_since(survey):
+            continue
+        what = f"{stage} {key[:12]} of {artifact.manifest['finished_at'][:10]}"
+        pruning.remove(what, artifact.folder, name=manifest_path(stage, key))
+
+
+def _is_named(folder: Path, survey: Survey) -> bool:
+    return any(Path(path).is_relative_to(folder) for path in survey.paths)
+
+
+def _taken_since(survey: Survey) -> set[Output]:
+    """Outputs of runs that have written a state since the survey: one may just have found an old output again."""
+    taken: set[Output] = set()
+    for folder in (home() / "runs").glob("*"):
+        if folder.stat().st_mtime >= survey.taken_at - 1:
+            taken |= _outputs(folder)
+    return taken
+
+
+def _prune_copies(pruning: Pruning, survey: Survey, builds: Collection[str], kept: Collection[str]) -> None:
+    """Local copies of versions that are not kept and of builds that are gone, and downloads that were cut off."""
+    staying = {f"{pruning.registry.name}-{version}" for version in kept} | {f"index-{digest}" for digest in builds}
+    ours = re.compile(rf"{re.escape(pruning.registry.name)}-\d+|index-[0-9a-f]+|\..*")
+    for folder in sorted(cache_folder().glob("*")):
+        is_old = time.time() - folder.stat().st_mtime > REFRESH_AGE.total_seconds()
+        if folder.name not in staying and is_old and ours.fullmatch(folder.name) and not _is_named(folder, survey):
+            pruning.remove(f"copy {folder.name}", folder)
+
+
+def _prune_records(pruning: Pruning, survey: Survey) -> None:
+    for folder in survey.old_records:
+        pruning.remove(f"record of run {folder.name}", folder)

@@ -1,0 +1,100 @@
+"""`smar publish-index`: point a version at the index build that the run refreshed (`refresh-index`), once that has answered."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.runs import Run
+from smar_model.release.changes import carry_out
+from smar_model.release.history import new_entry
+from smar_model.release.lease import registry_lease
+from smar_model.release.reconcile import reconcile_champion
+from smar_model.release.register import place
+from smar_model.release.registry import Registry
+from smar_model.release.steps import recorded_step
+from smar_model.release.verify import verify_release
+from smar_model.settings import home
+
+
+def publish_index(run: Run) -> str:
+    """Make the run's refreshed index the current build of the release that the run works on.
+
+    Returns:
+        The outcome: `published`, `unchanged` (it is the current build already) or `kept` (another run has published one since this
+        run started, which may hold a newer catalogue).
+
+    Raises:
+        InputError: the run works on no release or has refreshed nothing, the build is of another model, or does not answer.
+    """
+    with recorded_step(run, "publish-index") as details:
+        outcome, text = _publish(run)
+        details["metrics"] = {"outcome": outcome, "text": text}
+    print(f"[{run.name}] publish-index: {text}")
+    return outcome
+
+
+def _publish(run: Run) -> tuple[str, str]:
+    release = run.release
+    if release is None:
+        raise InputError(f"run {run.name}: met no release when it started, so there is no index to publish")
+    build, registry, version = run.output("refresh-index"), Registry(run.settings), release["version"]
+    tags = registry.version(version).tags
+    made_for = json.loads(build.file("index.json").read_text(encoding="utf-8"))["model_digest"]
+    if made_for != tags["smar.model_digest"]:
+        raise InputError(
+            f"run {run.name}: its index was built for the model {made_for[:12]}, version {version} has "
+            f"{tags['smar.model_digest'][:12]}; start a new run"
+        )
+    short = build.digest[:12]
+    unchanged = "unchanged", f"version {version} has this index already, {short}"
+    if tags["index"] == build.digest:
+        answered, source = None, ""
+    else:
+        # Before the lease: a large build takes a while to check and to send.
+        changed = {"index_digest": build.digest, "index_folder": str(build.folder)}
+        answered, source = verify_release(release | changed), _place(registry, version, build)
+    with registry_lease(purpose=f"publish-index {run.name}") as lease:
+        found = reconcile_champion(registry)
+        current = registry.version(version).tags["index"]
+        if answered is None or current == build.digest:
+            return unchanged
+        is_broken = found.problem is not None and found.champion is not None and found.champion[0] == version
+        if current != release["index_digest"] and not is_broken:
+            return "kept", (
+                f"the index of version {version} became {current[:12]} while this run was under way; start a new run"
+            )
+        entry = new_entry(
+            registry.name,
+            "refresh",
+            **{"from": version, "to": version, "index_from": current, "index": build.digest, "index_source": source},
+            run=run.name,
+            date=str(run.date),
+            by="smar publish-index",
+            reason=run.note,
+            evidence={"answered": answered, **{name: build.metrics.get(name) for name in _FIGURES}},
+        )
+        carry_out(registry, lease, entry)
+    return "published", f"version {version} answers by index {short}, of {build.metrics['items']:,.0f} items"
+
+
+_FIGURES = ("items", "items_added", "items_removed", "recall_at_100")
+
+
+def _place(registry: Registry, version: str, build: Artifact) -> str:
+    """URI of the build for all who read the registry: beside the version's own files on a tracking server; in the lake where the
+    registry is a database that is reached without one, from this machine's files."""
+    if not registry.settings.tracking_uri.startswith("http"):
+        return build.folder.as_uri()
+    run_id, name = registry.version(version).run_id, f"index-{build.digest[:16]}"
+    if not run_id:
+        raise InputError(
+            f"version {version} names no MLflow run to keep the index in; it was not made by `smar register`"
+        )
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".publish-") as folder:
+        place(build, Path(folder))
+        registry.client.log_artifacts(run_id, folder, artifact_path=name)
+    return f"runs:/{run_id}/{name}"

@@ -1,0 +1,75 @@
+"""`smar rollback`: make an earlier release the champion again, its index brought up to date before by the same run."""
+
+from __future__ import annotations
+
+from smar_model.errors import InputError
+from smar_model.lake.runs import Run
+from smar_model.release.changes import carry_out
+from smar_model.release.history import new_entry, read_moves
+from smar_model.release.lease import registry_lease
+from smar_model.release.reconcile import reconcile_champion
+from smar_model.release.registry import CHAMPION, Registry
+from smar_model.release.steps import recorded_step
+from smar_model.release.verify import verify_release
+
+
+def roll_back(run: Run, *, reason: str, by: str) -> str:
+    """Move the alias `champion` to the release that the run has refreshed.
+
+    Returns:
+        The outcome: `rolled back`, or `unchanged` (it is the champion already).
+
+    Raises:
+        InputError: no reason or no release is stated, its index has not been refreshed by this run, it was never released, it does not
+            answer, or the champion has changed since the run started.
+    """
+    if not reason.strip():
+        raise InputError("--reason: say why, for the history")
+    with recorded_step(run, "rollback") as details:
+        outcome, text = _roll_back(run, reason.strip(), by)
+        details["metrics"] = {"outcome": outcome, "text": text}
+    print(f"[{run.name}] rollback: {text}")
+    return outcome
+
+
+def _roll_back(run: Run, reason: str, by: str) -> tuple[str, str]:
+    if run.release is None:
+        raise InputError(
+            f"run {run.name}: met no release when it started; begin one with `smar start --release VERSION`"
+        )
+    version, registry = run.release["version"], Registry(run.settings)
+    published = run.state("publish-index")
+    if not published or published["state"] != "finished":
+        raise InputError(
+            f"run {run.name}: refresh the index of version {version} first: `smar publish-index --run {run.name}`"
+        )
+    with registry_lease(purpose=f"rollback {run.name}") as lease:
+        found = reconcile_champion(registry)
+        for line in (*found.done, *([found.problem] if found.problem else [])):
+            print(f"[{run.name}] rollback: {line}", flush=True)
+        named, moves = registry.aliased(CHAMPION), read_moves(registry.name)
+        if named == version and found.problem is None:
+            return "unchanged", f"version {version} is the champion already"
+        if version not in {move["to"] for move in moves}:
+            raise InputError(
+                f"version {version} was never released, so it cannot be rolled back to; `smar history` lists the releases"
+            )
+        before, met = found.champion[0] if found.champion else None, run.champion["version"] if run.champion else None
+        if before != met:
+            raise InputError(
+                f"the champion became version {before} while this run, which met {f'version {met}' if met else 'none'}, was "
+                "under way; start a new run"
+            )
+        release = registry.release(version)
+        entry = new_entry(
+            registry.name,
+            "rollback",
+            **{"from": before, "to": version, "index": release["index_digest"]},
+            run=run.name,
+            date=str(run.date),
+            by=by,
+            reason=reason,
+            evidence={"answered": verify_release(release)},
+        )
+        carry_out(registry, lease, entry)
+    return "rolled back", f"version {version} is the champion again, in place of version {before}: {reason}"

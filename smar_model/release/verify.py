@@ -1,0 +1,54 @@
+"""Whether a release can serve: it loads as readers load it, its index was built by its model, and it answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import content_digests
+from smar_model.lake.digests import digest_json
+
+
+def verify_release(release: dict[str, Any]) -> dict[str, Any]:
+    """Open a version as `Registry.release` describes it and as MLflow serves it, and ask it for one of its own items by title.
+
+    Returns:
+        The query, how many items it found, and P(q).
+
+    Raises:
+        InputError: it does not load, its files are not those that the registry names, its index was built by another model, or it
+            does not answer.
+    """
+    try:
+        return _answer(release)
+    except InputError as error:
+        raise InputError(f"version {release['version']} cannot serve: {error}") from error
+    except Exception as error:  # a damaged file fails in whatever library reads it
+        message = (str(error).strip() or "no message").splitlines()[0]
+        raise InputError(f"version {release['version']} cannot serve: {type(error).__name__}: {message}") from error
+
+
+def _answer(release: dict[str, Any]) -> dict[str, Any]:
+    import mlflow
+    import pandas as pd
+
+    from smar_model.retrieval.search import Searcher
+
+    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
+    for folder in (model_folder, index_folder):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: this folder is gone")
+    searcher = Searcher.load(model_folder, index_folder)
+    if searcher.manifest["model_digest"] != release["model_digest"]:
+        raise InputError(f"{model_folder}: another model than {release['model_digest'][:12]}, which the version names")
+    if digest_json(content_digests(index_folder)) != release["index_digest"]:
+        raise InputError(f"{index_folder}: another index than {release['index_digest'][:12]}, which the version names")
+    query = searcher.items["title"][0]
+    found, p = searcher.search([query], k=10)
+    served = mlflow.pyfunc.load_model(release["folder"]).predict(pd.DataFrame({"query": [query]}), params={"k": 10})
+    scores = [hit.score for hit in found[0]] + list(served["score"][0])
+    if not found[0] or not len(served["score"][0]) or not all(map(math.isfinite, [*scores, float(p[0])])):
+        raise InputError(f"no usable answer to {query!r}, scores {scores}")
+    return {"query": query, "found": len(found[0]), "p": float(p[0])}
