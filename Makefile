@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make retrain` and `make test`.
 SETTINGS ?= configs/sample_shop.yaml
 DATE ?=
+PROMOTION ?=
 PYTHON ?= python3.11
 
 VENV := .venv
@@ -26,7 +27,7 @@ $(INSTALLED):
 setup: $(INSTALLED)
 
 retrain: $(INSTALLED)
-	@$(BIN)/python -m laptop.retrain --settings $(SETTINGS) $(if $(DATE),--date $(DATE))
+	@$(BIN)/python -m laptop.retrain --settings $(SETTINGS) $(if $(DATE),--date $(DATE)) $(if $(PROMOTION),--promotion $(PROMOTION))
 
 ui: $(INSTALLED)
 	@exec $(BIN)/python -m laptop.ui

@@ -7,21 +7,25 @@ reports then say how much of its gain over text alone the model recovers, and ho
 Only for shops with `truth`, that is simulated ones: it is paused until somebody turns it on. It releases nothing. The tables are
 those of the daily run where they are the same.
 
-**Parameters** (*Trigger*): `date` and `settings`, as in `smar_retrain`.
+**Parameters** (*Trigger*; a bad value is refused there): `date` and `settings`, as in `smar_retrain`.
+
+**A red run** changed nothing: the reports go on with the oracle before it. Open the first red task; its last line says what is wrong. Then clear
+it with everything downstream.
+
+**Needs** the pools of `dags/pools.json`.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, chain
 from form_fields import date_field, settings_field
 from run_names import run_name
-from stages import SmarOperator
+from run_notices import late_after, notice
+from stages import DATE, DEFAULT_ARGS, SPARK, TRAINING, SmarOperator
 
 RUN = "oracle-{{ run_name(run_id) }}"
-DATE = "{{ params.date or macros.ds_add((dag_run.logical_date or dag_run.run_after) | ds, -1) }}"
 
 
 def command(name: str, **options: Any) -> SmarOperator:
@@ -37,17 +41,11 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=True,
     tags=["smar"],
-    params={
-        "date": date_field(),
-        "settings": settings_field(),
-    },
-    default_args={
-        "owner": "search",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "execution_timeout": timedelta(hours=4),
-    },
+    params={"date": date_field(), "settings": settings_field()},
+    default_args=DEFAULT_ARGS | {"execution_timeout": SPARK},
     user_defined_macros={"run_name": run_name},
+    on_failure_callback=notice("failed"),
+    deadline=late_after(24),
 ) as dag:
     shop_open = SmarOperator(
         task_id="shop-open",
@@ -67,10 +65,11 @@ with DAG(
             "never",
         ],
     )
-    generate_queries = command("generate-queries")
-    label_fashion = command("label-fashion")
-    check_data = command("check-data")
-    chain(shop_open, start, command("prepare-items"), command("extract-clicks"), [generate_queries, label_fashion])
+    generate_queries = command("generate-queries", pool="spark")
+    label_fashion = command("label-fashion", pool="spark")
+    check_data = command("check-data", pool="spark")
+    prepare_items, extract_clicks = command("prepare-items", pool="spark"), command("extract-clicks", pool="spark")
+    chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion])
     chain(generate_queries, command("measure-drift"), check_data)
-    train = command("train-oracle", pool="training", execution_timeout=timedelta(hours=24))
+    train = command("train-oracle", pool="training", execution_timeout=TRAINING)
     chain([generate_queries, label_fashion], check_data, train)

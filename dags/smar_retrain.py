@@ -7,41 +7,98 @@ rendered arguments). A command that finds its finished output takes it, so that 
 always safe and costs only what was not finished.
 
 On most days the tokenizer, the vision encoder and the pretraining are those of one of the last seven days, and the champion is
-fine-tuned further on the new days' clicks: `start` says whose they are (`training.reuse_pretraining` in the settings).
+fine-tuned further on the new days' clicks: `start` says whose they are (*Reuse pretraining*).
 
-**Parameters** (*Trigger*): `date`, the last day of the click log to read (empty: the day before the run);
-`window_days` (empty: the settings'); `settings`, a file as in `configs/`; `promotion`, whether a model that passes the gate becomes the champion.
+**Parameters** (*Trigger*; a bad value is refused there)
 
-**A green run** either promoted its model or kept the champion for a stated reason: see the last lines of `gate` and
-`promote`, or the tag `smar.decision` of the run in MLflow.
+| field | what it does | empty |
+| --- | --- | --- |
+| `date` | last day of the click log to read | the day before the run |
+| `window_days` | days of the log, that day included | the settings' |
+| `settings` | a file as in `configs/` | must not be |
+| `variant` | of the network | the settings' |
+| `pretraining` | `auto`, `always`, `never`: take that of an earlier run | the settings' |
+| `seed` | of every draw in training | the settings' |
+| `sample_share` | train on this share of the log | the settings' |
+| `promotion` | what happens to a model that passes the gate: `automatic`, `ask` a person, `never` | must not be |
+| `note` | why it is started | none |
 
-**A red run** left the champion as it was. Open the first red task: its last line says which file, row or setting is
-wrong and what to do. Then clear that task with everything downstream. `train-text-only` is a baseline: when it alone
-fails, the model is released all the same, the comparison is missing from the report, and `watcher` turns the run
-red so that somebody looks. `watcher` is red whenever any task is.
+**Promotion by a person.** With `ask`, a model that passed the gate waits at the task `ask`, which shows the decision's table and the report's
+link, for *Approve* or *Reject* and a comment. Who decided is recorded. Without an answer within twelve hours (`SMAR_ANSWER_HOURS`) the champion
+stays, and the run ends green; `smar promote --run RUN --approved-by YOU` still promotes it. `airflow dags test` and `make retrain` ask nobody.
+
+**A green run** either promoted its model (`released` is green) or kept the champion for a stated reason (`released` is skipped): see the last
+lines of `gate` and `promote`, or the tag `smar.decision` of the run in MLflow.
+
+**A red run** left the champion as it was. Open the first red task: its last line says which file, row or setting is wrong and what to do.
+Then clear that task with everything downstream.
+
+- `reconcile` alone: the alias `champion` was moved by hand to a version that cannot serve. The run went on all the same. Its last line says
+  what to mend; the last good release keeps serving.
+- `train-text-only` alone: a baseline. The model is released all the same, the comparison is missing from the report.
+- `track` or `prune` alone: nothing is lost; clear it once MLflow, or the disk, is well again.
+- `watcher` is red whenever any task is. It says nothing of its own.
+
+**Backfill** of past days by Airflow (*Trigger*, *Backfill*, or `airflow backfill create`) never promotes; days whose inputs and code have
+not changed take what is finished.
 
 **The report** (what the model finds, by segment and query by query, and the decision) is behind the button *Report* of `track`.
 
-**Needs** the pool `training` with one slot (`airflow pools set training 1 "one training process at a time"`): the
-tasks that use all cores or the GPU take turns in it.
+**Events** that other DAGs can follow: `smar_tables`, `smar_model`, `smar_release`.
+
+**Needs** the pools of `dags/pools.json` (`airflow pools import dags/pools.json`). Tasks that use all cores or the GPU take turns in `training`.
 """
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, chain, task
-from airflow.sdk.exceptions import AirflowFailException
-from form_fields import date_field, settings_field
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, chain
+from form_fields import (
+    date_field,
+    note_field,
+    pretraining_field,
+    promotion_field,
+    sample_share_field,
+    seed_field,
+    settings_field,
+    variant_field,
+    window_field,
+)
+from published_assets import MODEL, RELEASE, TABLES
 from run_names import run_name
-from stages import SmarOperator, TrackOperator
+from run_notices import late_after, notice
+from stages import (
+    DATE,
+    DEFAULT_ARGS,
+    QUICK,
+    SPARK,
+    TRAINING,
+    OutcomeOperator,
+    SmarOperator,
+    TextOperator,
+    TrackOperator,
+    answer,
+    comment_field,
+    watcher,
+)
 
 RUN = "{{ run_name(run_id) }}"
-# `ds` does not exist on a manual run without a logical date.
-DATE = "{{ params.date or macros.ds_add((dag_run.logical_date or dag_run.run_after) | ds, -1) }}"
+SETTINGS = ["--settings", "{{ params.settings }}"]
 WINDOW = ["{{ '--window-days' if params.window_days }}", "{{ params.window_days or '' }}"]
+PROMOTION = "{{ 'never' if dag_run.run_type == 'backfill' else params.promotion }}"
+CHANGES = {
+    "variant": "network.variant",
+    "pretraining": "training.reuse_pretraining",
+    "seed": "training.seed",
+    "sample_share": "clicks.sample_share",
+}
+"""Field of the form → the setting that it changes in this run alone."""
+ANSWER_HOURS = float(os.environ.get("SMAR_ANSWER_HOURS", "12"))
 
 CHECKS_PAGE = """
 All checks with their figures, and the rows not used by reason, are on the page `checks.html`. The last line of this
@@ -52,15 +109,24 @@ REPORT = """
 The button *Report*, under the task's details, opens the run's report in MLflow; so does the address in the last line of the log.
 """
 
-QUICK = timedelta(minutes=30)
-SPARK = timedelta(hours=4)
-TRAINING = timedelta(hours=24)
+NOBODY = """
+Skipped where nobody is to be asked: the policy is not `ask`, the gate keeps the champion, the run is a backfill, or no scheduler
+runs that would end the wait (`airflow dags test`, `make retrain`).
+"""
 
 
-def command(name: str, *, timeout: timedelta = QUICK, training: bool = False, **options: Any) -> SmarOperator:
+def command(name: str, *, pool: str | None = None, timeout: timedelta = QUICK, **options: Any) -> SmarOperator:
     """A task that runs `smar NAME --run RUN`, with the command's name as its id."""
-    pool = {"pool": "training"} if training else {}
-    return SmarOperator(task_id=name, arguments=[name, "--run", RUN], execution_timeout=timeout, **pool, **options)
+    pools = {"pool": pool} if pool else {}
+    return SmarOperator(task_id=name, arguments=[name, "--run", RUN], execution_timeout=timeout, **pools, **options)
+
+
+def spark(name: str, **options: Any) -> SmarOperator:
+    return command(name, pool="spark", timeout=SPARK, **options)
+
+
+def training(name: str, *, timeout: timedelta = TRAINING) -> SmarOperator:
+    return command(name, pool="training", timeout=timeout)
 
 
 with DAG(
@@ -74,99 +140,120 @@ with DAG(
     tags=["smar"],
     params={
         "date": date_field(),
-        "window_days": Param(
-            None,
-            type=["null", "integer"],
-            minimum=2,
-            maximum=366,
-            title="Days of the log",
-            description="That day and those before it; the last is held out to judge the model. Empty: the settings'.",
-        ),
+        "window_days": window_field(),
         "settings": settings_field(),
-        "promotion": Param(
-            "automatic",
-            type="string",
-            enum=["automatic", "ask", "never"],
-            title="Promotion",
-            description="What happens to a model that passes the gate. never: it is registered and judged, but the champion stays.",
-        ),
+        "variant": variant_field(),
+        "pretraining": pretraining_field(),
+        "seed": seed_field(),
+        "sample_share": sample_share_field(),
+        "promotion": promotion_field(),
+        "note": note_field(),
     },
-    default_args={
-        "owner": "search",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": True,
-        "max_retry_delay": timedelta(minutes=10),
-    },
-    user_defined_macros={"run_name": run_name},
+    default_args=DEFAULT_ARGS,
+    user_defined_macros={"run_name": run_name, "answer": answer},
+    on_failure_callback=notice("failed"),
+    deadline=late_after(12),
 ) as dag:
     with TaskGroup("data", prefix_group_id=False, tooltip="From the shop's files to checked training tables"):
+        reconcile = SmarOperator(task_id="reconcile", arguments=["reconcile", *SETTINGS], pool="release")
+        # Red and loud where the champion cannot serve, but a new model may be just what mends it.
+        reconciled = EmptyOperator(task_id="reconciled", trigger_rule="all_done")
         shop_open = SmarOperator(
             task_id="shop-open",
-            arguments=["shop", "open", "--settings", "{{ params.settings }}", "--date", DATE, *WINDOW],
+            arguments=["shop", "open", *SETTINGS, "--date", DATE, *WINDOW],
             execution_timeout=SPARK,
         )
         start = SmarOperator(
             task_id="start",
             arguments=[
-                *["start", "--settings", "{{ params.settings }}", "--run", RUN, "--date", DATE, *WINDOW],
-                *["--promotion", "{{ params.promotion }}"],
+                *["start", *SETTINGS, "--run", RUN, "--date", DATE, *WINDOW],
+                *["--promotion", PROMOTION, "{{ '--note=' ~ params.note if params.note }}"],
+                *(
+                    f"{{{{ '--set={setting}=' ~ params.{field} if params.{field} is not none }}}}"
+                    for field, setting in CHANGES.items()
+                ),
             ],
-            execution_timeout=QUICK,
         )
-        prepare_items = command("prepare-items", timeout=SPARK)
-        extract_clicks = command("extract-clicks", timeout=SPARK)
-        generate_queries = command("generate-queries", timeout=SPARK)
+        prepare_items = spark("prepare-items")
+        extract_clicks = spark("extract-clicks")
+        generate_queries = spark("generate-queries")
         measure_drift = command("measure-drift")
-        label_fashion = command("label-fashion", timeout=SPARK)
-        assign_segments = command("assign-segments", timeout=SPARK)
-        check_data = command("check-data", timeout=SPARK, doc_md=CHECKS_PAGE)
+        label_fashion = spark("label-fashion")
+        assign_segments = spark("assign-segments")
+        check_data = spark("check-data", doc_md=CHECKS_PAGE, outlets=[TABLES])
 
     with TaskGroup("training", prefix_group_id=False, tooltip="Tokenizer, the model in three steps, the baseline"):
         train_tokenizer = command("train-tokenizer", timeout=SPARK)
-        mine_negatives = command("mine-negatives", timeout=SPARK, training=True)
-        adapt_vision = command("adapt-vision", timeout=TRAINING, training=True)
-        encode_pictures = command("encode-pictures", timeout=TRAINING, training=True)
-        pretrain = command("pretrain", timeout=TRAINING, training=True)
-        finetune = command("finetune", timeout=TRAINING, training=True)
-        train_text_only = command("train-text-only", timeout=TRAINING, training=True)
+        mine_negatives = training("mine-negatives", timeout=SPARK)
+        adapt_vision = training("adapt-vision")
+        encode_pictures = training("encode-pictures")
+        pretrain = training("pretrain")
+        finetune = training("finetune")
+        train_text_only = training("train-text-only")
         # Whether the baseline finished or failed, the evaluation goes on.
         text_only_settled = EmptyOperator(task_id="text_only_settled", trigger_rule="all_done")
 
     with TaskGroup("judging", prefix_group_id=False, tooltip="Index, evaluation, decision, report"):
-        embed = command("embed", timeout=SPARK, training=True)
-        index = command("index", timeout=SPARK, training=True)
-        evaluate = command("evaluate", timeout=SPARK, training=True)
+        embed = training("embed", timeout=SPARK)
+        index = training("index", timeout=SPARK)
+        evaluate = training("evaluate", timeout=SPARK)
         gate = command("gate")
         report = command("report")
 
-    with TaskGroup("release", prefix_group_id=False, tooltip="Model version, champion"):
-        register = command("register")
-        promote = command("promote")
-        track = TrackOperator(
-            task_id="track",
-            arguments=["track", "--run", RUN],
-            execution_timeout=QUICK,
-            trigger_rule="all_done",
-            doc_md=REPORT,
+    with TaskGroup("release", prefix_group_id=False, tooltip="Model version, a person's word, champion"):
+        register = command("register", outlets=[MODEL])
+        describe_decision = TextOperator(
+            task_id="describe-decision",
+            arguments=["describe-decision", "--run", RUN, "--if-asked"],
+            # No scheduler would end the wait of a run by `dag.test()`.
+            unless="{{ params.promotion != 'ask' or dag_run.run_type == 'backfill' or dag_run.triggering_user_name == 'dag_test' }}",
+            doc_md=NOBODY,
         )
-
-        @task(trigger_rule="one_failed", retries=0)
-        def watcher() -> None:
-            """A leaf that fails with any task: a run must not end green because `track` did."""
-            raise AirflowFailException("a task of this run failed; see the first red one")
-
+        ask = HITLOperator(
+            task_id="ask",
+            subject="Shall the model of {{ run_name(run_id) }} become the champion?",
+            body="{{ ti.xcom_pull(task_ids='describe-decision') }}",
+            options=["Approve", "Reject"],
+            defaults=["Reject"],
+            params={"comment": comment_field()},
+            response_timeout=timedelta(hours=ANSWER_HOURS),
+            execution_timeout=None,
+            notifiers=notice("asked"),
+            doc_md=NOBODY,
+        )
+        promote = SmarOperator(
+            task_id="promote",
+            arguments=[
+                *["promote", "--run", RUN],
+                *(f"{{{{ answer(ti.xcom_pull(task_ids='ask'))[{part}] }}}}" for part in (0, 1)),
+            ],
+            pool="release",
+            trigger_rule="none_failed",  # `ask` is skipped where nobody is to be asked
+        )
+        released = OutcomeOperator(
+            task_id="released",
+            said="{{ ti.xcom_pull(task_ids='promote') }}",
+            retries=0,
+            outlets=[RELEASE],
+            on_skipped_callback=notice("kept"),
+        )
+        track = TrackOperator(
+            task_id="track", arguments=["track", "--run", RUN], trigger_rule="all_done", doc_md=REPORT
+        )
+        prune = SmarOperator(task_id="prune", arguments=["prune", *SETTINGS], pool="release", trigger_rule="all_done")
         watching = watcher()
 
+    chain(reconcile, reconciled, start)
     chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion], check_data)
     chain(generate_queries, measure_drift, check_data)
     chain(check_data, train_tokenizer, adapt_vision, encode_pictures, pretrain, finetune, embed, index, evaluate)
     chain(train_tokenizer, mine_negatives, [pretrain, train_text_only])
     chain(train_text_only, text_only_settled, evaluate)
     # The report tells the decision, and the model version holds the report.
-    chain(evaluate, gate, report, register, promote)
+    chain(evaluate, gate, report, register, promote, released)
+    chain(register, describe_decision, ask, promote)
     # Beside training, which does not wait for it.
     chain(check_data, assign_segments, evaluate)
-    chain([promote, text_only_settled], track)
+    chain([promote, text_only_settled], track, prune)
     # A failure anywhere on the way to `promote` reaches it as upstream_failed, which one_failed counts.
-    chain([promote, train_text_only, track], watching)
+    chain([reconcile, promote, released, train_text_only, track, prune], watching)

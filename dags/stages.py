@@ -1,4 +1,4 @@
-"""What the DAGs are wired from: the operator that runs one `smar` command.
+"""What the DAGs are wired from: operators that run one `smar` command, and how all of them fail, wait and are retried.
 
 Needs Airflow alone. Commands run with the interpreter in the environment variable `SMAR_PYTHON`, by default the one
 that parses the DAG; a stage that `stages.python` in the settings sends elsewhere hands itself over when it starts.
@@ -8,36 +8,64 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, Param, conf, task
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PYTHON = os.environ.get("SMAR_PYTHON", sys.executable)
 BAD_INPUT = 2
 """Exit code of `smar` for bad input, which no second attempt would mend."""
+NOTHING_THERE = 99
+"""Exit code of `smar` where there is nothing to do: no such release yet, nothing to ask a person."""
+FAILURE = "failure"
+"""Key of the XCom in which a task leaves what it failed with, for the notice (`run_notices.py`)."""
+
+QUICK = timedelta(minutes=30)
+SPARK = timedelta(hours=4)
+TRAINING = timedelta(hours=24)
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "search",
+    # What a second attempt can mend: a killed process, a lost connection. Bad input is never retried.
+    "retries": 2,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+    "execution_timeout": QUICK,
+}
+DATE = "{{ params.date or macros.ds_add((dag_run.logical_date or dag_run.run_after) | ds, -1) }}"
+"""`ds` does not exist on a run without a logical date, as one started by an asset or by hand."""
 
 
 class SmarOperator(BaseOperator):
     """Run one `smar` command as a process of its own, without a shell: a parameter's value is never code.
 
-    Exit code 2 (bad input) fails the task at once, any other failure is left to its retries.
+    Exit code 2 (bad input) fails the task at once; 99 (nothing there) skips it, or fails it if it is `required`; any other failure
+    is left to the retries. The task's result is the last line that the command printed.
     """
 
-    template_fields: Sequence[str] = ("arguments",)
+    template_fields: Sequence[str] = ("arguments", "more")
     ui_color = "#e8f1f2"
 
-    def __init__(self, *, arguments: list[str], **options: Any) -> None:
+    def __init__(
+        self, *, arguments: list[str], more: Sequence[str] = (), required: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.arguments = arguments
         """After templating, an argument that came out empty is dropped."""
+        self.more = more
+        """Further arguments: what differs between mapped tasks."""
+        self.required = required
         self.last_line = ""
         """What the command said last, once it has ended well."""
 
@@ -45,17 +73,72 @@ class SmarOperator(BaseOperator):
     def process(self) -> SubprocessHook:
         return SubprocessHook()
 
-    def execute(self, context: Any) -> None:
-        command = [PYTHON, "-m", "smar_model.cli", *(argument for argument in self.arguments if argument)]
-        result = self.process.run_command(command, cwd=str(CHECKOUT))
-        if result.exit_code == BAD_INPUT:
-            raise AirflowFailException(f"bad input, not retried: {result.output}")
-        if result.exit_code != 0:
-            raise AirflowException(f"exit code {result.exit_code}: {result.output}")
+    @property
+    def command(self) -> list[str]:
+        return [PYTHON, "-m", "smar_model.cli", *(argument for argument in (*self.arguments, *self.more) if argument)]
+
+    def execute(self, context: Any) -> Any:
+        result = self.process.run_command(self.command, cwd=str(CHECKOUT), env=process_environment(context))
+        self.judge(context, result.exit_code, result.output)
         self.last_line = result.output
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {"run": context["run_id"], "said": result.output}
+        return result.output
+
+    def judge(self, context: Any, exit_code: int, said: str) -> None:
+        """Raise what an exit code means to Airflow; the log then says what to do next."""
+        if exit_code == 0:
+            return
+        if exit_code == NOTHING_THERE and not self.required:
+            raise AirflowSkipException(said)
+        context["ti"].xcom_push(FAILURE, {"at": datetime.now(UTC).isoformat(), "said": said})
+        final = exit_code in (BAD_INPUT, NOTHING_THERE)
+        next_step = "mend what it names" if final else "if its retries fail too, see the lines above"
+        self.log.error(
+            "Run %s, stage %s ended with exit code %s. Next: %s, then clear this task with everything downstream",
+            *(context["run_id"], self.task_id, exit_code, next_step),
+        )
+        if final:
+            raise AirflowFailException(f"bad input, not retried: {said}")
+        raise AirflowException(f"exit code {exit_code}: {said}")
 
     def on_kill(self) -> None:
         self.process.send_sigterm()
+
+
+class TextOperator(SmarOperator):
+    """Likewise, for a command that prints a text: all of it is the task's result. Skipped where `unless` comes out as True."""
+
+    template_fields: Sequence[str] = (*SmarOperator.template_fields, "unless")
+
+    def __init__(self, *, unless: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.unless = unless
+
+    def execute(self, context: Any) -> str:
+        if self.unless == "True":
+            raise AirflowSkipException("nobody is to be asked")
+        done = subprocess.run(
+            self.command, cwd=CHECKOUT, env=process_environment(context), stdout=subprocess.PIPE, text=True, check=False
+        )
+        self.log.info("%s", done.stdout)
+        self.judge(context, done.returncode, (done.stdout.strip().splitlines() or [""])[-1])
+        return done.stdout
+
+    def on_kill(self) -> None:
+        """`subprocess.run` ends its process itself."""
+
+
+def process_environment(context: Any) -> dict[str, str]:
+    """This process's environment, and where Airflow shows the run, so that MLflow can link back."""
+    address = run_address(context["dag"].dag_id, context["run_id"])
+    return dict(os.environ) | ({"SMAR_AIRFLOW_URL": address} if address else {})
+
+
+def run_address(dag_id: str, run_id: str) -> str:
+    """Page of a DAG run in Airflow; empty where Airflow does not know its own address (`[api] base_url`)."""
+    base = conf.get("api", "base_url", fallback=None)
+    return f"{base.rstrip('/')}/dags/{dag_id}/runs/{quote(run_id)}" if base else ""
 
 
 class ReportLink(BaseOperatorLink):
@@ -72,3 +155,49 @@ class TrackOperator(SmarOperator):
     """`smar track`, which knows where MLflow shows the run and its report."""
 
     operator_extra_links = (ReportLink(),)
+
+
+class OutcomeOperator(BaseOperator):
+    """Green where `smar promote` said that its version is the champion; where it kept another, skipped: no release, no event."""
+
+    template_fields: Sequence[str] = ("said",)
+
+    def __init__(self, *, said: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.said = said
+
+    def execute(self, context: Any) -> str:
+        if not re.search(r"\b(promoted|unchanged): ", self.said):
+            raise AirflowSkipException(self.said)
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {"run": context["run_id"], "said": self.said}
+        return self.said
+
+
+@task(trigger_rule="one_failed", retries=0)
+def watcher() -> None:
+    """A leaf that fails with any task before it: a run must not end green because a task that always runs did."""
+    raise AirflowFailException("a task of this run failed; see the first red one")
+
+
+def comment_field() -> Param:
+    return Param(
+        "", type="string", maxLength=2_000, title="Comment", description="Why; stands in the history of releases."
+    )
+
+
+def answer(given: dict[str, Any] | None) -> tuple[str, str]:
+    """Arguments of `smar promote` that tell what a person answered to `HITLOperator`; empty where nobody was asked.
+
+    Args:
+        given: its result: `chosen_options` (Approve or Reject), `params_input`, `responded_by_user` ({id, name}, or None where
+            nobody answered in time).
+    """
+    if not given:
+        return "", ""
+    user = given.get("responded_by_user")
+    if not user:
+        return "", "--comment=nobody answered in time"
+    kind = "approved" if given["chosen_options"] == ["Approve"] else "rejected"
+    comment = (given.get("params_input") or {}).get("comment")
+    return f"--{kind}-by={user['name'] or user['id']}", f"--comment={comment}" if comment else ""

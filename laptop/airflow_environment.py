@@ -19,10 +19,11 @@ from pathlib import Path
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import replace_file
+from smar_model.lake.digests import digest_file
 from smar_model.settings import REPOSITORY, home
 
 LOGIN = "admin"
-TRAINING_POOL = "training"
+POOLS = REPOSITORY / "dags" / "pools.json"
 
 
 def airflow_home() -> Path:
@@ -81,13 +82,13 @@ def password() -> str:
 
 
 def prepare() -> None:
-    """Migrate Airflow's database and make the pool, once for each version of Airflow; settle runs that were stopped.
+    """Migrate Airflow's database and make the pools, once for each version of Airflow and of the pools; settle runs that were stopped.
 
     Raises:
         InputError: Airflow could not; names its log.
     """
     password()
-    mark = airflow_home() / f"prepared-{version('apache-airflow')}"
+    mark = airflow_home() / f"prepared-{version('apache-airflow')}-{digest_file(POOLS)[:8]}"
     if mark.is_file():
         _fail_interrupted_runs()
         return
@@ -106,7 +107,7 @@ def migrate(variables: dict[str, str]) -> None:
     with log.open("w", encoding="utf-8") as output:
         for command in (
             ["db", "migrate"],
-            ["pools", "set", TRAINING_POOL, "1", "one training process at a time"],
+            ["pools", "import", str(POOLS)],
         ):
             done = subprocess.run(
                 [sys.executable, "-m", "airflow", *command], env=variables, stdout=output, stderr=subprocess.STDOUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import re
 import signal
@@ -125,6 +126,11 @@ def show_results(run: Run) -> None:
     checks = run.output("check-data")
     print(format_table(evaluation))
     print(f"\n{promoted['metrics']['text'].capitalize()}")
+    gate = run.output("gate")
+    if run.promotion == "ask" and gate.metrics["decision"] == "promote" and promoted["metrics"]["outcome"] == "kept":
+        # No scheduler runs here that would wait for an answer on a page, or end the wait.
+        who = getpass.getuser()
+        print(f"Approve: .venv/bin/smar promote --run {run.name} --approved-by {who}   (or --rejected-by {who})")
     print(f"Report: {_short(report)}")
     warnings = checks.metrics["failed_warnings"]
     print(f"Checks: {_short(checks.file('checks.html'))}" + (f" ({warnings} warnings)" if warnings else ""))
@@ -158,7 +164,12 @@ def main() -> int:
     # finds what the first has finished.
     parser.add_argument("--date", type=date.fromisoformat, default=datetime.now(UTC).date() - timedelta(days=1))
     parser.add_argument("--window-days", type=int)
-    parser.add_argument("--promotion", choices=["automatic", "ask", "never"], default="automatic")
+    parser.add_argument(
+        "--promotion",
+        choices=["automatic", "ask", "never"],
+        default="automatic",
+        help="`ask`: the run ends without waiting, and says with which command a person approves or rejects",
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

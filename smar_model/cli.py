@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import sys
 from datetime import date
@@ -58,12 +59,12 @@ def start(
     ] = None,
     note: Annotated[str, typer.Option(help="Why it is started, for the record.")] = "",
     release: Annotated[
-        str,
+        Optional[str],  # noqa: UP045
         typer.Option(
-            help="What a refresh or a rollback works on: `champion`, `previous` (the champion's predecessor; exit code 99 where there "
-            "is none) or a version's number."
+            help="For a refresh or a rollback, which reads the catalogue and no log: the release that it works on, `champion`, `previous` "
+            "(the champion's predecessor) or a version's number. Exit code 99 where there is no champion, or none before it."
         ),
-    ] = "champion",
+    ] = None,
 ) -> None:
     """Begin a run: check the settings, repair what a killed process left, resolve the champion, record it all."""
     from smar_model.release.start import start_run
@@ -133,11 +134,18 @@ def promote(
 
 
 @app.command("describe-decision")
-def describe_decision_command(run: RunOption) -> None:
+def describe_decision_command(
+    run: RunOption,
+    if_asked: Annotated[
+        bool, typer.Option("--if-asked", help="Exit code 99 where no person's word would change anything.")
+    ] = False,
+) -> None:
     """Say as Markdown what a person needs who is asked whether the run's version becomes the champion."""
     record = _begun_run(run, "promote")
-    from smar_model.release.describe_decision import describe_decision
+    from smar_model.release.describe_decision import describe_decision, refuse_idle_question
 
+    if if_asked:
+        refuse_idle_question(record)
     print(describe_decision(record))
 
 
@@ -232,18 +240,30 @@ def compare(
     seeds: Annotated[Optional[list[int]], typer.Option(help="One of its seeds; may be repeated.")] = None,  # noqa: UP045
     minutes: MinutesOption = None,
     page_only: Annotated[bool, typer.Option("--page-only", help="Measure nothing.")] = False,
+    day: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--date", help="Last day of the click log, YYYY-MM-DD; default: the comparison's."),
+    ] = None,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Print row and seed of what is missing as JSON, and do nothing else.")
+    ] = False,
 ) -> None:
     """Train and judge the rows of a comparison that are not measured yet; write its page from all that are."""
-    from smar_model.evaluation.compare import measure_missing
+    from smar_model.evaluation.compare import measure_missing, missing_rows
     from smar_model.evaluation.comparison import load_bench
     from smar_model.evaluation.quality_page import write_page
 
-    bench = load_bench(settings, COMPARISON_STAGES)
+    bench = load_bench(settings, COMPARISON_STAGES, day=parse_day(day) if day else None)
+    if list_only:
+        print(json.dumps(missing_rows(bench, only=only or (), seeds=seeds or ())))
+        return
     try:
         if not page_only:
             measure_missing(bench, only=only or (), seeds=seeds or (), minutes=minutes)
     finally:
-        print(f"Page: {write_page(bench, command=f'smar compare --settings {settings}')}")
+        print(
+            f"Page: {write_page(bench, command=f'smar compare --settings {settings}' + (f' --date {day}' if day else ''))}"
+        )
 
 
 @app.command()

@@ -81,33 +81,21 @@ def measure_missing(
     Raises:
         InputError: the comparison is wrong; or, after all others are measured, a row failed.
     """
+    tasks = missing_rows(bench, only=only, seeds=seeds)
     rows = bench.comparison.rows
-    if unknown := sorted(set(only) - set(rows)):
-        raise InputError(f"{bench.name}: no row is named {unknown[0]!r}; there are {', '.join(rows)}")
     chosen = [name for name in rows if not only or name in only]
-    for name in chosen:
-        _refuse_impossible(bench, name)
     started = time.monotonic()
     open_shop(bench.settings(chosen[0], seed=0, steps={}), day=bench.comparison.date)
-    done = {(row.name, row.seed) for row in current_rows(bench)}
-    tasks = [
-        (name, bench.seeds(name)[turn], [other for other in table if other in chosen])
-        for table in bench.comparison.tables.values()
-        # Seed by seed, so that rows can be paired as early as possible.
-        for turn in range(max(len(bench.seeds(name)) for name in table))
-        for name in table
-        if name in chosen and turn < len(bench.seeds(name))
-    ]
-    tasks = [t for t in tasks if t[:2] not in done and (not seeds or t[1] in seeds or rows[t[0]].baseline)]
     longest, failed = 0.0, dict[str, str]()
     while tasks:
-        name, seed, table = tasks[0]
+        name, seed = tasks[0]
+        table = next(table for table in bench.comparison.tables.values() if name in table)
         expected = longest if rows[name].baseline else max(longest, bench.comparison.seconds or 0.0)
         if longest and minutes is not None and time.monotonic() - started + expected > 60 * minutes:
             print(f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the command goes on")
             break
         tasks.pop(0)
-        steps = find_steps(bench, [other for other in table if f"row {other}" not in failed], failed)
+        steps = find_steps(bench, [o for o in table if o in chosen and f"row {o}" not in failed], failed)
         begun = time.monotonic()
         try:
             if f"row {bench.trained(name)}" not in failed:
@@ -121,6 +109,33 @@ def measure_missing(
         lines = [f"{which}: {message}" for which, message in failed.items()]
         raise InputError(f"{bench.name}: {len(failed)} failed:\n" + "\n".join(lines))
     return len(tasks)
+
+
+def missing_rows(bench: Bench, *, only: Collection[str] = (), seeds: Collection[int] = ()) -> list[tuple[str, int]]:
+    """Row and seed of what is not measured yet, in the order in which it is to be measured.
+
+    Args:
+        only, seeds: as for `measure_missing`.
+
+    Raises:
+        InputError: the comparison is wrong, or has no such row.
+    """
+    rows = bench.comparison.rows
+    if unknown := sorted(set(only) - set(rows)):
+        raise InputError(f"{bench.name}: no row is named {unknown[0]!r}; there are {', '.join(rows)}")
+    chosen = [name for name in rows if not only or name in only]
+    for name in chosen:
+        _refuse_impossible(bench, name)
+    done = {(row.name, row.seed) for row in current_rows(bench)}
+    tasks = [
+        (name, bench.seeds(name)[turn])
+        for table in bench.comparison.tables.values()
+        # Seed by seed, so that rows can be paired as early as possible.
+        for turn in range(max(len(bench.seeds(name)) for name in table))
+        for name in table
+        if name in chosen and turn < len(bench.seeds(name))
+    ]
+    return [(n, s) for n, s in tasks if (n, s) not in done and (not seeds or s in seeds or rows[n].baseline)]
 
 
 def _refuse_impossible(bench: Bench, name: str) -> None:

@@ -16,7 +16,7 @@ from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
-from smar_model.settings import REPOSITORY, Section, Settings, Share, load_settings, validate_settings
+from smar_model.settings import REPOSITORY, Section, Settings, Share, home, load_settings, validate_settings
 
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
@@ -63,7 +63,9 @@ class Comparison(Section):
     date: dt.date
     """Last day of the click log."""
     output: Path
-    """Folder of the committed rows, from the checkout's root; the page is this name with `.md`."""
+    """Folder of the measured rows, from where `kept` says; the page is this name with `.md`."""
+    kept: Literal["checkout", "home"] = "checkout"
+    """Rows to commit, or rows of a shop's own that stay in its home folder (`SMAR_HOME`)."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """What differs from the base settings in every row."""
     seconds: float | None = Field(default=None, gt=0)
@@ -132,7 +134,7 @@ class Bench:
 
     @property
     def folder(self) -> Path:
-        return REPOSITORY / self.comparison.output
+        return (home() if self.comparison.kept == "home" else REPOSITORY) / self.comparison.output
 
     def seeds(self, name: str) -> tuple[int, ...]:
         """A baseline learns nothing: one seed is all."""
@@ -217,13 +219,17 @@ class Bench:
         return [stage.name for stage in self.before("finetune")[1] if stage.name != "train-tokenizer"]
 
 
-def load_bench(file: Path, stages: Mapping[str, Stage]) -> Bench:
+def load_bench(file: Path, stages: Mapping[str, Stage], *, day: dt.date | None = None) -> Bench:
     """A comparison from its file.
+
+    Args:
+        day: last day of the click log, instead of the file's; what was measured for another day is another row.
 
     Raises:
         InputError: as `load_yaml`.
     """
-    return Bench(name=file.stem, comparison=load_yaml(Comparison, file), stages=stages)
+    comparison = load_yaml(Comparison, file)
+    return Bench(name=file.stem, comparison=comparison.model_copy(update={"date": day} if day else {}), stages=stages)
 
 
 def _merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from smar_model.errors import NothingToDo
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
 from smar_model.release.tracking import page_address, parent_run
@@ -43,6 +44,20 @@ def describe_decision(run: Run) -> str:
             f"[Report in MLflow]({address})",
         ]
     )
+
+
+def refuse_idle_question(run: Run) -> None:
+    """Whether a person's word decides anything.
+
+    Raises:
+        InputError: the gate has not decided.
+        NothingToDo: the gate keeps the champion, or the run asks nobody.
+    """
+    if run.promotion != "ask":
+        raise NothingToDo(f"run {run.name} was started with --promotion {run.promotion}: nobody is asked")
+    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    if not decision["promote"]:
+        raise NothingToDo(f"run {run.name}: {decision['verdict']}: there is nothing to ask")
 
 
 def _table(evaluation: dict[str, Any]) -> list[str]:

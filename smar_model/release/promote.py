@@ -38,7 +38,7 @@ def promote_run(run: Run, *, approved_by: str = "", rejected_by: str = "", comme
     with recorded_step(run, "promote") as details:
         outcome, text = _promote(run, approved_by.strip(), rejected_by.strip(), comment.strip())
         details["metrics"] = {"outcome": outcome, "text": text}
-    print(f"[{run.name}] promote: {text}")
+    print(f"[{run.name}] promote: {outcome}: {text}")
     return outcome
 
 

@@ -31,7 +31,7 @@ def start_run(
     window_days: int | None = None,
     changes: Sequence[str] = (),
     note: str = "",
-    release: str = "champion",
+    release: str | None = None,
 ) -> Run:
     """Begin a run, or take up the one of that name with the champion that it met when it began.
 
@@ -42,12 +42,13 @@ def start_run(
         window_days: days of the log, that day included; None: the settings'.
         changes: settings that differ from the file's in this run, `NAME=VALUE` each, as `training.seed=1`.
         note: why the run is started, for its record.
-        release: what a refresh or a rollback works on: `champion`, `previous` (the champion's predecessor) or a version.
+        release: what a refresh or a rollback works on, `champion`, `previous` (the champion's predecessor) or a version; such a run
+            reads no click log. None: a run that trains.
 
     Raises:
         InputError: the settings are wrong, the shop lacks a file that the run needs, there is no such version, or the name is taken
             by a run with another date or other settings, or on another release.
-        NothingToDo: there is no previous release.
+        NothingToDo: there is no such release yet.
     """
     folder = run_folder(name)
     try:
@@ -63,7 +64,7 @@ def start_run(
             promotion=promotion,
             note=note,
         )
-        check_inputs(run)
+        check_inputs(run, with_log=release is None)
     except InputError as error:
         # There is no run yet to record it in; `make retrain` shows the message from here.
         _record_failure(folder, str(error))
@@ -72,7 +73,7 @@ def start_run(
         swept, expired = sweep_orphans(), sweep_expired()
         if (folder / "run.json").is_file():
             run = create_run(run)
-            if release.isdigit() and run.release and run.release["version"] != release:
+            if release and release.isdigit() and run.release and run.release["version"] != release:
                 raise InputError(
                     f"run {name}: exists, and works on version {run.release['version']}; choose another name"
                 )
@@ -81,7 +82,9 @@ def start_run(
             from smar_model.release.starting_points import starting_points
 
             met, works_on = meet_releases(run, release)
-            run = create_run(replace(run, champion=met, release=works_on, **starting_points(run, met)))
+            # What only serves trains from nothing.
+            points = {} if release else starting_points(run, met)
+            run = create_run(replace(run, champion=met, release=works_on, **points))
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
         details["metrics"] |= {"pretraining": describe_base(run)}
     rival = (
@@ -98,14 +101,14 @@ def start_run(
     return load_run(name)
 
 
-def meet_releases(run: Run, asked: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def meet_releases(run: Run, asked: str | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The champion and the release that is asked for, as they are now; what a killed process left of a release is repaired first.
 
     A champion that was set by hand and cannot serve is said loudly, and the last good one, which serves, is met in its place.
 
     Raises:
         InputError: there is no such version.
-        NothingToDo: there is no previous release.
+        NothingToDo: there is no champion, or no release before it.
     """
     from smar_model.release.history import predecessor
     from smar_model.release.lease import registry_lease
@@ -118,7 +121,9 @@ def meet_releases(run: Run, asked: str) -> tuple[dict[str, Any] | None, dict[str
     for line in (*found.done, *([f"WARNING: {found.problem}"] if found.problem else [])):
         print(f"[{run.name}] start: {line}", flush=True)
     met = registry.release(found.champion[0], index=found.champion[1]) if found.champion else None
-    if asked == "champion":
+    if asked == "champion" and met is None:
+        raise NothingToDo(f"model {registry.name!r} has no champion yet")
+    if asked is None or asked == "champion":
         return met, met
     if asked == "previous":
         asked = (predecessor(registry.name, met["version"]) if met else None) or ""
@@ -179,7 +184,7 @@ def with_window(settings: Settings, days: int | None) -> Settings:
     return changed
 
 
-def check_inputs(run: Run) -> None:
+def check_inputs(run: Run, *, with_log: bool = True) -> None:
     """Whether the shop has every file that the run will read.
 
     Raises:
@@ -188,7 +193,7 @@ def check_inputs(run: Run) -> None:
     shop = ShopInputs.of(run.settings)
     shop.items()
     shop.pictures()
-    for day in run.days:
+    for day in run.days if with_log else ():
         shop.click_log(day)
 
 

@@ -14,7 +14,7 @@ from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import run_stage
 from smar_model.network.model import new_model, save_model
 from smar_model.release.start import start_run
-from smar_model.stages import STAGES
+from smar_model.stages import REFRESH_STAGES, STAGES
 from tests.evaluation.published_run import NETWORK, publish_run, write_items
 from tests.tiny_shop import LAST_DAY, tiny_items, tiny_settings
 
@@ -28,12 +28,21 @@ def write_settings(home: Path, **sections: Any) -> Path:
     return path
 
 
-def judged_run(home: Path, name: str, *, seed: int, network: dict[str, Any] | None = None, **gate: Any) -> Run:
+def judged_run(
+    home: Path,
+    name: str,
+    *,
+    seed: int,
+    network: dict[str, Any] | None = None,
+    release: dict[str, Any] | None = None,
+    **gate: Any,
+) -> Run:
     """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
     sections = {
         "network": NETWORK if network is None else network,
         "gate": EASY | gate,
         "evaluation": {"bootstrap_samples": 50, "shown_queries": 2},
+        "release": release or {},
     }
     path = write_settings(home, **sections)
     start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promotion="automatic", steps=())
@@ -68,6 +77,22 @@ def _publish_model(run: Run, seed: int) -> None:
     artifact = attempt.publish(metrics={"loss": 0.5}, inputs={"pretrain": "abc"}, settings={"training": {"seed": seed}})
     state = {"reused": False, "seconds": 1.5, "metrics": artifact.metrics, "folder": str(artifact.folder)}
     run.write_state("finetune", "finished", key=artifact.key, **state)
+
+
+def refresh_run(home: Path, name: str, *, release: str, release_settings: dict[str, Any] | None = None) -> Run:
+    """A run that has refreshed the index of a release, with the tiny shop's catalogue but for its last item.
+
+    Args:
+        release: as `smar start --release` takes it.
+    """
+    settings = write_settings(home, release=release_settings or {})
+    run = start_run(settings_path=settings, name=name, day=LAST_DAY, promotion="automatic", steps=(), release=release)
+    attempt = Attempt("prepare-items", digest_json([name, "another catalogue"]))
+    write_items(attempt.folder, tiny_items()[:-1])
+    run.take(attempt.publish(metrics={}, inputs={}, settings={}), stage="prepare-items")
+    for stage in REFRESH_STAGES.values():
+        run_stage(stage, run)
+    return run
 
 
 def refreshed_index(home: Path, run: Run, name: str, *, items: list[dict[str, Any]] | None = None) -> Artifact:

@@ -20,7 +20,8 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
 from smar_model.lake.runs import Run
 from smar_model.network.model import model_digest
-from smar_model.release.promote import promote_run, read_history
+from smar_model.release.history import read_history
+from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
 from smar_model.release.registry import WITHIN_VERSION, Registry, champion
 from smar_model.release.start import start_run
@@ -115,17 +116,6 @@ def test_history_tells_what_from_and_why(first: Run) -> None:
     assert entry["evidence"]["answered"]["found"] > 0
 
 
-def test_a_lost_line_of_the_history_is_written_again(home: Path, first: Run) -> None:
-    file = home / "releases.jsonl"
-    text = file.read_text(encoding="utf-8")
-    file.write_text("", encoding="utf-8")
-    try:
-        promote_run(first)
-        assert [(e["action"], e["to"]) for e in read_history()] == [("found as champion", "1")]
-    finally:
-        file.write_text(text, encoding="utf-8")
-
-
 def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureFixture[str]) -> None:
     parent = track_run(first)
     registry = Registry(first.settings)
@@ -199,10 +189,10 @@ def test_a_version_that_does_not_answer_stays_out_and_shows_as_failed(home: Path
     index.write_bytes(whole)
 
     foreign = Path(registry.release("1")["index_folder"]).as_uri()
-    registry.client.set_model_version_tag("smar", number, "index_source", foreign)
+    registry.tag(number, "index_source", foreign)
     with pytest.raises(InputError, match="built by another model"):
         promote_run(run)
-    registry.client.set_model_version_tag("smar", number, "index_source", WITHIN_VERSION)
+    registry.tag(number, "index_source", WITHIN_VERSION)
 
     assert version_of(run) == "1"
     assert not (home / "registry.lock").exists()

@@ -280,9 +280,9 @@ def todays_items() -> list[dict[str, Any]]:
 
 
 def refresh(released: PublishedRun, name: str, items: list[dict[str, Any]], **sections: Any) -> dict[str, Artifact]:
-    """Today's run with the released model and index as its champion."""
+    """Today's run with the released model and index as the release that it refreshes."""
     index = released.run.output("index")
-    champion = {
+    release = {
         "version": "1",
         "cutoff": released.run.cutoff.isoformat(),
         "model_digest": model_digest(model_of(released)),
@@ -292,7 +292,13 @@ def refresh(released: PublishedRun, name: str, items: list[dict[str, Any]], **se
     }
     settings = tiny_settings(released.root, network=released.run.settings.network.model_dump(), **sections)
     run = Run(
-        name=name, date=LAST_DAY, settings_source="tests", settings=settings, champion=champion, promotion="automatic"
+        name=name,
+        date=LAST_DAY,
+        settings_source="tests",
+        settings=settings,
+        champion=release,
+        promotion="automatic",
+        release=release,
     )
     made = PublishedRun(run=create_run(run), root=released.root)
     made.publish("prepare-items", lambda folder: write_items(folder, items))
@@ -356,10 +362,10 @@ def test_a_refresh_whose_recall_is_too_low_publishes_nothing(
     assert published("refresh-index") == before
 
 
-def test_without_a_champion_there_is_nothing_to_refresh(released: PublishedRun) -> None:
-    run = create_run(replace(released.run, name="no-champion"))
+def test_without_a_release_there_is_nothing_to_refresh(released: PublishedRun) -> None:
+    run = create_run(replace(released.run, name="no-release"))
     PublishedRun(run=run, root=released.root).publish("prepare-items", lambda folder: write_items(folder, tiny_items()))
-    with pytest.raises(InputError, match="met no champion when it started"):
+    with pytest.raises(InputError, match="met no release when it started"):
         run_stage(REFRESH_STAGES["embed-release"], run)
 
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app as command_line
 from smar_model.errors import InputError
-from smar_model.release.registry import Registry
+from smar_model.release.registry import LAST_GOOD, Registry
 from smar_model.retrieval.search import Searcher
 from smar_model.serving.app import MAXIMUM_BODY, create_app
 from smar_model.settings import REPOSITORY
@@ -391,6 +391,35 @@ def test_a_registry_that_is_down_does_not_stop_serving(shop: ServingShop, client
     finally:
         follower._registry = whole
     until(lambda: served(client)[3] == [])
+
+
+@pytest.mark.usefixtures("as_released")
+def test_in_the_place_of_a_champion_that_cannot_be_opened_the_last_good_release_answers(shop: ServingShop) -> None:
+    registry = shop.registry
+    registry.client.set_registered_model_tag("smar", LAST_GOOD, " ".join(pair_of(shop, "1")[::2]))
+    shop.point_to("2", shop.refreshed["1"])
+    shop.promote("2")
+    try:
+        with TestClient(create_app(shop.settings, poll_seconds=0.1)) as client:
+            until(lambda: client.get("/readyz").status_code == 200)
+            *pair, problems = served(client)
+            assert tuple(pair) == pair_of(shop, "1")
+            assert "version 2 with index" in problems[0] and "built by another model" in problems[0]
+            assert "version 1 with index" in problems[0] and "answers in its place" in problems[0]
+            assert client.get("/readyz").json()["is_champion"] is False
+            assert metric(client, "smar_serving_champion") == 0
+            assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
+            # Its own index is followed meanwhile.
+            shop.point_to("1", shop.refreshed["1"])
+            refreshed = pair_of(shop, "1", refreshed=True)
+            registry.client.set_registered_model_tag("smar", LAST_GOOD, " ".join(refreshed[::2]))
+            until(lambda: served(client)[:3] == refreshed)
+            shop.point_to("2", None)
+            until(lambda: served(client) == (*pair_of(shop, "2"), []))
+            assert client.get("/readyz").json()["is_champion"] is True
+            assert metric(client, "smar_serving_champion") == 1
+    finally:
+        registry.client.delete_registered_model_tag("smar", LAST_GOOD)
 
 
 def test_before_the_first_release_it_lives_but_is_not_ready(shop: ServingShop) -> None:

@@ -1,0 +1,119 @@
+"""Commands that are killed, or lose the registry, at a stated step: each call of MLflow's client, and each write of the record, is one.
+
+As a program it waits for lines of JSON, {"arguments": […], "step": n}, runs the `smar` command in a child that kills itself right before
+its step n, and answers with the child's exit code, negative for a signal. One process does all, as importing takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+
+class Steps:
+    """Counts the steps of what runs under it, and calls `at_step` before each with its number."""
+
+    def __init__(self, before: Callable[[int], None], after: Callable[[int], None] = lambda step: None) -> None:
+        self.before, self.after = before, after
+        self.count = self.depth = 0
+        self.names: list[str] = []
+
+    def watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self.depth:  # a part of a step
+                return function(*arguments, **options)
+            self.count += 1
+            self.names.append(function.__name__)
+            self.depth += 1
+            try:
+                self.before(self.count)
+                found = function(*arguments, **options)
+                self.after(self.count)
+                return found
+            finally:
+                self.depth -= 1
+
+        return call
+
+    def watch(self, patch: pytest.MonkeyPatch, *, record: bool = True) -> None:
+        from smar_model.lake.runs import Run
+        from smar_model.release import changes, promote
+
+        for name in dir(MlflowClient):
+            function = getattr(MlflowClient, name)
+            if not name.startswith("_") and callable(function):
+                patch.setattr(MlflowClient, name, self.watched(function))
+        for module, name in (
+            (changes, "write_pending"),
+            (changes, "append_history"),
+            (promote, "append_history"),
+            (Run, "write_state"),
+        ):
+            if record:
+                patch.setattr(module, name, self.watched(getattr(module, name)))
+
+
+@contextmanager
+def registry_lost_at(step: int) -> Iterator[Steps]:
+    """The registry does what it is asked in this step, but its answer is lost, and from then on it cannot be reached."""
+
+    def lose(count: int) -> None:
+        if count >= step:
+            raise MlflowException("the connection to the registry was lost")
+
+    steps = Steps(lambda count: lose(count) if count > step else None, lose)
+    with pytest.MonkeyPatch.context() as patch:
+        steps.watch(patch, record=False)
+        yield steps
+
+
+def die_at(step: int, count: int) -> None:
+    if count == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    import faiss  # noqa: F401
+    import pandas  # noqa: F401
+    import torch  # noqa: F401
+
+    import smar_model.cli
+    import smar_model.release.prune
+    import smar_model.release.publish_index
+    import smar_model.release.register
+    import smar_model.release.rollback
+    import smar_model.retrieval.pyfunc_model
+    import smar_model.retrieval.search
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.dup2(2, 1)
+            sys.argv = ["smar", *asked["arguments"]]
+            with pytest.MonkeyPatch.context() as patch:
+                Steps(partial(die_at, asked["step"])).watch(patch)
+                try:
+                    smar_model.cli.main()
+                except SystemExit as ended:
+                    os._exit(int(ended.code or 0))
+                except BaseException as error:
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+                    os._exit(1)
+        print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
