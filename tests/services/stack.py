@@ -132,7 +132,7 @@ def running_postgres() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="smar-postgres-"))
     os.chown(folder, account.pw_uid, account.pw_gid)
     data, port = folder / "data", ui.free_port(0)
-    address = f"postgresql://{DATABASE_USER}@127.0.0.1:{port}"
+    address = f"postgresql+psycopg2://{DATABASE_USER}@127.0.0.1:{port}"
     careless = [f"-c{name}=off" for name in ("fsync", "synchronous_commit", "full_page_writes")]
     environment = os.environ | {"LC_ALL": "C.UTF-8", "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": DATABASE_USER}
     try:
@@ -176,7 +176,7 @@ def _call(command: list[str | Path], **options: object) -> None:
 def postgres_programs() -> Path:
     """Folder of PostgreSQL's programs: on the path, or where Debian puts the newest."""
     if found := shutil.which("initdb"):
-        return Path(found).parent
+        return Path(found).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     assert versions, "PostgreSQL is missing: `make test-services` installs it from Debian"
     return versions[-1].parent

@@ -115,7 +115,7 @@ def test_three_days(deployment: Deployment, webhook: Webhook) -> None:
     verdicts = {}
     for name, reuse in (("warm", "auto"), ("cold", "never")):
         run = deployment.airflow.trigger(
-            DAG, settings=str(deployment.unchecked), date=str(DAY_3), reuse_pretraining=reuse, note=f"unchecked, {name} start"
+            DAG, settings=str(deployment.unchecked), date=str(DAY_3), pretraining=reuse, note=f"unchecked, {name} start"
         )
         deployment.ended(run, "success")
         verdicts[name] = deployment.step(run, "gate")["metrics"]
