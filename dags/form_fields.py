@@ -172,7 +172,7 @@ def rows_field() -> Param:
     return Param(
         [],
         type="array",
-        items={"type": "string", "pattern": r"^[A-Za-z0-9_.-]+$", "maxLength": 100},
+        items={"type": "string", "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "maxLength": 100},
         uniqueItems=True,
         maxItems=100,
         title="Rows",

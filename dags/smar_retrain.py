@@ -115,10 +115,9 @@ runs that would end the wait (`airflow dags test`, `make retrain`).
 """
 
 
-def command(name: str, *, pool: str | None = None, timeout: timedelta = QUICK, **options: Any) -> SmarOperator:
+def command(name: str, *, pool: str = "default_pool", timeout: timedelta = QUICK, **options: Any) -> SmarOperator:
     """A task that runs `smar NAME --run RUN`, with the command's name as its id."""
-    pools = {"pool": pool} if pool else {}
-    return SmarOperator(task_id=name, arguments=[name, "--run", RUN], execution_timeout=timeout, **pools, **options)
+    return SmarOperator(task_id=name, arguments=[name, "--run", RUN], pool=pool, execution_timeout=timeout, **options)
 
 
 def spark(name: str, **options: Any) -> SmarOperator:

@@ -38,7 +38,7 @@ def describe(dag):
     return {
         "doc": dag.doc_md,
         "schedule": getattr(timetable, "expression", None),
-        "follows": [asset.name for _, asset in getattr(dag.timetable, "asset_condition", NoAssets).iter_assets()],
+        "follows": [asset.name for asset in getattr(getattr(dag.timetable, "asset_condition", None), "objects", ())],
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
         "paused": dag.is_paused_upon_creation,
@@ -59,9 +59,6 @@ def describe(dag):
             "defaults": getattr(t, "defaults", None),
         } for t in dag.tasks},
     }
-
-class NoAssets:
-    iter_assets = staticmethod(lambda: ())
 
 print("JSON:" + json.dumps({"errors": bag.import_errors, "dags": {name: describe(dag) for name, dag in bag.dags.items()}}))
 """
