@@ -68,7 +68,9 @@ class AirflowApi:
             time.sleep(1)
         return state
 
-    def wait_for_task(self, dag: str, run: str, task: str, states: Iterable[str], *, seconds: float = RUN_SECONDS) -> str:
+    def wait_for_task(
+        self, dag: str, run: str, task: str, states: Iterable[str], *, seconds: float = RUN_SECONDS
+    ) -> str:
         """Its state once it is one of these; an error if the run ends before."""
         deadline = time.monotonic() + seconds
         while (state := self.states(dag, run).get(task, "")) not in set(states):

@@ -43,7 +43,9 @@ class GrowingShop:
                 table = pq.read_table(file)
                 items = sorted({item for item in table["item_id"].to_pylist() if item is not None})
                 dealt = dict(zip(items, Random(str(day)).sample(items, len(items)), strict=True))
-                shuffled = pa.array([dealt.get(item) for item in table["item_id"].to_pylist()], table.schema.field("item_id").type)
+                shuffled = pa.array(
+                    [dealt.get(item) for item in table["item_id"].to_pylist()], table.schema.field("item_id").type
+                )
                 write_parquet(file, table.set_column(table.schema.get_field_index("item_id"), "item_id", shuffled))
 
     def log_files(self, day: date) -> list[Path]:
@@ -62,7 +64,9 @@ def make_growing_shop(root: Path) -> GrowingShop:
     )
 
 
-def write_growing_settings(path: Path, shop: GrowingShop, *, days: int, tracking_uri: str, **changes: dict[str, Any]) -> Path:
+def write_growing_settings(
+    path: Path, shop: GrowingShop, *, days: int, tracking_uri: str, **changes: dict[str, Any]
+) -> Path:
     """The sample shop's settings for the shop as its own, with a window of so many days."""
     content = yaml.safe_load((REPOSITORY / "configs" / "sample_shop.yaml").read_text(encoding="utf-8"))
     content["shop"] = {"root": str(shop.root), "kind": "own", "visual_departments": shop.visual_departments}

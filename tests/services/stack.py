@@ -87,9 +87,7 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
             stack.running["mlflow"] = _start_mlflow(mlflow_port, databases, home, needed)
             for name, command in ui.COMPONENTS.items():
                 stack.running[name] = ui.start(name, ["airflow", *command], needed)
-            ui.wait_until(
-                stack.running, lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port)
-            )
+            ui.wait_until(stack.running, lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port))
             yield stack
         finally:
             for process in stack.running.values():
@@ -134,7 +132,12 @@ def running_postgres() -> Iterator[str]:
     data, port = folder / "data", ui.free_port(0)
     address = f"postgresql+psycopg2://{DATABASE_USER}@127.0.0.1:{port}"
     careless = [f"-c{name}=off" for name in ("fsync", "synchronous_commit", "full_page_writes")]
-    environment = os.environ | {"LC_ALL": "C.UTF-8", "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": DATABASE_USER}
+    environment = os.environ | {
+        "LC_ALL": "C.UTF-8",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(port),
+        "PGUSER": DATABASE_USER,
+    }
     try:
         initialise = [programs / "initdb", "-D", data, "-U", DATABASE_USER, "--auth=trust", "--no-sync", "-E", "UTF8"]
         _call(initialise, cwd=folder, env=environment, **who)
