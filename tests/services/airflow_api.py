@@ -40,6 +40,9 @@ class AirflowApi:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
 
+    def turn_on(self, dag: str) -> None:
+        self.call("PATCH", f"dags/{dag}", {"is_paused": False})
+
     def trigger(self, dag: str, *, logical_date: datetime | None = None, **conf: Any) -> str:
         """Id of a new run, made as the trigger form makes it."""
         body = {"conf": conf, "logical_date": logical_date.isoformat() if logical_date else None}

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.services.airflow_api import AirflowApi
+from tests.services.operated_shop import operated_settings
 from tests.services.stack import Stack, running_stack
 from tests.services.webhook import Webhook, listening_webhook
 
@@ -38,7 +39,9 @@ def webhook() -> Iterator[Webhook]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterator[Stack]:
     home: Path = tmp_path_factory.mktemp("stack") / "var"
-    with running_stack(home, webhook.variables) as stack:
+    # What no test turns on stays off: a refresh at the full hour would be one more.
+    paused = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}
+    with running_stack(home, webhook.variables | operated_settings(home) | paused) as stack:
         yield stack
 
 

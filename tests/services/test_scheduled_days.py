@@ -30,7 +30,7 @@ from tests.services.webhook import Webhook
 DAG = "smar_retrain"
 DAY_1, DAY_2, DAY_3 = date(2026, 11, 17), date(2026, 11, 18), date(2026, 11, 19)
 WINDOW = 3
-FEW, MANY = 400, 1_600
+FEW, MANY = 300, 1_200
 """Requests a day."""
 
 
@@ -77,6 +77,7 @@ def window(day: date) -> list[date]:
 
 @pytest.fixture(scope="module")
 def deployment(stack: Stack, airflow: AirflowApi) -> Iterator[Deployment]:
+    airflow.turn_on(DAG)
     shop = make_growing_shop(stack.home / "shops" / "growing")
     settings, unchecked = (
         write_growing_settings(stack.home / f"{name}.yaml", shop, days=WINDOW, tracking_uri=stack.mlflow, **changes)
