@@ -168,7 +168,14 @@ def rollback(
     record = _begun_run(run, "rollback")
     from smar_model.release.rollback import roll_back
 
-    roll_back(record, reason=reason, by=by or getpass.getuser())
+    roll_back(record, reason=reason, by=by or _this_user())
+
+
+def _this_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
 
 
 @app.command()

@@ -18,7 +18,7 @@ from smar_model.release.lease import Lease
 from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, source_tag
 
 HISTORY_TAG = "smar.release."
-"""Tags of the registered model, each a move of the champion in short: `smar.release.0007`."""
+"""Tags of the registered model, each a move of the champion in short: `smar.release.00007`."""
 TAGGED = 100
 """Moves that the registered model has tags of, the last ones: every reader of an alias is sent them all."""
 TAG_LENGTH = 1_000
@@ -44,7 +44,6 @@ def carry_out(registry: Registry, lease: Lease, entry: dict[str, Any]) -> None:
         registry.tag(entry["to"], source_tag(entry["index"]), entry["index_source"])
         registry.tag(entry["to"], "index", entry["index"])
     write_down(registry, entry)
-    write_pending(registry.name, None)
 
 
 def finish_pending(registry: Registry) -> str | None:
@@ -58,27 +57,30 @@ def finish_pending(registry: Registry) -> str | None:
         made = registry.version(entry["to"]).tags.get("index") == entry["index"]
     if made:
         write_down(registry, entry)
-    write_pending(registry.name, None)
+    else:
+        write_pending(registry.name, None)
     what = f"the {entry['action']} of version {entry['to']} that was begun at {entry['at']}"
     return f"{what} was made, and is now written down" if made else f"{what} was not made, and is dropped"
 
 
 def write_down(registry: Registry, entry: dict[str, Any]) -> None:
     """Tags and history of a change that has been made; what is there already stays."""
-    version = entry["to"]
+    write_pending(registry.name, entry)
+    version, is_move = entry["to"], entry["action"] in MOVES
     tags = {"smar.refreshed_at": entry["at"], "smar.refreshed_by": entry["run"]}
-    if entry["action"] in MOVES:
+    if is_move:
         tags = {"smar.promoted_at": entry["at"], "smar.promoted_by": entry["by"]}
         tags |= decision_tags(entry) if entry["action"] == "promote" else {}
         if all(move["to"] != version or move["number"] == entry["number"] for move in read_moves(registry.name)):
             tags["smar.promoted_from"] = entry["from"] or "none"
     for name, value in tags.items():
         registry.tag(version, name, value)
-    if entry["action"] in MOVES or registry.aliased(CHAMPION) == version:
+    if is_move or registry.aliased(CHAMPION) == version:
         note_last_good(registry, version, entry["index"])
     if entry not in read_history(registry.name):
         append_history(entry)
     tag_history(registry)
+    write_pending(registry.name, None)
 
 
 def decision_tags(entry: dict[str, Any]) -> dict[str, str]:
@@ -98,11 +100,11 @@ def tag_history(registry: Registry) -> None:
         for name in sorted(tags):
             number = {"number": int(name.removeprefix(HISTORY_TAG)), "evidence": {}}
             append_history(json.loads(tags[name]) | {"model": registry.name} | number)
-    kept = {f"{HISTORY_TAG}{move['number']:04}": _short(move) for move in read_moves(registry.name)[-TAGGED:]}
+    kept = {f"{HISTORY_TAG}{move['number']:05}": _short(move) for move in read_moves(registry.name)[-TAGGED:]}
     for name, value in kept.items():
         if name not in tags:
             registry.client.set_registered_model_tag(registry.name, name, value)
-    for name in tags.keys() - kept.keys():
+    for name in (name for name in tags if kept and name < min(kept)):
         registry.client.delete_registered_model_tag(registry.name, name)
 
 

@@ -69,9 +69,8 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tupl
             evidence={"reasons": decision["reasons"]},
         )
         if rejected_by:
-            _write_rejection(
-                registry, entry | {"action": "reject", "to": before, "version": version, "by": rejected_by}
-            )
+            refused = {"action": "reject", "to": before, "version": version, "by": rejected_by, "reason": comment}
+            _write_rejection(registry, entry | refused)
             because = f": {comment}" if comment else ""
             return "kept", f"version {version} passed the gate, and was rejected by {rejected_by}{because}"
         if run.promotion == "ask" and not approved_by:

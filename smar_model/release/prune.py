@@ -198,7 +198,7 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
     each shop; runs of other deployments in the same home folder, and those whose record this version of SMAR cannot read.
     """
     survey = Survey(taken_at=time.time())
-    trained = {registry.version(version).tags.get("smar.run") for version in kept_versions}
+    trained = {found.tags.get("smar.run") for found in _all_versions(registry) if str(found.version) in kept_versions}
     runs: dict[str, Run] = {}
     kept: set[str] = set()
     oracles: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
@@ -297,10 +297,11 @@ def _taken_since(survey: Survey) -> set[Output]:
 
 
 def _prune_copies(pruning: Pruning, survey: Survey, builds: Collection[str], kept: Collection[str]) -> None:
-    """Local copies of versions that are not kept and of builds that are gone, and downloads that were cut off."""
+    """Local copies of versions that are not kept and of builds that are gone, and what killed processes were copying."""
     staying = {f"{pruning.registry.name}-{version}" for version in kept} | {f"index-{digest}" for digest in builds}
     ours = re.compile(rf"{re.escape(pruning.registry.name)}-\d+|index-[0-9a-f]+|\..*")
-    for folder in sorted(cache_folder().glob("*")):
+    left = [*home().glob(".register-*"), *home().glob(".publish-*")]
+    for folder in [*sorted(cache_folder().glob("*")), *left]:
         is_old = time.time() - folder.stat().st_mtime > REFRESH_AGE.total_seconds()
         if folder.name not in staying and is_old and ours.fullmatch(folder.name) and not _is_named(folder, survey):
             pruning.remove(f"copy {folder.name}", folder)

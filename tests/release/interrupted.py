@@ -1,4 +1,5 @@
-"""Commands that are killed, or lose the registry, at a stated step: each call of MLflow's client, and each write of the record, is one.
+"""Commands that are killed, or lose the registry, at a stated step: each call of MLflow's client that writes, each verification, and
+each write of the record is one. Between two of them nothing changes outside the process.
 
 As a program it waits for lines of JSON, {"arguments": […], "step": n}, runs the `smar` command in a child that kills itself right before
 its step n, and answers with the child's exit code, negative for a signal. One process does all, as importing takes seconds.
@@ -19,19 +20,27 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+READS = ("get_", "search_", "list_")
+WRITES = ("set_", "create_", "delete_", "log_")
+LOST = "the connection to the registry was lost"
+
 
 class Steps:
-    """Counts the steps of what runs under it, and calls `at_step` before each with its number."""
+    """Counts the steps of what runs under it, and calls `before` and `after` each with its number."""
 
     def __init__(self, before: Callable[[int], None], after: Callable[[int], None] = lambda step: None) -> None:
         self.before, self.after = before, after
         self.count = self.depth = 0
         self.names: list[str] = []
+        self.is_lost = False
+        """From when on no call of the client is answered."""
 
-    def watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(self, function: Callable[..., Any], *, is_counted: bool = True) -> Callable[..., Any]:
         @wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            if self.depth:  # a part of a step
+            if self.is_lost:
+                raise MlflowException(LOST)
+            if self.depth or not is_counted:
                 return function(*arguments, **options)
             self.count += 1
             self.names.append(function.__name__)
@@ -46,22 +55,25 @@ class Steps:
 
         return call
 
-    def watch(self, patch: pytest.MonkeyPatch, *, record: bool = True) -> None:
-        from smar_model.lake.runs import Run
-        from smar_model.release import changes, promote
-
+    def watch_registry(self, patch: pytest.MonkeyPatch, *, count_reads: bool = False) -> None:
         for name in dir(MlflowClient):
             function = getattr(MlflowClient, name)
-            if not name.startswith("_") and callable(function):
-                patch.setattr(MlflowClient, name, self.watched(function))
-        for module, name in (
+            if name.startswith((*READS, *WRITES)):
+                is_counted = count_reads or name.startswith(WRITES)
+                patch.setattr(MlflowClient, name, self.watched(function, is_counted=is_counted))
+
+    def watch_record(self, patch: pytest.MonkeyPatch) -> None:
+        from smar_model.lake.runs import Run
+        from smar_model.release import changes, promote, publish_index, rollback
+
+        for place, name in (
             (changes, "write_pending"),
             (changes, "append_history"),
             (promote, "append_history"),
+            *((module, "verify_release") for module in (promote, publish_index, rollback)),
             (Run, "write_state"),
         ):
-            if record:
-                patch.setattr(module, name, self.watched(getattr(module, name)))
+            patch.setattr(place, name, self.watched(getattr(place, name)))
 
 
 @contextmanager
@@ -69,12 +81,13 @@ def registry_lost_at(step: int) -> Iterator[Steps]:
     """The registry does what it is asked in this step, but its answer is lost, and from then on it cannot be reached."""
 
     def lose(count: int) -> None:
-        if count >= step:
-            raise MlflowException("the connection to the registry was lost")
+        if count == step:
+            steps.is_lost = True
+            raise MlflowException(LOST)
 
-    steps = Steps(lambda count: lose(count) if count > step else None, lose)
+    steps = Steps(lambda count: None, lose)
     with pytest.MonkeyPatch.context() as patch:
-        steps.watch(patch, record=False)
+        steps.watch_registry(patch)
         yield steps
 
 
@@ -104,7 +117,9 @@ def main() -> None:
             os.dup2(2, 1)
             sys.argv = ["smar", *asked["arguments"]]
             with pytest.MonkeyPatch.context() as patch:
-                Steps(partial(die_at, asked["step"])).watch(patch)
+                steps = Steps(partial(die_at, asked["step"]))
+                steps.watch_registry(patch)
+                steps.watch_record(patch)
                 try:
                     smar_model.cli.main()
                 except SystemExit as ended:
@@ -112,6 +127,7 @@ def main() -> None:
                 except BaseException as error:
                     print(f"{type(error).__name__}: {error}", file=sys.stderr)
                     os._exit(1)
+            os._exit(0)
         print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
 
 

@@ -585,7 +585,7 @@ def test_a_history_that_is_lost_comes_back_from_the_registry(releases: Releases)
     assert predecessor("smar", "2") == "1"
     append_history(before[-1] | {"number": 3, "from": "2", "to": "3", "reason": '"\\é' * 5_000})
     tag_history(releases.registry)
-    kept = releases.registry.registered().tags[f"{HISTORY_TAG}0003"]
+    kept = releases.registry.registered().tags[f"{HISTORY_TAG}00003"]
     assert json.loads(kept)["to"] == "3"
     assert len(kept) <= TAG_LENGTH
 

@@ -129,8 +129,8 @@ def killed_at(server: Server, call: str, command: Callable[[], Any]) -> None:
 
     steps = Steps(kill)
     with pytest.MonkeyPatch.context() as patch:
-        steps.watch(patch, record=False)
-        with pytest.raises(Exception, match="Max retries exceeded|Connection refused|Connection aborted"):
+        steps.watch_registry(patch, count_reads=True)
+        with pytest.raises(Exception, match=r"Max retries exceeded|Connection refused|Connection aborted"):
             command()
     assert server.process is None, f"it calls none of {call}: {steps.names}"
     server.start()
