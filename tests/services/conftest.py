@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -36,8 +38,14 @@ def webhook() -> Iterator[Webhook]:
         yield webhook
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterator[Stack]:
+    # Ended from outside, pytest would leave without ending what it has started.
+    signal.signal(signal.SIGTERM, _interrupt)
     home: Path = tmp_path_factory.mktemp("stack") / "var"
     # What no test turns on stays off: a refresh at the full hour would be one more.
     paused = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}

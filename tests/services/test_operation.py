@@ -7,7 +7,6 @@ compared, aliases are moved by hand in MLflow, and failures of the runbook happe
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,20 +82,19 @@ def page(browser: Browser, stack: Stack) -> Iterator[Page]:
 
 
 def test_the_form_refuses_bad_values(shop: Shop, page: Page) -> None:
-    form = pages.open_form(page, shop.stack, RETRAIN)
-    trigger = form.get_by_role("contentinfo").get_by_role("button", name="Trigger")
+    form, button = pages.open_form(page, shop.stack, RETRAIN)
     settings = form.locator("[name=element_settings]")
     expect(settings).to_have_value(str(shop.settings))
-    expect(trigger).to_be_enabled()
+    expect(button).to_be_enabled()
     settings.fill("")
-    expect(trigger).to_be_disabled()
+    expect(button).to_be_disabled()
     expect(form.get_by_text("This field is required")).to_be_visible()
     form.get_by_role("button", name="Close").click()
 
-    form = pages.open_form(page, shop.stack, "smar_rollback")
+    form, button = pages.open_form(page, shop.stack, "smar_rollback")
     form.locator("[name=element_release]").fill("the last one")
     form.locator("[name=element_reason]").fill("finds no dresses")
-    form.get_by_role("contentinfo").get_by_role("button", name="Trigger").click()
+    button.click()
     expect(form.get_by_text("Invalid input for param release: 'the last one' does not match")).to_be_visible()
     keep(page, "form_refuses")
     form.get_by_role("button", name="Close").click()
@@ -106,14 +104,13 @@ def test_the_form_refuses_bad_values(shop: Shop, page: Page) -> None:
 @pytest.fixture(scope="module")
 def first(shop: Shop, page: Page) -> str:
     """The first run, triggered by the form with a person to be asked, at the point where it waits: its id."""
-    form = pages.open_form(page, shop.stack, RETRAIN)
+    form, button = pages.open_form(page, shop.stack, RETRAIN)
     form.locator("[name=element_date]").fill(str(LAST_DAY))
     form.get_by_role("combobox", name="Promotion").click()
     page.get_by_role("option", name="ask: ").click()
     form.locator("[name=element_note]").fill("first release, looked at by a person")
     keep(page, "form_filled")
-    form.get_by_role("contentinfo").get_by_role("button", name="Trigger").click()
-    expect(page).to_have_url(re.compile(rf"/dags/{RETRAIN}/runs/manual"))
+    pages.trigger(page, button, RETRAIN)
     (run,) = shop.airflow.runs(RETRAIN)
     shop.airflow.wait_for_task(RETRAIN, run["dag_run_id"], "ask", ["deferred", "awaiting_input"])
     return run["dag_run_id"]
@@ -139,11 +136,10 @@ def test_a_second_release_is_rolled_back_from_the_page(shop: Shop, page: Page, f
     run = shop.retrain(seed=1, promotion="automatic")
     assert shop.airflow.wait(RETRAIN, run) == "success", shop.airflow.states(RETRAIN, run)
     assert shop.alias() == "2"
-    form = pages.open_form(page, shop.stack, "smar_rollback")
+    form, button = pages.open_form(page, shop.stack, "smar_rollback")
     form.locator("[name=element_reason]").fill("shoppers find no dresses")
     keep(page, "rollback_form")
-    form.get_by_role("contentinfo").get_by_role("button", name="Trigger").click()
-    expect(page).to_have_url(re.compile(r"/dags/smar_rollback/runs/manual"))
+    pages.trigger(page, button, "smar_rollback")
     (back,) = shop.airflow.runs("smar_rollback")
     assert shop.airflow.wait("smar_rollback", back["dag_run_id"]) == "success"
     pages.show_run(page, shop.stack, "smar_rollback", back["dag_run_id"])
@@ -158,10 +154,9 @@ def test_a_second_release_is_rolled_back_from_the_page(shop: Shop, page: Page, f
 
 
 def test_two_variants_are_compared_from_the_page(shop: Shop, page: Page) -> None:
-    form = pages.open_form(page, shop.stack, "smar_compare")
+    form, button = pages.open_form(page, shop.stack, "smar_compare")
     form.locator("[name=element_rows]").fill("\n".join(COMPARED))
-    form.get_by_role("contentinfo").get_by_role("button", name="Trigger").click()
-    expect(page).to_have_url(re.compile(r"/dags/smar_compare/runs/manual"))
+    pages.trigger(page, button, "smar_compare")
     (run,) = shop.airflow.runs("smar_compare")
     assert shop.airflow.wait("smar_compare", run["dag_run_id"]) == "success"
     tasks = [task for task in shop.airflow.tasks("smar_compare", run["dag_run_id"]) if task["task_id"] == "compare"]
@@ -199,8 +194,7 @@ def test_a_champion_that_cannot_serve_is_reported_while_the_last_good_one_serves
     assert "lacks the tag" in log and "version 2 goes on serving" in log, log
     notice = json.dumps(webhook.wait_for(run))
     assert "reconcile" in notice and "version 2 goes on serving" in notice
-    page.goto(pages.run_page(shop.stack, RETRAIN, run, "reconcile"))
-    expect(page.get_by_text("goes on serving").first).to_be_visible()
+    pages.show_log(page, shop.stack, RETRAIN, run, "reconcile", "goes on serving")
     keep(page, "reconcile_red")
     code, said = shop.smar("champion", "--settings", str(shop.settings), "--json")
     assert code == 0 and json.loads(said[said.index("{") :])["version"] == "2", said
