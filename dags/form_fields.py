@@ -126,9 +126,10 @@ def promotion_field() -> Param:
 
 
 def note_field() -> Param:
+    # Airflow's form asks for a text that may not be null: the button would stay off until something is written.
     return Param(
-        "",
-        type="string",
+        None,
+        type=["null", "string"],
         maxLength=2_000,
         title="Note",
         description="Why this run is started; stands in its record and in MLflow.",

@@ -182,7 +182,11 @@ def watcher() -> None:
 
 def comment_field() -> Param:
     return Param(
-        "", type="string", maxLength=2_000, title="Comment", description="Why; stands in the history of releases."
+        None,
+        type=["null", "string"],
+        maxLength=2_000,
+        title="Comment",
+        description="Why; stands in the history of releases.",
     )
 
 

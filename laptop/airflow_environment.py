@@ -30,11 +30,12 @@ def airflow_home() -> Path:
     return home() / "airflow"
 
 
-def environment(*, port: int = 8080) -> dict[str, str]:
+def environment(*, port: int = 8080, database: str | None = None) -> dict[str, str]:
     """This process's environment with Airflow's settings for this machine added.
 
     Args:
         port: of the API server, which also serves the user interface.
+        database: address of Airflow's database; None: SQLite in its home.
     """
     folder = airflow_home()
     address = f"http://127.0.0.1:{port}"
@@ -60,7 +61,7 @@ def environment(*, port: int = 8080) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{LOGIN}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database or f"sqlite:///{folder / 'airflow.db'}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__API__HOST": "127.0.0.1",
@@ -91,6 +92,16 @@ def prepare() -> None:
     if mark.is_file():
         _fail_interrupted_runs()
         return
+    migrate(environment())
+    replace_file(mark, "")
+
+
+def migrate(variables: dict[str, str]) -> None:
+    """Make or migrate the database that an environment names, and the pool in it.
+
+    Raises:
+        InputError: Airflow could not; names its log.
+    """
     log = airflow_home() / "prepare.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
@@ -99,13 +110,12 @@ def prepare() -> None:
             ["pools", "import", str(POOLS)],
         ):
             done = subprocess.run(
-                [sys.executable, "-m", "airflow", *command], env=environment(), stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, "-m", "airflow", *command], env=variables, stdout=output, stderr=subprocess.STDOUT
             )
             if done.returncode != 0:
                 raise InputError(
                     f"airflow {' '.join(command)} failed (see {log}); free disk space or delete {airflow_home()}"
                 )
-    replace_file(mark, "")
 
 
 def _fail_interrupted_runs() -> None:

@@ -29,6 +29,8 @@ COMPONENTS = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""MLflow's job runners are seven more processes that survive their parent; nothing here needs them."""
 
 
 def free_port(preferred: int) -> int:
@@ -60,13 +62,12 @@ def start(name: str, command: list[str], variables: dict[str, str]) -> subproces
         )
 
 
-def mlflow_command(port: int) -> list[str]:
-    store = f"sqlite:///{home() / 'mlflow.db'}"
+def mlflow_command(port: int, *options: str) -> list[str]:
+    """MLflow's server, `options` saying where it keeps things; without any: this machine's store, whose files clients open."""
     artifacts = (home() / "mlflow-artifacts").as_uri()
-    return [
-        *["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-        *["--backend-store-uri", store, "--default-artifact-root", artifacts],
-    ]
+    embedded = ["--backend-store-uri", f"sqlite:///{home() / 'mlflow.db'}", "--default-artifact-root", artifacts]
+    server = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [*server, *(options or embedded)]
 
 
 def airflow_is_healthy(port: int) -> bool:
@@ -99,10 +100,8 @@ def serve() -> int:
         running: dict[str, subprocess.Popen[bytes]] = {}
         try:
             running |= {n: start(n, ["airflow", *c], variables) for n, c in COMPONENTS.items()}
-            # Its job runners are seven more processes that survive their parent; nothing here needs them.
-            without_jobs = variables | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-            running["mlflow"] = start("mlflow", mlflow_command(mlflow_port), without_jobs)
-            _await(running, lambda: airflow_is_healthy(airflow_port) and mlflow_is_healthy(mlflow_port))
+            running["mlflow"] = start("mlflow", mlflow_command(mlflow_port), variables | WITHOUT_JOBS)
+            wait_until(running, lambda: airflow_is_healthy(airflow_port) and mlflow_is_healthy(mlflow_port))
             print(
                 f"Airflow  http://127.0.0.1:{airflow_port}  login {LOGIN}, password {password()}\n"
                 f"MLflow   http://127.0.0.1:{mlflow_port}\n"
@@ -124,7 +123,12 @@ def serve() -> int:
             print("Ended.", flush=True)
 
 
-def _await(running: dict[str, subprocess.Popen[bytes]], healthy: Callable[[], bool]) -> None:
+def wait_until(running: dict[str, subprocess.Popen[bytes]], healthy: Callable[[], bool]) -> None:
+    """Wait for what was started.
+
+    Raises:
+        InputError: one of the processes ended, or it takes too long; names the log.
+    """
     print("Starting (about 20 seconds)", flush=True)
     deadline = time.monotonic() + START_SECONDS
     while not healthy():

@@ -16,7 +16,7 @@ METRICS = {"recall_at_50": "Recall@50", "ndcg_at_10": "nDCG@10"}
 
 
 def describe_decision(run: Run) -> str:
-    """The headline figures, the gate's rules, and where the report is.
+    """The headline figures, the gate's rules, and where the report is, which is put there.
 
     Raises:
         InputError: the run has not been evaluated or judged.
@@ -24,7 +24,11 @@ def describe_decision(run: Run) -> str:
     evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
     decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
     registry, state = Registry(run.settings), run.state("register")
-    address = page_address(run, registry.experiment_id(), parent_run(registry, run))
+    parent = parent_run(registry, run)
+    if report := run.find_output("report"):
+        # Who is asked reads it now; `smar track` shows the run only after the answer.
+        registry.client.log_artifact(parent, str(report.file("report.html")))
+    address = page_address(run, registry.experiment_id(), parent)
     version = f"version {state['version']}" if state and state["state"] == "finished" else "not registered yet"
     champion = f"version {run.champion['version']}" if run.champion else "none yet"
     broken = [reason["text"] for reason in decision["reasons"] if not reason["passed"]]

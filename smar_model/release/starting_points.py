@@ -44,8 +44,9 @@ def starting_points(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
 def find_base(run: Run) -> dict[str, Any] | None:
     """The newest pretraining that the run may reuse, as `Run.base` has it; None: the run pretrains.
 
-    It has an earlier cutoff than the run, the same code, lock and shop, and the same settings of all stages up to it. What has
-    changed in the catalogue since is left to fine-tuning.
+    It has an earlier cutoff than the run, the same code, lock and shop, and the same settings of all stages up to it, but for the
+    bounds of the data checks, which make nothing. Its own model has passed the gate: what one bad day taught is not built on for a
+    week. What has changed in the catalogue since is left to fine-tuning.
     """
     policy = run.settings.training.reuse_pretraining
     if policy == "never":
@@ -53,6 +54,9 @@ def find_base(run: Run) -> dict[str, Any] | None:
     oldest = run.cutoff - MAXIMUM_AGE if policy == "auto" else datetime.min.replace(tzinfo=run.cutoff.tzinfo)
     earlier = [other for other in find_runs() if oldest <= other.cutoff < run.cutoff and other.base is None]
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
+        gate = other.state("gate")
+        if not gate or gate.get("metrics", {}).get("decision") != "promote":
+            continue
         if outputs := _reusable(other, run):
             keys = {stage: artifact.key for stage, artifact in outputs.items()}
             return {"run": other.name, "cutoff": other.cutoff.isoformat(), "keys": keys}
@@ -62,7 +66,8 @@ def find_base(run: Run) -> dict[str, Any] | None:
 def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
     """Outputs of another run that pretraining is made of, if all are there, whole and made as this run would make them."""
     before = STAGES["pretrain"].inputs
-    if any(other.settings.section(s) != run.settings.section(s) for name in before for s in STAGES[name].settings):
+    sections = {section for name in before for section in STAGES[name].settings} - {"checks"}
+    if any(other.settings.section(section) != run.settings.section(section) for section in sections):
         return None
     try:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}

@@ -102,7 +102,7 @@ def accepts(field: dict[str, Any], value: Any) -> bool:
         ("smar_retrain", "seed", [None, 0, 17], [-1, 2**31, 0.5, "1"]),
         ("smar_retrain", "sample_share", [None, 0.01, 1], [0, -0.1, 1.01, "0.5"]),
         ("smar_retrain", "promotion", ["automatic", "ask", "never"], [None, "yes", ""]),
-        ("smar_retrain", "note", ["", "new titles"], [None, "x" * 2_001]),
+        ("smar_retrain", "note", ["", None, "new titles"], [7, "x" * 2_001]),
         ("smar_refresh_index", "settings", ["configs/real_products.yaml"], [""]),
         (
             "smar_rollback",

@@ -16,19 +16,7 @@ import psutil
 
 from laptop.airflow_environment import password
 from smar_model.settings import REPOSITORY
-
-
-def ours(home: Path) -> list[psutil.Process]:
-    """Living processes that were started for this home folder, whoever their parent is now."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-        if environment.get("AIRFLOW_HOME") == str(home / "airflow"):
-            found.append(process)
-    return found
+from tests.started_processes import started_for
 
 
 def test_it_serves_both_pages_and_leaves_nothing_behind(airflow_ready: Path) -> None:
@@ -53,7 +41,7 @@ def test_it_serves_both_pages_and_leaves_nothing_behind(airflow_ready: Path) -> 
         assert dag["is_paused"] is False
         assert dag["next_dagrun_run_after"][11:16] == "04:00"
         assert b"MLflow" in urllib.request.urlopen(mlflow, timeout=20).read()
-        started = ours(airflow_ready)
+        started = started_for(airflow_ready)
         assert len(started) >= 5
         listening = {c.laddr.ip for p in started for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
@@ -64,7 +52,7 @@ def test_it_serves_both_pages_and_leaves_nothing_behind(airflow_ready: Path) -> 
         process.send_signal(signal.SIGTERM)
         printed += process.communicate(timeout=60)[0]
     assert process.returncode == 0, printed
-    assert ours(airflow_ready) == []
+    assert started_for(airflow_ready) == []
 
 
 def test_the_components_end_when_it_is_killed(tmp_path: Path) -> None:

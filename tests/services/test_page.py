@@ -14,18 +14,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.services.served import get, running_server
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 from tests.tiny_shop import ITEMS, tiny_items
 
 expect.set_options(timeout=30_000)  # on a machine that others use as well
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script> \"'&amp;"
 HOSTILE = {
     "markup": MARKUP,
@@ -64,14 +59,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
 def address(shop: ServingShop) -> Iterator[str]:
     with running_server(shop.settings_file, shop.home / "server.log", poll_seconds=0.5) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

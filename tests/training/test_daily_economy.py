@@ -17,6 +17,7 @@ from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
 from smar_model.network.model import load_model, save_model
 from smar_model.release.starting_points import earlier_release, find_base, starting_points
+from smar_model.settings import validate_settings
 from smar_model.stages import STAGES
 from smar_model.training.finetune import misfit
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
@@ -61,6 +62,11 @@ def started(run: Run, champion: dict[str, Any] | None) -> Run:
 def train(run: Run) -> None:
     for stage in TRAINING:
         run_stage(STAGES[stage], run)
+    decide(run, "promote")
+
+
+def decide(run: Run, decision: str) -> None:
+    run.write_state("gate", "finished", metrics={"decision": decision})
 
 
 def as_champion(run: Run, version: str) -> dict[str, Any]:
@@ -169,6 +175,24 @@ def test_other_settings_before_pretraining_need_another(changed: dict[str, Any],
     assert find_base(planned(home, "x", DAYS[2])) is not None
     assert find_base(planned(home, "x", DAYS[2], finetune=STEPS | {"steps": 5})) is not None
     assert find_base(planned(home, "x", DAYS[2], **changed)) is None
+
+
+def test_bounds_of_checks_may_differ(home: Path, first: Run) -> None:
+    looser = planned(home, "x", DAYS[2])
+    content = looser.settings.model_dump(mode="json")
+    content["checks"]["minimum_agreement"] = 0.5
+    looser = replace(looser, settings=validate_settings(content, source="tests"))
+    assert find_base(looser) == find_base(planned(home, "x", DAYS[2])) is not None
+
+
+def test_a_pretraining_whose_model_was_refused_or_never_judged_is_none_to_build_on(home: Path, first: Run) -> None:
+    try:
+        decide(first, "keep")
+        assert find_base(planned(home, "x", DAYS[2])) is None
+        (first.folder / "gate.json").unlink()
+        assert find_base(planned(home, "x", DAYS[2])) is None
+    finally:
+        decide(first, "promote")
 
 
 def test_an_oracles_pretraining_is_none_to_build_on(home: Path, first: Run) -> None:
