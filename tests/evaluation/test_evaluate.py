@@ -22,12 +22,12 @@ from smar_model.evaluation.relevance import Relevance
 from smar_model.evaluation.report import nested_tables
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
-from smar_model.lake.stage import run_stage
+from smar_model.lake.stage import key_parts, run_stage
 from smar_model.retrieval.embed import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
-from smar_model.stages import STAGES
+from smar_model.stages import REFRESH_STAGES, STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run, with_champion
 
 DENSE = {"challenger", "champion", "best_release", "cold_start", "oracle"}
@@ -143,6 +143,21 @@ def test_differences_are_challenger_minus_each_other_model(measured: PublishedRu
         assert set(segments) == set(evaluation["segments"])
     # The champion of this test is the text-only model, so both must get the same figures.
     assert evaluation["models"]["champion"] == evaluation["models"]["text_only"]
+
+
+def test_another_anchor_is_another_evaluation(measured: PublishedRun) -> None:
+    """Who reads which rivals: a refresh embeds under the champion alone, whatever the anchors are."""
+    without = replace(measured.run, anchors={})
+    for name, depends in (("evaluate", True), ("gate", True), ("report", True), ("embed", False)):
+        parts = [key_parts(STAGES[name], run, {}) for run in (measured.run, without)]
+        assert (parts[0] != parts[1]) == depends, name
+    refresh = key_parts(REFRESH_STAGES["embed-release"], measured.run, {})
+    assert set(refresh["rivals"]) == {"champion"}
+    mine = measured.run.output("finetune").manifest["content"]["model"]
+    own = {"cold_start": measured.run.anchors["cold_start"] | {"model_digest": mine}}
+    assert set(replace(measured.run, anchors=own).rivals()) == {"champion"}, "the run's own model"
+    twice = dict.fromkeys(("best_release", "cold_start"), measured.run.anchors["best_release"])
+    assert set(replace(measured.run, anchors=twice).rivals()) == {"champion", "best_release"}, "a model once"
 
 
 def test_segments_are_those_of_the_table_and_sum_up(measured: PublishedRun) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
-from smar_model.lake.runs import Run, find_runs
+from smar_model.lake.runs import Run, create_run, find_runs
 from smar_model.network.model import model_digest
 from smar_model.release.anchors import best_release, find_anchors, find_best_release, find_cold_start
 from smar_model.release.history import read_history
@@ -237,8 +237,15 @@ def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Pat
     assert (anchors["best_release"]["version"], anchors["best_release"]["run"]) == ("1", "first")
     assert anchors["best_release"]["model_digest"] == registry.release("1")["model_digest"]
     assert Path(anchors["best_release"]["model_folder"]).is_dir()
-    # None was warm-started: promoted or not, the newest is the anchor.
+    # Promoted or not, the newest is the anchor; but not one that went on from a release or an earlier pretraining, or a comparison.
     assert anchors["cold_start"]["run"] == max(registered)
+    others = {"z-warm": {"warm_start": now}, "z-based": {"base": {"run": "first"}}, "z-compared": {}}
+    for name, points in others.items():
+        other = create_run(replace(followers[0], name=name, **points))
+        other.take(followers[0].output("finetune"), stage="finetune")
+        if name != "z-compared":
+            other.write_state("register", "finished", version="9")
+    assert find_anchors(next_day, now) == anchors
     assert set(replace(next_day, champion=now, anchors=anchors).rivals()) == {"champion", "best_release", "cold_start"}
 
     assert find_anchors(next_day, None) == {}, "floors alone decide about a first release"
