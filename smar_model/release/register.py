@@ -102,6 +102,7 @@ def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifa
         registry.name,
         source=info.model_uri,
         run_id=parent,
+        model_id=info.model_id,  # without it a server takes no model whose files it keeps itself
         tags=version_tags(run, finetune, index),
         description=f"Trained by run {run.name} on {run.days[0]} to {run.training_days[-1]}, judged on "
         f"{run.evaluation_days[0]} to {run.date}. The report is among its artifacts: artifacts/report.html.",
