@@ -523,7 +523,7 @@ def _own_index(releases: Releases) -> None:
 @pytest.mark.parametrize(
     ("spoil", "mend", "says"),
     [
-        (_damage_model, _repair_model, "weights.safetensors"),
+        (_damage_model, _repair_model, "another model"),
         (_foreign_index, _own_index, "built by another model"),
         (
             lambda releases: releases.registry.client.delete_model_version_tag("smar", "3", "smar.run"),
