@@ -201,7 +201,7 @@ def outcomes(airflow_ready: Path) -> dict[str, Outcome]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not inbox.letters and time.monotonic() < deadline:
             time.sleep(0.1)
         processor.terminate()
