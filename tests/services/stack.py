@@ -90,8 +90,7 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
             ui.wait_until(stack.running, lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port))
             yield stack
         finally:
-            for process in stack.running.values():
-                end(process)
+            end(*stack.running.values())
             left = started_for(home)
             for process in left:
                 process.kill()
@@ -106,18 +105,15 @@ def _start_mlflow(port: int, databases: str, home: Path, variables: dict[str, st
     return ui.start("mlflow", ui.mlflow_command(port, *store, *place), variables | ui.WITHOUT_JOBS)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its group: SIGTERM, then SIGKILL."""
+def end(*processes: subprocess.Popen[bytes]) -> None:
+    """End processes and their groups: SIGTERM to all, then SIGKILL to those that are left after a while."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 @contextmanager
