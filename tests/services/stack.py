@@ -27,6 +27,8 @@ from laptop.processes import end_with_parent
 from tests.started_processes import started_for
 
 PATIENCE_SECONDS = 20.0
+START_SECONDS = 600.0
+"""They are up within half a minute where nothing else runs."""
 DATABASE_USER = "smar"
 
 
@@ -55,7 +57,7 @@ class Stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SMAR_HOME", str(self.home))
             self.running["mlflow"] = _start_mlflow(port, self.databases, self.home, self.variables)
-            ui.wait_until(self.running, lambda: ui.mlflow_is_healthy(port))
+            ui.wait_until(self.running, lambda: ui.mlflow_is_healthy(port), seconds=START_SECONDS)
 
 
 @contextmanager
@@ -87,7 +89,11 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
             stack.running["mlflow"] = _start_mlflow(mlflow_port, databases, home, needed)
             for name, command in ui.COMPONENTS.items():
                 stack.running[name] = ui.start(name, ["airflow", *command], needed)
-            ui.wait_until(stack.running, lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port))
+            ui.wait_until(
+                stack.running,
+                lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port),
+                seconds=START_SECONDS,
+            )
             yield stack
         finally:
             end(*stack.running.values())
