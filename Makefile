@@ -38,10 +38,13 @@ test: $(INSTALLED)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# What takes a browser or minutes of load: the search page in Chromium (from Debian where it is missing), and `smar serve` under load for
-# SMAR_TEST_MINUTES (10). Measurements go to benchmarks/services.md.
+# What takes services, a browser or minutes of load: pages in Chromium, Airflow on PostgreSQL with MLflow's server, `smar serve` under load for
+# SMAR_TEST_MINUTES (10). What is missing comes from Debian. SMAR_SCREENSHOTS names a folder for what was seen. Measurements go to
+# benchmarks/services.md.
+DEBIAN := chromium fonts-dejavu-core postgresql
+
 test-services: $(INSTALLED)
-	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core)
+	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN))
 	@$(BIN)/python -m pytest -n 0 tests/services
 
 # Resolves the newest versions that pyproject.toml allows. No address goes into the file.

@@ -123,18 +123,20 @@ def serve() -> int:
             print("Ended.", flush=True)
 
 
-def wait_until(running: dict[str, subprocess.Popen[bytes]], healthy: Callable[[], bool]) -> None:
+def wait_until(
+    running: dict[str, subprocess.Popen[bytes]], healthy: Callable[[], bool], *, seconds: float = START_SECONDS
+) -> None:
     """Wait for what was started.
 
     Raises:
         InputError: one of the processes ended, or it takes too long; names the log.
     """
     print("Starting (about 20 seconds)", flush=True)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while not healthy():
         _check(running)
         if time.monotonic() > deadline:
-            raise InputError(f"not healthy after {START_SECONDS:.0f} s; see the logs in {home() / 'logs'}")
+            raise InputError(f"not healthy after {seconds:.0f} s; see the logs in {home() / 'logs'}")
         time.sleep(0.5)
 
 

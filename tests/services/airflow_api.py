@@ -27,7 +27,7 @@ class AirflowApi:
         if not self._token:
             login = json.dumps({"username": self.user, "password": self.password}).encode()
             asked = urllib.request.Request(f"{self.address}/auth/token", login, {"Content-Type": "application/json"})
-            self._token = json.loads(urllib.request.urlopen(asked, timeout=60).read())["access_token"]
+            self._token = json.loads(urllib.request.urlopen(asked, timeout=300).read())["access_token"]
         request = urllib.request.Request(
             f"{self.address}/api/v2/{path}",
             None if body is None else json.dumps(body).encode(),
@@ -35,7 +35,7 @@ class AirflowApi:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error

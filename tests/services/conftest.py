@@ -47,9 +47,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterato
     # Ended from outside, pytest would leave without ending what it has started.
     signal.signal(signal.SIGTERM, _interrupt)
     home: Path = tmp_path_factory.mktemp("stack") / "var"
-    # What no test turns on stays off: a refresh at the full hour would be one more.
-    paused = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}
-    with running_stack(home, webhook.variables | operated_settings(home) | paused) as stack:
+    quiet = {
+        # What no test turns on stays off: a refresh at the full hour would be one more.
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+        # The files do not change meanwhile; by default all are parsed twice a minute.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+    }
+    with running_stack(home, webhook.variables | operated_settings(home) | quiet) as stack:
         yield stack
 
 

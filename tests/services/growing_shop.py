@@ -67,12 +67,10 @@ def make_growing_shop(root: Path) -> GrowingShop:
 def write_growing_settings(
     path: Path, shop: GrowingShop, *, days: int, tracking_uri: str, **changes: dict[str, Any]
 ) -> Path:
-    """The sample shop's settings for the shop as its own, with a window of so many days and half of the training's steps."""
+    """The sample shop's settings for the shop as its own, with a window of so many days."""
     content = yaml.safe_load((REPOSITORY / "configs" / "sample_shop.yaml").read_text(encoding="utf-8"))
     content["shop"] = {"root": str(shop.root), "kind": "own", "visual_departments": shop.visual_departments}
     content["window"] = {"days": days, "evaluation_days": 1}
-    for stage in ("adapt_vision", "pretrain", "finetune"):
-        content["training"][stage]["steps"] //= 2
     content["release"] = {"tracking_uri": tracking_uri, "model": "shop", "experiment": "shop"}
     for section, values in changes.items():
         content[section] = content.get(section, {}) | values

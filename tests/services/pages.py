@@ -91,13 +91,14 @@ def aliases(page: Page, stack: Stack, model: str) -> dict[str, str]:
     for row in rows.all():
         version = re.search(r"Version (\d+)", row.inner_text())
         assert version
-        found |= {name.removeprefix("@ "): version[1] for name in row.get_by_text(re.compile("^@ ")).all_inner_texts()}
+        shown = [label.strip() for label in row.get_by_role("status").all_inner_texts()]
+        found |= {label[1:].strip(): version[1] for label in shown if label.startswith("@")}
     return found
 
 
 def move_alias(page: Page, stack: Stack, model: str, alias: str, *, version: str) -> None:
     """Give an alias to a version on MLflow's page."""
-    row = _versions(page, stack, model).filter(has_text=re.compile(rf"Version {version}\b"))
+    row = _versions(page, stack, model).filter(has=page.get_by_role("link", name=f"Version {version}", exact=True))
     row.get_by_role("cell").nth(-2).get_by_role("button").click()
     dialog = page.get_by_role("dialog").filter(has_text="alias")
     dialog.get_by_role("combobox").fill(alias)
@@ -105,7 +106,7 @@ def move_alias(page: Page, stack: Stack, model: str, alias: str, *, version: str
     keep(page, "mlflow_alias_dialog")
     dialog.get_by_role("button", name="Save aliases").click()
     expect(dialog).to_be_hidden()
-    expect(row.get_by_text(f"@ {alias}")).to_be_visible()
+    expect(row.get_by_role("status").filter(has_text=re.compile(rf"@\s*{alias}"))).to_be_visible()
 
 
 def _versions(page: Page, stack: Stack, model: str) -> Locator:

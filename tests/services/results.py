@@ -12,7 +12,7 @@ from smar_model.lake.checkout import commit
 from smar_model.settings import REPOSITORY
 
 PAGE = REPOSITORY / "benchmarks" / "services.md"
-HEAD = "# Services under load\n\nWritten by `make test-services`, section by section, each when it was last run.\n"
+HEAD = "# Services\n\nWritten by `make test-services`, section by section, each when it was last run.\n"
 
 
 def record(title: str, lines: list[str]) -> None:

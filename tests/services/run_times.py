@@ -1,34 +1,46 @@
-"""Where the time of a DAG run went, by Airflow's own record of its tasks."""
+"""Where the time of a DAG run went: by Airflow's record of its tasks, and by what their commands say of themselves."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
+from pathlib import Path
 
 from tests.services.airflow_api import AirflowApi
 
+HEADS = ("run", "tasks", "seconds", "in stages", "starting processes", "while no task ran", "the last two, a task")
 
-def describe_times(airflow: AirflowApi, dag: str, runs: dict[str, str]) -> list[str]:
-    """A table: of each run (label → id) its tasks, its seconds, those of its tasks, and those in which no task ran."""
-    lines = [
-        "| run | tasks | seconds | in tasks | while no task ran | a task |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for label, run in runs.items():
-        spans = sorted(
-            (datetime.fromisoformat(task["start_date"]), datetime.fromisoformat(task["end_date"]))
-            for task in airflow.tasks(dag, run)
-            if task["start_date"] and task["end_date"]
-        )
+
+def describe_times(airflow: AirflowApi, dag: str, runs: dict[str, tuple[str, Path]]) -> list[str]:
+    """A table of runs.
+
+    Args:
+        runs: label → id of the run, and its folder in SMAR_HOME.
+
+    Returns:
+        Lines of Markdown. In stages: seconds that the commands count themselves, once the interpreter is up. Starting processes: what
+        their tasks took beyond, that is Airflow's supervisor, the interpreter, imports. While no task ran: what the scheduler took.
+    """
+    lines = [f"| {' | '.join(HEADS)} |", "| --- |" + " ---: |" * (len(HEADS) - 1)]
+    for label, (run, folder) in runs.items():
         whole = airflow.run(dag, run)
-        wall = (datetime.fromisoformat(whole["end_date"]) - datetime.fromisoformat(whole["start_date"])).total_seconds()
-        busy = sum((end - start).total_seconds() for start, end in spans)
-        # Tasks beside each other count once.
-        covered, last = 0.0, datetime.fromisoformat(whole["start_date"])
-        for start, end in spans:
+        began, ended = (datetime.fromisoformat(whole[name]) for name in ("start_date", "end_date"))
+        tasks = [task for task in airflow.tasks(dag, run) if task["start_date"] and task["duration"]]
+        spans = sorted(
+            tuple(datetime.fromisoformat(task[name]) for name in ("start_date", "end_date")) for task in tasks
+        )
+        covered, last = 0.0, began
+        for start, end in spans:  # tasks beside each other count once
             covered += max(0.0, (end - max(start, last)).total_seconds())
             last = max(last, end)
-        idle = wall - covered
-        lines.append(
-            f"| {label} | {len(spans)} | {wall:.0f} | {busy:.0f} | {idle:.1f} | {idle / max(len(spans), 1):.2f} |"
+        idle = (ended - began).total_seconds() - covered
+        stages = sum(
+            json.loads(file.read_text(encoding="utf-8"))["seconds"]
+            for task in tasks
+            if (file := folder / f"{task['task_id']}.json").is_file()
         )
+        starting = sum(task["duration"] for task in tasks) - stages
+        each = (idle + starting) / len(tasks)
+        seconds = [(ended - began).total_seconds(), stages, starting, idle, each]
+        lines.append(f"| {label} | {len(tasks)} | " + " | ".join(f"{value:.1f}" for value in seconds) + " |")
     return lines

@@ -27,6 +27,8 @@ from laptop.processes import end_with_parent
 from tests.started_processes import started_for
 
 PATIENCE_SECONDS = 20.0
+START_SECONDS = 600.0
+"""They are up within half a minute where nothing else runs."""
 DATABASE_USER = "smar"
 
 
@@ -55,7 +57,7 @@ class Stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SMAR_HOME", str(self.home))
             self.running["mlflow"] = _start_mlflow(port, self.databases, self.home, self.variables)
-            ui.wait_until(self.running, lambda: ui.mlflow_is_healthy(port))
+            ui.wait_until(self.running, lambda: ui.mlflow_is_healthy(port), seconds=START_SECONDS)
 
 
 @contextmanager
@@ -87,11 +89,14 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
             stack.running["mlflow"] = _start_mlflow(mlflow_port, databases, home, needed)
             for name, command in ui.COMPONENTS.items():
                 stack.running[name] = ui.start(name, ["airflow", *command], needed)
-            ui.wait_until(stack.running, lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port))
+            ui.wait_until(
+                stack.running,
+                lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port),
+                seconds=START_SECONDS,
+            )
             yield stack
         finally:
-            for process in stack.running.values():
-                end(process)
+            end(*stack.running.values())
             left = started_for(home)
             for process in left:
                 process.kill()
@@ -106,18 +111,15 @@ def _start_mlflow(port: int, databases: str, home: Path, variables: dict[str, st
     return ui.start("mlflow", ui.mlflow_command(port, *store, *place), variables | ui.WITHOUT_JOBS)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its group: SIGTERM, then SIGKILL."""
+def end(*processes: subprocess.Popen[bytes]) -> None:
+    """End processes and their groups: SIGTERM to all, then SIGKILL to those that are left after a while."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from tests.services.stack import Stack
 from tests.services.webhook import Webhook
 from tests.tiny_shop import LAST_DAY
 
-expect.set_options(timeout=60_000)  # on a machine that others use as well
+expect.set_options(timeout=120_000)  # on a machine that others use as well
 RETRAIN = "smar_retrain"
 
 
@@ -76,7 +76,7 @@ def page(browser: Browser, stack: Stack) -> Iterator[Page]:
     """A page whose person is logged in to Airflow."""
     with browser.new_context(viewport={"width": 1_400, "height": 900}) as context:
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         pages.log_in(page, stack)
         yield page
 

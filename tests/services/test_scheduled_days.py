@@ -30,7 +30,7 @@ from tests.services.webhook import Webhook
 DAG = "smar_retrain"
 DAY_1, DAY_2, DAY_3 = date(2026, 11, 17), date(2026, 11, 18), date(2026, 11, 19)
 WINDOW = 3
-FEW, MANY = 300, 1_200
+FEW, MANY = 400, 1_600
 """Requests a day."""
 
 
@@ -136,7 +136,10 @@ def test_three_days(deployment: Deployment, webhook: Webhook) -> None:
         *describe_times(
             deployment.airflow,
             DAG,
-            {"day 1, first release": first, "day 2, warm start": second, "day 3, repaired": third},
+            {
+                "day 1, first release": (first, deployment.folder(first)),
+                "day 2, warm start": (second, deployment.folder(second)),
+            },
         ),
         "",
         *(f"Day 3 with shuffled clicks, {name} start: {metrics['verdict']}" for name, metrics in verdicts.items()),
