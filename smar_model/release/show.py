@@ -109,6 +109,10 @@ def show_champion(settings: Settings, *, as_json: bool) -> None:
         print(f"{name:<15} {value}")
 
 
+COMPARISONS = ("over_", "not_worse_than_")
+"""Rules of the gate that a line of the history tells even where they passed: by how much the release is better."""
+
+
 def show_history(*, as_json: bool) -> None:
     """Print every change, oldest first, with who and why; refreshes of one version that follow each other are one line."""
     entries = read_history()
@@ -126,8 +130,12 @@ def show_history(*, as_json: bool) -> None:
         print(f"{entry['at']}  {entry['model']}: {_told(entry, refreshes)}")
         refreshes = 0
         if entry["action"] in MOVES:
-            for reason in entry["evidence"].get("reasons", []):
+            reasons = entry["evidence"].get("reasons", [])
+            told = [r for r in reasons if not r["passed"] or r["rule"].startswith(COMPARISONS)]
+            for reason in told:
                 print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
+            if len(reasons) > len(told):
+                print(f"    ✓ {len(reasons) - len(told)} further rules (--json)")
 
 
 def _told(entry: dict[str, Any], refreshes: int) -> str:

@@ -193,7 +193,7 @@ def _data_sets(run: Run, artifact: Artifact) -> list[DatasetInput]:
     return found
 
 
-_DECISION_TAGS = {"decision", "verdict", "outcome", "version"}
+_DECISION_TAGS = {"decision", "verdict", "better", "outcome", "version"}
 
 
 def _documents(run: Run, stage: str, names: tuple[str, ...]) -> list[Path]:
