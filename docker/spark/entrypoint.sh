@@ -9,6 +9,10 @@ set -euo pipefail
 class="$SPARK_HOME/bin/spark-class"
 case "${1:-}" in
     master)
+        # Metrics for Prometheus; and no second, open door by which anybody submits jobs.
+        sink=spark.metrics.conf.master.sink.prometheusServlet
+        export SPARK_MASTER_OPTS="-D$sink.class=org.apache.spark.metrics.sink.PrometheusServlet \
+            -D$sink.path=/metrics/master/prometheus -Dspark.master.rest.enabled=false ${SPARK_MASTER_OPTS:-}"
         exec "$class" org.apache.spark.deploy.master.Master --host "${SPARK_MASTER_HOST:-$(hostname)}" --port 7077 --webui-port 8080
         ;;
     worker)
