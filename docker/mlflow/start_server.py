@@ -25,9 +25,10 @@ def main() -> None:
     store = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
     if BUCKET not in {bucket["Name"] for bucket in store.list_buckets()["Buckets"]}:
         store.create_bucket(Bucket=BUCKET)
-    where = ["--host", "0.0.0.0", "--port", "5000", "--workers", os.environ.get("MLFLOW_WORKERS", "2")]
+    for name, value in (("MLFLOW_HOST", "0.0.0.0"), ("MLFLOW_PORT", "5000"), ("MLFLOW_WORKERS", "2")):
+        os.environ.setdefault(name, value)
     artifacts = ["--serve-artifacts", "--artifacts-destination", f"s3://{BUCKET}/artifacts"]
-    os.execvp(sys.executable, [sys.executable, "-m", "mlflow", "server", *where, *artifacts])
+    os.execvp(sys.executable, [sys.executable, "-m", "mlflow", "server", *artifacts])
 
 
 if __name__ == "__main__":
