@@ -10,7 +10,7 @@ UV_VERSION := 0.13.8
 # Stages are processes: without cached bytecode each would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup retrain test test-services ui lock clean
+.PHONY: setup retrain test test-services test-images ui lock clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -42,6 +42,10 @@ test: $(INSTALLED)
 test-services: $(INSTALLED)
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core)
 	@$(BIN)/python -m pytest -n 0 tests/services
+
+# The environment of each image in docker/Dockerfile, made by the script that the Dockerfile runs and used as the image uses it.
+test-images: $(INSTALLED)
+	@$(BIN)/python -m pytest -n 0 tests/images
 
 # Resolves the newest versions that pyproject.toml allows. No address goes into the file.
 lock:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a container of the Spark image is, by its first word:
 #
-#   master            the standalone master, on port 7077
+#   master            the standalone master, on port 7077, its page on 8080
 #   worker            a standalone worker of the master at $SPARK_MASTER, with $SPARK_WORKER_CORES and $SPARK_WORKER_MEMORY
 #   executor          an executor on Kubernetes, as Spark's scheduler there starts it (its variables are Spark's own)
 #   anything else     that command
@@ -13,7 +13,7 @@ case "${1:-}" in
         sink=spark.metrics.conf.master.sink.prometheusServlet
         export SPARK_MASTER_OPTS="-D$sink.class=org.apache.spark.metrics.sink.PrometheusServlet \
             -D$sink.path=/metrics/master/prometheus -Dspark.master.rest.enabled=false ${SPARK_MASTER_OPTS:-}"
-        exec "$class" org.apache.spark.deploy.master.Master --host "${SPARK_MASTER_HOST:-$(hostname)}" --port 7077 --webui-port 8080
+        exec "$class" org.apache.spark.deploy.master.Master --host "${SPARK_MASTER_HOST:-$(hostname)}"
         ;;
     worker)
         exec "$class" org.apache.spark.deploy.worker.Worker --host "$(hostname)" --webui-port 8081 "$SPARK_MASTER"

@@ -17,7 +17,7 @@ DASHBOARD: dict[str, Any] = json.loads((DOCKER / "grafana" / "dashboards" / "sma
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ASKED = [target["expr"] for panel in PANELS for target in panel["targets"]]
 SPARK_MASTER = {"metrics_master_aliveWorkers_Value", "metrics_master_apps_Value", "metrics_master_waitingApps_Value"}
-"""As a master of Spark 4.1.3 with the options of docker/spark/entrypoint.sh answered on 2026-11-26."""
+"""Of a standalone master as docker/spark/entrypoint.sh starts it (tests/images/test_environments.py asks one)."""
 TIMER = ("_bucket", "_sum", "_count")
 
 

@@ -21,15 +21,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from smar_model.settings import REPOSITORY
 from smar_model.stages import REFRESH_STAGES, STAGES
-from tests.docker.docker_files import DOCKER, images
+from tests.docker.docker_files import DOCKER, compose, images
 from tests.docker.test_images import environments
+from tests.docker.test_monitoring import SPARK_MASTER
 
 ALL_STAGES = STAGES | REFRESH_STAGES
 SPARK_WORK = sorted({s.work.split(":")[0] for s in ALL_STAGES.values() if s.work.startswith("jobs.")})
 OTHER_WORK = sorted({s.work.split(":")[0] for s in ALL_STAGES.values() if not s.work.startswith("jobs.")})
+PROMETHEUS = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
 LOCK = set((REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines())
 
 
@@ -160,6 +163,33 @@ def test_airflow_makes_its_database_and_the_first_user(made: Callable[[str], Pat
         assert re.search(r"(?m)^training\s+1\b", done.stdout), done.stdout[-2000:]
 
 
+def test_airflow_and_celery_find_their_addresses_in_the_secrets(made: Callable[[str], Path], tmp_path: Path) -> None:
+    """Under the compose file's environment, with another folder in the place of /run/secrets."""
+    for name in compose()["secrets"]:
+        (tmp_path / name).write_text(f"word-of-{name}", encoding="utf-8")
+    environment = {
+        name: value.replace("$$", "$").replace("/run/secrets", str(tmp_path))
+        for name, value in compose()["services"]["airflow-worker"]["environment"].items()
+        if name.startswith("AIRFLOW__") and "${" not in value
+    }
+    code = """
+from airflow.configuration import conf
+from airflow.providers.celery.executors.celery_executor import app
+from airflow.settings import SQL_ALCHEMY_CONN_ASYNC
+print("TOLD", app.conf.broker_url, app.conf.result_backend, SQL_ALCHEMY_CONN_ASYNC, conf.get("api_auth", "jwt_secret"))
+"""
+    said = run(
+        made("airflow-environment"), "python", "-c", code, cwd=tmp_path, AIRFLOW_HOME=str(tmp_path), **environment
+    )
+    database = "airflow:word-of-airflow_database_password@postgres/airflow"
+    assert said.split("TOLD")[1].split() == [
+        "redis://:word-of-redis_password@redis:6379/0",
+        f"db+postgresql+psycopg2://{database}",
+        f"postgresql+asyncpg://{database}",
+        "word-of-airflow_jwt_secret",
+    ]
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -185,6 +215,63 @@ def test_every_spark_stage_can_be_imported_where_it_runs(made: Callable[[str], P
     )
     home = re.search(r"SPARK_HOME=/opt/environments/stages/(\S+)", stage)
     assert home and (spark / home.group(1) / "bin" / "spark-class").is_file()
+
+
+def spark_variables(environment: Path) -> dict[str, str]:
+    return {
+        "SPARK_HOME": str(environment / "lib/python3.11/site-packages/pyspark"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_DAEMON_MEMORY": "256m",
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+    }
+
+
+def test_a_spark_master_answers_prometheus(made: Callable[[str], Path], tmp_path: Path) -> None:
+    port = str(free_port())
+    variables = spark_variables(made("spark-environment")) | {
+        "SPARK_MASTER_HOST": "127.0.0.1",
+        "SPARK_MASTER_PORT": str(free_port()),
+        "SPARK_MASTER_WEBUI_PORT": port,
+    }
+    job = next(j for j in PROMETHEUS["scrape_configs"] if j["job_name"] == "spark-master")
+    address = f"http://127.0.0.1:{port}"
+    command = [str(DOCKER / "spark" / "entrypoint.sh"), "master"]
+    with server(tmp_path / "master.log", command, address, **variables):
+        deadline = time.monotonic() + 60
+        while True:
+            with urllib.request.urlopen(address + job["metrics_path"], timeout=10) as answer:
+                names = set(re.findall(r"(?m)^(\w+)", answer.read().decode()))
+            if names >= SPARK_MASTER:
+                break
+            assert time.monotonic() < deadline, names
+            time.sleep(1)
+    assert "REST server" not in (tmp_path / "master.log").read_text(encoding="utf-8")
+
+
+def test_an_executor_on_kubernetes_looks_for_its_driver(made: Callable[[str], Path], tmp_path: Path) -> None:
+    """By the variables that Spark's scheduler on Kubernetes gives its container; here nobody listens where the driver should."""
+    variables = spark_variables(made("spark-environment")) | {
+        "SPARK_JAVA_OPT_0": "-Dsmar.words=two words",
+        "SPARK_JAVA_OPT_1": "-XX:TieredStopAtLevel=1",
+        "SPARK_EXECUTOR_MEMORY": "200m",
+        "SPARK_DRIVER_URL": "spark://CoarseGrainedScheduler@127.0.0.1:9",
+        "SPARK_EXECUTOR_ID": "1",
+        "SPARK_EXECUTOR_CORES": "1",
+        "SPARK_APPLICATION_ID": "spark-application-1",
+        "SPARK_EXECUTOR_POD_IP": "127.0.0.1",
+        "SPARK_RESOURCE_PROFILE_ID": "0",
+        "SPARK_EXECUTOR_POD_NAME": "smar-exec-1",
+    }
+    done = subprocess.run(
+        [str(DOCKER / "spark" / "entrypoint.sh"), "executor"],
+        env=clean() | variables,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0 and "Failed to connect to /127.0.0.1:9" in done.stdout + done.stderr
 
 
 def test_every_other_stage_and_the_server_can_be_imported_where_they_run(
