@@ -136,7 +136,7 @@ ASSIGNMENT = re.compile(
     r"(?i)(?:password|passwd|secret(?:_?key)?|token|api_?key|fernet_key|accesskey)\"?\s*[:=]\s*[\"']?([^\s\"'#,}]+)"
 )
 ADDRESS = re.compile(r"\w+://[^/\s:@]*:([^@\s/]+)@")
-PLACEHOLDER = re.compile(r"[$<{\[%*/:-].*|smar-.*|\./secrets/.*|cat|false|secret\(.*")
+PLACEHOLDER = re.compile(r"[$<{\[%*/:-].*|smar-.*|(?:\./|docker/)secrets/.*|cat|false|secret\(.*")
 """What may stand where a secret would: a variable, a file, the name of a Kubernetes secret, a switch."""
 
 
