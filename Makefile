@@ -11,7 +11,7 @@ UV_VERSION := 0.13.8
 # Stages are processes: without cached bytecode each would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup retrain test test-services ui lock clean
+.PHONY: setup retrain test test-services test-images ui lock clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -46,6 +46,10 @@ DEBIAN := chromium fonts-dejavu-core postgresql
 test-services: $(INSTALLED)
 	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN))
 	@$(BIN)/python -m pytest -n 0 tests/services
+
+# The environment of each image in docker/Dockerfile, made by the script that the Dockerfile runs and used as the image uses it.
+test-images: $(INSTALLED)
+	@$(BIN)/python -m pytest -n 0 tests/images
 
 # Resolves the newest versions that pyproject.toml allows. No address goes into the file.
 lock:

@@ -88,10 +88,12 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
         InputError: Java is missing or too old.
     """
     require_java()
+    # Spark's own variable: where a cluster's executors, on other machines, find this process.
+    host = os.environ.get("SPARK_LOCAL_HOSTNAME")
     options = {
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": host or "127.0.0.1",
+        "spark.driver.bindAddress": "0.0.0.0" if host else "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch),

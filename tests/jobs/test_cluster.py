@@ -90,6 +90,9 @@ def test_a_cluster_of_two_workers_gives_the_same_content(tmp_path: Path, monkeyp
     shop = write_tiny_shop(tmp_path / "shop")
     with cluster(tmp_path) as master:
         environment = os.environ | {"SMAR_HOME": str(tmp_path / "cluster"), "PYTHONPATH": str(REPOSITORY)}
+        environment["SPARK_LOCAL_HOSTNAME"] = (
+            "127.0.0.2"  # the driver, as executors find it: on another machine than they are
+        )
         done = subprocess.run(
             [sys.executable, "-c", ON_A_CLUSTER, master, str(tmp_path), str(shop)],
             env=environment,

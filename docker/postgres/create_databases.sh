@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# A database and its owner for Airflow and for MLflow. Run by PostgreSQL's image once, when the volume is new.
+set -euo pipefail
+for name in airflow mlflow; do
+    psql --username "$POSTGRES_USER" --set ON_ERROR_STOP=1 --set name="$name" \
+        --set password="$(<"/run/secrets/${name}_database_password")" <<'SQL'
+CREATE ROLE :"name" LOGIN PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+SQL
+done

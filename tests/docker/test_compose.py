@@ -1,0 +1,312 @@
+"""The compose file: its schema, and what every service must have."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from smar_model.settings import REPOSITORY, load_settings
+from tests.docker.docker_files import DOCKER, compose, images, run_tool
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+OURS = {name for name, service in SERVICES.items() if "build" in service}
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+SECRET = re.compile(r"(?i)password|secret|token|fernet|access_key|private_key")
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in strings(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def with_defaults(text: str) -> str:
+    return VARIABLE.sub(lambda found: found.group(2) or "", text)
+
+
+def test_the_compose_file_fits_the_schema() -> None:
+    done = run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DOCKER / "compose.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wrong_compose_file_would_not(tmp_path: Path) -> None:
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(
+        (DOCKER / "compose.yaml").read_text(encoding="utf-8").replace("restart: unless", "restrat: unless")
+    )
+    assert run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)).returncode != 0
+
+
+def test_all_that_a_team_needs_is_there() -> None:
+    assert {
+        *("postgres", "redis", "object-store", "mlflow", "spark-master", "spark-worker", "search"),
+        *("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
+        *("airflow-worker", "airflow-worker-spark", "airflow-worker-gpu"),
+        *("prometheus", "statsd-exporter", "grafana"),
+    } == set(SERVICES)
+    assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
+        "airflow-worker-gpu": ["gpu"],
+        "search": ["search"],
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_a_health_check_limits_and_no_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"} and len(service["healthcheck"]["test"]) > 1
+    assert not service["healthcheck"].get("disable")
+    assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
+    assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged") and service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_image_is_latest_and_none_runs_as_root(name: str) -> None:
+    image = with_defaults(SERVICES[name]["image"])
+    tag = re.fullmatch(r"[\w./-]+:([\w.-]+)", image)
+    assert tag and re.search(r"\d+\.\d+", tag.group(1)) and "latest" not in image, image
+    if name not in OURS:
+        # SeaweedFS's image has a user of its own; those of the others are named, as some begin as root.
+        assert SERVICES[name].get("user", "seaweed") not in {"root", "0"}
+        assert "user" in SERVICES[name] or image.startswith("chrislusf/seaweedfs:")
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_what_is_built_is_a_stage_of_the_dockerfile(name: str) -> None:
+    build = SERVICES[name]["build"]
+    assert (DOCKER / build["context"]).resolve() == REPOSITORY
+    assert build["target"] in images(REPOSITORY / build["dockerfile"])
+
+
+def test_one_tag_is_built_in_one_way() -> None:
+    ways: dict[str, Any] = {}
+    for name in OURS:
+        assert ways.setdefault(SERVICES[name]["image"], SERVICES[name]["build"]) == SERVICES[name]["build"]
+
+
+def test_services_wait_for_what_is_healthy_and_exists() -> None:
+    for name, service in SERVICES.items():
+        for needed, how in service.get("depends_on", {}).items():
+            assert needed in SERVICES and how == {"condition": "service_healthy"}, (name, needed)
+            assert not SERVICES[needed].get("profiles"), f"{name} would wait for {needed}, whose profile may be off"
+
+
+def test_volumes_and_files_that_are_mounted_exist() -> None:
+    for name, service in SERVICES.items():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert (DOCKER / source).exists() if source.startswith(".") else source in compose()["volumes"], (
+                name,
+                mount,
+            )
+
+
+def test_pages_are_published_on_this_machine_alone() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 6
+    assert all(with_defaults(port).startswith("127.0.0.1:") for port in ports)
+    assert len({with_defaults(port).split(":")[1] for port in ports}) == len(ports)
+
+
+def test_secrets_are_files_alone() -> None:
+    for name, source in compose()["secrets"].items():
+        assert source == {"file": f"./secrets/{name}"}
+    for service, content in SERVICES.items():
+        used = {found for text in strings(content) for found in re.findall(r"/run/secrets/(\w+)", text)}
+        assert used <= set(content.get("secrets", [])) <= set(compose()["secrets"]), service
+        for variable, value in content.get("environment", {}).items():
+            if SECRET.search(variable):
+                assert "/run/secrets/" in value, f"{service}: {variable}"
+    used_anywhere = {name for content in SERVICES.values() for name in content.get("secrets", [])}
+    assert used_anywhere == set(compose()["secrets"])
+
+
+ASSIGNMENT = re.compile(
+    r"(?i)(?:password|passwd|secret(?:_?key)?|token|api_?key|fernet_key|accesskey)\"?\s*[:=]\s*[\"']?([^\s\"'#,}]+)"
+)
+ADDRESS = re.compile(r"\w+://[^/\s:@]*:([^@\s/]+)@")
+PLACEHOLDER = re.compile(r"[$<{\[%*/:-].*|smar-.*|(?:\./|docker/)secrets/.*|cat|false|secret\(.*")
+"""What may stand where a secret would: a variable, a file, the name of a Kubernetes secret, a switch."""
+
+
+def secrets_in(text: str) -> list[str]:
+    """Values given to what is called a secret, passwords in addresses, keys."""
+    text = text.replace(":'password'", "$password")  # psql's way to write a variable
+    found = [value for value in ASSIGNMENT.findall(text) if not PLACEHOLDER.fullmatch(value)]
+    found += [value for value in ADDRESS.findall(text) if not value.startswith(("$", "%"))]
+    return found + re.findall(r"PRIVATE KEY|\bAKIA[0-9A-Z]{16}\b", text)
+
+
+def test_no_file_in_docker_holds_a_secret() -> None:
+    made = ("secrets", ".env")
+    for path in sorted(p for p in DOCKER.rglob("*") if p.is_file() and not set(p.parts) & set(made)):
+        assert not secrets_in(path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "POSTGRES_PASSWORD: airflow",
+        '"secretKey": "abc"',
+        "AIRFLOW__API__SECRET_KEY=x1",
+        "postgresql://airflow:airflow@postgres/airflow",
+        "AKIAABCDEFGHIJKLMNOP",
+    ],
+)
+def test_a_secret_would_be_found(text: str) -> None:
+    assert secrets_in(text)
+
+
+def test_secrets_and_settings_of_a_machine_stay_out_of_git_and_images() -> None:
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {"docker/secrets", "docker/.env", ".git"} <= set(ignored)
+    for path in ("docker/secrets/redis_password", "docker/.env"):
+        done = subprocess.run(["git", "check-ignore", "-q", path], cwd=REPOSITORY, check=False)
+        assert done.returncode == 0, path
+
+
+def test_the_example_names_every_variable_and_has_no_value() -> None:
+    lines = [
+        line for line in (DOCKER / ".env.example").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"
+    ]
+    assert all(line.endswith("=") for line in lines)
+    used = {
+        name for name, _ in VARIABLE.findall((DOCKER / "compose.yaml").read_text(encoding="utf-8").replace("$$", ""))
+    }
+    assert {line[:-1] for line in lines} == used
+
+
+def test_secrets_are_made_once_and_for_all_that_the_compose_file_names(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+
+    def make() -> dict[str, str]:
+        subprocess.run([str(DOCKER / "make_secrets.sh"), str(folder)], check=True, capture_output=True)
+        return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+    first = make()
+    assert set(first) == set(compose()["secrets"])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert len(set(first.values())) == len(first) and all(len(value) >= 40 for value in first.values())
+    from cryptography.fernet import Fernet
+
+    Fernet(first["airflow_fernet_key"])
+    identity = yaml.safe_load(first["object_store_identities"])["identities"][0]["credentials"][0]
+    assert identity == {
+        "accessKey": first["object_store_access_key"],
+        "secretKey": first["object_store_secret_key"],
+    }
+    (folder / "redis_password").unlink()
+    second = make()
+    assert second.pop("redis_password") != first.pop("redis_password") and second == first
+
+
+def test_airflow_finds_its_addresses_in_the_secrets(tmp_path: Path) -> None:
+    """Airflow runs a `…_CMD` without a shell and takes what it prints; here with another folder in place of /run/secrets."""
+    import shlex
+
+    environment = SERVICES["airflow-scheduler"]["environment"]
+    for name in compose()["secrets"]:
+        (tmp_path / name).write_text(f"word-of-{name}", encoding="utf-8")
+    said = {}
+    for variable, command in environment.items():
+        if variable.endswith("_CMD"):
+            text = command.replace("$$", "$").replace("/run/secrets", str(tmp_path))
+            said[variable] = subprocess.run(
+                shlex.split(text), check=True, capture_output=True, text=True
+            ).stdout.strip()
+    assert said == {
+        "AIRFLOW__CORE__FERNET_KEY_CMD": "word-of-airflow_fernet_key",
+        "AIRFLOW__API__SECRET_KEY_CMD": "word-of-airflow_api_secret_key",
+        "AIRFLOW__API_AUTH__JWT_SECRET_CMD": "word-of-airflow_jwt_secret",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD": (
+            "postgresql+psycopg2://airflow:word-of-airflow_database_password@postgres/airflow"
+        ),
+        "AIRFLOW__CELERY__BROKER_URL_CMD": "redis://:word-of-redis_password@redis:6379/0",
+    }
+
+
+def test_workers_take_every_queue() -> None:
+    taken: dict[str, set[str]] = {}
+    for name, service in SERVICES.items():
+        if "celery" in service.get("command", []):
+            queues = service["command"][service["command"].index("--queues") + 1]
+            taken[name] = set(with_defaults(queues).split(","))
+    assert taken == {
+        "airflow-worker": {"default", "gpu"},
+        "airflow-worker-spark": {"spark"},
+        "airflow-worker-gpu": {"gpu"},
+    }
+
+
+def test_the_settings_are_of_these_services() -> None:
+    default = with_defaults(SERVICES["airflow-worker"]["environment"]["SMAR_SETTINGS"])
+    settings = load_settings(REPOSITORY / default)
+    master = SERVICES["spark-worker"]["environment"]["SPARK_MASTER"]
+    assert settings.spark.master == master == "spark://spark-master:7077"
+    assert settings.tracking_uri == "http://mlflow:5000"
+    assert "mlflow:5000" in SERVICES["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert SERVICES["airflow-worker-spark"]["environment"]["SPARK_LOCAL_HOSTNAME"] == "airflow-worker-spark"
+
+
+@pytest.mark.parametrize("name", ["cluster", "kubernetes"])
+def test_a_clusters_sample_shop_is_the_laptops(name: str) -> None:
+    laptop = load_settings(REPOSITORY / "configs" / "sample_shop.yaml").model_dump()
+    cluster = load_settings(REPOSITORY / "configs" / f"{name}_sample_shop.yaml").model_dump()
+    assert {section for section in laptop if laptop[section] != cluster[section]} == {"spark", "release"}
+
+
+def test_the_health_check_tells_a_good_answer_from_a_bad_one(tmp_path: Path) -> None:
+    import http.server
+    import threading
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/healthz" else 503)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        proxied = os.environ | {"http_proxy": "http://127.0.0.1:9"}
+
+        def check(path: str) -> int:
+            address = f"http://127.0.0.1:{server.server_port}{path}"
+            command = [sys.executable, str(DOCKER / "http_ok.py"), address]
+            return subprocess.run(command, env=proxied, capture_output=True, check=False).returncode
+
+        assert (check("/healthz"), check("/readyz")) == (0, 1)
+        server.shutdown()
+    assert check("/healthz") == 1
+
+
+def test_databases_are_made_as_the_services_name_them(tmp_path: Path) -> None:
+    """The script that PostgreSQL's image runs, with `psql` in its place telling what it was given."""
+    fake = tmp_path / "psql"
+    fake.write_text('#!/bin/bash\necho "$@"\ncat\n', encoding="utf-8")
+    fake.chmod(0o755)
+    script = (DOCKER / "postgres" / "create_databases.sh").read_text(encoding="utf-8")
+    for name in ("airflow", "mlflow"):
+        (tmp_path / f"{name}_database_password").write_text(f"word-of-{name}", encoding="utf-8")
+    done = subprocess.run(
+        [shutil.which("bash") or "bash", "-c", script.replace("/run/secrets", str(tmp_path))],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "POSTGRES_USER": "postgres"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in ("airflow", "mlflow"):
+        assert f"--set name={name} --set password=word-of-{name}" in done.stdout
+    assert "@postgres/mlflow" in SERVICES["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
