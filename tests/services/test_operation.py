@@ -7,8 +7,10 @@ compared, aliases are moved by hand in MLflow, and failures of the runbook happe
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,8 @@ def first(shop: Shop, page: Page) -> str:
     pages.trigger(page, button, RETRAIN)
     (run,) = shop.airflow.runs(RETRAIN)
     shop.airflow.wait_for_task(RETRAIN, run["dag_run_id"], "ask", ["deferred", "awaiting_input"])
+    # Answered before the scheduler has heard that the process which asked has ended, Airflow 3.3 takes that for a failure and asks anew.
+    time.sleep(20)
     return run["dag_run_id"]
 
 
@@ -164,7 +168,8 @@ def test_two_variants_are_compared_from_the_page(shop: Shop, page: Page) -> None
     pages.show_run(page, shop.stack, "smar_compare", run["dag_run_id"])
     keep(page, "compare_green")
     report = (shop.stack.home / "comparisons" / "tiny.md").read_text(encoding="utf-8")
-    assert "Text-only" in report and "Ours" in report and "SMAR as published" not in report
+    rows = dict(re.findall(r"^\| [^|]+ \(`(\w+)`\) \| ([^|]+) \|", report, re.M))
+    assert {row for row, recall in rows.items() if recall != "not measured yet"} == set(COMPARED)
 
 
 def test_an_alias_moved_by_hand_is_respected_and_recorded(shop: Shop, page: Page) -> None:

@@ -57,8 +57,12 @@ class Deployment:
 
     def said(self, run: str) -> dict[str, str]:
         """What failed steps of a run say."""
-        steps = map(json.loads, [file.read_text(encoding="utf-8") for file in self.folder(run).glob("*.json")])
-        return {step["stage"]: step["message"] for step in steps if step.get("state") == "failed"}
+        said = {}
+        for file in self.folder(run).glob("*.json"):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.get("state") == "failed":
+                said[content["stage"]] = content["message"]
+        return said
 
     def step(self, run: str, step: str) -> dict[str, Any]:
         return json.loads((self.folder(run) / f"{step}.json").read_text(encoding="utf-8"))
