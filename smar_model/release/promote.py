@@ -52,7 +52,7 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tupl
     registry = Registry(run.settings)
     with registry_lease(purpose=f"promote {run.name}") as lease:
         found = reconcile_champion(registry)
-        for line in (*found.done, *([found.problem] if found.problem else [])):
+        for line in found.lines:
             print(f"[{run.name}] promote: {line}", flush=True)
         before = found.champion[0] if found.champion else None
         if registry.aliased(CHAMPION) == version and found.problem is None:

@@ -224,11 +224,11 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
             kept.add(folder.name)
         elif is_refresh and _is_older(at, timedelta(days=registry.settings.release.keep_days)):
             survey.old_records.append(folder)
-        told = states.get("prepare-items", {}).get("output_of")
+        told = states.get("prepare-items", {}).get("output_of", "")
         if told in REVEAL.values() and states.get("finetune", {}).get("state") == "finished":
             oracles[run.settings.shop.root.as_posix(), told].append((run.cutoff, folder.name))
     kept |= {max(of_shop)[1] for of_shop in oracles.values()}
-    kept |= {run.base["run"] for name in kept if (run := runs.get(name)) and run.base}
+    kept |= {base["run"] for name in kept if name in runs and (base := runs[name].base)}
     for folder in (home() / "runs").glob("*"):
         outputs = _outputs(folder)
         if folder.name not in kept:

@@ -59,6 +59,8 @@ def _publish(run: Run) -> tuple[str, str]:
         answered, source = verify_release(release | changed), _place(registry, version, build)
     with registry_lease(purpose=f"publish-index {run.name}") as lease:
         found = reconcile_champion(registry)
+        for line in found.lines:
+            print(f"[{run.name}] publish-index: {line}", flush=True)
         current = registry.version(version).tags["index"]
         if answered is None or current == build.digest:
             return unchanged

@@ -30,6 +30,11 @@ class Reconciled:
     done: list[str]
     """What was finished or written down, for people."""
 
+    @property
+    def lines(self) -> list[str]:
+        """All that people should see of it."""
+        return [*self.done, *([f"WARNING: {self.problem}"] if self.problem else [])]
+
 
 def reconcile(settings: Settings) -> Reconciled:
     """Bring the record up to what the registry says.

@@ -45,7 +45,7 @@ def _roll_back(run: Run, reason: str, by: str) -> tuple[str, str]:
         )
     with registry_lease(purpose=f"rollback {run.name}") as lease:
         found = reconcile_champion(registry)
-        for line in (*found.done, *([found.problem] if found.problem else [])):
+        for line in found.lines:
             print(f"[{run.name}] rollback: {line}", flush=True)
         named, moves = registry.aliased(CHAMPION), read_moves(registry.name)
         if named == version and found.problem is None:

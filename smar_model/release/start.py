@@ -118,7 +118,7 @@ def meet_releases(run: Run, asked: str | None) -> tuple[dict[str, Any] | None, d
     registry = Registry(run.settings)
     with registry_lease(purpose=f"start {run.name}"):
         found = reconcile_champion(registry)
-    for line in (*found.done, *([f"WARNING: {found.problem}"] if found.problem else [])):
+    for line in found.lines:
         print(f"[{run.name}] start: {line}", flush=True)
     met = registry.release(found.champion[0], index=found.champion[1]) if found.champion else None
     if asked == "champion" and met is None:

@@ -31,15 +31,16 @@ def verify_release(release: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(release: dict[str, Any]) -> dict[str, Any]:
+    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
+    for folder in (model_folder, index_folder):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: this folder is gone")
+    # torch and FAISS take seconds to import: not where there is nothing to open.
     import mlflow
     import pandas as pd
 
     from smar_model.retrieval.search import Searcher
 
-    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
-    for folder in (model_folder, index_folder):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: this folder is gone")
     searcher = Searcher.load(model_folder, index_folder)
     if searcher.manifest["model_digest"] != release["model_digest"]:
         raise InputError(f"{model_folder}: another model than {release['model_digest'][:12]}, which the version names")

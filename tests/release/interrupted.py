@@ -2,7 +2,7 @@
 each write of the record is one. Between two of them nothing changes outside the process.
 
 As a program it waits for lines of JSON, {"arguments": […], "step": n}, runs the `smar` command in a child that kills itself right before
-its step n, and answers with the child's exit code, negative for a signal. One process does all, as importing takes seconds.
+its step n, or the first one of a name, and answers with the child's exit code, negative for a signal. One process does all, as importing takes seconds.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def registry_lost_at(step: int) -> Iterator[Steps]:
         yield steps
 
 
-def die_at(step: int, count: int) -> None:
-    if count == step:
+def die_at(steps: Steps, wanted: int | str, count: int) -> None:
+    if wanted in {count, steps.names[-1]}:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -117,7 +117,8 @@ def main() -> None:
             os.dup2(2, 1)
             sys.argv = ["smar", *asked["arguments"]]
             with pytest.MonkeyPatch.context() as patch:
-                steps = Steps(partial(die_at, asked["step"]))
+                steps = Steps(lambda count: None)
+                steps.before = partial(die_at, steps, asked["step"])
                 steps.watch_registry(patch)
                 steps.watch_record(patch)
                 try:

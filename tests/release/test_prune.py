@@ -100,6 +100,7 @@ class Shop:
     def set_time(self, run: Run, stage: str, days: float) -> None:
         path = run.folder / f"{stage}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"at": ago(days)}))
+        os.utime(run.folder, (time.time() - 86_400 * days,) * 2)
 
     def refresh(self, version: str, days: float) -> Artifact:
         """Refresh a version so many days ago."""
@@ -226,7 +227,7 @@ def test_the_newest_oracle_stays_and_older_ones_go(shop: Shop) -> None:
 def test_index_builds_that_were_replaced_go_and_old_releases_get_their_own_back(
     shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replaced, previous = shop.refresh("8", 5), shop.refresh("8", 0.6)
+    replaced, previous = shop.refresh("8", 5), shop.refresh("8", 3)
     current = shop.refresh("8", 0.1)
     of_predecessor, of_old = shop.refresh("7", 5), shop.refresh("3", 5)
     prune(shop.settings)
