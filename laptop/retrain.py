@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import re
 import signal
@@ -129,8 +128,7 @@ def show_results(run: Run) -> None:
     gate = run.output("gate")
     if run.promotion == "ask" and gate.metrics["decision"] == "promote" and promoted["metrics"]["outcome"] == "kept":
         # No scheduler runs here that would wait for an answer on a page, or end the wait.
-        who = getpass.getuser()
-        print(f"Approve: .venv/bin/smar promote --run {run.name} --approved-by {who}   (or --rejected-by {who})")
+        print(f"Approve: .venv/bin/smar promote --run {run.name} --approved-by $USER   (or --rejected-by $USER)")
     print(f"Report: {_short(report)}")
     warnings = checks.metrics["failed_warnings"]
     print(f"Checks: {_short(checks.file('checks.html'))}" + (f" ({warnings} warnings)" if warnings else ""))

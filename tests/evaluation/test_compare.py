@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from smar_model.data.text_tokens import encode_queries
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
 from smar_model.evaluation import compare
-from smar_model.evaluation.compare import current_rows, find_steps, measure_missing
+from smar_model.evaluation.compare import current_rows, find_steps, measure_missing, missing_rows
 from smar_model.evaluation.comparison import Bench, load_bench
 from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
 from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
@@ -431,6 +432,25 @@ def test_the_command_writes_a_page_of_what_is_not_measured_yet(shop: Shop) -> No
     page = (shop.folder / "nothing.md").read_text()
     assert page.count("not measured yet") == len(ROWS) + len(PAIRS) + 1
     assert not (shop.folder / "nothing").exists()
+
+
+def test_the_command_lists_what_is_missing_and_does_nothing_else(shop: Shop, measured: Bench) -> None:
+    """Airflow makes a task of each: `smar compare --only ROW --seeds SEED`."""
+
+    def listed(*options: str) -> list[list[Any]]:
+        arguments = ["compare", "--settings", str(shop.file("listed", tables={"Core": ROWS}, seeds=[0, 1])), "--list"]
+        return json.loads(CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False).output)
+
+    every = [(name, seed) for name in ROWS for seed in measured.seeds(name)]
+    assert sorted(map(tuple, listed())) == sorted(every)
+    assert listed("--only", "default", "--seeds", "1") == [["default", 1]]
+    assert not (shop.folder / "listed").exists()
+    assert missing_rows(measured) == []
+    # What was measured for another day is no measurement of this one.
+    moved = replace(measured, comparison=measured.comparison.model_copy(update={"date": date(2026, 11, 18)}))
+    assert len(missing_rows(moved)) == len(every)
+    file = shop.file("listed", tables={"Core": ROWS})
+    assert load_bench(file, measured.stages, day=date(2026, 11, 18)).comparison.date == date(2026, 11, 18)
 
 
 def test_an_unknown_row_is_named(shop: Shop) -> None:

