@@ -59,7 +59,7 @@ def show_run(page: Page, stack: Stack, dag: str, run: str) -> None:
     page.goto(_address(stack, dag, run))
     expect(page.get_by_role("row").first).to_be_visible()
     groups = page.get_by_role("button", name="Expand all task groups")
-    if groups.is_enabled():
+    if groups.count() and groups.is_enabled():
         groups.click()
 
 
