@@ -14,7 +14,7 @@ from smar_model.release.history import new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
 from smar_model.release.register import place
-from smar_model.release.registry import Registry
+from smar_model.release.registry import Registry, released_index
 from smar_model.release.steps import recorded_step
 from smar_model.release.verify import verify_release
 from smar_model.settings import home
@@ -56,7 +56,9 @@ def _publish(run: Run) -> tuple[str, str]:
     else:
         # Before the lease: a large build takes a while to check and to send.
         changed = {"index_digest": build.digest, "index_folder": str(build.folder)}
-        answered, source = verify_release(release | changed), _place(registry, version, build)
+        # Not the folders that the run met: a copy from a server may be gone.
+        whole = registry.release(version, index=released_index(dict(tags))) | changed
+        answered, source = verify_release(whole), _place(registry, version, build)
     with registry_lease(purpose=f"publish-index {run.name}") as lease:
         found = reconcile_champion(registry)
         for line in found.lines:

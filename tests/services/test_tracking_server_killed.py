@@ -113,6 +113,12 @@ def first(home: Path, server: Server) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def second(home: Path, server: Server, first: Run) -> Run:
+    """A run that met the first release, not registered yet."""
+    return judged_run(home, "second", seed=2, release={"tracking_uri": server.address})
+
+
 def pointer(run: Run) -> tuple[str, str]:
     registry = Registry(run.settings)
     version = registry.aliased(CHAMPION)
@@ -150,9 +156,8 @@ def assert_whole(run: Run) -> None:
     assert len([name for name in registered.tags if name.startswith(HISTORY_TAG)]) == len(moves)
 
 
-def test_a_server_killed_during_a_release_leaves_one_whole(home: Path, server: Server, first: Run) -> None:
+def test_a_server_killed_during_a_release_leaves_one_whole(server: Server, first: Run, second: Run) -> None:
     assert_whole(first)
-    second = judged_run(home, "second", seed=2, release={"tracking_uri": server.address})
     for call in ("search_model_versions", "create_model_version", "set_registered_model_alias"):
         killed_at(server, call, lambda: register_run(second))
         assert pointer(first)[0] == "1"
@@ -172,8 +177,10 @@ def test_a_server_killed_during_a_release_leaves_one_whole(home: Path, server: S
 
 
 def test_a_server_killed_during_a_refresh_and_a_rollback_leaves_one_whole(
-    home: Path, server: Server, first: Run
+    home: Path, server: Server, first: Run, second: Run
 ) -> None:
+    register_run(second)
+    promote_run(second)
     run = refresh_run(home, "refresh", release="1", release_settings={"tracking_uri": server.address})
     before, champion = Registry(first.settings).version("1").tags["index"], pointer(first)
     for call in ("log_artifacts", "set_model_version_tag"):
