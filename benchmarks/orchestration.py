@@ -1,6 +1,6 @@
 """What orchestration costs: time to parse each DAG, and a whole daily run whose stages do nothing. Figures of orchestration.md.
 
-    python benchmarks/orchestration.py --folder FOLDER [--airflow-python PYTHON] [--runs 3]
+    python -m benchmarks.orchestration --folder FOLDER [--airflow-python PYTHON] [--runs 3]
 
 Parsing is measured under `--airflow-python`, an interpreter with Airflow and its providers alone (default: this one), each file in a
 process of its own: the imports that come with it, and the file again once they are there, which is what a DAG processor does every

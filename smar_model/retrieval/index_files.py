@@ -47,7 +47,8 @@ def write_index(
     files += [TOWER_FILE] if (folder / TOWER_FILE).is_file() else []
     digests = {name: digest_file(folder / name) for name in files}
     about = about | {"items": index.ntotal, "dimension": index.d, "files": digests}
-    (folder / "index.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    # Sorted, so that a refresh in which nothing has changed is the same index, by content.
+    (folder / "index.json").write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def open_index(folder: Path, model_folder: Path) -> tuple[dict[str, Any], faiss.Index, pa.Table]:

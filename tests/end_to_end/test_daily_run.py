@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -196,13 +195,6 @@ def empty_log(shop: Path) -> None:
         pq.write_table(pq.read_table(file).slice(0, 0), file)
 
 
-def half_malformed(shop: Path) -> None:
-    for file in shop.glob("click_log/*/*.parquet"):
-        table = pq.read_table(file)
-        queries = [q if i % 2 else None for i, q in enumerate(table["query"].to_pylist())]
-        pq.write_table(table.set_column(table.column_names.index("query"), "query", pa.array(queries)), file)
-
-
 def no_titles(shop: Path) -> None:
     file = shop / "items.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["title"]), file)
@@ -217,7 +209,6 @@ def cut_archive(shop: Path) -> None:
     ("damage", "says"),
     [
         (empty_log, [f"click_log/dt={LAST_DAY}"]),
-        (half_malformed, ["click_log", "null_field 418: 2026-11-17-0"]),
         (no_titles, ["items.parquet", "title"]),
         (cut_archive, ["pictures.zip", "cut off"]),
     ],

@@ -146,13 +146,15 @@ def test_differences_are_challenger_minus_each_other_model(measured: PublishedRu
 
 
 def test_another_anchor_is_another_evaluation(measured: PublishedRun) -> None:
-    """Who reads which rivals: a refresh embeds under the champion alone, whatever the anchors are."""
+    """Who reads which rivals: a refresh embeds under the release that it is of, whatever the anchors are."""
     without = replace(measured.run, anchors={})
     for name, depends in (("evaluate", True), ("gate", True), ("report", True), ("embed", False)):
         parts = [key_parts(STAGES[name], run, {}) for run in (measured.run, without)]
         assert (parts[0] != parts[1]) == depends, name
-    refresh = key_parts(REFRESH_STAGES["embed-release"], measured.run, {})
-    assert set(refresh["rivals"]) == {"champion"}
+    refreshing = replace(measured.run, release=measured.run.champion)
+    stage = REFRESH_STAGES["embed-release"]
+    parts = [key_parts(stage, run, {}) for run in (refreshing, replace(refreshing, anchors={}))]
+    assert parts[0] == parts[1] and parts[0]["release"] != key_parts(stage, measured.run, {})["release"]
     mine = measured.run.output("finetune").manifest["content"]["model"]
     own = {"cold_start": measured.run.anchors["cold_start"] | {"model_digest": mine}}
     assert set(replace(measured.run, anchors=own).rivals()) == {"champion"}, "the run's own model"
