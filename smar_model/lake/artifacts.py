@@ -68,6 +68,11 @@ class Artifact:
             )
         return path
 
+    def verify_files(self) -> None:
+        """Raises InputError: a listed file is gone or changed in size, as `file` finds."""
+        for name in self.manifest["files"]:
+            self.file(name)
+
     def files(self, table: str) -> list[Path]:
         """Files of a table (a sub-folder), in the order of their names; empty where it has no rows or has expired."""
         if _expiry_mark(self.folder, table).is_file():

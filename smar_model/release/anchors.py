@@ -81,8 +81,7 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
         try:
             model = other.output("finetune")
-            for file in model.manifest["files"]:
-                model.file(file)
+            model.verify_files()
         except InputError:
             continue
         return {

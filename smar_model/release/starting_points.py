@@ -72,8 +72,7 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
     try:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}
         for name in BASE:
-            for file in outputs[name].manifest["files"]:
-                outputs[name].file(file)
+            outputs[name].verify_files()
     except InputError:
         return None
     # An oracle has taken another stage's output in the place of one of these.
@@ -141,8 +140,7 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
             continue
         try:
             model = other.output("finetune")
-            for file in model.manifest["files"]:
-                model.file(file)
+            model.verify_files()
         except InputError:
             continue
         found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))

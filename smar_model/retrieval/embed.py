@@ -462,8 +462,7 @@ def _earlier(context: StageContext, made_of: dict[str, str]) -> tuple[np.ndarray
     artifacts = [artifact for artifact in found if artifact]
     for artifact in sorted(artifacts, key=lambda a: a.manifest["finished_at"], reverse=True):
         try:
-            for name in artifact.manifest["files"]:
-                artifact.file(name)
+            artifact.verify_files()
             return _open(artifact.folder / "embeddings")[1:]
         except InputError as error:
             context.report(f"embeddings of an earlier output cannot be used again: {error}")

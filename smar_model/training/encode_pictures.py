@@ -111,8 +111,7 @@ def _earlier(context: StageContext, made_of: dict[str, str]) -> PatchTokens | No
     if artifact is None or any(artifact.metrics.get(name) != value for name, value in made_of.items()):
         return None
     try:
-        for name in artifact.manifest["files"]:
-            artifact.file(name)
+        artifact.verify_files()
     except InputError as error:
         context.report(f"pictures of an earlier output cannot be used again: {error}")
         return None
