@@ -39,6 +39,7 @@ from smar_model.network.model import load_model, new_model, save_model
 from smar_model.retrieval import embed
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
+from smar_model.training.device import device
 
 REPETITIONS = 5
 NETWORKS = ("default", "paper size")
@@ -99,7 +100,8 @@ def main() -> None:
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {os.cpu_count()} cores; torch {torch.__version__}, Python {platform.python_version()}"
+    cards = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return f"{', '.join([model, *cards])}, {os.cpu_count()} cores; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def run_process(options: argparse.Namespace, network: str, contender: str) -> dict[str, float]:
@@ -240,7 +242,7 @@ def measure_bare(options: argparse.Namespace, network: str, source: str) -> dict
         digests = embed.find_pictures(files)
         every = np.arange(len(digests))
         read = embed.encode_new_pictures(model, files, digests, every, context.folder / "patches.npy")
-    embedder = embed.ItemEmbedder(model, read_item_pictures(files, items.item_ids, digests), read)
+    embedder = embed.ItemEmbedder(model, read_item_pictures(files, items.item_ids, digests), read, device())
     rows = np.arange(len(items.item_ids))
     batches = [embedder.inputs(items, places, places) for places in embed.batches(items, rows)]
     pixels = [] if published else [picture for picture in distinct_pictures(files)]
@@ -250,9 +252,11 @@ def measure_bare(options: argparse.Namespace, network: str, source: str) -> dict
     began = time.perf_counter()
     with torch.inference_mode():
         for part in stacked:
-            model.picture_patches(part.float() / 255)
+            model.picture_patches(part.to(device()).float() / 255)
     for batch in batches:
         embedder.forward(*batch)
+    if device().type == "cuda":
+        torch.cuda.synchronize()
     return {"items": float(len(rows)), "seconds": time.perf_counter() - began}
 
 

@@ -52,6 +52,7 @@ from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoint
 from smar_model.lake.digests import digest_bytes, digest_file, digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, model_digest
+from smar_model.training.device import device
 from smar_model.training.encode_pictures import encoder_digest, refuse_other_size
 
 BATCH = 256
@@ -90,10 +91,14 @@ class ItemEmbedder:
         model: RetrievalModel,
         pictures: ItemPictures | None,
         read_patches: ReadPatches | None,
-        device: torch.device | None = None,
+        place: torch.device | None = None,
     ) -> None:
-        """`pictures` and `read_patches`: None for a variant without pictures."""
-        self.device = device or torch.device("cpu")
+        """
+        Args:
+            pictures, read_patches: None for a variant without pictures.
+            place: where the towers compute; unset: on the CPU.
+        """
+        self.device = place or torch.device("cpu")
         self.model = model.to(self.device).eval()
         self.pictures, self.read_patches = pictures, read_patches
 
@@ -103,7 +108,8 @@ class ItemEmbedder:
         Args:
             tokens: (n,) rows of `items`.
             rows: (n,) rows of `pictures`, in the same order.
-            threads: batches at a time, for a CPU: one thread each is quicker than all of them at one batch's small matrices.
+            threads: batches at a time. On a CPU one thread each is quicker than all of them at one batch's small matrices; a GPU
+                has the next batch while one is computed.
         """
         kinds = 2 if self.pictures else 1
         found = np.empty((kinds, len(rows), self.model.shape.network.dimension), np.float32)
@@ -246,7 +252,7 @@ def encode_new_pictures(
     is_wanted = np.zeros(len(digests), bool)
     is_wanted[wanted] = True
     for rows, pixels in distinct_pictures(files, digests, is_wanted, together=PICTURES_TOGETHER):
-        tokens[np.searchsorted(wanted, rows)] = _encode(model, pixels).numpy().astype(kind)
+        tokens[np.searchsorted(wanted, rows)] = _encode(model, pixels).cpu().numpy().astype(kind)
     return partial(_read_encoded, file, wanted)
 
 
@@ -258,7 +264,8 @@ def _read_encoded(file: Path, wanted: np.ndarray, rows: np.ndarray) -> np.ndarra
 def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
     """(B, 3, H, W) uint8 to (B, P, C)."""
     refuse_other_size(model, pixels)
-    return model.picture_patches(torch.from_numpy(pixels).float() / 255)
+    place = next(model.parameters()).device
+    return model.picture_patches(torch.from_numpy(pixels).to(place).float() / 255)
 
 
 class _PublishedPatches:
@@ -381,7 +388,7 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, Any]:
         read = _PublishedPatches(encoded.folder / "patch_tokens")
     elif pictures:
         file = scratch / "patches.npy"
-        read = encode_new_pictures(model, picture_files, names, _pictures_of(pictures, new), file)
+        read = encode_new_pictures(model.to(device()), picture_files, names, _pictures_of(pictures, new), file)
     shards = _cut(_sources(context, model, model_folder, item_ids, new, scratch))
 
     folder = context.output("embeddings/any").parent
@@ -573,10 +580,10 @@ def _embedded_shards(
     gpus = torch.cuda.device_count()
     processes = min(gpus or threads, len(missing))
     if processes <= 1:
-        embedder = ItemEmbedder(model, plan.pictures, plan.read_patches, torch.device("cuda" if gpus else "cpu"))
+        embedder = ItemEmbedder(model, plan.pictures, plan.read_patches, device())
         for number, shard in enumerate(missing):
             items = read_item_tokens(shard.items)
-            found = embedder.embed(items, shard.tokens, shard.rows, threads=1 if gpus else threads)
+            found = embedder.embed(items, shard.tokens, shard.rows, threads=threads)
             if len(missing) > 1:
                 np.save(plan.scratch / f"{number:05}.npy", found)
                 _keep(context, shard, plan.scratch / f"{number:05}.npy")
@@ -608,8 +615,8 @@ def _start_process(plan: Plan, numbers: Any) -> None:
         number, numbers.value = numbers.value, numbers.value + 1
     torch.set_num_threads(1)
     gpus = torch.cuda.device_count()
-    device = torch.device("cuda", number % gpus) if gpus else torch.device("cpu")
-    _process = plan, ItemEmbedder(load_model(plan.model_folder), plan.pictures, plan.read_patches, device)
+    place = torch.device("cuda", number % gpus) if gpus else torch.device("cpu")
+    _process = plan, ItemEmbedder(load_model(plan.model_folder), plan.pictures, plan.read_patches, place)
 
 
 def _embed_shard(shard: Source, name: str) -> Path:
