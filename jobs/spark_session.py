@@ -21,13 +21,12 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, LongType, StringType, StructType
 
 from smar_model.errors import InputError
-from smar_model.lake.contracts import Contract, load_contract, read_parquet_schema
+from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer, read_parquet_schema
 from smar_model.lake.json_lines import count_lines, is_json_lines, refuse_line
 from smar_model.lake.stage import StageContext
 from smar_model.settings import REPOSITORY, Spark
@@ -257,4 +256,4 @@ def write_table(
 
 def count_rows(files: Iterable[Path]) -> int:
     """Rows of Parquet files, from their footers, and lines of JSON lines."""
-    return sum(count_lines([file]) if is_json_lines(file) else pq.read_metadata(file).num_rows for file in files)
+    return sum(count_lines([file]) if is_json_lines(file) else read_parquet_footer(file).num_rows for file in files)

@@ -609,7 +609,8 @@ def import_table_command(
 
 
 def main() -> None:
-    """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99."""
+    """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99; an MLflow server that
+    does not answer is one and 1, which Airflow tries again."""
     # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -620,6 +621,15 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except Exception as error:
+        # Not imported for this: the command line must answer quickly. Its requests alone speak so.
+        if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
+            raise
+        print(
+            f"error: MLflow's server does not answer: {error}\nSee that it runs at settings.release.tracking_uri; then do this step again.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

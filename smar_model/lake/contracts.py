@@ -250,8 +250,17 @@ def read_parquet_schema(file: Path) -> pa.Schema:
     Raises:
         InputError: the file is missing or damaged.
     """
+    return read_parquet_footer(file).schema.to_arrow_schema()
+
+
+def read_parquet_footer(file: Path) -> pq.FileMetaData:
+    """What a Parquet file says of itself: columns, rows.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     try:
-        return pq.read_schema(file)
+        return pq.read_metadata(file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -329,6 +329,15 @@ def test_a_log_with_another_column_type_names_file_and_column(faulty: dict[str, 
     assert (published("extract-clicks"), published("extract-clicks-day")) == before
 
 
+def test_a_log_file_that_was_cut_off_is_named(faulty: dict[str, Any], tmp_path: Path) -> None:
+    root = write_tiny_shop(tmp_path / "shop")
+    file = log_file(root, DAYS[2])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError) as error:
+        run_stages(tiny_run(root, name="cut-off"), "prepare-items", "extract-clicks")
+    assert f"{file}: not a readable Parquet file" in str(error.value)
+
+
 def test_days_without_one_sound_event_give_empty_tables(other_home: Path) -> None:
     root = write_tiny_shop(other_home / "shop")
     for day in DAYS:

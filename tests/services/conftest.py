@@ -52,6 +52,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterato
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
         # The files do not change meanwhile; by default all are parsed twice a minute.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+        # Its client would knock for four minutes at a server that a test has stopped, and Airflow try three times.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     }
     with running_stack(home, webhook.variables | operated_settings(home) | quiet) as stack:
         yield stack

@@ -189,7 +189,10 @@ def test_a_champion_that_cannot_serve_is_reported_while_the_last_good_one_serves
 ) -> None:
     """Runbook, smar_retrain, `reconcile`."""
     registry = Registry(load_settings(shop.settings))
-    made = registry.client.create_model_version(MODEL, source=registry.version("1").source, description="Made by hand.")
+    first = registry.version("1")
+    made = registry.client.create_model_version(
+        MODEL, source=first.source, model_id=first.model_id, description="Made by hand."
+    )
     pages.move_alias(page, shop.stack, MODEL, CHAMPION, version=str(made.version))
     run = shop.retrain(promotion="never")
     assert shop.airflow.wait(RETRAIN, run) == "failed"
@@ -211,7 +214,7 @@ def test_a_champion_that_cannot_serve_is_reported_while_the_last_good_one_serves
 
 
 def test_a_damaged_log_file_is_named_and_mended(shop: Shop, page: Page, webhook: Webhook) -> None:
-    """Runbook, smar_retrain, `shop-open`."""
+    """Runbook, smar_retrain, `extract-clicks`."""
     (file,) = (shop.root / "click_log" / f"dt={LAST_DAY}").glob("*.parquet")
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
@@ -219,12 +222,12 @@ def test_a_damaged_log_file_is_named_and_mended(shop: Shop, page: Page, webhook:
         run = shop.retrain(promotion="never")
         assert shop.airflow.wait(RETRAIN, run) == "failed"
         states = shop.airflow.states(RETRAIN, run)
-        assert states["shop-open"] == "failed", states
+        assert states["extract-clicks"] == "failed", states
         assert str(file) in json.dumps(webhook.wait_for(run))
         assert shop.alias() == "2"
     finally:
         file.write_bytes(whole)
-    pages.clear_task(page, shop.stack, RETRAIN, run, "shop-open")
+    pages.clear_task(page, shop.stack, RETRAIN, run, "extract-clicks")
     assert shop.airflow.wait(RETRAIN, run) == "success", shop.airflow.states(RETRAIN, run)
 
 
