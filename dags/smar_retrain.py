@@ -99,6 +99,7 @@ CHANGES = {
 }
 """Field of the form → the setting that it changes in this run alone."""
 ANSWER_HOURS = float(os.environ.get("SMAR_ANSWER_HOURS", "12"))
+LATE_HOURS = float(os.environ.get("SMAR_LATE_HOURS", "12"))
 
 CHECKS_PAGE = """
 All checks with their figures, and the rows not used by reason, are on the page `checks.html`. The last line of this
@@ -151,7 +152,7 @@ with DAG(
     default_args=DEFAULT_ARGS,
     user_defined_macros={"run_name": run_name, "answer": answer},
     on_failure_callback=notice("failed"),
-    deadline=late_after(12),
+    deadline=late_after(LATE_HOURS),
 ) as dag:
     with TaskGroup("data", prefix_group_id=False, tooltip="From the shop's files to checked training tables"):
         reconcile = SmarOperator(task_id="reconcile", arguments=["reconcile", *SETTINGS], pool="release")

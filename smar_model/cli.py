@@ -626,7 +626,7 @@ def main() -> None:
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
             raise
         print(
-            f"error: MLflow's server does not answer: {error}\nSee that it runs at settings.release.tracking_uri; then do this step again.",
+            f"error: MLflow's server does not answer: start it (settings.release.tracking_uri), then do this step again: {error}",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -379,7 +379,7 @@ def _index_recall(observed: float | None, least: float) -> Reason:
 def _latency(observed: float | None, settings: Gate) -> Reason:
     most, setting = settings.maximum_search_p99_ms, "gate.maximum_search_p99_ms"
     if most is None:
-        text = "search latency: " + ("not measured" if observed is None else f"99 % within {observed:.1f} ms")
+        text = "search latency: " + ("not measured" if observed is None else f"99 % within {observed:.2g} ms")
         return Reason(
             rule="latency",
             passed=True,
@@ -391,7 +391,7 @@ def _latency(observed: float | None, settings: Gate) -> Reason:
         )
     if observed is None:
         return _unknown("latency", "milliseconds", f"search latency was not measured ({setting})")
-    text = f"search latency: 99 % of single queries within {observed:.1f} ms, at most {most:g} allowed ({setting})"
+    text = f"search latency: 99 % of single queries within {observed:.2g} ms, at most {most:g} allowed ({setting})"
     return _at_most("latency", observed, most, "milliseconds", text)
 
 

@@ -27,10 +27,12 @@ from smar_model.lake.stage import resources_file
 from smar_model.release.registry import Registry
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY
-from smar_model.stages import STAGES
+from smar_model.stages import REFRESH_STAGES, STAGES
 
-STEPS = ("start", *STAGES, "register", "promote")
-"""What has to finish for a run to count as finished, in order."""
+LAST = ("promote", "publish-index", "rollback")
+"""A run is over when one of these has finished."""
+STEPS = ("start", *STAGES, *REFRESH_STAGES, "register", *LAST)
+"""What runs of any kind do, in order."""
 AIRFLOW_URL = "SMAR_AIRFLOW_URL"
 """Variable of the environment in which a DAG's task names the page of its run."""
 LIBRARIES = ("torch", "transformers", "timm", "faiss-cpu", "pyspark", "pyarrow", "numpy", "mlflow")
@@ -98,7 +100,7 @@ def _track_step(registry: Registry, run: Run, parent: str, step: str, state: dic
     run_id = known or (
         registry.client.create_run(registry.experiment_id(), run_name=step, tags=tags, start_time=started).info.run_id
     )
-    artifact = run.find_output(step) if step in STAGES else None
+    artifact = run.find_output(step) if step in STAGES or step in REFRESH_STAGES else None
     values = {"seconds": state.get("seconds", 0), **state.get("metrics", {})}
     metrics = [Metric(name, value, ended, 0) for name, value in values.items() if _is_number(value)]
     tags = {name: str(value) for name, value in values.items() if not _is_number(value)}
@@ -148,7 +150,7 @@ def _track_parent(registry: Registry, run: Run, parent: str, states: dict[str, d
             registry.client.log_artifact(parent, str(file))
     if failed:
         registry.client.set_terminated(parent, "FAILED")
-    elif len(finished) == len(STEPS):
+    elif any(step in finished for step in LAST):
         registry.client.set_terminated(parent, "FINISHED")
 
 

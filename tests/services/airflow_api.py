@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
+from time import monotonic, sleep
 from typing import Any
 
 ENDED = ("success", "failed")
@@ -65,27 +65,37 @@ class AirflowApi:
 
     def wait(self, dag: str, run: str, *, seconds: float = RUN_SECONDS) -> str:
         """Its state once it has ended."""
-        deadline = time.monotonic() + seconds
+        deadline = monotonic() + seconds
         while (state := self.run(dag, run)["state"]) not in ENDED:
-            assert time.monotonic() < deadline, f"{dag} {run} has not ended: {self.states(dag, run)}"
-            time.sleep(1)
+            assert monotonic() < deadline, f"{dag} {run} has not ended: {self.states(dag, run)}"
+            sleep(1)
         return state
 
     def wait_for_task(
         self, dag: str, run: str, task: str, states: Iterable[str], *, seconds: float = RUN_SECONDS
     ) -> str:
         """Its state once it is one of these; an error if the run ends before."""
-        deadline = time.monotonic() + seconds
+        deadline = monotonic() + seconds
         while (state := self.states(dag, run).get(task, "")) not in set(states):
             assert self.run(dag, run)["state"] not in ENDED, f"{task}: {state} in {self.states(dag, run)}"
-            assert time.monotonic() < deadline, f"{task} of {dag} {run} is {state}"
-            time.sleep(1)
+            assert monotonic() < deadline, f"{task} of {dag} {run} is {state}"
+            sleep(1)
         return state
 
     def log(self, dag: str, run: str, task: str, *, attempt: int = 1) -> str:
         path = f"dags/{dag}/dagRuns/{urllib.parse.quote(run)}/taskInstances/{task}/logs/{attempt}?full_content=true"
         content = self.call("GET", path)["content"]
         return "\n".join(line if isinstance(line, str) else str(line.get("event", line)) for line in content)
+
+    def backfill(self, dag: str, day: date, **conf: Any) -> str:
+        """Id of the run for a day of the DAG's schedule, made as the form *Backfill* makes it."""
+        start = datetime.combine(day, time.min, tzinfo=UTC)
+        body = {"dag_id": dag, "from_date": start.isoformat(), "to_date": (start + timedelta(days=1)).isoformat()}
+        self.call(
+            "POST", "backfills", body | {"dag_run_conf": conf, "max_active_runs": 1, "reprocess_behavior": "none"}
+        )
+        (run,) = [run for run in self.runs(dag) if run["run_type"] == "backfill"]
+        return run["dag_run_id"]
 
     def clear(self, dag: str, run: str, task: str) -> None:
         """Clear a task with everything downstream, as the button *Clear* does: it runs again, and so does the run."""

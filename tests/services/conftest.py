@@ -54,6 +54,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterato
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         # Its client would knock for four minutes at a server that a test has stopped, and Airflow try three times.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        # Three minutes for an answer; after 36 seconds a daily run is late.
+        "SMAR_ANSWER_HOURS": "0.05",
+        "SMAR_LATE_HOURS": "0.01",
     }
     with running_stack(home, webhook.variables | operated_settings(home) | quiet) as stack:
         yield stack

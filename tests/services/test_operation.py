@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def first(shop: Shop, page: Page) -> str:
 def test_a_person_approves_and_the_champion_changes(shop: Shop, page: Page, first: str, webhook: Webhook) -> None:
     assert shop.alias() is None
     assert webhook.wait_for("a person is asked to approve a release")
+    assert first in json.dumps(webhook.wait_for("smar_retrain is late"))
     pages.answer(page, shop.stack, RETRAIN, first, "Approve", comment="looks right to me")
     assert shop.airflow.wait(RETRAIN, first) == "success"
     pages.show_run(page, shop.stack, RETRAIN, first)
@@ -246,3 +248,24 @@ def test_mlflow_away_while_training_ends(shop: Shop, page: Page) -> None:
     pages.clear_task(page, shop.stack, RETRAIN, run, "register")
     assert shop.airflow.wait(RETRAIN, run) == "success", shop.airflow.states(RETRAIN, run)
     assert shop.alias() == "4"
+
+
+def test_nobody_answers_and_the_champion_stays(shop: Shop, first: str, webhook: Webhook) -> None:
+    champion, changes = shop.alias(), len(shop.history())
+    run = shop.retrain(seed=3, promotion="ask")
+    assert shop.airflow.wait(RETRAIN, run) == "success", shop.airflow.states(RETRAIN, run)
+    states = shop.airflow.states(RETRAIN, run)
+    assert (states["ask"], states["promote"], states["released"]) == ("success", "success", "skipped"), states
+    assert run in json.dumps(webhook.wait_for("the champion stays"))
+    assert (shop.alias(), len(shop.history())) == (champion, changes)
+
+
+def test_a_backfill_takes_what_is_finished_and_promotes_nothing(shop: Shop, first: str) -> None:
+    champion, changes = shop.alias(), len(shop.history())
+    run = shop.airflow.backfill(RETRAIN, LAST_DAY + timedelta(days=1))
+    assert shop.airflow.wait(RETRAIN, run) == "success", shop.airflow.states(RETRAIN, run)
+    assert shop.airflow.states(RETRAIN, run)["released"] == "skipped"
+    folder = next((shop.stack.home / "runs").glob("backfill*"))
+    for stage in ("prepare-items", "extract-clicks", "generate-queries", "check-data", "train-tokenizer", "pretrain"):
+        assert json.loads((folder / f"{stage}.json").read_text(encoding="utf-8"))["reused"], stage
+    assert (shop.alias(), len(shop.history())) == (champion, changes)
