@@ -11,7 +11,9 @@ UV_VERSION := 0.13.8
 # Stages are processes: without cached bytecode each would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup retrain test test-services test-images ui lock clean
+SERVICES ?= tests/services
+
+.PHONY: setup retrain test test-services test-cluster test-images ui lock clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -45,7 +47,13 @@ DEBIAN := chromium fonts-dejavu-core postgresql
 
 test-services: $(INSTALLED)
 	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN))
-	@$(BIN)/python -m pytest -n 0 tests/services
+	@$(BIN)/python -m pytest -n 0 $(SERVICES)
+
+# What a team's cluster consists of, as processes on this machine: Spark's standalone cluster, Celery on Redis, an S3 server, PostgreSQL, Airflow and
+# MLflow; workers and the scheduler are killed. Measurements go to benchmarks/cluster.md.
+test-cluster: $(INSTALLED)
+	@command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql redis-server)
+	@$(BIN)/python -m pytest -n 0 tests/cluster
 
 # The environment of each image in docker/Dockerfile, made by the script that the Dockerfile runs and used as the image uses it.
 test-images: $(INSTALLED)

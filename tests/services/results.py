@@ -1,4 +1,4 @@
-"""`benchmarks/services.md`: what `make test-services` measured, a section for each measurement, each as of its own last run."""
+"""Pages in `benchmarks/` that tests write: what was measured, a section for each measurement, each as of its own last run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 from smar_model.lake.checkout import commit
 from smar_model.settings import REPOSITORY
 
-PAGE = REPOSITORY / "benchmarks" / "services.md"
-HEAD = "# Services\n\nWritten by `make test-services`, section by section, each when it was last run.\n"
 
+def record(title: str, lines: list[str], *, page: str = "services") -> None:
+    """Put a section in the place of the one with its title, with when, on what and of which commit it was measured.
 
-def record(title: str, lines: list[str]) -> None:
-    """Put a section in the place of the one with its title, with when, on what and of which commit it was measured."""
-    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", _content(), re.S | re.M))
+    Args:
+        page: `benchmarks/PAGE.md`, which `make test-PAGE` writes.
+    """
+    file = REPOSITORY / "benchmarks" / f"{page}.md"
+    content = file.read_text(encoding="utf-8") if file.is_file() else ""
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", content, re.S | re.M))
     where = (
         f"{len(os.sched_getaffinity(0))} cores ({processor()}), {platform.system()}, Python {platform.python_version()}"
     )
     measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}, {where}."
     sections[title] = "\n".join(["", measured, "", *lines, "", ""])
-    text = HEAD + "".join(f"\n## {name}\n{content.rstrip()}\n" for name, content in sorted(sections.items()))
-    PAGE.write_text(text, encoding="utf-8")
-
-
-def _content() -> str:
-    return PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    head = f"# {page.capitalize()}\n\nWritten by `make test-{page}`, section by section, each when it was last run.\n"
+    text = head + "".join(f"\n## {name}\n{content.rstrip()}\n" for name, content in sorted(sections.items()))
+    file.write_text(text, encoding="utf-8")
 
 
 def processor() -> str:

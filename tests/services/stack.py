@@ -24,12 +24,15 @@ import pytest
 from laptop import ui
 from laptop.airflow_environment import LOGIN, environment, migrate, password
 from laptop.processes import end_with_parent
+from smar_model.settings import REPOSITORY
 from tests.started_processes import started_for
 
 PATIENCE_SECONDS = 20.0
 START_SECONDS = 600.0
 """They are up within half a minute where nothing else runs."""
 DATABASE_USER = "smar"
+CELERY_WORKERS = {"worker-quick": "default", "worker-heavy": "spark,gpu"}
+"""Name → queues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,22 @@ class Stack:
     """Environment of the services; a command run by hand beside them needs it too."""
     databases: str
     """Address of PostgreSQL, without a database's name."""
+    artifacts: str
+    """Where MLflow's server keeps artifacts: a URI."""
     running: dict[str, subprocess.Popen[bytes]]
     """MLflow's server as `mlflow`, Airflow's components by their names."""
+
+    def kill(self, component: str) -> None:
+        """Kill a component of Airflow and whatever it has started, at once."""
+        process = self.running.pop(component)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def start(self, component: str, *command: str) -> None:
+        """Start a component of Airflow (`airflow COMMAND`, by default as on a laptop)."""
+        self.running[component] = ui.start(
+            component, ["airflow", *(command or ui.COMPONENTS[component])], self.variables
+        )
 
     def stop_mlflow(self) -> None:
         end(self.running.pop("mlflow"))
@@ -56,17 +73,22 @@ class Stack:
         port = int(self.mlflow.rsplit(":", 1)[1])
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SMAR_HOME", str(self.home))
-            self.running["mlflow"] = _start_mlflow(port, self.databases, self.home, self.variables)
+            self.running["mlflow"] = _start_mlflow(port, self.databases, self.artifacts, self.variables)
             ui.wait_until(self.running, lambda: ui.mlflow_is_healthy(port), seconds=START_SECONDS)
 
 
 @contextmanager
-def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
+def running_stack(
+    home: Path, variables: dict[str, str], *, artifacts: str | None = None, redis: str | None = None
+) -> Iterator[Stack]:
     """Everything up and healthy; nothing of it is left afterwards.
 
     Args:
         home: an empty folder.
         variables: added to the environment of the services.
+        artifacts: where MLflow's server keeps artifacts; None: in `home`.
+        redis: address of a Redis: tasks go to Celery's workers, one for Spark and training, one for all else, by the cluster's policy;
+            None: LocalExecutor.
     """
     home.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch, running_postgres() as databases:
@@ -74,6 +96,8 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
         port, mlflow_port = ui.free_port(0), ui.free_port(0)
         mlflow = f"http://127.0.0.1:{mlflow_port}"
         needed = environment(port=port, database=f"{databases}/airflow") | {"SMAR_MLFLOW_URL": mlflow} | variables
+        if redis:
+            needed |= celery_variables(redis, f"{databases}/airflow", needed["PYTHONPATH"])
         stack = Stack(
             home=home,
             airflow=f"http://127.0.0.1:{port}",
@@ -82,13 +106,18 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
             password=password(),
             variables=needed,
             databases=databases,
+            artifacts=artifacts or (home / "mlflow-artifacts").as_uri(),
             running={},
         )
         try:
             migrate(needed)
-            stack.running["mlflow"] = _start_mlflow(mlflow_port, databases, home, needed)
-            for name, command in ui.COMPONENTS.items():
-                stack.running[name] = ui.start(name, ["airflow", *command], needed)
+            stack.running["mlflow"] = _start_mlflow(mlflow_port, databases, stack.artifacts, needed)
+            for name in ui.COMPONENTS:
+                stack.start(name)
+            for name, queues in CELERY_WORKERS.items() if redis else ():
+                stack.start(
+                    name, "celery", "worker", "--queues", queues, "-H", name, "--concurrency", "2", "--skip-serve-logs"
+                )
             ui.wait_until(
                 stack.running,
                 lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port),
@@ -104,10 +133,20 @@ def running_stack(home: Path, variables: dict[str, str]) -> Iterator[Stack]:
             assert not (alive := started_for(home)), f"still running: {alive}"
 
 
-def _start_mlflow(port: int, databases: str, home: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+def celery_variables(redis: str, database: str, python_path: str) -> dict[str, str]:
+    """Airflow's settings for Celery, and the policy that names queues."""
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CELERY__BROKER_URL": redis,
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
+        "PYTHONPATH": os.pathsep.join([python_path, str(REPOSITORY / "docker" / "airflow")]),
+    }
+
+
+def _start_mlflow(port: int, databases: str, artifacts: str, variables: dict[str, str]) -> subprocess.Popen[bytes]:
     # Clients send files to the server and get them from it, as a team's do.
     store = ["--backend-store-uri", f"{databases}/mlflow", "--serve-artifacts"]
-    place = ["--artifacts-destination", (home / "mlflow-artifacts").as_uri()]
+    place = ["--artifacts-destination", artifacts]
     return ui.start("mlflow", ui.mlflow_command(port, *store, *place), variables | ui.WITHOUT_JOBS)
 
 
