@@ -32,6 +32,8 @@ class SparkCluster:
     folder: Path
     master: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: int = 0
+    """Workers so far."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -44,7 +46,7 @@ class SparkCluster:
             return json.loads(answer.read())
 
     def start_worker(self) -> None:
-        number = len(self.workers)
+        number, self.started = self.started, self.started + 1
         options = ["--cores", "1", "--memory", "1200m", "--work-dir", str(self.folder / f"work-{number}")]
         place = ["--host", "127.0.0.1", "--webui-port", str(free_port(0))]
         self.workers.append(_start(f"worker-{number}", self.folder, "worker.Worker", *place, *options, self.address))

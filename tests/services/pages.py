@@ -76,7 +76,10 @@ def clear_task(page: Page, stack: Stack, dag: str, run: str, task: str) -> None:
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_text(re.compile(r"Affected Tasks: [1-9]"))).to_be_visible()
     keep(page, f"clear_{task}")
-    dialog.get_by_role("button", name="Confirm").click()
+    with page.expect_response(
+        lambda answer: "clearTaskInstances" in answer.url and '"dry_run":false' in (answer.request.post_data or "")
+    ):  # else the run still counts as ended
+        dialog.get_by_role("button", name="Confirm").click()
     expect(dialog).to_be_hidden()
 
 
