@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -92,12 +95,35 @@ class StageContext:
 def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object] | None = None) -> Artifact:
     """Run a stage for a run, or take the finished output that has its key.
 
+    Where another process is at it already (its scheduler was killed, not it), this one waits and takes what that one has made.
+
     Args:
         announce: told the key when the work begins, None where there is none to do; for processes that share it.
 
     Raises:
         InputError: an input is missing or bad; nothing has been published.
     """
+    with _alone(stage, run):
+        return _run_stage(stage, run, announce)
+
+
+@contextmanager
+def _alone(stage: Stage, run: Run) -> Iterator[None]:
+    """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
+    with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"[{run.name}] {stage.name}: waits for {file.read()}, which is at it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:
     run.write_state(stage.name, "running", progress="looking for a finished output")
     attempt: Attempt | None = None
     started = time.monotonic()

@@ -192,6 +192,46 @@ def test_a_killed_attempt_leaves_no_output_is_swept_and_can_be_done_again(home: 
     assert again.files("fashion_labels")
 
 
+def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path) -> None:
+    (home / "slow_work.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "def run(context):\n"
+        "    context.report('half-way')\n"
+        f"    while not Path({str(home / 'go')!r}).exists():\n"
+        "        time.sleep(0.05)\n"
+        "    context.output('done.txt').write_text('done')\n"
+        "    return {}\n"
+    )
+    tiny_run(home / "shop")
+    program = (
+        "from smar_model.lake.runs import load_run\n"
+        "from smar_model.lake.stage import Stage, run_stage\n"
+        "run_stage(Stage(name='slow', summary='', work='slow_work:run'), load_run('tiny'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{REPOSITORY}", "SMAR_HOME": str(home)}
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        with (home / name).open("wb") as log:
+            return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
+
+    def wait_for(text: str, name: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in (home / name).read_text():
+            assert time.monotonic() < deadline, (home / name).read_text()
+            time.sleep(0.05)
+
+    first = start("first")
+    wait_for("half-way", "first")
+    second = start("second")
+    wait_for(f"slow: waits for process {first.pid} on", "second")
+    (home / "go").touch()
+    assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert "slow: finished" in (home / "first").read_text()
+    assert "slow: reused" in (home / "second").read_text()
+    assert len(published("slow")[1]) == 1
+
+
 def test_a_manifest_lists_every_file_with_its_size(home: Path) -> None:
     artifact = run_stage(WORK, tiny_run(home / "shop"))
     manifest = json.loads((lake() / WORK.name / f"{artifact.key}.json").read_text(encoding="utf-8"))
