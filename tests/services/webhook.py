@@ -24,14 +24,15 @@ class Webhook:
         connection = {"conn_type": "apprise", "extra": {"config": config}}
         return {"SMAR_NOTICES": "search_team", "AIRFLOW_CONN_SEARCH_TEAM": json.dumps(connection)}
 
-    def wait_for(self, text: str, *, seconds: float = 60) -> dict[str, Any]:
-        """The first notice with this text in it."""
+    def wait_for(self, *texts: str, seconds: float = 60) -> dict[str, Any]:
+        """The first notice with these texts in it."""
         deadline = time.monotonic() + seconds
         while True:
             for notice in list(self.received):
-                if text in json.dumps(notice, ensure_ascii=False):
+                content = json.dumps(notice, ensure_ascii=False)
+                if all(text in content for text in texts):
                     return notice
-            assert time.monotonic() < deadline, f"no notice about {text!r}; received: {self.received}"
+            assert time.monotonic() < deadline, f"no notice about {texts}; received: {self.received}"
             time.sleep(0.2)
 
 
