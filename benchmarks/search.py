@@ -38,7 +38,9 @@ from smar_model.network.model import load_model, model_digest, new_model, save_m
 from smar_model.retrieval import index as indexing
 from smar_model.retrieval.embed import embed_catalogue
 from smar_model.retrieval.index_files import write_index
+from smar_model.retrieval.parted_index import PartedIndex, cut_rows
 from smar_model.retrieval.query_tower import TOWER_FILE, export_query_tower
+from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
 from smar_model.settings import REPOSITORY, Index, load_settings
 
@@ -57,6 +59,8 @@ SCALES = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEASURED_A_BUCKET = 200
 HNSW = {"M": 32, "ef_construction": 200}
 NEAREST = 2_000
+CUT = 4
+"""Parts of a cut index."""
 
 
 def main() -> None:
@@ -319,7 +323,7 @@ def measure_index(bench: Bench) -> dict[str, Any]:
     items = resampled_titles(bench)
     write_index(
         folder,
-        index,
+        [index],
         items,
         asked,
         routes,
@@ -806,6 +810,58 @@ def table_two(found: dict[int, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+class Merged:
+    """The best of what the parts of an index find, one part asked after the other."""
+
+    def __init__(self, parts: Sequence[faiss.Index]) -> None:
+        self.parts = [PartedIndex([part]) for part in parts]
+        self.starts = np.cumsum([0, *(part.ntotal for part in parts)])
+
+    def search(self, asked: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        found = [part.search(asked, depth) for part in self.parts]
+        rows = np.concatenate([r + start for (_, r), start in zip(found, self.starts, strict=False)], axis=1)
+        best = order_candidates(rows.astype(np.int32), np.concatenate([scores for scores, _ in found], axis=1))
+        return best.scores[:, :depth], best.rows[:, :depth]
+
+
+def measure_cut(bench: Bench) -> dict[str, Any]:
+    vectors, queries = bench.vectors(), bench.recall_queries(1)
+    one = faiss.read_index(str(bench.index_folder / "index.faiss"))
+    cuts = cut_rows(len(vectors), CUT)
+    parts = [indexing.fill_index(faiss.clone_index(one), vectors, rows) for rows in cuts]
+    four = Merged(parts)
+    recall = {"one index": queries.measure(one, vectors), "four parts": queries.measure(four, vectors)}
+    on_one_core()
+    asked = np.ascontiguousarray(queries.asked[:, 0])
+    contenders = {
+        "one index": lambda n: one.search(asked[n : n + 1], DEPTH),
+        "four parts": lambda n: four.search(asked[n : n + 1], DEPTH),
+        "one part of four": lambda n: parts[0].search(asked[n : n + 1], DEPTH),
+    }
+    return {
+        "times": alternate(contenders, dict.fromkeys(contenders, min(500, len(asked)))),
+        "recall": recall,
+        "bytes": faiss.serialize_index(parts[0]).nbytes,
+    }
+
+
+def table_cut(found: dict[int, dict[str, Any]]) -> str:
+    lines = [
+        "## One index or its parts\n",
+        f"`index.parts: {CUT}`: the same trained lists in {CUT} files, each with a quarter of the items and the search parameters of the whole; the best of what all find. Asked one after the other "
+        f"on one core, and one part alone, which is what a machine of {CUT} does for a query. {REPETITIONS} times in turn.\n",
+        "| items | | recall@100, overall | worst fifth | ms a query | its time ÷ one index's, median of five (least, most) |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for size, f in found.items():
+        for name, times in f["times"].items():
+            recall = f["recall"].get(name)
+            found_share = f"{recall['overall']:.4f} | {recall['worst']:.4f}" if recall else " | "
+            ratio = "" if name == "one index" else ratios(times, f["times"]["one index"])
+            lines.append(f"| {size:,} | {name} | {found_share} | {np.median(times):.2f} | {ratio} |")
+    return "\n".join(lines)
+
+
 def measure_refresh(bench: Bench) -> dict[str, Any]:
     """1 % removed, 1 % new, 1 % changed: filled again and measured, against a build from the beginning; one after the other."""
     vectors = np.array(bench.vectors())
@@ -859,6 +915,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "throughput": measure_throughput,
     "towers": measure_towers,
     "two": measure_two,
+    "cut": measure_cut,
     "refresh": measure_refresh,
     "peers": measure_peers,
 }
@@ -870,6 +927,7 @@ TABLES: dict[str, Callable[[dict[int, dict[str, Any]]], str]] = {
     "peers": table_peers,
     "towers": table_towers,
     "two": table_two,
+    "cut": table_cut,
     "refresh": table_refresh,
 }
 SIZELESS = {"data", "towers"}

@@ -325,11 +325,24 @@ def serve(
     others: Annotated[
         int, typer.Option(min=0, help="Versions kept in memory beside the champion, to compare with.")
     ] = 3,
+    part: Annotated[
+        int | None, typer.Option(min=0, help="Only this part of the index (`index.parts`), from 0; unset: all of it.")
+    ] = None,
+    front: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address of a server with a part, one option for each: this one asks them all and holds none."
+        ),
+    ] = None,
 ) -> None:
     """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
     from smar_model.serving.server import serve as run_server
+    from smar_model.serving.server import serve_front
 
-    run_server(load_settings(settings), host=host, port=port, poll_seconds=poll_seconds, others_kept=others)
+    if front:
+        serve_front(front, host=host, port=port)
+        return
+    run_server(load_settings(settings), host=host, port=port, poll_seconds=poll_seconds, others_kept=others, part=part)
 
 
 @app.command()

@@ -380,6 +380,9 @@ class Index(Section):
     minimum_recall: Share = 0.99
     """Of the exact 100 best, measured at build with real queries: search parameters are chosen to reach it whatever the share of
     pictures in a query's score; below it the build fails."""
+    parts: Count = 1
+    """Into how many files the index is cut, each with its stretch of the items: a server may hold one of them (`smar serve --part`), and
+    one in front asks them all (`smar serve --front`)."""
     query_tower: QueryTower = "pytorch"
     """What encodes queries where the index is served: `pytorch`, or the tower exported to ONNX Runtime, `onnx`, or `onnx_int8` with its
     matrices in 8 bits."""

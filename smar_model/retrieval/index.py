@@ -33,6 +33,7 @@ from smar_model.lake.stage import StageContext
 from smar_model.network.model import load_model, model_digest
 from smar_model.retrieval.embed import ItemEmbeddings, load_embeddings
 from smar_model.retrieval.index_files import open_index, read_recall_queries, write_index
+from smar_model.retrieval.parted_index import cut_rows
 from smar_model.retrieval.query_tower import LEAST_KEPT, TOLERANCE, TOWER_FILE, export_query_tower
 from smar_model.retrieval.search import MEASURED_DEPTH, QueryEncoder
 from smar_model.settings import Index
@@ -109,10 +110,14 @@ def train_index(vectors: Vectors, factory: str) -> faiss.Index:
     return index
 
 
-def fill_index(index: faiss.Index, vectors: Vectors) -> faiss.Index:
-    """Add all vectors to a trained index, in place of those that it holds."""
+def fill_index(index: faiss.Index, vectors: Vectors, rows: tuple[int, int] | None = None) -> faiss.Index:
+    """Add vectors to a trained index, in place of those that it holds.
+
+    Args:
+        rows: the first and the one after the last; None: all.
+    """
     index.reset()
-    for _, block in _blocks(vectors):
+    for _, block in _blocks(vectors, rows):
         index.add(block)
     return index
 
@@ -142,9 +147,10 @@ def merge_indexes(parts: Sequence[faiss.Index]) -> faiss.Index:
     return first
 
 
-def _blocks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(vectors), BLOCK):
-        yield start, np.ascontiguousarray(vectors[start : start + BLOCK], dtype=np.float32)
+def _blocks(vectors: Vectors, rows: tuple[int, int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    first, stop = rows or (0, len(vectors))
+    for start in range(first, stop, BLOCK):
+        yield start, np.ascontiguousarray(vectors[start : min(start + BLOCK, stop)], dtype=np.float32)
 
 
 def exact_search(vectors: Vectors, asked: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -443,8 +449,8 @@ def run(context: StageContext) -> dict[str, Any]:
         export_query_tower(encoder.model, file, int8=settings.query_tower == "onnx_int8")
         exported = QueryEncoder(encoder.model, model_folder / "tokenizer.json", tower_file=file)
         about["query_tower_check"] = check_query_tower(exported, encoder, texts, vectors, queries, settings)
-    published = _publish(context, model_folder, index, vectors, queries, recall, about)
-    return published | {"recall_by_speed": recall_by_speed(index, vectors, queries, parameters)}
+    curve = {"recall_by_speed": recall_by_speed(index, vectors, queries, parameters)}
+    return _publish(context, model_folder, index, vectors, queries, recall, about) | curve
 
 
 def refresh(context: StageContext) -> dict[str, Any]:
@@ -459,7 +465,7 @@ def refresh(context: StageContext) -> dict[str, Any]:
         raise InputError(f"run {context.run.name}: met no release when it started, so there is no index to refresh")
     torch.set_num_threads(context.settings.training.threads)
     model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
-    manifest, index, old = open_index(index_folder, model_folder)
+    manifest, (index, *_), old = open_index(index_folder, model_folder)  # every part is trained alike
     asked, routes = read_recall_queries(index_folder)
     vectors = RoutedItems(load_embeddings(context.input("embed-release").folder))
     factory = settings.factory or choose_factory(len(vectors), vectors.shape[1], settings.minimum_recall)
@@ -529,14 +535,18 @@ def _publish(
     items = read_index_items(context.table("prepare-items", "catalogue"), vectors.embeddings.item_ids)
     about |= {"model_digest": model_digest(model_folder), "recall": recall}
     about |= {"shares": queries.shares.tolist()}
-    write_index(context.output("index.json").parent, index, items, queries.asked, queries.routes, about)
     named: dict[str, Any] = {"recall_at_100": recall["overall"], "recall_at_100_worst": recall["worst"]}
     # Times belong to the machine, not to the index: they stand in the metrics, outside the content.
     times = search_times(index, _timed(queries))
     named |= {f"search_p{q}_ms": float(np.percentile(times, q)) for q in (50, 99)}
+    cuts = cut_rows(len(vectors), context.settings.index.parts)
+    # What the whole index finds, its parts together find as well (`parted_index.py`): its recall is theirs.
+    parts = (fill_index(index, vectors, rows) for rows in cuts) if len(cuts) > 1 else [index]
+    folder = context.output("index.json").parent
+    write_index(folder, parts, items, queries.asked, queries.routes, about, cuts=cuts)
     sizes = {
         "items": float(len(vectors)),
-        "bytes_per_item": context.output("index.faiss").stat().st_size / len(vectors),
+        "bytes_per_item": sum(file.stat().st_size for file in folder.glob("index*.faiss")) / len(vectors),
     }
     return named | sizes | {n: about[n] for n in ("factory", "search_parameters", "query_tower")}
 

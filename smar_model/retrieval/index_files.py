@@ -1,8 +1,8 @@
 """The files of an index: written whole, refused unless whole.
 
 index.json           what it is: model, items, dimension, factory, search parameters, recall, digests of the other files
-index.faiss
-index_items/         table: the items, in the order of its vectors
+index.faiss          or, with `index.parts` above 1, index-0.faiss, index-1.faiss …: each with its stretch of the items
+index_items/         table: the items, in the order of the vectors, a file for each part
 recall_queries.npy   (Q, K, 2D + 1) float32: real queries of K heads as the index is asked, and the share of S_m that routes each
 query_tower.onnx     where `index.query_tower` says so (`query_tower.py`)
 """
@@ -10,6 +10,7 @@ query_tower.onnx     where `index.query_tower` says so (`query_tower.py`)
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,47 +28,78 @@ QUERIES_FILE = "recall_queries.npy"
 
 
 def write_index(
-    folder: Path, index: faiss.Index, items: pa.Table, asked: np.ndarray, routes: np.ndarray, about: dict[str, Any]
+    folder: Path,
+    parts: Iterable[faiss.Index],
+    items: pa.Table,
+    asked: np.ndarray,
+    routes: np.ndarray,
+    about: dict[str, Any],
+    *,
+    cuts: Sequence[tuple[int, int]] | None = None,
 ) -> None:
     """Write all files of an index, `index.json` last.
 
     Args:
-        items: index_items.
+        parts: one, or as many as `cuts`; each is written before the next one is asked for.
+        items: index_items, of all parts.
+        cuts: first row and the one after the last of each part; None: one part.
         asked: (Q, K, 2D) real queries of K heads.
         routes: (Q,) the share of S_m that routes each.
         about: what `index.json` says besides: model_digest, factory, search_parameters, trained_on, recall, shares (of all queries, in
             each bucket of routes), query_tower (with its file in the folder).
     """
-    faiss.write_index(index, str(folder / "index.faiss"))
+    cuts = cuts or [(0, len(items))]
     (folder / "index_items").mkdir(exist_ok=True)
-    pq.write_table(items, folder / "index_items" / "part-0.parquet")
+    files: list[str] = []
+    dimension = 0
+    for number, (index, (start, stop)) in enumerate(zip(parts, cuts, strict=True)):
+        names = _files_of(number if len(cuts) > 1 else None)
+        faiss.write_index(index, str(folder / names[0]))
+        pq.write_table(items.slice(start, stop - start), folder / names[1])
+        files, dimension = [*files, *names], index.d
     places = np.repeat(routes[:, None, None], asked.shape[1], axis=1)
     np.save(folder / QUERIES_FILE, np.concatenate([asked, places], axis=2).astype(np.float32))
-    files = ["index.faiss", "index_items/part-0.parquet", QUERIES_FILE]
-    files += [TOWER_FILE] if (folder / TOWER_FILE).is_file() else []
+    files += [QUERIES_FILE, *([TOWER_FILE] if (folder / TOWER_FILE).is_file() else [])]
     digests = {name: digest_file(folder / name) for name in files}
-    about = about | {"items": index.ntotal, "dimension": index.d, "files": digests}
+    about = about | {"items": len(items), "dimension": dimension, "files": digests}
+    if len(cuts) > 1:
+        about["parts"] = [stop - start for start, stop in cuts]
     # Sorted, so that a refresh in which nothing has changed is the same index, by content.
     (folder / "index.json").write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def open_index(folder: Path, model_folder: Path) -> tuple[dict[str, Any], faiss.Index, pa.Table]:
-    """Manifest, index and items of a published index.
+def _files_of(part: int | None) -> tuple[str, str]:
+    """Files of a part, or of an index that has none."""
+    name = "index.faiss" if part is None else f"index-{part}.faiss"
+    return name, f"index_items/part-{part or 0}.parquet"
+
+
+def open_index(
+    folder: Path, model_folder: Path, *, part: int | None = None
+) -> tuple[dict[str, Any], list[faiss.Index], pa.Table]:
+    """Manifest, the parts of a published index one after the other, and their items.
+
+    Args:
+        part: number of the only part that is opened, with its items; None: all.
 
     Raises:
-        InputError: a file is missing or damaged, or the index was built by another model.
+        InputError: a file is missing or damaged, the index was built by another model, or it has no such part.
     """
     try:
         manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        parts = _parts_of(folder, manifest, part)
+        others = {file for n in range(len(manifest.get("parts", ()))) for file in _files_of(n)} - {
+            file for files, _ in parts for file in files
+        }
         # Indexes of earlier versions list no files.
         for name, digest in manifest.get("files", {}).items():
-            if digest_file(folder / name) != digest:
+            if name not in others and digest_file(folder / name) != digest:
                 raise InputError(
                     f"{folder / name}: damaged: its content is not what index.json lists; build the index again"
                 )
-        index = faiss.read_index(str(folder / "index.faiss"))
-        items = pq.read_table(folder / "index_items").sort_by("row")
-        model, vectors, dimension = manifest["model_digest"], manifest["items"], manifest["dimension"]
+        indexes = [faiss.read_index(str(folder / files[0])) for files, _ in parts]
+        items = pa.concat_tables(pq.read_table(folder / files[1]) for files, _ in parts).sort_by("row")
+        model, dimension = manifest["model_digest"], manifest["dimension"]
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
@@ -76,11 +108,28 @@ def open_index(folder: Path, model_folder: Path) -> tuple[dict[str, Any], faiss.
         ) from error
     if model != model_digest(model_folder):
         raise InputError(f"{folder}: this index was built by another model than {model_folder}; build it again")
-    if not index.ntotal == len(items) == vectors:
-        raise InputError(f"{folder}: {index.ntotal} vectors for {len(items)} items; build it again")
-    if index.d != dimension:
-        raise InputError(f"{folder}: vectors of {index.d} dimensions, index.json says {dimension}; build it again")
-    return manifest, index, items
+    vectors = [index.ntotal for index in indexes]
+    if vectors != [size for _, size in parts] or sum(vectors) != len(items):
+        raise InputError(f"{folder}: {sum(vectors)} vectors for {len(items)} items; build it again")
+    if any(index.d != dimension for index in indexes):
+        raise InputError(f"{folder}: vectors of {indexes[0].d} dimensions, index.json says {dimension}; build it again")
+    return manifest, indexes, items
+
+
+def _parts_of(folder: Path, manifest: dict[str, Any], part: int | None) -> list[tuple[tuple[str, str], int]]:
+    """Files and number of items of the parts that are asked for."""
+    sizes = manifest.get("parts")
+    if sizes is None:
+        parts = [(_files_of(None), manifest["items"])]
+    else:
+        parts = [(_files_of(number), size) for number, size in enumerate(sizes)]
+    if part is None:
+        return parts
+    if part >= len(parts):
+        raise InputError(
+            f"{folder}: has {len(parts)} part(s), from 0, so no part {part}; set index.parts and release a new index"
+        )
+    return [parts[part]]
 
 
 def read_recall_queries(folder: Path) -> tuple[np.ndarray, np.ndarray]:

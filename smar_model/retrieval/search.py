@@ -25,14 +25,13 @@ from smar_model.network.losses import soft_maximum
 from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model
 from smar_model.retrieval.embed import ItemEmbeddings
 from smar_model.retrieval.index_files import open_index
+from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
 
 QUERY_BATCH = 512
 MEASURED_DEPTH = 100
 """Depth at which the recall of an index is measured."""
-_FAISS: Any = faiss
-"""Whose type stubs know neither keyword arguments of what SWIG makes nor its vectors."""
 RoutedBy = Literal["soft", "hard", "text", "pictures"]
 
 
@@ -150,24 +149,31 @@ class Searcher:
     """A model with the index that was built for it."""
 
     def __init__(
-        self, encoder: QueryEncoder, index: faiss.Index, items: Mapping[str, Sequence], manifest: dict[str, Any]
+        self,
+        encoder: QueryEncoder,
+        index: faiss.Index | PartedIndex,
+        items: Mapping[str, Sequence],
+        manifest: dict[str, Any],
     ) -> None:
         self.encoder = encoder
-        self.index = index
+        self.index = index if isinstance(index, PartedIndex) else PartedIndex([index])
         self.items = items
         self.manifest = manifest
         if encoder.heads > 1:
-            self._enable_lookup()
+            self.index.enable_lookup()
 
     @classmethod
-    def load(cls, model_folder: Path, index_folder: Path) -> Searcher:
+    def load(cls, model_folder: Path, index_folder: Path, *, part: int | None = None) -> Searcher:
         """Open a released pair.
 
+        Args:
+            part: number of the only part of the index that is opened, from 0; None: all of it.
+
         Raises:
-            InputError: the index is damaged, or was built by another model.
+            InputError: the index is damaged, was built by another model, or has no such part.
         """
-        manifest, index, items = open_index(index_folder, model_folder)
-        model = load_model(model_folder)
+        manifest, parts, items = open_index(index_folder, model_folder, part=part)
+        index, model = PartedIndex(parts), load_model(model_folder)
         if index.d != 2 * model.shape.network.dimension:
             raise InputError(
                 f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * model.shape.network.dimension}; "
@@ -199,12 +205,9 @@ class Searcher:
         asked = np.ascontiguousarray(asked, dtype=np.float32)
         # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
         searched = max(depth, MEASURED_DEPTH)
-        if departments:
-            scores, rows = _search_selected(self.index, asked, searched, self._selector(departments))
-        else:
-            scores, rows = self.index.search(asked, searched)
+        scores, rows = self.index.search(asked, searched, self._rows_of(departments) if departments else None)
         if self.encoder.heads > 1:
-            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * searched))
+            scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * rows.shape[1]))
         ranking = order_candidates(rows.astype(np.int32), scores)
         return Ranking(rows=ranking.rows[:, :depth], scores=ranking.scores[:, :depth])
 
@@ -221,14 +224,8 @@ class Searcher:
 
     def score(self, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Scores of one routed query, of its K heads (K, 2D), with rows of the index (N,) → (N,)."""
-        self._enable_lookup()
+        self.index.enable_lookup()
         return self.encoder.join_heads(asked @ self.index.reconstruct_batch(rows).T)[0]
-
-    def _enable_lookup(self) -> None:
-        """Inverted lists find a row's vector again by a table, which is made once: from then on threads only read it."""
-        lists = faiss.try_extract_index_ivf(self.index)
-        if lists is not None:
-            lists.make_direct_map()
 
     def search(
         self,
@@ -282,40 +279,14 @@ class Searcher:
         """Items of each department, the largest first."""
         return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
 
-    def _selector(self, departments: Collection[str]) -> faiss.IDSelector:
+    def _rows_of(self, departments: Collection[str]) -> np.ndarray:
+        """Rows of departments as a bitmap."""
         if unknown := sorted(set(departments) - set(self._departments)):
             raise InputError(
                 f"department {unknown[0]!r}: this index has no item in it; there are {', '.join(self._departments)}"
             )
-        return _FAISS.IDSelectorBitmap(np.bitwise_or.reduce([self._departments[name] for name in departments]))
+        return np.bitwise_or.reduce([self._departments[name] for name in departments])
 
     def _hit(self, row: int, score: float) -> Hit:
         columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}
         return Hit(**columns, score=score)
-
-
-def _search_selected(
-    index: faiss.Index, asked: np.ndarray, depth: int, selector: faiss.IDSelector
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the best selected ones. All of them are looked at: the few lists that a query probes, or a graph that
-    is left where few may be entered, would miss most of a small department."""
-    index = _FAISS.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return _search_selected(index.refine_index, asked, depth, selector)
-    if isinstance(index, faiss.IndexHNSW):
-        return _search_selected(index.storage, asked, depth, selector)
-    if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain
-        for number in range(chain.size()):
-            asked = _FAISS.downcast_VectorTransform(chain.at(number)).apply(asked)
-        return _search_selected(index.index, asked, depth, selector)
-    if isinstance(index, faiss.IndexIVF):
-        parameters = _FAISS.SearchParametersIVF(sel=selector, nprobe=index.nlist)
-    else:
-        parameters = _FAISS.SearchParameters(sel=selector)
-    try:
-        return index.search(asked, depth, params=parameters)
-    except RuntimeError as error:
-        raise InputError(
-            f"{type(index).__name__} cannot be searched by department; choose another index.factory"
-        ) from error

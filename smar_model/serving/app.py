@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -141,14 +142,19 @@ class ReadyAnswer(BaseModel):
     problems: list[str] = Field(description="Why what answers is not what it should be; it answers all the same")
 
 
-def create_app(settings: Settings, *, poll_seconds: float = 2.0, others_kept: int = 3) -> FastAPI:
+def create_app(
+    settings: Settings, *, poll_seconds: float = 2.0, others_kept: int = 3, part: int | None = None
+) -> FastAPI:
     """The application, which follows the registry from its start to its shutdown.
 
     Args:
         others_kept: versions besides the champion that are kept in memory once they were asked for.
+        part: number of the part of each index that is opened, from 0; None: all of it.
     """
     metrics = Metrics()
-    follower = Follower(settings=settings, metrics=metrics, poll_seconds=poll_seconds, others_kept=others_kept)
+    follower = Follower(
+        settings=settings, metrics=metrics, poll_seconds=poll_seconds, others_kept=others_kept, part=part
+    )
     pictures = SmallPictures(settings)
     cores = len(os.sched_getaffinity(0))
     searching = _SearchThreads(cores, metrics)
@@ -176,7 +182,6 @@ def create_app(settings: Settings, *, poll_seconds: float = 2.0, others_kept: in
     app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
     app.add_middleware(MeasuredRequests, metrics=metrics)
     app.state.follower = follower
-    page, policy = _page()
 
     async def pair_named(name: str) -> ServedPair:
         try:
@@ -251,7 +256,7 @@ def create_app(settings: Settings, *, poll_seconds: float = 2.0, others_kept: in
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def show_page() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+        return search_page()
 
     @app.exception_handler(InputError)
     async def bad_input(request: Request, error: InputError) -> JSONResponse:
@@ -357,6 +362,12 @@ def _number(text: str | None) -> float | None:
         return None
 
 
+def search_page() -> HTMLResponse:
+    page, policy = _page()
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+
+
+@cache
 def _page() -> tuple[str, str]:
     """The page, and the policy that lets a browser run its own script and style and nothing else."""
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")

@@ -34,6 +34,7 @@ log = logging.getLogger("smar.serving")
 RETRY_SECONDS = 30.0
 """Until a champion that could not be opened is tried again: its files may still be on their way."""
 LISTED_VERSIONS = 100
+PART_OF_NONE = "this server holds a part of an index, and the text-only baseline has none (`smar serve` without --part)"
 
 
 class NotServed(Exception):
@@ -65,6 +66,8 @@ class Follower:
     poll_seconds: float
     others_kept: int
     """Pairs besides the champion that stay in memory."""
+    part: int | None = None
+    """Number of the part of each index that is opened; None: all of it."""
     champion: ServedPair | None = None
     """What answers: the champion, or the last good release where that cannot be opened."""
     examples: list[str] = field(default_factory=list)
@@ -122,7 +125,7 @@ class Follower:
             self._fall_back()
         self.metrics.serving_champion.set(float(self.champion is not None and self.reload_problem is None))
         if self.champion:
-            self.text_only_missing = why_no_text_only(self.champion.run)
+            self.text_only_missing = PART_OF_NONE if self.part is not None else why_no_text_only(self.champion.run)
 
     def _see(self) -> RegistryView:
         self._registry = self._registry or Registry(self.settings)
@@ -198,7 +201,7 @@ class Follower:
         if kept := self._kept(pointer):
             return kept
         registry = self._registry or Registry(self.settings)
-        return open_release(registry.release(pointer[0], index=pointer[1]))
+        return open_release(registry.release(pointer[0], index=pointer[1]), part=self.part)
 
     def resolved(self, name: str) -> tuple[str, str | None]:
         """What a name (champion, challenger, text-only, a number) stands for: a version with its index build, `text-only` with a run.
@@ -211,6 +214,8 @@ class Follower:
                 raise NotServed(self.reload_problem or self.registry_problem or "the champion is being opened")
             return _pointer(self.champion)
         if name == TEXT_ONLY and self.champion:
+            if self.part is not None:
+                raise NotServed(PART_OF_NONE)
             return TEXT_ONLY, self.champion.run
         if self.view is None:
             raise NotServed(self.registry_problem or "the registry has not been looked at yet")

@@ -37,11 +37,14 @@ class ServedPair:
     searcher: Searcher
 
 
-def open_release(release: dict[str, Any]) -> ServedPair:
+def open_release(release: dict[str, Any], *, part: int | None = None) -> ServedPair:
     """Open a version as `Registry.release` describes it, every file checked against the digests that it names.
 
+    Args:
+        part: number of the part of its index that is opened, from 0; None: all of it.
+
     Raises:
-        InputError: files are damaged or missing, or the index was built by another model.
+        InputError: files are damaged or missing, the index was built by another model, or has no such part.
     """
     model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
     for folder in (model_folder, index_folder):
@@ -52,7 +55,7 @@ def open_release(release: dict[str, Any]) -> ServedPair:
             f"{index_folder}: damaged, or another index than {release['index_digest'][:12]}, which version "
             f"{release['version']} names"
         )
-    searcher = Searcher.load(model_folder, index_folder)
+    searcher = Searcher.load(model_folder, index_folder, part=part)
     if searcher.manifest["model_digest"] != release["model_digest"]:
         raise InputError(
             f"{model_folder}: damaged, or another model than {release['model_digest'][:12]}, which version "

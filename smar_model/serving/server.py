@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 import uvicorn
+from fastapi import FastAPI
 
 from smar_model.errors import InputError
 from smar_model.settings import Settings
@@ -15,7 +17,9 @@ from smar_model.settings import Settings
 SHUTDOWN_SECONDS = 10
 
 
-def serve(settings: Settings, *, host: str, port: int, poll_seconds: float, others_kept: int) -> None:
+def serve(
+    settings: Settings, *, host: str, port: int, poll_seconds: float, others_kept: int, part: int | None = None
+) -> None:
     """Serve until a signal comes; requests under way are answered first.
 
     Raises:
@@ -28,15 +32,34 @@ def serve(settings: Settings, *, host: str, port: int, poll_seconds: float, othe
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from smar_model.serving.app import create_app
 
+    app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept, part=part)
+    what = f"model {settings.release.model!r}" + (f", part {part} of its index," if part is not None else "")
+    _run(app, what, host, port)
+
+
+def serve_front(addresses: Sequence[str], *, host: str, port: int) -> None:
+    """Likewise in front of servers that hold a part of the index each.
+
+    Raises:
+        InputError: one of theirs is no address, or its own cannot be had.
+    """
+    if wrong := [address for address in addresses if not address.startswith(("http://", "https://"))]:
+        raise InputError(f"--front {wrong[0]}: no address; write it as http://host:8000")
+    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
+    from smar_model.serving.front import create_front
+
+    _run(create_front(addresses), f"{len(addresses)} parts of an index", host, port)
+
+
+def _run(app: FastAPI, what: str, host: str, port: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False
     )
     with _listening(host, port) as listening:
         address, actual = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
-        print(f"Serving model {settings.release.model!r} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
+        print(f"Serving {what} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -35,6 +35,7 @@ def judged_run(
     seed: int,
     network: dict[str, Any] | None = None,
     release: dict[str, Any] | None = None,
+    index: dict[str, Any] | None = None,
     **gate: Any,
 ) -> Run:
     """A run with an untrained model of this seed, really embedded, indexed, evaluated, reported and judged."""
@@ -43,6 +44,7 @@ def judged_run(
         "gate": EASY | gate,
         "evaluation": {"bootstrap_samples": 50, "shown_queries": 2},
         "release": release or {},
+        "index": index or {},
     }
     path = write_settings(home, **sections)
     start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promotion="automatic", steps=())

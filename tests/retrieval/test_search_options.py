@@ -13,7 +13,8 @@ from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
 from smar_model.retrieval.embed import load_embeddings
-from smar_model.retrieval.search import RoutedBy, Searcher, _search_selected
+from smar_model.retrieval.parted_index import PartedIndex
+from smar_model.retrieval.search import RoutedBy, Searcher
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import publish_run
 from tests.tiny_shop import ITEMS
@@ -89,8 +90,7 @@ def test_of_approximate_indexes_too_all_items_of_a_small_department_are_looked_a
     chosen = random.permutation(len(vectors))[:12]
     bitmap = np.zeros(len(vectors), dtype=bool)
     bitmap[chosen] = True
-    selector = faiss.IDSelectorBitmap(np.packbits(bitmap, bitorder="little"))
-    _, rows = _search_selected(index, asked, 12, selector)
+    _, rows = PartedIndex([index]).search(asked, 12, np.packbits(bitmap, bitorder="little"))
     assert [sorted(found) for found in rows.tolist()] == [sorted(chosen.tolist())] * len(asked)
 
 
@@ -98,6 +98,4 @@ def test_an_index_that_cannot_be_searched_in_part_says_so(tmp_path: Path) -> Non
     index = faiss.index_factory(16, "LSH", faiss.METRIC_L2)
     index.add(np.eye(16, dtype=np.float32))
     with pytest.raises(InputError, match=r"cannot be searched by department; choose another index\.factory"):
-        _search_selected(
-            index, np.eye(16, dtype=np.float32), 2, faiss.IDSelectorBitmap(np.full(2, 255, dtype=np.uint8))
-        )
+        PartedIndex([index]).search(np.eye(16, dtype=np.float32), 2, np.full(2, 255, dtype=np.uint8))

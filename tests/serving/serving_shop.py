@@ -48,18 +48,20 @@ def make_serving_shop(
     *,
     versions: int,
     network: dict[str, Any] | None = None,
+    index: dict[str, Any] | None = None,
     refreshed_items: list[dict[str, Any]] | None = None,
 ) -> ServingShop:
     """Release this many versions in SMAR_HOME, the first of them champion, the last challenger.
 
     Args:
         network: settings of the models' network, which is a very small one by default.
+        index: settings of the released indexes.
         refreshed_items: the catalogue of the other indexes, by default all but the last item.
     """
     write_tiny_shop(home / "shop")
     runs = {}
     for number in range(1, versions + 1):
-        run = judged_run(home, f"run-{number}", seed=number, network=network)
+        run = judged_run(home, f"run-{number}", seed=number, network=network, index=index)
         runs[register_run(run)] = run
     refreshed = {
         version: refreshed_index(home, run, f"refreshed-{version}", items=refreshed_items)

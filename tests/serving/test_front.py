@@ -1,0 +1,159 @@
+"""A front answers, by servers that hold a part of the index each, what one server with all of it answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from smar_model.errors import InputError
+from smar_model.serving import front as fronting
+from smar_model.serving.app import create_app
+from smar_model.serving.front import create_front
+from smar_model.serving.server import serve_front
+from tests.serving.serving_shop import ServingShop, make_serving_shop
+
+PARTS = 3
+QUERIES = ["red shirt", "blue novel for every day", "black", "rot  Kleid"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(home))
+        yield make_serving_shop(home, versions=2, index={"parts": PARTS})
+
+
+@pytest.fixture
+def parts(shop: ServingShop) -> list[FastAPI]:
+    """Servers that look at the registry when a test tells them to."""
+    shop.promote("1")
+    apps = [create_app(shop.settings, part=part) for part in range(PARTS)]
+    for app in apps:
+        app.state.follower.look()
+    return apps
+
+
+@pytest.fixture
+def whole(shop: ServingShop, parts: list[FastAPI]) -> TestClient:
+    app = create_app(shop.settings)
+    app.state.follower.look()
+    return TestClient(app)
+
+
+class Gone(httpx.AsyncBaseTransport):
+    """A machine that is switched off."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no route to host")
+
+
+def front_of(parts: list[FastAPI], *, gone: int | None = None) -> TestClient:
+    addresses = [f"http://part-{number}" for number in range(len(parts))]
+    mounts = {
+        address: Gone() if number == gone else httpx.ASGITransport(app)
+        for number, (address, app) in enumerate(zip(addresses, parts, strict=True))
+    }
+    return TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts)))
+
+
+def question(**more: Any) -> dict[str, Any]:
+    return {"queries": QUERIES, "k": 10} | more
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"k": 24},
+        {"departments": ["Books"]},
+        {"departments": ["Clothing", "Groceries"], "k": 3},
+        {"routing": "text"},
+        {"version": "2"},
+    ],
+)
+def test_it_answers_as_one_server_does(more: dict[str, Any], parts: list[FastAPI], whole: TestClient) -> None:
+    wanted = whole.post("/search", json=question(**more)).json()["answers"]
+    found = front_of(parts).post("/search", json=question(**more)).json()["answers"]
+    for one, other in zip(found, wanted, strict=True):
+        assert [hit["item_id"] for hit in one["hits"]] == [hit["item_id"] for hit in other["hits"]]
+        assert [hit["rank"] for hit in one["hits"]] == list(range(1, len(one["hits"]) + 1))
+        assert one["hits"][0]["score"] == pytest.approx(other["hits"][0]["score"], abs=1e-6)
+        assert {n: one[n] for n in one if n != "hits"} == {n: other[n] for n in other if n != "hits"}
+    alone = front_of(parts).get("/search", params={"q": QUERIES[0], "k": 10}).json()
+    assert alone["hits"] == front_of(parts).post("/search", json=question()).json()["answers"][0]["hits"]
+
+
+def test_what_can_be_asked_is_what_one_server_says(parts: list[FastAPI], whole: TestClient) -> None:
+    found, wanted = front_of(parts).get("/versions").json(), whole.get("/versions").json()
+    assert found["departments"] == wanted["departments"]
+    assert (found["champion"], found["challenger"]) == (wanted["champion"], wanted["challenger"])
+    assert found["text_only"] is None and "holds a part of an index" in found["text_only_missing"]
+    assert front_of(parts).get("/").text == whole.get("/").text
+    picture = front_of(parts).get("/picture", params={"name": "000.jpg"})
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"departments": ["Furniture"]}, 422),
+        ({"queries": [" "]}, 422),
+        ({"version": "9"}, 404),
+        ({"version": "text-only"}, 503),
+    ],
+)
+def test_what_the_parts_refuse_is_refused(more: dict[str, Any], status: int, parts: list[FastAPI]) -> None:
+    answer = front_of(parts).post("/search", json=question(**more))
+    assert answer.status_code == status and answer.json()["detail"], answer.text
+
+
+def test_while_a_release_changes_it_waits_until_all_parts_serve_it(shop: ServingShop, parts: list[FastAPI]) -> None:
+    front = front_of(parts)
+    before = front.get("/readyz").json()
+    shop.promote("2")
+    parts[0].state.follower.look()
+    assert front.get("/readyz").status_code == 503
+    timer = threading.Timer(1, lambda: [part.state.follower.look() for part in parts[1:]])
+    timer.start()
+    answers = front.post("/search", json=question()).json()["answers"]
+    timer.join()
+    assert {answer["version"] for answer in answers} == {"2"}
+    after = front.get("/readyz").json()
+    assert (before["version"], after["version"], after["problems"]) == ("1", "2", [])
+
+
+def test_parts_that_do_not_come_to_agree_are_no_answer(
+    shop: ServingShop, parts: list[FastAPI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fronting, "AGREE_SECONDS", 0.3)
+    shop.promote("2")
+    parts[0].state.follower.look()
+    answer = front_of(parts).post("/search", json=question())
+    assert answer.status_code == 503
+    assert "do not serve the same: version 1 with index" in answer.json()["detail"]
+
+
+def test_a_part_that_is_away_is_named(parts: list[FastAPI]) -> None:
+    front = front_of(parts, gone=1)
+    for answer in (front.post("/search", json=question()), front.get("/readyz")):
+        assert answer.status_code == 503 and "http://part-1: does not answer" in answer.text
+    assert front.get("/healthz").text == "ok\n"
+
+
+def test_an_index_without_that_part_is_not_served(shop: ServingShop) -> None:
+    app = create_app(shop.settings, part=PARTS)
+    app.state.follower.look()
+    answer = TestClient(app).get("/readyz")
+    assert answer.status_code == 503 and f"has {PARTS} part(s), from 0, so no part {PARTS}" in answer.text
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match=r"--front part-0:8000: no address"):
+        serve_front(["part-0:8000"], host="127.0.0.1", port=0)
