@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from smar_model.settings import REPOSITORY
 
 
 @contextmanager
-def running_server(settings: Path, log: Path, *, poll_seconds: float) -> Iterator[str]:
+def running_server(settings: Path, log: Path, *, poll_seconds: float, options: Sequence[str] = ()) -> Iterator[str]:
     """Address of a server that is ready; it is ended afterwards, and has to end by itself when told to."""
     command = [sys.executable, "-m", "smar_model.cli", "serve", "--settings", str(settings), "--port", "0"]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*command, "--poll-seconds", str(poll_seconds)],
+            [*command, "--poll-seconds", str(poll_seconds), *options],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -50,7 +50,7 @@ def running_server(settings: Path, log: Path, *, poll_seconds: float) -> Iterato
 def ready(address: str) -> bool:
     try:
         return bool(get(address, "readyz")["ready"])
-    except urllib.error.URLError:
+    except (urllib.error.URLError, ConnectionError):
         return False
 
 
