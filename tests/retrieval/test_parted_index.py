@@ -42,7 +42,7 @@ def test_cuts_cover_all_rows_at_whole_bytes() -> None:
     assert len(cuts) == PARTS and (cuts[0][0], cuts[-1][1]) == (0, ROWS)
     assert all(stop == start and stop % 8 == 0 for (_, stop), (start, _) in pairwise(cuts))
     assert cut_rows(24, 1) == [(0, 24)]
-    assert cut_rows(9, 4) == [(0, 8), (8, 9)], "no part is empty"
+    assert cut_rows(12, 4) == [(0, 8), (8, 12)], "no part is empty"
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "HNSW16", REFINED])
