@@ -62,7 +62,9 @@ def _use(processes: dict[int, psutil.Process]) -> dict[str, float]:
         "memory_mib": round(memory / 2**20, 1),
         "machine_memory_percent": psutil.virtual_memory().percent,
     }
-    torch = sys.modules.get("torch")  # not imported for this alone
-    if torch is not None and torch.cuda.is_initialized():
-        used["gpu_memory_mib"] = round(torch.cuda.memory_reserved() / 2**20, 1)
+    # Not imported for this alone; and while the stage's thread imports it, there is only half of it.
+    cuda = sys.modules.get("torch.cuda")
+    is_initialized = getattr(cuda, "is_initialized", None)
+    if cuda and is_initialized and is_initialized():
+        used["gpu_memory_mib"] = round(cuda.memory_reserved() / 2**20, 1)
     return used

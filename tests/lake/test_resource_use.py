@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -35,3 +37,11 @@ def test_work_that_fails_ends_the_sampling(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no"), recorded_resources(tmp_path / "a.jsonl"):
         raise ValueError("no")
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_a_library_that_is_being_imported_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "torch.cuda"):  # as `sys.modules` has them meanwhile
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    with recorded_resources(tmp_path / "a.jsonl"):
+        time.sleep(1.5)
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8").count("\n") >= 1
