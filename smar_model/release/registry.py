@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,18 +226,29 @@ def champion(settings: Settings) -> dict[str, Any] | None:
     return registry.release(version) if version else None
 
 
-def champion_or_version(settings: Settings, version: str | None) -> dict[str, Any]:
-    """A stated version, or else the champion.
+def serving_or_version(settings: Settings, version: str | None) -> dict[str, Any]:
+    """A stated version, or else what serves: the champion, and in the place of one that cannot serve the last good release, which is
+    said on standard error.
 
     Raises:
-        InputError: there is no such version, or no champion yet.
+        InputError: there is no such version, or no champion yet, or neither it nor another can serve.
     """
+    registry = Registry(settings)
     if version:
-        return Registry(settings).release(version)
-    found = champion(settings)
-    if found is None:
+        return registry.release(version)
+    registered = registry.registered()
+    named, last_good = registered.aliases.get(CHAMPION), registered.last_good
+    if named is None:
         raise InputError(
             f"no champion of model {settings.release.model!r} in {settings.tracking_uri} yet; "
             "`make retrain` trains and promotes one"
         )
-    return found
+    try:
+        return registry.release(named)
+    except InputError as error:
+        if last_good is None or last_good[0] == named:
+            raise
+        print(
+            f"the champion cannot serve: {error}; the last good release serves, version {last_good[0]}", file=sys.stderr
+        )
+        return registry.release(last_good[0], index=last_good[1])

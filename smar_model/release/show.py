@@ -12,7 +12,7 @@ from rich.table import Table
 
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.history import MOVES, read_history
-from smar_model.release.registry import champion_or_version
+from smar_model.release.registry import serving_or_version
 from smar_model.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def search_release(
     Raises:
         InputError: there is no champion, no such version or no such department, or its files are damaged.
     """
-    release = champion_or_version(settings, version)
+    release = serving_or_version(settings, version)
     # torch and FAISS take seconds to import: not where there is nothing to search.
     from smar_model.retrieval.search import Searcher
 
@@ -91,7 +91,7 @@ def show_champion(settings: Settings, *, as_json: bool) -> None:
     Raises:
         InputError: there is none yet.
     """
-    release = champion_or_version(settings, None)
+    release = serving_or_version(settings, None)
     if as_json:
         print(json.dumps(release, indent=1))
         return

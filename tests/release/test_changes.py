@@ -34,6 +34,7 @@ from smar_model.release.reconcile import reconcile
 from smar_model.release.register import register_run
 from smar_model.release.registry import CANNOT_SERVE, CHAMPION, Registry, source_tag
 from smar_model.release.rollback import roll_back
+from smar_model.release.show import show_champion
 from smar_model.release.start import start_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
@@ -558,6 +559,18 @@ def test_a_champion_set_by_hand_that_cannot_serve_is_reported_and_the_last_good_
     reconcile(releases.first.settings)
     assert CANNOT_SERVE not in releases.registry.version("3").tags
     assert_recorded(releases, action="by hand", times=1)
+
+
+def test_smar_champion_names_what_serves_in_the_place_of_one_that_cannot(
+    releases: Releases, capsys: pytest.CaptureFixture[str]
+) -> None:
+    releases.registry.client.delete_model_version_tag("smar", "3", "smar.run")
+    releases.move_by_hand("3")
+    show_champion(releases.first.settings, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["version"] == "2"
+    assert "the champion cannot serve: version 3" in said.err and "serves, version 2" in said.err
+    releases.registry.tag("3", "smar.run", "third")
 
 
 def test_a_run_can_be_promoted_in_the_place_of_a_champion_that_cannot_serve(releases: Releases) -> None:
