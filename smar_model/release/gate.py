@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ RIVALS = {
     ),
 }
 """Name in `evaluation.json` → setting of its margin, what it is, and what is said where there is none."""
+HEALTH = frozenset({"drift", "calibration", "effective_rank", "near_duplicates", "hubness", "latency"})
+"""Rules that do not refuse a first release."""
 Unit = Literal["count", "share", "points", "p", "milliseconds", "number", "date"]
 
 
@@ -118,7 +120,7 @@ def decide(
         checks: content of `checks.json`: {table, check, severity, passed, …} each.
         index: metrics of the stage `index`.
         cutoff: first moment after this run's training.
-        rivals: as `Run.rivals`; without any, floors and health decide.
+        rivals: as `Run.rivals`; without any there is nothing to lose, and floors alone decide: what is wrong otherwise is told.
     """
     champion = rivals.get("champion")
     better = _shown_better(evaluation, settings) if champion else []
@@ -139,6 +141,8 @@ def decide(
         _latency(index.get("search_p99_ms"), settings),
         _no_backfill(cutoff, champion),
     ]
+    if not rivals:
+        reasons = [_told(reason) if reason.rule in HEALTH and not reason.passed else reason for reason in reasons]
     promote = all(reason.passed for reason in reasons)
     where = ", ".join(segment_words(name) for name in better)
     verdict = (
@@ -148,6 +152,12 @@ def decide(
     )
     compared_with = {name: {n: rival.get(n) for n in ("version", "run", "cutoff")} for name, rival in rivals.items()}
     return Decision(promote=promote, verdict=verdict, better=better, compared_with=compared_with, reasons=reasons)
+
+
+def _told(reason: Reason) -> Reason:
+    return replace(
+        reason, passed=True, text=f"{reason.text}: told, not refused, as floors alone decide on a first release"
+    )
 
 
 def _checks_passed(checks: list[dict[str, Any]]) -> Reason:
@@ -379,7 +389,7 @@ def _index_recall(observed: float | None, least: float) -> Reason:
 def _latency(observed: float | None, settings: Gate) -> Reason:
     most, setting = settings.maximum_search_p99_ms, "gate.maximum_search_p99_ms"
     if most is None:
-        text = "search latency: " + ("not measured" if observed is None else f"99 % within {observed:.2g} ms")
+        text = "search latency: " + ("not measured" if observed is None else f"99 % within {observed:.3g} ms")
         return Reason(
             rule="latency",
             passed=True,
@@ -391,7 +401,7 @@ def _latency(observed: float | None, settings: Gate) -> Reason:
         )
     if observed is None:
         return _unknown("latency", "milliseconds", f"search latency was not measured ({setting})")
-    text = f"search latency: 99 % of single queries within {observed:.2g} ms, at most {most:g} allowed ({setting})"
+    text = f"search latency: 99 % of single queries within {observed:.3g} ms, at most {most:g} allowed ({setting})"
     return _at_most("latency", observed, most, "milliseconds", text)
 
 

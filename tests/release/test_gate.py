@@ -102,6 +102,18 @@ def test_on_every_threshold_at_once_it_passes() -> None:
     assert json.loads(json.dumps(asdict(decision)))["compared_with"]["best_release"]["version"] == "2"
 
 
+def test_a_first_release_is_for_the_floors_to_decide() -> None:
+    case = good() | {"rivals": {}}
+    case["evaluation"]["routing"]["populations"]["all"]["calibration_error"] = 0.098
+    case["index"]["search_p99_ms"] = 90.0
+    decision = decide(**case)
+    assert decision.promote and decision.verdict == "promote: every rule passed"
+    told = {reason.rule for reason in decision.reasons if "told, not refused" in reason.text}
+    assert told == {"calibration", "latency"}
+    case["evaluation"]["models"]["challenger"]["overall"]["recall_at_50"]["mean"] = 0.3
+    assert failed(decide(**case)) == ["over_bm25"]
+
+
 def put(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
     """Sets what lies at a path in the evaluation; None takes it away."""
 
