@@ -111,7 +111,7 @@ def test_a_first_release_is_for_the_floors_to_decide() -> None:
     told = {reason.rule for reason in decision.reasons if "told, not refused" in reason.text}
     assert told == {"calibration", "latency"}
     case["evaluation"]["models"]["challenger"]["overall"]["recall_at_50"]["mean"] = 0.3
-    assert failed(decide(**case)) == ["over_bm25"]
+    assert failed(decide(**case)) == ["over_popularity", "over_bm25"]
 
 
 def put(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
