@@ -30,7 +30,7 @@ from tests.services.webhook import Webhook
 DAG = "smar_retrain"
 DAY_1, DAY_2, DAY_3 = date(2026, 11, 17), date(2026, 11, 18), date(2026, 11, 19)
 WINDOW = 3
-FEW, MANY = 400, 1_600
+FEW, MANY = 800, 3_200
 """Requests a day."""
 
 
