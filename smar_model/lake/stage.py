@@ -110,6 +110,7 @@ def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object
 @contextmanager
 def _alone(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
+    run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

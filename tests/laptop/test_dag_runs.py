@@ -205,7 +205,7 @@ def outcomes(airflow_ready: Path) -> dict[str, Outcome]:
         while not inbox.letters and time.monotonic() < deadline:
             time.sleep(0.1)
         processor.terminate()
-        processor.wait(timeout=30)
+        processor.wait(timeout=120)
         letters["checks"] += inbox.letters
         inbox.shutdown()
     return {name: outcome_of(airflow_ready, name, log, letters[name]) for name in PLAN}
