@@ -37,8 +37,8 @@ JOBS = [name for name, stage in STAGES.items() if stage.work.startswith("jobs.")
 VARIABLES = {
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-    # A task of a scheduler that was killed is given up after so long, and tried again; by default five minutes.
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+    # How often a scheduler looks for tasks of one that was killed, to try them again; by default every five minutes.
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
 }
 
 
