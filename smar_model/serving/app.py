@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -170,17 +170,7 @@ def create_app(
             pool.shutdown(wait=False, cancel_futures=True)
         pictures.close()
 
-    # Its pages of documentation would load scripts from elsewhere.
-    app = FastAPI(
-        title="SMAR search",
-        version="1",
-        description="Text queries to a shop's items, by the model version that is the champion.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
-    app.add_middleware(MeasuredRequests, metrics=metrics)
+    app = new_app("Text queries to a shop's items, by the model version that is the champion.", metrics, lifespan)
     app.state.follower = follower
 
     async def pair_named(name: str) -> ServedPair:
@@ -238,25 +228,11 @@ def create_app(
             raise HTTPException(404, str(error)) from None
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "public, max-age=3600"})
 
-    @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
-    async def healthz() -> str:
-        """Whether the process lives."""
-        return "ok\n"
-
     @app.get("/readyz", response_model=ReadyAnswer, tags=["operation"], responses={503: {"model": ReadyAnswer}})
     async def readyz() -> Any:
         """Whether it answers searches (503 before the first champion is open), with which pair, and what is wrong."""
         described = follower.described()
         return JSONResponse(described, 200 if described["ready"] else 503)
-
-    @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
-    async def metrics_text() -> Response:
-        """For Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def show_page() -> HTMLResponse:
-        return search_page()
 
     @app.exception_handler(InputError)
     async def bad_input(request: Request, error: InputError) -> JSONResponse:
@@ -268,6 +244,34 @@ def create_app(
         problems = [f"{'.'.join(str(part) for part in e['loc'][1:]) or 'request'}: {e['msg']}" for e in error.errors()]
         text = "; ".join(problems).encode("utf-8", "replace").decode()
         return JSONResponse({"detail": text}, 422)
+
+    return app
+
+
+def new_app(
+    description: str, metrics: Metrics, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+) -> FastAPI:
+    """An application with what every server here has: bounds, measurements, `/healthz`, `/metrics` and the page."""
+    # Its pages of documentation would load scripts from elsewhere.
+    app = FastAPI(
+        title="SMAR search", version="1", description=description, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
+    app.add_middleware(MeasuredRequests, metrics=metrics)
+
+    @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
+    async def healthz() -> str:
+        """Whether the process lives."""
+        return "ok\n"
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
+    async def metrics_text() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return search_page()
 
     return app
 

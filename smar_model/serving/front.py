@@ -16,12 +16,10 @@ from typing import Annotated, Any
 
 import httpx
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import JSONResponse
 
 from smar_model.release.registry import CHAMPION
 from smar_model.serving.app import (
-    MAXIMUM_BODY,
     BatchAnswer,
     BatchQuestion,
     DepartmentSize,
@@ -33,10 +31,9 @@ from smar_model.serving.app import (
     SearchAnswer,
     VersionName,
     VersionsAnswer,
-    search_page,
+    new_app,
 )
 from smar_model.serving.metrics import Metrics
-from smar_model.serving.middleware import BoundedBodies, MeasuredRequests
 
 log = logging.getLogger("smar.serving")
 
@@ -130,16 +127,7 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
         yield
         await parts.client.aclose()
 
-    app = FastAPI(
-        title="SMAR search",
-        version="1",
-        description="Text queries to a shop's items, answered by the parts of an index.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
-    app.add_middleware(MeasuredRequests, metrics=metrics)
+    app = new_app("Text queries to a shop's items, answered by the parts of an index.", metrics, lifespan)
 
     @app.get("/search", response_model=SearchAnswer, tags=["search"])
     async def search(
@@ -176,11 +164,6 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
         kept = {key: answer.headers[key] for key in ("content-type", "cache-control") if key in answer.headers}
         return Response(answer.content, answer.status_code, headers=kept)
 
-    @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
-    async def healthz() -> str:
-        """Whether the process lives."""
-        return "ok\n"
-
     @app.get("/readyz", response_model=ReadyAnswer, tags=["operation"], responses={503: {"model": ReadyAnswer}})
     async def readyz() -> Any:
         """Whether all parts are ready with the same pair."""
@@ -196,15 +179,6 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
         champion = all(one.is_champion for one in given)
         ready = given[0].model_copy(update={"ready": agree, "is_champion": champion, "problems": problems})
         return JSONResponse(ready.model_dump(), 200 if agree else 503)
-
-    @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
-    async def metrics_text() -> Response:
-        """For Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def show_page() -> HTMLResponse:
-        return search_page()
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
