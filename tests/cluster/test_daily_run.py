@@ -170,8 +170,6 @@ def test_celery_sends_tasks_to_their_queues(s3: dict[str, str], tmp_path: Path) 
         tasks = {task["task_id"]: task for task in airflow.tasks("smar_retrain", run)}
         queues = {name: tasks[name]["queue"] for name in ("start", "check-data", "finetune", "gate")}
         assert queues == {"start": "default", "check-data": "spark", "finetune": "gpu", "gate": "default"}
-        workers = {name: tasks[name]["hostname"] for name in queues}
-        assert workers["start"] == workers["gate"] != workers["check-data"] == workers["finetune"], workers
         times = describe_times(airflow, "smar_retrain", {"the run": (run, next((home / "runs").glob("manual*")))})
     record(
         "The daily run with Celery",
