@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from smar_model.evaluation.compare import summarise
-from smar_model.evaluation.comparison import TRAINED
+from smar_model.evaluation.comparison import TRAINED, merged
 from smar_model.evaluation.judge import MODEL, read_results
 from smar_model.evaluation.segments import NOVEL
 from smar_model.lake.runs import create_run, load_run
@@ -56,13 +56,6 @@ ROWS: dict[str, tuple[str, dict[str, Any], float]] = {
 """Name → label, what differs in `network`, learning rate of pretraining; fine-tuning has a third of it."""
 
 
-def merge(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return content | {
-        name: merge(content[name], value) if isinstance(value, dict) and isinstance(content.get(name), dict) else value
-        for name, value in changes.items()
-    }
-
-
 def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
     label, network, rate = ROWS[name]
     source = load_run(options.run)
@@ -75,7 +68,7 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "pretrain": {"steps": steps["pretrain"], "batch": options.batch, "learning_rate": rate},
         "finetune": {"steps": steps["finetune"], "batch": options.batch, "learning_rate": rate / 3},
     }
-    content = merge(source.settings.model_dump(mode="json"), {"network": network, "training": training})
+    content = merged(source.settings.model_dump(mode="json"), {"network": network, "training": training})
     run = create_run(
         replace(
             source,

@@ -42,6 +42,7 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from smar_model.data.token_tables import read_item_tokens, read_pair_tokens
+from smar_model.evaluation.comparison import merged
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import StageContext
@@ -140,7 +141,7 @@ def open_context(task: Task) -> StageContext:
     folder = Path(task.folder)
     os.environ["SMAR_HOME"] = str(folder / "home")
     settings = load_settings(Path(task.config)) if task.config else source.settings
-    content = merge(settings.model_dump(mode="json"), task.settings)
+    content = merged(settings.model_dump(mode="json"), task.settings)
     settings = validate_settings(content, source="benchmark")
     run = create_run(replace(source, name=f"{task.loop}-{uuid.uuid4().hex}", settings=settings))
     context = StageContext(
@@ -156,10 +157,6 @@ def open_context(task: Task) -> StageContext:
     if task.times > 1:
         inputs |= repeat_data(inputs, task.times, folder / f"times-{task.times}")
     return context
-
-
-def merge(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return content | {n: merge(content[n], v) if isinstance(v, dict) else v for n, v in changes.items()}
 
 
 def artifact_of(stage: str, folder: Path) -> Artifact:

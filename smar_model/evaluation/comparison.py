@@ -166,7 +166,7 @@ class Bench:
         if row.variant:
             changes.append({"network": {"variant": row.variant}})
         for change in changes:
-            content = _merged(content, change)
+            content = merged(content, change)
         return validate_settings(content, source=f"{self.name}: row {name}")
 
     def run(self, name: str, *, seed: int, steps: Mapping[str, int]) -> Run:
@@ -232,12 +232,10 @@ def load_bench(file: Path, stages: Mapping[str, Stage], *, day: dt.date | None =
     return Bench(name=file.stem, comparison=comparison.model_copy(update={"date": day} if day else {}), stages=stages)
 
 
-def _merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """`content` with the values of `change`, sections into sections."""
     both = {
-        name: _merged(content[name], value)
-        if isinstance(value, dict) and isinstance(content.get(name), dict)
-        else value
+        name: merged(content[name], value) if isinstance(value, dict) and isinstance(content.get(name), dict) else value
         for name, value in change.items()
     }
     return content | both
