@@ -219,13 +219,6 @@ def cache_folder() -> Path:
     return home() / "registry-cache"
 
 
-def champion(settings: Settings) -> dict[str, Any] | None:
-    """The champion as `Registry.release` describes it; None before the first release."""
-    registry = Registry(settings)
-    version = registry.aliased(CHAMPION)
-    return registry.release(version) if version else None
-
-
 def serving_or_version(settings: Settings, version: str | None) -> dict[str, Any]:
     """A stated version, or else what serves: the champion, and in the place of one that cannot serve the last good release, which is
     said on standard error.

@@ -24,7 +24,7 @@ from smar_model.release.anchors import best_release, find_anchors, find_best_rel
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
-from smar_model.release.registry import WITHIN_VERSION, Registry, champion
+from smar_model.release.registry import WITHIN_VERSION, Registry, serving_or_version
 from smar_model.release.start import start_run
 from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
@@ -56,7 +56,7 @@ def first(home: Path) -> Run:
 
 
 def test_the_released_pair_answers_from_the_registry(home: Path, first: Run) -> None:
-    found = champion(first.settings)
+    found = serving_or_version(first.settings, None)
     assert found is not None
     assert found["version"] == "1"
     assert found["cutoff"] == first.cutoff.isoformat()
@@ -175,7 +175,7 @@ def followers(home: Path, first: Run) -> list[Run]:
 
 
 def version_of(alias_holder: Run) -> str:
-    now = champion(alias_holder.settings)
+    now = serving_or_version(alias_holder.settings, None)
     assert now is not None
     return now["version"]
 
@@ -223,7 +223,7 @@ def test_a_better_one_follows_and_who_met_the_old_champion_must_start_again(foll
 
 
 def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Path, followers: list[Run]) -> None:
-    now = champion(followers[0].settings)
+    now = serving_or_version(followers[0].settings, None)
     registry = Registry(followers[0].settings)
     promoted = [v for v in registry.client.search_model_versions("name = 'smar'") if "smar.promoted_at" in v.tags]
     assert {str(v.version) for v in promoted} == {"1", "3"}
