@@ -193,7 +193,7 @@ def artifact_of(stage: str, folder: Path) -> Artifact:
         "digest": "benchmark",
         "inputs": {"prepare-items": "benchmark"},
     }
-    return Artifact(stage=stage, key="benchmark", folder=folder, manifest=about)
+    return Artifact(stage=stage, key="benchmark", place=folder, manifest=about)
 
 
 def paper_model(folder: Path, inputs: dict[str, Artifact]) -> Path:

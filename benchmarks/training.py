@@ -161,7 +161,7 @@ def open_context(task: Task) -> StageContext:
 
 def artifact_of(stage: str, folder: Path) -> Artifact:
     files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size} for f in folder.rglob("*") if f.is_file()}
-    return Artifact(stage=stage, key="benchmark", folder=folder, manifest={"files": files, "metrics": {}})
+    return Artifact(stage=stage, key="benchmark", place=folder, manifest={"files": files, "metrics": {}})
 
 
 def repeat_data(inputs: dict[str, Artifact], times: int, folder: Path) -> dict[str, Artifact]:

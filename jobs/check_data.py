@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from jobs.spark_session import read_published, run_sql, spark_session
 from jobs.table_summaries import TableSummary, summarise_tables
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import replace_file
 from smar_model.lake.checks import SAMPLE, Check, judge
 from smar_model.lake.checks_page import TableRows, render_page
 from smar_model.lake.contracts import has_contract
 from smar_model.lake.drift_limits import drift_measures
 from smar_model.lake.run_checks import RunFigures, run_measures
+from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import StageContext
 
 QUARANTINES = ("prepare-items", "extract-clicks")

@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import replace_file
 from smar_model.lake.digests import digest_file
+from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY, home
 
 LOGIN = "admin"

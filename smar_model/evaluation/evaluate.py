@@ -46,6 +46,7 @@ from smar_model.evaluation.shown_queries import choose_shown_queries
 from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare_by_segment
 from smar_model.evaluation.terminal_table import METRIC_NAMES, SEGMENT_NAMES, format_table
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.release_copies import released_folder
 from smar_model.retrieval.ranking import NO_ROW, Ranker, Ranking
 from smar_model.settings import Evaluation as EvaluationSettings
 
@@ -195,7 +196,7 @@ def _rankers(
     rivals = context.run.rivals()
     for name, why in _NO_RIVAL.items():
         if name in rivals:
-            rankers[name] = partial(dense, Path(rivals[name]["model_folder"]))
+            rankers[name] = partial(dense, released_folder(context.run, rivals[name], "model"))
         else:
             not_measured[name] = why
     if basis != "truth":
@@ -217,7 +218,7 @@ def _told(dense: Callable[..., Ranker], oracle: dict[str, Any], context: StageCo
         file = Path(folder) / "catalogue.parquet"
         names = VISIBLE if oracle["truth"] == "visible" else None
         reveal_truth(context.table("prepare-items", "catalogue"), truth, names, file)
-        return dense(Path(oracle["model_folder"]), [file])
+        return dense(released_folder(context.run, oracle, "model"), [file])
 
 
 def _describe_oracle(context: StageContext) -> dict[str, Any]:

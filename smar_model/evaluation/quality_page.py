@@ -22,7 +22,8 @@ from smar_model.evaluation.compare import ROWS, Measured, current_rows, known_st
 from smar_model.evaluation.comparison import Bench
 from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
-from smar_model.lake.artifacts import find_artifact, replace_file
+from smar_model.lake.artifacts import find_artifact
+from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY
 
 DIFFERENCES = "differences.json"

@@ -4,7 +4,8 @@
     <lake>/<stage>/attempts/<id>/…     the files; private until a manifest lists them
     <lake>/contracts/<table>.json      the columns with which a table was last published, and their version
 
-A manifest appears by one atomic create-if-absent (a hard link of a finished file). Readers open only files that it lists.
+A manifest appears by one atomic create-if-absent (a hard link of a finished file, or a conditional put). Readers open only files that it
+lists. The lake lies in the home folder or in an object store (`shared_files.py`); files are written and read on this machine in both cases.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import platform
 import shutil
 import time
 import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +26,21 @@ from typing import Any
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Column, Contract, has_contract, load_contract
 from smar_model.lake.digests import digest_files, digest_json, digest_rows
+from smar_model.lake.shared_files import (
+    create_if_absent,
+    fetch_files,
+    files_in,
+    folders_in,
+    is_file,
+    last_written,
+    read_file,
+    read_files,
+    remove_file,
+    remove_folder,
+    replace_file,
+    share_files,
+    store,
+)
 from smar_model.settings import home
 
 ORPHAN_AGE_SECONDS = 7 * 24 * 3600
@@ -39,8 +57,19 @@ class Artifact:
 
     stage: str
     key: str
-    folder: Path
+    place: Path
+    """Its folder on this machine, where some of its files may not have been fetched yet."""
     manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Its folder on this machine, with all its files.
+
+        Raises:
+            InputError: one is gone from the object store.
+        """
+        self._fetch(self.manifest["files"])
+        return self.place
 
     @property
     def digest(self) -> str:
@@ -60,8 +89,9 @@ class Artifact:
         entry = self.manifest["files"].get(name)
         if entry is None:
             raise InputError(f"{self.stage} {self.key[:12]}: its manifest lists no file {name!r}")
-        path = self.folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        self._fetch([name])
+        path = self.place / name
+        if not self._is_whole(name):
             raise InputError(
                 f"{path}: missing or damaged (expected {entry['bytes']} bytes); "
                 f"delete {lake() / self.stage / self.key}.json and run the stage again"
@@ -75,9 +105,19 @@ class Artifact:
 
     def files(self, table: str) -> list[Path]:
         """Files of a table (a sub-folder), in the order of their names; empty where it has no rows or has expired."""
-        if _expiry_mark(self.folder, table).is_file():
+        names = [name for name in sorted(self.manifest["files"]) if name.startswith(f"{table}/")]
+        if names and is_file(_expiry_mark(self.place, table)):
             return []
-        return [self.file(name) for name in sorted(self.manifest["files"]) if name.startswith(f"{table}/")]
+        self._fetch(names)
+        return [self.file(name) for name in names]
+
+    def _fetch(self, names: Iterable[str]) -> None:
+        if store():
+            fetch_files(self.place / name for name in names if not self._is_whole(name))
+
+    def _is_whole(self, name: str) -> bool:
+        path = self.place / name
+        return path.is_file() and path.stat().st_size == self.manifest["files"][name]["bytes"]
 
 
 class Attempt:
@@ -129,13 +169,14 @@ class Attempt:
             "host": platform.node(),
         }
         path = manifest_path(self.stage, self.key)
+        share_files(self.folder / name for name in listed)
         if not create_if_absent(path, json.dumps(manifest, indent=1, ensure_ascii=False)):
-            self.discard()
+            remove_folder(self.folder)
         for contract in contracts:
             columns = [column.model_dump(mode="json") for column in contract.columns]
             record = json.dumps({"version": contract.version, "columns": columns}, indent=1, ensure_ascii=False)
             kept = _contract_record(contract.table)
-            if not kept.is_file() or kept.read_text(encoding="utf-8") != record:
+            if not is_file(kept) or read_file(kept) != record:
                 replace_file(kept, record)
         return load_artifact(self.stage, self.key)
 
@@ -170,9 +211,9 @@ def _contract_record(table: str) -> Path:
 
 def _refuse_incompatible(contract: Contract) -> None:
     path = _contract_record(contract.table)
-    if not path.is_file():
+    if not is_file(path):
         return
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(read_file(path))
     lines = contract.incompatibilities(Column.model_validate(column) for column in record["columns"])
     if lines and contract.version <= record["version"]:
         raise InputError(
@@ -187,12 +228,15 @@ def manifest_path(stage: str, key: str) -> Path:
 
 
 def find_artifact(stage: str, key: str) -> Artifact | None:
-    return load_artifact(stage, key) if manifest_path(stage, key).is_file() else None
+    try:
+        return _load(stage, key)
+    except FileNotFoundError:
+        return None
 
 
 def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None = None) -> Artifact | None:
     """The last published one that was made in the same way and has these metrics, from whatever inputs."""
-    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in (lake() / stage).glob("*.json")]
+    manifests = _manifests(stage)
     alike = [m for m in manifests if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()]
     if not alike:
         return None
@@ -206,12 +250,20 @@ def load_artifact(stage: str, key: str) -> Artifact:
     Raises:
         InputError: there is none.
     """
-    path = manifest_path(stage, key)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return _load(stage, key)
+    except FileNotFoundError as missing:
+        path = missing.filename or missing
         raise InputError(f"{path}: no such output; run the stage {stage!r} again") from None
-    return Artifact(stage=stage, key=key, folder=lake() / stage / "attempts" / manifest["attempt"], manifest=manifest)
+
+
+def _load(stage: str, key: str) -> Artifact:
+    manifest = json.loads(read_file(manifest_path(stage, key)))
+    return Artifact(stage=stage, key=key, place=lake() / stage / "attempts" / manifest["attempt"], manifest=manifest)
+
+
+def _manifests(stage: str) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in read_files(files_in(lake() / stage, ".json"))]
 
 
 def checkpoint_stage(stage: str) -> str:
@@ -221,60 +273,41 @@ def checkpoint_stage(stage: str) -> str:
 
 def find_checkpoints(stage: str) -> list[Artifact]:
     folder = checkpoint_stage(stage)
-    return [load_artifact(folder, path.stem) for path in sorted((lake() / folder).glob("*.json"))]
+    return [load_artifact(folder, path.stem) for path in files_in(lake() / folder, ".json")]
 
 
 def remove_artifact(artifact: Artifact) -> None:
     """The manifest first: from then on the output is not there."""
-    manifest_path(artifact.stage, artifact.key).unlink(missing_ok=True)
-    shutil.rmtree(artifact.folder, ignore_errors=True)
+    remove_file(manifest_path(artifact.stage, artifact.key))
+    with suppress(FileNotFoundError):  # another process is at it as well
+        remove_folder(artifact.place)
 
 
-def create_if_absent(path: Path, text: str) -> bool:
-    """Create a file with its whole content in one step; False where it existed already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        write_durably(temporary, text)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file so that readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    write_durably(temporary, text)
-    temporary.replace(path)
-
-
-def write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _stage_folders() -> list[Path]:
+    return [folder for folder in folders_in(lake()) if folder != _contract_record("").parent]
 
 
 def sweep_orphans() -> int:
     """Remove what is of no more use: folders of attempts that no manifest names and whose process is gone, and
     checkpoints of outputs that are finished; returns how many."""
     swept = 0
-    for folder in lake().glob(checkpoint_stage("*")):
+    for folder in _stage_folders():
+        published = {manifest["attempt"] for manifest in _manifests(folder.name)}
+        for orphan in (path for path in (folder / "attempts").glob("*") if path.name not in published):
+            if not _is_alive(orphan):
+                shutil.rmtree(orphan, ignore_errors=True)
+                swept += 1
+        if store():
+            for orphan in folders_in(folder / "attempts"):
+                if orphan.name not in published and time.time() - last_written(orphan) > ORPHAN_AGE_SECONDS:
+                    remove_folder(orphan)
+                    swept += 1
         stage = folder.name.removesuffix(checkpoint_stage(""))
-        for checkpoint in find_checkpoints(stage):
-            if manifest_path(stage, checkpoint.metrics["of"]).is_file():
-                remove_artifact(checkpoint)
-                swept += 1
-    for attempts in lake().glob("*/attempts"):
-        published = {json.loads(m.read_text(encoding="utf-8"))["attempt"] for m in attempts.parent.glob("*.json")}
-        for folder in attempts.iterdir():
-            if folder.name not in published and not _is_alive(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                swept += 1
+        if stage != folder.name:
+            for checkpoint in find_checkpoints(stage):
+                if is_file(manifest_path(stage, checkpoint.metrics["of"])):
+                    remove_artifact(checkpoint)
+                    swept += 1
     return swept
 
 
@@ -284,15 +317,15 @@ def sweep_expired() -> int:
     The output stays and is found as before, but the table reads as empty.
     """
     swept = 0
-    for attempts in lake().glob("*/attempts"):
-        for path in attempts.parent.glob("*.json"):
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+    for folder in _stage_folders():
+        for manifest in _manifests(folder.name):
             age = datetime.now(UTC) - datetime.fromisoformat(manifest["finished_at"])
             for table in filter(has_contract, manifest["content"]):
-                days, folder = load_contract(table).retention_days, attempts / manifest["attempt"]
-                if days and age > timedelta(days=days) and (folder / table).is_dir():
-                    _expiry_mark(folder, table).touch()
-                    shutil.rmtree(folder / table)
+                days, place = load_contract(table).retention_days, folder / "attempts" / manifest["attempt"]
+                mark = _expiry_mark(place, table)
+                if days and age > timedelta(days=days) and ((place / table).is_dir() or not is_file(mark)):
+                    replace_file(mark, "")  # first: a table that is half removed is none
+                    remove_folder(place / table)
                     swept += 1
     return swept
 

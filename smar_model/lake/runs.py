@@ -2,6 +2,8 @@
 
 <home>/runs/<run>/run.json         written once, by `smar start`
 <home>/runs/<run>/<stage>.json     the stage's state, and the key of its output
+
+All machines see them (`shared_files.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, create_if_absent, find_artifact, is_running, load_artifact, replace_file
+from smar_model.lake.artifacts import Artifact, find_artifact, is_running, load_artifact
+from smar_model.lake.shared_files import (
+    create_if_absent,
+    folders_in,
+    read_file,
+    read_files,
+    replace_file,
+)
 from smar_model.settings import Settings, home, validate_settings
 
 Promotion = Literal["automatic", "ask", "never"]
@@ -34,7 +43,7 @@ class Run:
     settings: Settings
     champion: dict[str, Any] | None
     """The champion when the run started, as `smar_model/release/registry.py` describes it: `version`, `cutoff` (ISO
-    time), `model_digest` (of its `model` folder), `model_folder` (local copy of its model); None: no release."""
+    time), `model_digest` (of its `model` folder), `model_folder` (in the home folder: `release_copies.py`); None: no release."""
     promotion: Promotion
     """Who decides that a version which passed the gate becomes the champion: the gate alone, a person too, or nobody."""
     release: dict[str, Any] | None = None
@@ -93,7 +102,7 @@ class Run:
     def state(self, stage: str) -> dict[str, Any] | None:
         """State of a stage: `state` is running, finished, skipped, failed or killed; None: not begun."""
         try:
-            content = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
+            content = json.loads(read_file(self.folder / f"{stage}.json"))
         except FileNotFoundError:
             return None
         if content["state"] == "running" and content["host"] == platform.node() and not is_running(content["pid"]):
@@ -163,13 +172,25 @@ def create_run(run: Run) -> Run:
     Raises:
         InputError: the name is taken by a run with another date or other settings.
     """
-    content = asdict(run) | {"date": str(run.date), "settings": run.settings.model_dump(mode="json")}
+    content = _portable(asdict(run)) | {"date": str(run.date), "settings": run.settings.model_dump(mode="json")}
     if create_if_absent(run.folder / "run.json", json.dumps(content, indent=1, ensure_ascii=False)):
         return run
     old = load_run(run.name)
     if (old.date, old.settings) != (run.date, run.settings):
         raise InputError(f"run {run.name}: exists with another date or other settings; choose another name")
     return old
+
+
+def _portable(content: dict[str, Any]) -> dict[str, Any]:
+    """Folders below the home folder without it: on another machine that is another."""
+    made = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            value = _portable(value)
+        elif name.endswith("folder") and Path(value).is_relative_to(home()):
+            value = str(Path(value).relative_to(home()))
+        made[name] = value
+    return made
 
 
 def load_run(name: str) -> Run:
@@ -180,22 +201,27 @@ def load_run(name: str) -> Run:
     """
     path = run_folder(name) / "run.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = read_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such run; begin it with `smar start --run {name} …`") from None
+    return _read_run(text, source=path)
+
+
+def _read_run(text: str, *, source: Path) -> Run:
+    content = json.loads(text)
     return Run(
         **content
         | {
             "date": dt.date.fromisoformat(content["date"]),
-            "settings": validate_settings(content["settings"], source=str(path)),
+            "settings": validate_settings(content["settings"], source=str(source)),
         }
     )
 
 
 def find_runs() -> Iterator[Run]:
     """All runs, by name; without those whose settings this version does not know."""
-    for path in sorted((home() / "runs").glob("*/run.json")):
+    for text in read_files(folder / "run.json" for folder in folders_in(home() / "runs")):
         try:
-            yield load_run(path.parent.name)
+            yield _read_run(text, source=home() / "runs")
         except InputError:
             continue

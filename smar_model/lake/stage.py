@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +18,15 @@ from typing import Any, Literal
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
 from smar_model.lake.digests import digest_file, digest_files, digest_json
+from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run
+from smar_model.lake.shared_files import share_files, store
 from smar_model.lake.shop_inputs import ShopInputs
-from smar_model.settings import REPOSITORY, Settings
+from smar_model.settings import REPOSITORY, Settings, home
+
+LEASE_SECONDS = 60.0
+"""How long a stage of a killed process on another machine is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +109,30 @@ def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object
     Raises:
         InputError: an input is missing or bad; nothing has been published.
     """
-    with _alone(stage, run):
+    with _leased(stage, run) if store() else _locked(stage, run):
         return _run_stage(stage, run, announce)
 
 
 @contextmanager
-def _alone(stage: Stage, run: Run) -> Iterator[None]:
+def _leased(stage: Stage, run: Run) -> Iterator[None]:
+    """Only one process of all machines at a time; one that has ended loses the lease as soon as it is not renewed."""
+    path = home() / "runs" / run.name / f"{stage.name}.lease"
+    lease = Lease(path=path, token=uuid.uuid4().hex, purpose=stage.name, seconds=LEASE_SECONDS)
+    told = False
+    while holder := lease.take():
+        if not told:
+            print(f"[{run.name}] {stage.name}: waits for {describe(holder)}, which is at it", flush=True)
+        told = True
+        time.sleep(1)
+    try:
+        with renewed(lease):
+            yield
+    finally:
+        lease.give_back()
+
+
+@contextmanager
+def _locked(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8") as file:
@@ -171,6 +195,8 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         run.write_state(stage.name, "failed", message=message, seconds=round(time.monotonic() - started, 1))
         raise
+    finally:
+        share_files(run.folder.glob(f"{stage.name}.*.jsonl"))
     seconds = round(time.monotonic() - started, 1)
     run.write_state(
         stage.name,
@@ -179,7 +205,7 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         reused=reused,
         seconds=seconds,
         metrics=artifact.metrics | ({"taken_from": taken_from} if taken_from else {}),
-        folder=str(artifact.folder),
+        folder=str(artifact.place),
     )
     how = f"taken from run {taken_from}" if taken_from else "reused" if reused else "finished"
     print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)
@@ -202,7 +228,7 @@ def share_stage(stage: Stage, run: Run, key: str) -> None:
     if digest_json(key_parts(stage, run, inputs)) != key:
         raise InputError(
             f"{stage.name}: a process on {platform.node()} has other code, settings or inputs than the first process; give all "
-            "of them the same checkout and the same SMAR_HOME"
+            "of them the same checkout, and the same SMAR_HOME or SMAR_STORE"
         )
     attempt = Attempt(stage.name, key)
     try:

@@ -44,7 +44,7 @@ def find_best_release(run: Run) -> dict[str, Any] | None:
     while found := best_release(promoted, run.cutoff):
         release = registry.release(found["version"])
         if Path(release["model_folder"]).is_dir():
-            return {n: release[n] for n in ("version", "run", "cutoff", "model_digest", "model_folder")} | {
+            return {n: release[n] for n in ("version", "run", "cutoff", "model_digest", "model_folder", "source")} | {
                 "over_bm25": found["over_bm25"]
             }
         promoted.remove(found)
@@ -89,6 +89,6 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
             "run": other.name,
             "cutoff": other.cutoff.isoformat(),
             "model_digest": model.manifest["content"]["model"],
-            "model_folder": str(model.folder / "model"),
+            "model_folder": str(model.place / "model"),
         }
     return None

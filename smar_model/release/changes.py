@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from smar_model.lake.lease import Lease
 from smar_model.release.history import MOVES, append_history, read_history, read_moves, read_pending, write_pending
-from smar_model.release.lease import Lease
 from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, source_tag
 
 HISTORY_TAG = "smar.release."

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from smar_model.lake.artifacts import replace_file
+from smar_model.lake.shared_files import read_to_replace, replace_file, replace_unchanged, store
 from smar_model.settings import home
 
 MOVES = {"promote", "rollback", "by hand", "found as champion"}
@@ -30,20 +30,23 @@ def history_file() -> Path:
 
 def read_history(model: str | None = None) -> list[dict[str, Any]]:
     """Every change, of one registered model or of all, oldest first; a line that a killed process left torn is none."""
-    if not history_file().is_file():
-        return []
-    whole = history_file().read_bytes().rpartition(b"\n")[0].decode("utf-8")
+    whole = read_to_replace(history_file())[0].rpartition("\n")[0]
     entries = [json.loads(line) for line in whole.split("\n") if line]
     return [entry for entry in entries if model in {None, entry["model"]}]
 
 
 def append_history(entry: dict[str, Any]) -> None:
-    """Add a line to the history, which is never rewritten."""
+    """Add a line to the history, which is never rewritten, but for an object store, which knows whole objects alone."""
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    while store():
+        old, known_by = read_to_replace(history_file())
+        if replace_unchanged(history_file(), old + line, known_by):
+            return
     with history_file().open("a+b") as file:
         file.seek(0)
         whole = file.read().rpartition(b"\n")
         file.truncate(len(whole[0]) + len(whole[1]))
-        file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+        file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -82,4 +85,4 @@ def write_pending(model: str, entry: dict[str, Any] | None) -> None:
 
 
 def _all_pending() -> dict[str, dict[str, Any]]:
-    return json.loads(_pending_file().read_text(encoding="utf-8")) if _pending_file().is_file() else {}
+    return json.loads(read_to_replace(_pending_file())[0] or "{}")

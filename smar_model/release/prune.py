@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -22,11 +21,21 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import find_artifact, manifest_path
+from smar_model.lake.lease import Lease
+from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.runs import Run, load_run
+from smar_model.lake.shared_files import (
+    fetch_folder,
+    folder_bytes,
+    folders_in,
+    last_written,
+    remove_file,
+    remove_folder,
+)
 from smar_model.release.history import predecessor, read_history, read_moves
-from smar_model.release.lease import Lease, registry_lease
+from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
-from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, cache_folder, released_index, source_tag
+from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, source_tag
 from smar_model.settings import Settings, home
 from smar_model.stages import REFRESH_STAGES
 
@@ -48,13 +57,13 @@ class Pruning:
     def remove(self, what: str, folder: Path, *, name: Path | None = None) -> None:
         """Remove a folder, and before it the file by which it is found. A failure is kept for the end."""
         self.lease.verify()
-        size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+        size = folder_bytes(folder)
         self.say(f"{what}, {size / 1e6:,.1f} MB")
         try:
             if name and not self.dry_run:
-                name.unlink(missing_ok=True)
-            if folder.exists() and not self.dry_run:
-                shutil.rmtree(folder)
+                remove_file(name)
+            if not self.dry_run:
+                remove_folder(folder)
         except OSError as error:
             self.failures.append(f"{what}: {error}")
         else:
@@ -202,7 +211,9 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
     runs: dict[str, Run] = {}
     kept: set[str] = set()
     oracles: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
-    for folder in sorted(path for path in (home() / "runs").glob("*") if path.is_dir()):
+    fetch_folder(home() / "runs", suffix=".json")
+    folders = folders_in(home() / "runs")
+    for folder in folders:
         states = _states(folder)
         is_refresh = bool(states.keys() & REFRESH_STAGES.keys()) and "finetune" not in states
         at = max((state["at"] for state in states.values()), default=None)
@@ -229,7 +240,7 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
             oracles[run.settings.shop.root.as_posix(), told].append((run.cutoff, folder.name))
     kept |= {max(of_shop)[1] for of_shop in oracles.values()}
     kept |= {base["run"] for name in kept if name in runs and (base := runs[name].base)}
-    for folder in (home() / "runs").glob("*"):
+    for folder in folders:
         outputs = _outputs(folder)
         if folder.name not in kept:
             survey.old |= outputs
@@ -238,7 +249,7 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
         if (folder / "run.json").is_file():
             content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             survey.needed |= set(((content.get("base") or {}).get("keys") or {}).items())
-            survey.paths |= {text for text in _texts(content) if text.startswith("/")}
+            survey.paths |= {str(home() / folder) for folder in _folders(content)}
     return survey
 
 
@@ -259,12 +270,13 @@ def _outputs(folder: Path) -> set[Output]:
     return {(s.get("output_of", stage), s["key"]) for stage, s in _states(folder).items() if "key" in s}
 
 
-def _texts(content: Any) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict | list):
-        for part in content.values() if isinstance(content, dict) else content:
-            yield from _texts(part)
+def _folders(content: dict[str, Any]) -> Iterator[str]:
+    """Folders of releases in a run's record."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _folders(value)
+        elif name.endswith("folder"):
+            yield value
 
 
 def _prune_outputs(pruning: Pruning, survey: Survey, builds: Collection[str]) -> None:
@@ -277,10 +289,10 @@ def _prune_outputs(pruning: Pruning, survey: Survey, builds: Collection[str]) ->
             or not _is_older(artifact.manifest["finished_at"], REFRESH_AGE)
         ):
             continue
-        if _is_named(artifact.folder, survey) or (stage, key) in _taken_since(survey):
+        if _is_named(artifact.place, survey) or (stage, key) in _taken_since(survey):
             continue
         what = f"{stage} {key[:12]} of {artifact.manifest['finished_at'][:10]}"
-        pruning.remove(what, artifact.folder, name=manifest_path(stage, key))
+        pruning.remove(what, artifact.place, name=manifest_path(stage, key))
 
 
 def _is_named(folder: Path, survey: Survey) -> bool:
@@ -290,8 +302,9 @@ def _is_named(folder: Path, survey: Survey) -> bool:
 def _taken_since(survey: Survey) -> set[Output]:
     """Outputs of runs that have written a state since the survey: one may just have found an old output again."""
     taken: set[Output] = set()
-    for folder in (home() / "runs").glob("*"):
-        if folder.stat().st_mtime >= survey.taken_at - 1:
+    for folder in folders_in(home() / "runs"):
+        if last_written(folder) >= survey.taken_at - 1:
+            fetch_folder(folder, suffix=".json")
             taken |= _outputs(folder)
     return taken
 

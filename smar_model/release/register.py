@@ -14,9 +14,10 @@ import yaml
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
+from smar_model.lake.release_copies import WITHIN_VERSION
 from smar_model.lake.runs import Run
 from smar_model.release.lease import registry_lease
-from smar_model.release.registry import CHALLENGER, WITHIN_VERSION, Registry
+from smar_model.release.registry import CHALLENGER, Registry
 from smar_model.release.steps import recorded_step
 from smar_model.release.tracking import parent_run
 from smar_model.settings import REPOSITORY, home

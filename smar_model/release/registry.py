@@ -21,13 +21,10 @@ One tag, `index`, moves an index: whoever meets a new digest finds its place, wh
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 # Before MLflow is imported, which reads them then.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -42,11 +39,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from smar_model.errors import InputError
+from smar_model.lake.release_copies import WITHIN_VERSION, copy_of
 from smar_model.settings import Settings, home
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-WITHIN_VERSION = "version"
-"""Value of the tag `index_source`: the build that the version was released with lies in the version itself."""
 LAST_GOOD = "smar.last_good"
 CANNOT_SERVE = "smar.cannot_serve"
 Pointer = tuple[str, str]
@@ -145,8 +141,9 @@ class Registry:
             index: digest of one of its index builds; None: the current one.
 
         Returns:
-            version (text), run, date, cutoff (ISO time), started_from (what fine-tuning went on from), model_digest, index_digest, folder (all of the version),
-            model_folder and index_folder.
+            version (text), run, date, cutoff (ISO time), started_from (what fine-tuning went on from), model_digest, index_digest, source and
+            index_source (where MLflow keeps them; the latter WITHIN_VERSION: in the version), folder (all of the version), model_folder and
+            index_folder.
 
         Whether the index was built by the model is for whoever loads them to check: `Searcher.load` does.
 
@@ -166,11 +163,11 @@ class Registry:
         if index_source is None:
             raise InputError(f"version {version} of model {self.name!r} names no place of the index {index[:12]}")
         source = self.client.get_model_version_download_uri(self.name, str(found.version))
-        folder = self._local(source, cache=f"{self.name}-{found.version}")
+        folder = self._copy(source, f"{self.name}-{found.version}")
         index_folder = (
             folder / "artifacts" / "index"
             if index_source == WITHIN_VERSION
-            else self._local(index_source, cache=f"index-{index}")
+            else self._copy(index_source, f"index-{index}")
         )
         return {
             "version": str(found.version),
@@ -180,30 +177,15 @@ class Registry:
             "started_from": found.tags.get("smar.started_from", "unknown"),
             "model_digest": found.tags["smar.model_digest"],
             "index_digest": index,
+            "source": source,
+            "index_source": index_source,
             "folder": str(folder),
             "model_folder": str(folder / "artifacts" / "model"),
             "index_folder": str(index_folder),
         }
 
-    def _local(self, uri: str, *, cache: str) -> Path:
-        """Folder of an artifact on this machine, downloaded once where it lies elsewhere."""
-        address = urlparse(uri)
-        if address.scheme in {"", "file"}:
-            return Path(unquote(address.path))
-        folder = cache_folder() / cache
-        if not folder.is_dir():
-            from mlflow.artifacts import download_artifacts
-
-            temporary = folder.with_name(f".{cache}.{uuid.uuid4().hex}")
-            temporary.mkdir(parents=True)
-            got = Path(download_artifacts(uri, dst_path=str(temporary), tracking_uri=self.settings.tracking_uri))
-            try:
-                got.rename(folder)
-            except OSError:  # another process was first: its copy is the same
-                if not folder.is_dir():
-                    raise
-            shutil.rmtree(temporary, ignore_errors=True)
-        return folder
+    def _copy(self, uri: str, cache: str) -> Path:
+        return copy_of(uri, cache=cache, tracking_uri=self.settings.tracking_uri)
 
 
 _NEEDED = ("smar.run", "smar.date", "smar.cutoff", "smar.model_digest", "index", "index_source")
@@ -212,11 +194,6 @@ _NEEDED = ("smar.run", "smar.date", "smar.cutoff", "smar.model_digest", "index",
 def released_index(tags: dict[str, str]) -> str | None:
     """Digest of the build that a version was released with; of versions of before it was kept, the current one."""
     return tags.get("smar.index_digest", tags.get("index"))
-
-
-def cache_folder() -> Path:
-    """Copies of what lies on a tracking server: `MODEL-VERSION` and `index-DIGEST`."""
-    return home() / "registry-cache"
 
 
 def serving_or_version(settings: Settings, version: str | None) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from smar_model.errors import InputError, NothingToDo
-from smar_model.lake.artifacts import replace_file, sweep_expired, sweep_orphans
+from smar_model.lake.artifacts import sweep_expired, sweep_orphans
 from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder
+from smar_model.lake.shared_files import is_file, replace_file
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY, Settings, load_settings, validate_settings
@@ -71,7 +72,7 @@ def start_run(
         raise
     with recorded_step(run, "start") as details:
         swept, expired = sweep_orphans(), sweep_expired()
-        if (folder / "run.json").is_file():
+        if is_file(folder / "run.json"):
             run = create_run(run)
             if release and release.isdigit() and run.release and run.release["version"] != release:
                 raise InputError(

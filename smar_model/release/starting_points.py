@@ -32,10 +32,10 @@ def starting_points(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
     """
     base = find_base(run)
     release = earlier_release(run, champion) if base else None
-    fields = ("version", "cutoff", "model_digest", "model_folder")
+    fields = ("version", "cutoff", "model_digest", "model_folder", "source")
     return {
         "base": base,
-        "warm_start": {name: release[name] for name in fields} if release else None,
+        "warm_start": {name: release[name] for name in fields if name in release} if release else None,
         "mined_from": find_mined(run, champion),
         "oracle": find_oracle(run),
     }
@@ -117,8 +117,8 @@ def find_mined(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | No
         "cutoff": other.cutoff.isoformat(),
         "model_digest": finetune.manifest["content"]["model"],
         "index_digest": index.digest,
-        "model_folder": str(finetune.folder / "model"),
-        "index_folder": str(index.folder),
+        "model_folder": str(finetune.place / "model"),
+        "index_folder": str(index.place),
     }
 
 
@@ -152,5 +152,5 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
         "cutoff": cutoff.isoformat(),
         "truth": truth,
         "model_digest": model.manifest["content"]["model"],
-        "model_folder": str(model.folder / "model"),
+        "model_folder": str(model.place / "model"),
     }

@@ -23,6 +23,7 @@ from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import Run
+from smar_model.lake.shared_files import fetched
 from smar_model.lake.stage import resources_file
 from smar_model.release.registry import Registry
 from smar_model.release.steps import recorded_step
@@ -188,7 +189,7 @@ def _data_sets(run: Run, artifact: Artifact) -> list[DatasetInput]:
             name=name,
             digest=digest[:36],  # MLflow takes no more
             source_type="smar output",
-            source=json.dumps({"stage": name, "digest": digest, "folder": str(output.folder) if output else None}),
+            source=json.dumps({"stage": name, "digest": digest, "folder": str(output.place) if output else None}),
             profile=json.dumps({n: v for n, v in output.metrics.items() if _is_number(v)}) if output else None,
         )
         found.append(DatasetInput(dataset=data, tags=[InputTag("mlflow.data.context", artifact.stage)]))
@@ -203,7 +204,7 @@ def _documents(run: Run, stage: str, names: tuple[str, ...]) -> list[Path]:
     artifact = run.find_output(stage)
     if artifact:
         return [artifact.file(name) for name in names if name in artifact.manifest["files"]]
-    return [file for name in names if (file := run.folder / name).is_file()]
+    return [file for name in names if (file := fetched(run.folder / name)).is_file()]
 
 
 def _history(artifact: Artifact, at: int) -> list[Metric]:
@@ -221,7 +222,7 @@ def _history(artifact: Artifact, at: int) -> list[Metric]:
 
 def _speed(run: Run, stage: str, at: int) -> list[Metric]:
     """Pairs a second by step, which the run's folder has of what it trained itself."""
-    file = run.folder / f"{stage}.history.jsonl"
+    file = fetched(run.folder / f"{stage}.history.jsonl")
     if not file.is_file():
         return []
     points = {p["step"]: p["pairs_per_second"] for p in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
@@ -230,7 +231,7 @@ def _speed(run: Run, stage: str, at: int) -> list[Metric]:
 
 def _resources(run: Run, stage: str, began: int) -> list[Metric]:
     """What the stage took of the machine, for MLflow's page of system metrics, which knows them by their prefix."""
-    file = resources_file(run, stage)
+    file = fetched(resources_file(run, stage))
     if not file.is_file():
         return []
     return [

@@ -50,6 +50,7 @@ from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoints, newest_artifact
 from smar_model.lake.digests import digest_bytes, digest_file, digest_json
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, model_digest
 from smar_model.training.device import device
@@ -355,7 +356,7 @@ def run_release(context: StageContext) -> dict[str, Any]:
     release = context.run.release
     if release is None:
         raise InputError(f"run {context.run.name}: met no release when it started, so there is no index to refresh")
-    return embed_stage(context, Path(release["model_folder"]))
+    return embed_stage(context, released_folder(context.run, release, "model"))
 
 
 def embed_stage(context: StageContext, model_folder: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ import torch
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import load_model, model_digest
 from smar_model.retrieval.embed import ItemEmbeddings, load_embeddings
@@ -464,7 +465,10 @@ def refresh(context: StageContext) -> dict[str, Any]:
     if release is None:
         raise InputError(f"run {context.run.name}: met no release when it started, so there is no index to refresh")
     torch.set_num_threads(context.settings.training.threads)
-    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
+    model_folder, index_folder = (
+        released_folder(context.run, release, "model"),
+        released_folder(context.run, release, "index"),
+    )
     manifest, (index, *_), old = open_index(index_folder, model_folder)  # every part is trained alike
     asked, routes = read_recall_queries(index_folder)
     vectors = RoutedItems(load_embeddings(context.input("embed-release").folder))

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from smar_model.data.hard_negatives import NO_ITEM
 from smar_model.data.token_tables import find_rows, query_keys, read_item_tokens, read_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def run(context: StageContext) -> dict[str, float | str]:
     from smar_model.retrieval.search import Searcher
 
     torch.set_num_threads(context.settings.training.threads)
-    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    searcher = Searcher.load(
+        released_folder(context.run, release, "model"), released_folder(context.run, release, "index")
+    )
     return mine(context, searcher) | {"release": release["run"]}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel, load_model
@@ -113,7 +114,7 @@ def starting_point(context: StageContext) -> tuple[Path, str]:
     pretrained, release = context.input("pretrain").folder / "model", context.run.warm_start
     if release is None:
         return pretrained, "pretraining"
-    folder, name = Path(release["model_folder"]), f"version {release['version']}"
+    folder, name = released_folder(context.run, release, "model"), f"version {release['version']}"
     if not folder.is_dir():
         raise InputError(
             f"{folder}: the model of {name}, from which run {context.run.name} fine-tunes, is gone; start a new run"

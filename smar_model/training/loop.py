@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smar_model.lake.shared_files import fetched, share_files
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
@@ -112,7 +113,9 @@ def train(
         watched |= watch()
         progress["looking"] += clock() - began
 
-    if not first:
+    if first:
+        fetched(curve)
+    else:
         curve.unlink(missing_ok=True)
     started = last_report = last_saved = last_point = time.monotonic()
     before = progress["seconds"]
@@ -172,6 +175,7 @@ def train(
             last_saved = now
             progress |= {"step": done, "seconds": before + now - started, "saved": True}
             checkpoints.save(model, optimizer, random_state, progress)
+            share_files([curve])
         if is_last:
             break
     seconds = before + time.monotonic() - started

@@ -21,8 +21,9 @@ from smar_model.lake.runs import load_run
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.settings import REPOSITORY, load_settings
 from smar_model.stages import STAGES
+from tests.cluster.redis_server import running_redis
 from tests.cluster.spark_cluster import SparkCluster, running_spark
-from tests.cluster.stores import BUCKET, running_redis, running_s3, s3_client
+from tests.s3_server import BUCKET, running_s3, s3_client
 from tests.services.airflow_api import AirflowApi
 from tests.services.operated_shop import operated_settings, write_operated_shop
 from tests.services.results import record

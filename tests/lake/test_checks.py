@@ -116,7 +116,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             stage: Artifact(
                 stage=stage,
                 key="k",
-                folder=tmp_path,
+                place=tmp_path,
                 manifest={"metrics": found | ({"per_true_query": per_true_query} if "queries" in stage else {})},
             )
             for stage, found in metrics.items()

@@ -14,8 +14,9 @@ import yaml
 
 from smar_model.errors import InputError
 from smar_model.lake import artifacts, contracts
-from smar_model.lake.artifacts import Attempt, load_artifact, manifest_path, replace_file, sweep_expired
+from smar_model.lake.artifacts import Attempt, load_artifact, manifest_path, sweep_expired
 from smar_model.lake.contracts import Contract, describe_tables, load_contract, read_contract
+from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY
 
 SIZES: dict[str, Any] = {

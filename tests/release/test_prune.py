@@ -16,12 +16,13 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, manifest_path
 from smar_model.lake.digests import digest_json
+from smar_model.lake.release_copies import WITHIN_VERSION, cache_folder
 from smar_model.lake.runs import Run, create_run
 from smar_model.release.changes import note_last_good, tag_history
 from smar_model.release.history import append_history, new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.prune import kept_versions, prune
-from smar_model.release.registry import CHALLENGER, CHAMPION, WITHIN_VERSION, Registry, cache_folder, source_tag
+from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, source_tag
 from smar_model.settings import Settings
 from tests.tiny_shop import LAST_DAY, tiny_settings
 

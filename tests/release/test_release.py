@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
+from smar_model.lake.release_copies import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
 from smar_model.network.model import model_digest
 from smar_model.release.anchors import best_release, find_anchors, find_best_release, find_cold_start
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
-from smar_model.release.registry import WITHIN_VERSION, Registry, serving_or_version
+from smar_model.release.registry import Registry, serving_or_version
 from smar_model.release.start import start_run
 from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher

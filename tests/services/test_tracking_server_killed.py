@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.runs import Run
 from smar_model.release.changes import HISTORY_TAG
 from smar_model.release.history import read_history, read_pending
@@ -26,7 +27,7 @@ from smar_model.release.prune import prune
 from smar_model.release.publish_index import publish_index
 from smar_model.release.reconcile import reconcile
 from smar_model.release.register import register_run
-from smar_model.release.registry import CHAMPION, Registry, cache_folder
+from smar_model.release.registry import CHAMPION, Registry
 from smar_model.release.rollback import roll_back
 from smar_model.release.tracking import track_run
 from smar_model.release.verify import verify_release

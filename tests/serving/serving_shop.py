@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.release_copies import WITHIN_VERSION
 from smar_model.lake.runs import Run
 from smar_model.release.register import register_run
-from smar_model.release.registry import CHAMPION, WITHIN_VERSION, Registry
+from smar_model.release.registry import CHAMPION, Registry
 from smar_model.settings import Settings
 from tests.release.judged_runs import judged_run, refreshed_index, write_settings
 from tests.tiny_shop import write_tiny_shop

@@ -1,13 +1,11 @@
-"""An S3 server and Redis on 127.0.0.1."""
+"""An S3 server on 127.0.0.1."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic, sleep
 
 import boto3
@@ -15,7 +13,6 @@ from botocore.exceptions import BotoCoreError
 
 from laptop.processes import end_with_parent
 from laptop.ui import free_port
-from tests.services.stack import end
 
 BUCKET = "smar"
 START_SECONDS = 60.0
@@ -26,12 +23,18 @@ def running_s3() -> Iterator[dict[str, str]]:
     """Variables with which clients find it; it has the bucket BUCKET."""
     port = free_port(0)
     variables = {
-        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "cluster",
         "AWS_SECRET_ACCESS_KEY": "cluster",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    server = _start([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=end_with_parent,
+    )
     try:
         client = s3_client(variables)
         deadline = monotonic() + START_SECONDS
@@ -44,39 +47,15 @@ def running_s3() -> Iterator[dict[str, str]]:
                 sleep(0.2)
         yield variables
     finally:
-        end(server)
+        server.kill()
+        server.wait()
 
 
 def s3_client(variables: dict[str, str]):  # type: ignore[no-untyped-def]  # boto3 has no types
     return boto3.client(
         "s3",
-        endpoint_url=variables["MLFLOW_S3_ENDPOINT_URL"],
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
         aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
         region_name=variables["AWS_DEFAULT_REGION"],
-    )
-
-
-@contextmanager
-def running_redis(folder: Path) -> Iterator[str]:
-    """Its address."""
-    port = free_port(0)
-    folder.mkdir(parents=True)
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    server = _start(["redis-server", *options])
-    try:
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        end(server)
-
-
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        env=dict(os.environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-        preexec_fn=end_with_parent,
     )

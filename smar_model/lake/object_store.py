@@ -1,0 +1,159 @@
+"""An object store by URL: named objects with conditional writes, copied from and to files.
+
+S3, Google's and Azure's stores through obstore, which knows create-if-absent and compare-and-swap of all three. Credentials and address come
+from the environment, as the stores' own tools take them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import from_url
+
+from smar_model.errors import InputError
+
+SCHEMES = ("s3://", "gs://", "az://")
+TRANSFERS = 8
+"""Files on their way at one time; each large one in several parts besides."""
+RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Which content of an object was read; of one that is not there, no etag."""
+
+    e_tag: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    name: str
+    bytes: int
+    modified: datetime
+
+
+class ObjectStore:
+    """Objects below one URL. Every method raises InputError where the store cannot be reached or refuses, after bounded retries."""
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(SCHEMES):
+            raise InputError(f"SMAR_STORE={url!r}: an object store is named by a URL of {', '.join(SCHEMES)}")
+        self.url = url.rstrip("/")
+        plain: Any = {"allow_http": True} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:") else {}
+        with self._told():
+            self._store: Any = from_url(self.url, client_options=plain, retry_config=RETRIES)
+
+    def read(self, name: str) -> tuple[bytes, Version] | None:
+        """Content and version; None where there is none."""
+        with self._told():
+            try:
+                found = obstore.get(self._store, name)
+            except FileNotFoundError:
+                return None
+            return bytes(found.bytes()), Version(found.meta["e_tag"], found.meta["version"])
+
+    def read_many(self, names: Iterable[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor(2 * TRANSFERS) as pool:
+            return [found and found[0] for found in pool.map(self.read, names)]
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put an object in one step; False where there is one of other content: what several may create must tell who did."""
+        return self.swap(name, content, Version())
+
+    def put(self, name: str, content: bytes) -> None:
+        with self._told():
+            obstore.put(self._store, name, content, use_multipart=False)
+
+    def swap(self, name: str, content: bytes, old: Version) -> bool:
+        """Put an object where it still is as it was read; False where somebody was first."""
+        mode: Any = {n: v for n, v in (("e_tag", old.e_tag), ("version", old.version)) if v} or "create"
+        with self._told():
+            try:
+                obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                # A first try may have arrived although its answer was lost: then it is ours that stands there.
+                now = self.read(name)
+                return now is not None and now[0] == content
+        return True
+
+    def exists(self, name: str) -> bool:
+        with self._told():
+            try:
+                obstore.head(self._store, name)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def within(self, folder: str) -> Iterator[Entry]:
+        """All objects below a folder."""
+        with self._told():
+            for page in obstore.list(self._store, f"{folder}/"):
+                for found in page:
+                    yield Entry(found["path"], found["size"], found["last_modified"])
+
+    def directly_in(self, folder: str) -> tuple[list[str], list[str]]:
+        """Names of the objects in a folder, and of the folders in it."""
+        with self._told():
+            found = obstore.list_with_delimiter(self._store, f"{folder}/")
+            return sorted(o["path"] for o in found["objects"]), sorted(found["common_prefixes"])
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        def send(name: str, path: Path) -> None:
+            with self._told():
+                obstore.put(self._store, name, path)
+
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(send, files.keys(), files.values()))
+
+    def download(self, files: Mapping[str, Path]) -> None:
+        """Copy objects to files, each of which appears whole or not at all.
+
+        Raises:
+            InputError: one is not there.
+        """
+
+        def fetch(name: str, path: Path) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+            try:
+                with self._told():
+                    try:
+                        found = obstore.get(self._store, name)
+                    except FileNotFoundError:
+                        raise InputError(f"{self.url}/{name}: missing; run the stage that made it again") from None
+                    with temporary.open("wb") as file:
+                        for chunk in found.stream(min_chunk_size=8 * 2**20):
+                            file.write(chunk)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(fetch, files.keys(), files.values()))
+
+    def delete(self, names: Iterable[str]) -> None:
+        with self._told(), suppress(FileNotFoundError):
+            obstore.delete(self._store, list(names))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of this machine: its disk is full
+                raise
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{self.url}: the object store fails ({reason}); check SMAR_STORE, the credentials and the address in the environment"
+            ) from error

@@ -1,0 +1,290 @@
+"""Lake, runs and locks in an object store: what one machine writes another sees, whole; neither needs the other's disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from smar_model.errors import InputError
+from smar_model.lake import artifacts, object_store, shared_files
+from smar_model.lake.artifacts import Attempt, find_artifact, lake, load_artifact, manifest_path, remove_artifact
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.object_store import ObjectStore, Version
+from smar_model.lake.release_copies import released_folder
+from smar_model.lake.runs import create_run, find_runs, load_run
+from smar_model.lake.shared_files import create_if_absent, files_in, read_file, replace_file
+from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.release.history import append_history, new_entry, read_history
+from smar_model.settings import REPOSITORY, home
+from tests.s3_server import BUCKET, running_s3
+from tests.tiny_shop import tiny_run
+
+LABEL = {"query": "red", "clicks": 3, "visual_share": 1.0, "is_visual": True}
+WORK = Stage(name="label-fashion", summary="", work=f"{__name__}:write_labels")
+SLOW = """
+import sys, time
+from pathlib import Path
+from smar_model.lake import stage
+from smar_model.lake.runs import load_run
+from smar_model.lake.stage import Stage, run_stage
+
+stage.LEASE_SECONDS = 2.0
+
+def work(context):
+    context.report("half-way")
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.05)
+    context.output("done.txt").write_text("done")
+    return {}
+
+run_stage(Stage(name="slow", summary="", work="__main__:work"), load_run("tiny"))
+"""
+COUNT = """
+import sys, time
+from pathlib import Path
+from smar_model.release.lease import registry_lease
+
+counter = Path(sys.argv[1])
+for _ in range(5):
+    with registry_lease(purpose="count"):
+        value = int(counter.read_text())
+        time.sleep(0.005)
+        counter.write_text(str(value + 1))
+"""
+
+
+def write_labels(context: StageContext) -> dict[str, Any]:
+    folder = context.output("fashion_labels")
+    folder.mkdir()
+    schema = load_contract("fashion_labels").arrow_schema()
+    pq.write_table(pa.Table.from_pylist([LABEL], schema=schema), folder / "a.parquet")
+    context.output("model/weights.bin").write_bytes(bytes(6_000_000))  # more than one part of an upload
+    return {"rows": 1}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with running_s3() as variables:
+        yield variables
+
+
+@pytest.fixture
+def url(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def on(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Go to a machine, by name: its own home folder, the shared store."""
+    monkeypatch.setenv("SMAR_STORE", url)
+
+    def go(machine: str) -> Path:
+        monkeypatch.setenv("SMAR_HOME", str(tmp_path / machine))
+        return tmp_path / machine
+
+    go("first")
+    return go
+
+
+def test_an_object_is_created_once_and_swapped_only_where_it_is_as_it_was_read(url: str) -> None:
+    store = ObjectStore(url)
+    assert store.read("a/b") is None and not store.exists("a/b")
+    assert store.create("a/b", b"one")
+    assert not store.create("a/b", b"two")
+    found = store.read("a/b")
+    assert found is not None and found[0] == b"one" and store.exists("a/b")
+    assert store.swap("a/b", b"two", found[1])
+    assert not store.swap("a/b", b"three", found[1])
+    assert store.read_many(["a/b", "a/none"]) == [b"two", None]
+    assert store.create("a/b", b"two"), "a first try that arrived without an answer is no other's"
+    store.delete(["a/b", "a/none"])
+    assert not store.swap("a/b", b"four", found[1]), "it is gone"
+    assert store.swap("a/b", b"four", Version())
+
+
+def test_of_many_who_create_one_object_one_does(url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: ObjectStore(url).create("lock", str(n).encode()), range(8)))
+    found = ObjectStore(url).read("lock")
+    assert won.count(True) == 1 and found is not None and found[0] == str(won.index(True)).encode()
+
+
+def test_a_store_that_cannot_be_reached_or_is_none_is_one_clear_message(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        InputError, match=r"SMAR_STORE='/data': an object store is named by a URL of s3://, gs://, az://"
+    ):
+        ObjectStore("/data")
+    with pytest.raises(InputError, match=r"s3://no-such-bucket: the object store fails \(.*check SMAR_STORE"):
+        ObjectStore("s3://no-such-bucket").put("a", b"")
+    monkeypatch.setattr(object_store, "RETRIES", {"max_retries": 1})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"the object store fails \(.*127\.0\.0\.1:9"):
+        ObjectStore(url).read("a")
+
+
+def test_what_one_machine_made_another_takes_and_fetches_only_what_it_reads(on: Callable[[str], Path]) -> None:
+    tiny_run(home() / "shop")
+    made = run_stage(WORK, load_run("tiny"))
+    second = on("second")
+    run = load_run("tiny")
+    assert [found.name for found in find_runs()] == ["tiny"]
+    assert run.output(WORK.name).digest == made.digest
+    taken = run_stage(WORK, run)
+    assert (run.state(WORK.name) or {})["reused"] and not (second / "lake" / WORK.name / "attempts").exists()
+    (table,) = taken.files("fashion_labels")
+    assert table.is_relative_to(second) and pq.read_table(table).num_rows == 1
+    assert not (taken.place / "model").exists()
+    assert (taken.folder / "model" / "weights.bin").stat().st_size == 6_000_000
+    table.write_bytes(b"cut off")
+    assert pq.read_table(load_artifact(WORK.name, taken.key).file("fashion_labels/a.parquet")).num_rows == 1
+
+
+def test_of_two_machines_with_one_key_the_first_is_real(on: Callable[[str], Path]) -> None:
+    attempts = {}
+    for machine in ("first", "second"):
+        on(machine)
+        attempts[machine] = Attempt("stage", "key")
+        (attempts[machine].folder / "by.txt").write_text(machine)
+    winner = attempts["second"].publish(metrics={}, inputs={}, settings={})
+    on("first")
+    loser = attempts["first"].publish(metrics={}, inputs={}, settings={})
+    assert winner.manifest == loser.manifest
+    assert loser.file("by.txt").read_text() == "second"
+    store = shared_files.store()
+    assert store is not None
+    assert {Path(found.name).name for found in store.within("lake/stage")} == {"key.json", "by.txt"}
+
+
+def test_files_without_a_manifest_are_nothing_and_swept_when_they_are_old(
+    on: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = Attempt("stage", "key")
+    (attempt.folder / "half.txt").write_text("half")
+    shared_files.share_files([attempt.folder / "half.txt"])  # and then the process was killed
+    on("second")
+    store = shared_files.store()
+    assert store is not None and find_artifact("stage", "key") is None
+    assert artifacts.sweep_orphans() == 0 and len(list(store.within("lake"))) == 1
+    kept = Attempt("stage", "other")
+    (kept.folder / "whole.txt").write_text("whole")
+    kept.publish(metrics={}, inputs={}, settings={})
+    monkeypatch.setattr(artifacts, "ORPHAN_AGE_SECONDS", -1)
+    assert artifacts.sweep_orphans() == 1
+    assert {Path(found.name).name for found in store.within("lake")} == {"other.json", "whole.txt"}
+
+
+def test_what_is_removed_or_expired_is_so_on_every_machine(
+    on: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_run(home() / "shop")
+    made = run_stage(WORK, load_run("tiny"))
+    on("second")
+    assert len(load_artifact(WORK.name, made.key).files("fashion_labels")) == 1
+    contract = load_contract("fashion_labels").model_copy(update={"retention_days": 1})
+    monkeypatch.setattr(artifacts, "load_contract", lambda table: contract)
+    path = manifest_path(WORK.name, made.key)
+    old = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+    replace_file(path, json.dumps(json.loads(read_file(path)) | {"finished_at": old}))
+    assert artifacts.sweep_expired() == 1
+    on("first")
+    assert load_artifact(WORK.name, made.key).files("fashion_labels") == []
+    assert artifacts.sweep_expired() == 1, "its own copy"
+    assert artifacts.sweep_expired() == 0
+    remove_artifact(made)
+    on("second")
+    assert find_artifact(WORK.name, made.key) is None
+    assert files_in(lake() / WORK.name, ".json") == []
+
+
+def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_home_folder(
+    on: Callable[[str], Path],
+) -> None:
+    run = tiny_run(home() / "shop")
+    made = run_stage(WORK, run)
+    folder = {"version": "1", "model_folder": str(made.place / "model")}
+    content = json.loads(read_file(run.folder / "run.json"))
+    other = create_run(replace(run, name="other", warm_start=folder))
+    on("second")
+    found = load_run("other")
+    assert found.warm_start is not None
+    assert (
+        released_folder(found, found.warm_start, "model")
+        == on("second") / made.place.relative_to(on("first")) / "model"
+    )
+    on("second")
+    assert (released_folder(found, found.warm_start, "model") / "weights.bin").is_file()
+    assert not create_if_absent(run.folder / "run.json", json.dumps(content | {"note": "later"}))
+    assert load_run("tiny").note == run.note and other.name == "other"
+
+
+def slow_process(machine: Path, go: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "SMAR_HOME": str(machine)}
+    with log.open("wb") as file:
+        return subprocess.Popen([sys.executable, "-c", SLOW, str(go)], env=environment, stdout=file, stderr=file)
+
+
+def wait_for(text: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while text not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
+    killed: bool, on: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tiny_run(home() / "shop")
+    go, logs = tmp_path / "go", [tmp_path / "log-1", tmp_path / "log-2"]
+    first = slow_process(on("first"), go, logs[0])
+    wait_for("half-way", logs[0])
+    second = slow_process(on("second"), go, logs[1])
+    wait_for(f"slow: waits for process {first.pid} on", logs[1])
+    if killed:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        wait_for("half-way", logs[1])
+    go.touch()
+    assert second.wait(60) == 0, logs[1].read_text()
+    assert first.wait(60) == (-signal.SIGKILL if killed else 0), logs[0].read_text()
+    assert ("slow: finished" if killed else "slow: reused") in logs[1].read_text()
+
+
+def test_one_writer_of_the_registry_on_all_machines(on: Callable[[str], Path], tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNT, str(counter)],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "SMAR_HOME": str(on(machine))},
+        )
+        for machine in ("first", "second", "third")
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert counter.read_text() == "15"
+
+
+def test_no_line_of_the_history_is_lost(on: Callable[[str], Path]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: append_history(new_entry("m", "promote", number=n)), range(12)))
+    on("second")
+    assert sorted(entry["number"] for entry in read_history("m")) == list(range(12))
