@@ -1,5 +1,5 @@
 """The daily run on the parts of a cluster, all on this machine: Airflow's four components on PostgreSQL, Spark's standalone cluster,
-MLflow's server on PostgreSQL with its artifacts in S3, against the same run on a laptop's defaults.
+MLflow's server on PostgreSQL, its artifacts and the lake in S3, against the same run on a laptop's defaults.
 
 3,000 real products where SMAR_REAL_DATA is set, else the sample shop. The scheduler is killed while the model is trained.
 """
@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from smar_model.lake.runs import load_run
+from smar_model.lake.shared_files import fetch_folder
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.settings import REPOSITORY, load_settings
 from smar_model.stages import STAGES
@@ -28,7 +29,7 @@ from tests.services.airflow_api import AirflowApi
 from tests.services.operated_shop import operated_settings, write_operated_shop
 from tests.services.results import record
 from tests.services.run_times import describe_times
-from tests.services.stack import Stack, running_stack
+from tests.services.stack import CELERY_WORKERS, Stack, running_stack
 from tests.tiny_shop import LAST_DAY
 
 DATE = "2026-11-19"
@@ -59,7 +60,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
 def stack(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("cluster") / "var"
     shops = {"SMAR_SETTINGS": str(home.parent / "shop.yaml")}
-    with running_stack(home, VARIABLES | s3 | shops, artifacts=f"s3://{BUCKET}/mlflow") as stack:
+    shared = s3 | {"SMAR_STORE": f"s3://{BUCKET}/smar"}
+    with running_stack(home, VARIABLES | shared | shops, artifacts=f"s3://{BUCKET}/mlflow") as stack:
         yield stack
 
 
@@ -78,16 +80,31 @@ def shop_settings(**changes: Any) -> dict[str, Any]:
     return content | changes
 
 
-def outcome(home: Path, run: str) -> dict[str, Any]:
+def outcome(home: Path, run: str, variables: dict[str, str] | None = None) -> dict[str, Any]:
     """Digests of the tables that Spark made, and what the evaluation measured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
+        for name, value in ({"SMAR_HOME": str(home)} | (variables or {})).items():
+            patch.setenv(name, value)
         record = load_run(run)
         evaluation = record.output("evaluate").metrics
         return {
             "tables": {job: record.output(job).manifest["content"] for job in JOBS},
             "metrics": {name: value for name, value in evaluation.items() if isinstance(value, float)},
         }
+
+
+def made_on(machine: Path) -> set[str]:
+    """Stages whose outputs a machine, by its home folder, has made and not fetched."""
+    return {owner.parents[2].name for owner in machine.glob("lake/*/attempts/*/.owner.json")}
+
+
+def fetched_record(home: Path, variables: dict[str, str]) -> Path:
+    """Folder of the run that was triggered, as a machine sees it that has nothing of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ({"SMAR_HOME": str(home)} | variables).items():
+            patch.setenv(name, value)
+        fetch_folder(home / "runs")
+    return next(file.parent for file in (home / "runs").glob("manual*/finetune.json"))
 
 
 def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
@@ -113,8 +130,12 @@ def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
         registry = Registry(load_settings(settings))
         champion = registry.aliased(CHAMPION)
     assert champion == "1"
-    stored = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix="mlflow/")["KeyCount"]
-    assert stored > 0, "MLflow's artifacts are in S3"
+    stored = {
+        prefix: sum(page["KeyCount"] for page in pages.paginate(Bucket=BUCKET, Prefix=f"{prefix}/"))
+        for pages in [s3_client(s3).get_paginator("list_objects_v2")]
+        for prefix in ("mlflow", "smar/lake", "smar/runs")
+    }
+    assert all(stored.values()), stored
 
     refresh = airflow.trigger("smar_refresh_index")
     assert airflow.wait("smar_refresh_index", refresh) == "success", airflow.states("smar_refresh_index", refresh)
@@ -136,7 +157,9 @@ def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
         folder.name for folder in (laptop / "var" / "runs").iterdir() if (folder / "evaluate.json").is_file()
     ]
     (cluster_run,) = [folder.name for folder in (stack.home / "runs").iterdir() if (folder / "evaluate.json").is_file()]
-    here, there = outcome(laptop / "var", laptop_run), outcome(stack.home, cluster_run)
+    shared = s3 | {"SMAR_STORE": stack.variables["SMAR_STORE"]}
+    # Read by a machine that has nothing of its own.
+    here, there = outcome(laptop / "var", laptop_run), outcome(tmp_path / "empty", cluster_run, shared)
     assert there["tables"] == here["tables"]
     differences = {name: abs(there["metrics"][name] - value) for name, value in here["metrics"].items()}
     quality = {name: d for name, d in differences.items() if "seconds" not in name and "_ms" not in name}
@@ -144,8 +167,9 @@ def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
     record(
         "The daily run on a cluster's parts",
         [
-            f"{content['shop']['kind']}, Spark's standalone master with two workers, Airflow with LocalExecutor on PostgreSQL, MLflow on PostgreSQL "
-            f"and S3 ({stored} objects). The scheduler was killed during pretraining, which was tried {attempts['pretrain']} times; the refresh after it was green.",
+            f"{content['shop']['kind']}, Spark's standalone master with two workers, Airflow with LocalExecutor on PostgreSQL, MLflow on PostgreSQL; "
+            f"in S3 MLflow's artifacts ({stored['mlflow']} objects), the lake ({stored['smar/lake']}) and the records of runs ({stored['smar/runs']}). The "
+            f"scheduler was killed during pretraining, which was tried {attempts['pretrain']} times; the refresh after it was green.",
             "",
             f"Tables of the {len(JOBS)} Spark jobs: equal to the laptop's by digest. Largest difference of {len(quality)} figures of the evaluation: "
             f"{max(quality.values()):.1g} (allowed: {TOLERANCE:g}).",
@@ -158,24 +182,38 @@ def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
 
 def test_celery_sends_tasks_to_their_queues(s3: dict[str, str], tmp_path: Path) -> None:
     home = tmp_path / "var"
-    variables = VARIABLES | s3 | operated_settings(home)
+    variables = VARIABLES | s3 | operated_settings(home) | {"SMAR_STORE": f"s3://{BUCKET}/celery-smar"}
     with (
         running_redis(tmp_path / "redis") as redis,
         running_stack(home, variables, artifacts=f"s3://{BUCKET}/celery", redis=redis) as stack,
     ):
         write_operated_shop(home, tracking_uri=stack.mlflow)
         airflow = AirflowApi(address=stack.airflow, user=stack.user, password=stack.password)
-        airflow.turn_on("smar_retrain")
+        for dag in ("smar_retrain", "smar_refresh_index"):
+            airflow.turn_on(dag)
         run = airflow.trigger("smar_retrain", date=str(LAST_DAY))
         assert airflow.wait("smar_retrain", run) == "success", airflow.states("smar_retrain", run)
         tasks = {task["task_id"]: task for task in airflow.tasks("smar_retrain", run)}
         queues = {name: tasks[name]["queue"] for name in ("start", "check-data", "finetune", "gate")}
         assert queues == {"start": "default", "check-data": "spark", "finetune": "gpu", "gate": "default"}
-        times = describe_times(airflow, "smar_retrain", {"the run": (run, next((home / "runs").glob("manual*")))})
+        made = {name: made_on(home / "machines" / name) for name in CELERY_WORKERS}
+        assert (
+            made["worker-heavy"] >= {"extract-clicks", "finetune"}
+            and "report" in made["worker-quick"]
+            and not made["worker-quick"] & made["worker-heavy"]
+        )
+        # The quick worker met the release when the run started; the heavy one has to bring it here.
+        refresh = airflow.trigger("smar_refresh_index")
+        assert airflow.wait("smar_refresh_index", refresh) == "success", airflow.states("smar_refresh_index", refresh)
+        heavy = home / "machines" / "worker-heavy"
+        assert "refresh-index" in made_on(heavy) and list((heavy / "registry-cache").glob("tiny-1"))
+        records = fetched_record(tmp_path / "empty", s3 | {"SMAR_STORE": variables["SMAR_STORE"]})
+        times = describe_times(airflow, "smar_retrain", {"the run": (run, records)})
     record(
         "The daily run with Celery",
         [
-            "The tiny shop of the tests; Redis, one worker for the queues `spark` and `gpu`, one for `default`.",
+            "The tiny shop of the tests; Redis, one worker for the queues `spark` and `gpu`, one for `default`, each with a home folder of its own: what "
+            "one makes the other has from the lake in S3, models of releases from MLflow.",
             "",
             *times,
         ],

@@ -59,10 +59,10 @@ class Stack:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def start(self, component: str, *command: str) -> None:
-        """Start a component of Airflow (`airflow COMMAND`, by default as on a laptop)."""
+    def start(self, component: str, *command: str, **variables: str) -> None:
+        """Start a component of Airflow (`airflow COMMAND`, by default as on a laptop), with further environment."""
         self.running[component] = ui.start(
-            component, ["airflow", *(command or ui.COMPONENTS[component])], self.variables
+            component, ["airflow", *(command or ui.COMPONENTS[component])], self.variables | variables
         )
 
     def stop_mlflow(self) -> None:
@@ -87,8 +87,8 @@ def running_stack(
         home: an empty folder.
         variables: added to the environment of the services.
         artifacts: where MLflow's server keeps artifacts; None: in `home`.
-        redis: address of a Redis: tasks go to Celery's workers, one for Spark and training, one for all else, by the cluster's policy;
-            None: LocalExecutor.
+        redis: address of a Redis: tasks go to Celery's workers, one for Spark and training, one for all else, by the cluster's policy, and
+            each with a home folder of its own, as on a machine of its own (they share SMAR_STORE); None: LocalExecutor.
     """
     home.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch, running_postgres() as databases:
@@ -115,9 +115,18 @@ def running_stack(
             for name in ui.COMPONENTS:
                 stack.start(name)
             for name, queues in CELERY_WORKERS.items() if redis else ():
-                stack.start(
-                    name, "celery", "worker", "--queues", queues, "-H", name, "--concurrency", "2", "--skip-serve-logs"
-                )
+                command = [
+                    "celery",
+                    "worker",
+                    "--queues",
+                    queues,
+                    "-H",
+                    name,
+                    "--concurrency",
+                    "2",
+                    "--skip-serve-logs",
+                ]
+                stack.start(name, *command, SMAR_HOME=str(home / "machines" / name))
             ui.wait_until(
                 stack.running,
                 lambda: ui.airflow_is_healthy(port) and ui.mlflow_is_healthy(mlflow_port),
