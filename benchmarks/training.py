@@ -1,4 +1,5 @@
-"""Training speed: our loop beside a bare one and beside sentence-transformers' trainer, what makes the batches, memory, a GPU.
+"""Training speed: our loop beside a bare one and beside sentence-transformers' trainer, in two processes beside one, what makes the
+batches, memory, a GPU.
 
     SMAR_HOME=HOME python benchmarks/training.py --run RUN --folder FOLDER --peer-python /path/to/python
 
@@ -36,6 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+import torch.distributed as dist
 from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
@@ -52,6 +54,7 @@ from smar_model.stages import STAGES
 from smar_model.training import loop, pretrain, tokenizer
 from smar_model.training.batches import Batch
 from smar_model.training.device import keep_freed_memory, mixed_precision
+from smar_model.training.processes import rank
 
 WARM_UP = 8
 """Steps before the clock starts."""
@@ -86,8 +89,10 @@ class Task:
     """Settings file in place of the run's; its tokens are made first."""
     times: int = 1
     """How often the data are repeated (`repeat_data`)."""
+    processes: int = 1
+    """That train together, under torchrun."""
     watch: str | None = None
-    """`memory`: the largest so far, by a thread that looks; `device`: FLOPs and idle time of the GPU."""
+    """`memory`: the largest so far, by a thread that looks; `device`: FLOPs and idle time of the GPU; `losses`: of all steps."""
 
 
 def work(task: Task) -> dict[str, Any]:
@@ -95,6 +100,7 @@ def work(task: Task) -> dict[str, Any]:
     context = open_context(task)
     clock = Clock(WARM_UP, task.steps - 1)
     figures: dict[str, Any] = {}
+    losses: list[torch.Tensor] = []
     in_loop: dict[str, Callable[..., Any]] = {"ours": loop.train, "bare": bare_loop, "batches": batches_alone}
 
     def watched_loop(
@@ -106,7 +112,7 @@ def work(task: Task) -> dict[str, Any]:
 
         def watched_objective(step: int, embeddings: Any) -> Any:
             parts = objective(step, embeddings)
-            figures["loss"] = parts["loss"].detach()
+            losses.append(parts["loss"].detach())
             return parts
 
         iterator = iter(batches)
@@ -129,7 +135,9 @@ def work(task: Task) -> dict[str, Any]:
     with patch.object(pretrain, "train", watched_loop):
         pretrain.run(context)
     pairs = (task.steps - 1 - WARM_UP) * context.settings.training.pretrain.batch
-    figures["loss"] = float(figures["loss"]) if "loss" in figures else None
+    figures["loss"] = losses[-1].item() if losses else None
+    if task.watch == "losses":
+        figures["losses"] = [loss.item() for loss in losses]
     return figures | {"pairs_per_second": pairs / clock.seconds, "cpu_ms_a_pair": 1000 * clock.cpu_seconds / pairs}
 
 
@@ -364,7 +372,8 @@ def export(task: Task) -> dict[str, Any]:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    return _answer([sys.executable, __file__, "--task", json.dumps(asdict(task))])
+    together = ["-m", "torch.distributed.run", f"--nproc-per-node={task.processes}"] if task.processes > 1 else []
+    return _answer([sys.executable, *together, __file__, "--task", json.dumps(asdict(task))])
 
 
 def _answer(command: list[str]) -> dict[str, Any]:
@@ -479,6 +488,32 @@ def measure_memory(base: Task, results: Results, options: argparse.Namespace) ->
     return "## Largest memory\n\n" + "\n".join(lines)
 
 
+def measure_processes(base: Task, results: Results, options: argparse.Namespace) -> str:
+    """The same training in one process and in two, on one core each, and in one on two cores."""
+    lines = [
+        "| towers | processes × threads | pairs/s | ÷ one process on one core | largest difference of the loss from it |",
+        "| --- | --- | ---: | --- | ---: |",
+    ]
+    towers = {"the run's, three losses": (THREE_LOSSES, SHORT_STEPS), "text alone, transformers": (TRANSFORMERS, 1)}
+    for name, (settings, times) in towers.items():
+        tasks = {}
+        for processes, threads in ((1, 1), (2, 1), (1, 2)):
+            content = merged(settings, {"training": {"threads": threads}})
+            task = replace(base, steps=times * base.steps, settings=content, processes=processes, watch="losses")
+            tasks[f"{processes} × {threads}"] = task
+        part = f"processes, {name}"
+        results.repeat(part, {kind: partial(measure, task) for kind, task in tasks.items()}, options.repetitions)
+        found = results.parts[part]
+        for kind, figures in found.items():
+            speed = statistics.median(f["pairs_per_second"] for f in figures)
+            pairs = list(zip(figures, found["1 × 1"], strict=True))
+            ratios = [f["pairs_per_second"] / one["pairs_per_second"] for f, one in pairs]
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            apart = max(abs(a - b) for f, one in pairs for a, b in zip(f["losses"], one["losses"], strict=True))
+            lines.append(f"| {name} | {kind} | {speed:,.0f} | {spread} | {apart:.1e} |")
+    return "## One process and two\n\n" + "\n".join(lines)
+
+
 def measure_gpu(base: Task, results: Results, options: argparse.Namespace) -> str:
     """The run's own settings and the paper's size, each measured for speed, then looked into."""
     lines = [
@@ -501,7 +536,7 @@ def measure_gpu(base: Task, results: Results, options: argparse.Namespace) -> st
 
 
 PARTS = {"loop": measure_loop, "words": measure_words, "transformers": measure_transformers}
-PARTS |= {"batches": measure_batches, "memory": measure_memory, "gpu": measure_gpu}
+PARTS |= {"processes": measure_processes, "batches": measure_batches, "memory": measure_memory, "gpu": measure_gpu}
 
 
 def main() -> None:
@@ -520,8 +555,13 @@ def main() -> None:
     if options.task:
         task = Task(**json.loads(options.task))
         kinds: dict[str, Callable[[Task], Any]] = {"export": export, "repeat": open_context}
+        if task.processes > 1:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         done = kinds.get(task.loop, work)(task)
-        print(json.dumps(done if isinstance(done, dict) else {}))
+        if rank() == 0:
+            print(json.dumps(done if isinstance(done, dict) else {}))
         return
     if not (options.run and options.folder and options.steps >= WARM_UP + 2):
         parser.error(f"--run and --folder are needed, and at least {WARM_UP + 2} steps")

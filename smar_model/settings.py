@@ -25,7 +25,7 @@ ImageTower = Literal["transformer", "placed"]
 QueryTower = Literal["pytorch", "onnx", "onnx_int8"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
-SharedStage = Literal["adapt-vision", "pretrain", "finetune", "train-text-only"]
+SharedStage = Literal["adapt-vision", "pretrain", "finetune", "train-text-only", "embed", "embed-release"]
 QueryMethod = Literal["substring", "brand_type", "drop", "swap", "characters", "misspelling", "combination"]
 
 
@@ -450,7 +450,7 @@ class Stages(Section):
     python: dict[str, str] = Field(default_factory=dict)
     """Stage → interpreter that runs it; the default is the one that runs the DAG's commands."""
     torchrun: dict[SharedStage, tuple[str, ...]] = Field(default_factory=dict)
-    """Stage → arguments of torchrun, such as `[--nproc-per-node=gpu]`, for training in several processes
+    """Stage → arguments of torchrun, such as `[--nproc-per-node=gpu]`, for training in several processes or embedding on several machines
     (`docs/training.md`); unset: in one."""
 
 

@@ -238,6 +238,7 @@ STAGES: dict[str, Stage] = {
             settings=("training.threads",),
             code=_EMBED,
             dated=False,
+            shared=True,
         ),
         Stage(
             name="index",
@@ -358,6 +359,7 @@ REFRESH_STAGES: dict[str, Stage] = {
             settings=("training.threads",),
             code=_EMBED,
             dated=False,
+            shared=True,
             release="release",
         ),
         Stage(

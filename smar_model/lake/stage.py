@@ -232,7 +232,8 @@ def share_stage(stage: Stage, run: Run, key: str) -> None:
         )
     attempt = Attempt(stage.name, key)
     try:
-        _work(StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key))
+        made_by = digest_making(stage, run)
+        _work(StageContext(stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key, made_by=made_by))
     finally:
         attempt.discard()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -48,13 +49,14 @@ from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import ItemTokens, find_rows, read_item_tokens, write_item_tokens
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoints, newest_artifact
+from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, newest_artifact
 from smar_model.lake.digests import digest_bytes, digest_file, digest_json
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, model_digest
 from smar_model.training.device import device
 from smar_model.training.encode_pictures import encoder_digest, refuse_other_size
+from smar_model.training.processes import from_first, processes, rank, wait_for_all
 
 BATCH = 256
 """Items embedded at a time."""
@@ -391,6 +393,11 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, Any]:
         file = scratch / "patches.npy"
         read = encode_new_pictures(model.to(device()), picture_files, names, _pictures_of(pictures, new), file)
     shards = _cut(_sources(context, model, model_folder, item_ids, new, scratch))
+    plan = Plan(model_folder=model_folder, pictures=pictures, read_patches=read, scratch=scratch)
+    context.report(f"embedding {len(new):,} items; {len(digests) - len(new):,} are embedded already")
+    if rank():
+        deque(_embedded_shards(context, plan, shards, model, threads), maxlen=0)
+        return {}
 
     folder = context.output("embeddings/any").parent
     np.save(folder / "item_ids.npy", item_ids)
@@ -402,8 +409,6 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, Any]:
         for start in range(0, len(digests), SHARD):
             rows = np.flatnonzero(taken[start : start + SHARD] >= 0) + start
             vectors[rows] = source[taken[rows]]
-    context.report(f"embedding {len(new):,} items; {len(digests) - len(new):,} are embedded already")
-    plan = Plan(model_folder=model_folder, pictures=pictures, read_patches=read, scratch=scratch)
     for rows, found in _embedded_shards(context, plan, shards, model, threads):
         for vectors, part in zip(out, found, strict=True):
             vectors[rows] = part
@@ -570,22 +575,60 @@ def _embedded_shards(
     context: StageContext, plan: Plan, shards: Sequence[Source], model: RetrievalModel, threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows (n,) of each shard with what `ItemEmbedder.embed` makes of them: first those that a killed attempt has finished, then the
-    others as they come."""
-    kept = {c.metrics["rows"]: c for c in find_checkpoints(context.stage.name) if c.metrics["of"] == context.key}
+    others as they come.
+
+    Of several machines (processes of torchrun) each embeds its share, which the first takes from the lake; the others yield their own alone.
+    """
+    kept = _kept(context)
     missing = [shard for shard in shards if shard.digest not in kept]
+    if len(missing) < len(shards):
+        context.report(f"{len(shards) - len(missing)} of {len(shards)} shards were finished by an earlier attempt")
+    if processes() == 1:
+        yield from _taken(kept, shards)
+        yield from _newly_embedded(context, plan, missing, model, threads)
+        return
+    absent = set(from_first([shard.digest for shard in missing]))
+    missing = [shard for shard in shards if shard.digest in absent]
+    yield from _newly_embedded(context, plan, missing[rank() :: processes()], model, threads, keep=True)
+    wait_for_all()
+    if rank() == 0:
+        theirs = [shard for number, shard in enumerate(missing) if number % processes()]
+        kept = _kept(context)
+        yield from _taken(kept, [shard for shard in shards if shard.digest not in absent] + theirs)
+        # Where another machine saw another earlier output to take from, its shards were cut elsewhere.
+        left = [shard for shard in theirs if shard.digest not in kept]
+        yield from _newly_embedded(context, plan, left, model, threads)
+
+
+def _kept(context: StageContext) -> dict[str, Artifact]:
+    """Finished shards, by the digest of their rows."""
+    return {c.metrics["rows"]: c for c in find_checkpoints(context.stage.name) if c.metrics["of"] == context.key}
+
+
+def _taken(kept: dict[str, Artifact], shards: Sequence[Source]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for shard in shards:
         if checkpoint := kept.get(shard.digest):
             yield shard.rows, np.load(checkpoint.file("shard.npy"), mmap_mode="r")
-    if len(missing) < len(shards):
-        context.report(f"{len(shards) - len(missing)} of {len(shards)} shards were finished by an earlier attempt")
+
+
+def _newly_embedded(
+    context: StageContext,
+    plan: Plan,
+    missing: Sequence[Source],
+    model: RetrievalModel,
+    threads: int,
+    *,
+    keep: bool = False,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Embed shards by the processes or GPUs of this machine. A single one is not kept for a later attempt, but where `keep` says so."""
     gpus = torch.cuda.device_count()
-    processes = min(gpus or threads, len(missing))
-    if processes <= 1:
+    workers = min(gpus or threads, len(missing))
+    if workers <= 1:
         embedder = ItemEmbedder(model, plan.pictures, plan.read_patches, device())
         for number, shard in enumerate(missing):
             items = read_item_tokens(shard.items)
             found = embedder.embed(items, shard.tokens, shard.rows, threads=threads)
-            if len(missing) > 1:
+            if keep or len(missing) > 1:
                 np.save(plan.scratch / f"{number:05}.npy", found)
                 _keep(context, shard, plan.scratch / f"{number:05}.npy")
             yield shard.rows, found
@@ -594,13 +637,13 @@ def _embedded_shards(
     # not missed; CUDA's state could not be shared.
     kind = multiprocessing.get_context("spawn" if gpus else "fork")
     numbers = kind.Value("i", 0)
-    with ProcessPoolExecutor(processes, kind, initializer=_start_process, initargs=(plan, numbers)) as pool:
+    with ProcessPoolExecutor(workers, kind, initializer=_start_process, initargs=(plan, numbers)) as pool:
         work = {pool.submit(_embed_shard, shard, f"{number:05}.npy"): shard for number, shard in enumerate(missing)}
         try:
-            for finished, done in enumerate(as_completed(work), start=len(shards) - len(missing) + 1):
+            for finished, done in enumerate(as_completed(work), start=1):
                 shard, file = work[done], done.result()
                 yield shard.rows, np.load(_keep(context, shard, file), mmap_mode="r")
-                context.report(f"{finished} of {len(shards)} shards")
+                context.report(f"{finished} of {len(missing)} shards")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

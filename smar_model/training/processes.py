@@ -7,6 +7,7 @@ embeddings are gathered, so that the loss is that of the global batch, and the g
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -50,6 +51,12 @@ def from_first(value: Value) -> Value:
     said = [value]
     dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
     return said[0]
+
+
+def wait_for_all() -> None:
+    """Until every process has come here: they may be hours apart, which a collective operation of gloo does not wait."""
+    if processes() > 1:
+        dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=1)))  # type: ignore[arg-type]  # a member gets a group
 
 
 def seed_step(seed: int, step: int) -> None:
