@@ -149,7 +149,7 @@ def secrets_in(text: str) -> list[str]:
 
 
 def test_no_file_in_docker_holds_a_secret() -> None:
-    made = ("secrets", ".env")
+    made = ("secrets", ".env", "__pycache__")
     for path in sorted(p for p in DOCKER.rglob("*") if p.is_file() and not set(p.parts) & set(made)):
         assert not secrets_in(path.read_text(encoding="utf-8")), path
 
@@ -234,6 +234,30 @@ def test_airflow_finds_its_addresses_in_the_secrets(tmp_path: Path) -> None:
         ),
         "AIRFLOW__CELERY__BROKER_URL_CMD": "redis://:word-of-redis_password@redis:6379/0",
     }
+
+
+def test_the_keys_of_the_object_store_are_given_to_whoever_uses_it(tmp_path: Path) -> None:
+    for name in ("object_store_access_key", "object_store_secret_key"):
+        (tmp_path / name).write_text(f"word-of-{name}", encoding="utf-8")
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    command = [
+        str(DOCKER / "with_object_store.sh"),
+        sys.executable,
+        "-c",
+        "import os; print(*map(os.environ.get, NAMES))",
+    ]
+    command[-1] = command[-1].replace("NAMES", repr(names))
+    clean = {name: value for name, value in os.environ.items() if name not in names} | {"SECRETS": str(tmp_path)}
+    for store, expected in (
+        ("s3://mlflow/smar", "word-of-object_store_access_key word-of-object_store_secret_key"),
+        ("", "None None"),
+    ):
+        done = subprocess.run(command, env=clean | {"SMAR_STORE": store}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+    for name, service in SERVICES.items():
+        if "SMAR_STORE" in service.get("environment", {}):
+            assert service["command"][0] == "/opt/smar/docker/with_object_store.sh", name
+            assert {"object_store_access_key", "object_store_secret_key"} <= set(service["secrets"]), name
 
 
 def test_workers_take_every_queue() -> None:
