@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from smar_model.errors import InputError
+from smar_model.lake.shared_files import store
 from smar_model.settings import REPOSITORY, home
 
 DISK, MEMORY, CORES = 10e9, 6e9, 2
@@ -32,8 +33,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing is changed."""
-    return [look() for look in (_python, _packages, _java, _disk, _memory, _cores, _gpu, *_ports())]
+    """Look at everything; nothing stays changed."""
+    return [look() for look in (_python, _packages, _java, _disk, *_store(), _memory, _cores, _gpu, *_ports())]
 
 
 def report(findings: Iterable[Finding]) -> int:
@@ -100,6 +101,21 @@ def _disk() -> Finding:
         advice = f"free {DISK / 1e9:.0f} GB, or set SMAR_HOME to a folder on a larger disk"
         return Finding(subject="Disk", state="missing", found=found, advice=advice)
     return Finding(subject="Disk", state="fine", found=found)
+
+
+def _store() -> list[Callable[[], Finding]]:
+    """Where SMAR_STORE names an object store: whether it does what the lake needs."""
+
+    def look() -> Finding:
+        try:
+            found = store()
+            assert found is not None
+            found.verify()
+        except InputError as error:
+            return Finding(subject="Store", state="missing", found=str(error))
+        return Finding(subject="Store", state="fine", found=f"{found.url}: conditional puts hold")
+
+    return [look] if os.environ.get("SMAR_STORE") else []
 
 
 def _memory() -> Finding:

@@ -87,6 +87,25 @@ class ObjectStore:
                 return now is not None and now[0] == content
         return True
 
+    def verify(self) -> None:
+        """Write, read and delete an object of our own.
+
+        Raises:
+            InputError: one of them fails, or the store overwrites where it was told not to.
+        """
+        name = f"probes/{uuid.uuid4().hex}"
+        try:
+            created = self.create(name, b"first")
+            found = self.read(name)
+            if not created or found is None or found[0] != b"first":
+                raise InputError(f"{self.url}: an object that was written is not read back")
+            if self.create(name, b"second") or self.swap(name, b"second", Version("other")):
+                raise InputError(
+                    f"{self.url}: the store ignores conditional puts (If-None-Match, If-Match), which publishing needs; take another store"
+                )
+        finally:
+            self.delete([name])
+
     def exists(self, name: str) -> bool:
         with self._told():
             try:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smar_model.doctor import examine
 from smar_model.errors import InputError
 from smar_model.lake import artifacts, object_store, shared_files
 from smar_model.lake.artifacts import Attempt, find_artifact, lake, load_artifact, manifest_path, remove_artifact
@@ -139,6 +140,22 @@ def test_a_store_that_cannot_be_reached_or_is_none_is_one_clear_message(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"the object store fails \(.*127\.0\.0\.1:9"):
         ObjectStore(url).read("a")
+
+
+def test_smar_doctor_says_whether_the_store_does_what_the_lake_needs(
+    on: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> tuple[str, str]:
+        (finding,) = [finding for finding in examine() if finding.subject == "Store"]
+        return finding.state, finding.found
+
+    assert found()[0] == "fine" and found()[1].endswith("conditional puts hold")
+    store = shared_files.store()
+    assert store is not None and not list(store.within("probes"))
+    monkeypatch.setattr(ObjectStore, "swap", lambda self, name, content, old: self.put(name, content) or True)
+    assert found()[0] == "missing" and "ignores conditional puts" in found()[1]
+    monkeypatch.setenv("SMAR_STORE", "s3://no-such-bucket")
+    assert found()[0] == "missing" and "check SMAR_STORE" in found()[1]
 
 
 def test_what_one_machine_made_another_takes_and_fetches_only_what_it_reads(on: Callable[[str], Path]) -> None:
