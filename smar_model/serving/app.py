@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import faiss
 import torch
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -99,6 +99,20 @@ class BatchQuestion(BaseModel):
     departments: Departments = []
     version: VersionName = CHAMPION
     routing: RoutingName = None
+
+
+async def one_question(
+    q: Annotated[QueryText, Query()],
+    k: Annotated[HitCount, Query()] = 10,
+    department: Annotated[list[str], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
+    version: Annotated[VersionName, Query()] = CHAMPION,
+    routing: Annotated[RoutingName, Query()] = None,
+) -> BatchQuestion:
+    """What `GET /search` asks."""
+    return BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing)
+
+
+OneQuestion = Annotated[BatchQuestion, Depends(one_question)]
 
 
 class BatchAnswer(BaseModel):
@@ -196,15 +210,8 @@ def create_app(
         return Response(await searching.run(search_and_write), media_type="application/json")
 
     @app.get("/search", response_model=SearchAnswer, tags=["search"])
-    async def search(
-        q: Annotated[QueryText, Query()],
-        k: Annotated[HitCount, Query()] = 10,
-        department: Annotated[list[str], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
-        version: Annotated[VersionName, Query()] = CHAMPION,
-        routing: Annotated[RoutingName, Query()] = None,
-    ) -> Any:
+    async def search(question: OneQuestion) -> Any:
         """The best items for one query."""
-        question = BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing)
         return await answer(question, batch=False)
 
     @app.post("/search", response_model=BatchAnswer, tags=["search"])

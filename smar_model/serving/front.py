@@ -18,18 +18,14 @@ import httpx
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from smar_model.release.registry import CHAMPION
 from smar_model.serving.app import (
     BatchAnswer,
     BatchQuestion,
     DepartmentSize,
     HitAnswer,
-    HitCount,
-    QueryText,
+    OneQuestion,
     ReadyAnswer,
-    RoutingName,
     SearchAnswer,
-    VersionName,
     VersionsAnswer,
     new_app,
 )
@@ -130,15 +126,8 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
     app = new_app("Text queries to a shop's items, answered by the parts of an index.", metrics, lifespan)
 
     @app.get("/search", response_model=SearchAnswer, tags=["search"])
-    async def search(
-        q: Annotated[QueryText, Query()],
-        k: Annotated[HitCount, Query()] = 10,
-        department: Annotated[list[str], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
-        version: Annotated[VersionName, Query()] = CHAMPION,
-        routing: Annotated[RoutingName, Query()] = None,
-    ) -> Any:
+    async def search(question: OneQuestion) -> Any:
         """The best items for one query."""
-        question = BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing)
         return (await parts.search(question)).answers[0]
 
     @app.post("/search", response_model=BatchAnswer, tags=["search"])

@@ -25,11 +25,10 @@ def serve(
     Raises:
         InputError: the address cannot be had.
     """
-    # MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there.
-    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
     # A registry that is down is to be seen within seconds, not after the minutes that MLflow would try.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    _set_spark_aside()
     from smar_model.serving.app import create_app
 
     app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept, part=part)
@@ -45,10 +44,15 @@ def serve_front(addresses: Sequence[str], *, host: str, port: int) -> None:
     """
     if wrong := [address for address in addresses if not address.startswith(("http://", "https://"))]:
         raise InputError(f"--front {wrong[0]}: no address; write it as http://host:8000")
-    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
+    _set_spark_aside()
     from smar_model.serving.front import create_front
 
     _run(create_front(addresses), f"{len(addresses)} parts of an index", host, port)
+
+
+def _set_spark_aside() -> None:
+    """MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there."""
+    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
 
 
 def _run(app: FastAPI, what: str, host: str, port: int) -> None:
