@@ -3,7 +3,9 @@
 
 1. Choose a factory string by the size of the catalogue and the recall asked for: exact search while it is quick; above, inverted
    lists of 4-bit product quantiser codes (FAISS's fast scan), the best of which are scored again in half precision.
-2. Train it on a sample, add the items block by block: no more than a block of vectors is in memory beside the index.
+2. Train it on a sample, add the items block by block: no more than a block of vectors is in memory beside the index. With `index.parts`
+   one part after the other is filled and written, and all are asked from their files: what candidates are scored again by stays on disk, and the
+   kernel keeps of it what it has memory for.
 3. Search with real queries, as many of each share of S_m (where few have it, others are asked with it), and compare with exact search: the cheapest search parameters whose
    recall reaches the floor with a margin in the worst bucket are kept. Below the floor nothing is published.
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +42,8 @@ from smar_model.retrieval.query_tower import LEAST_KEPT, TOLERANCE, TOWER_FILE, 
 from smar_model.retrieval.search import MEASURED_DEPTH, QueryEncoder
 from smar_model.settings import Index
 
+_FAISS: Any = faiss
+"""Whose type stubs know little of what SWIG makes."""
 EXACT_LIMIT = 50_000
 """Up to here exact search answers one query in about 5 ms on one core."""
 HIGHEST_APPROXIMATE = 0.999
@@ -130,6 +135,33 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
         InputError: as `train_index`.
     """
     return fill_index(train_index(vectors, factory), vectors)
+
+
+def build_parts(index: faiss.Index, vectors: Vectors, parts: int, scratch: Path) -> faiss.Index:
+    """Fill a trained index; where there are several parts, each in turn, and put it on disk.
+
+    Returns:
+        The index, or all parts as one `IndexShards`, memory-mapped: each is asked for as many as all are, and the best of those are the best,
+        as `PartedIndex` has it.
+    """
+    cuts = cut_rows(len(vectors), parts)
+    if len(cuts) == 1:
+        return fill_index(index, vectors)
+    # One after the other, each by all threads: one query's time is then what its parts take together.
+    whole = _FAISS.IndexShards(index.d, False, True)
+    for number, rows in enumerate(cuts):
+        file = str(scratch / f"{number}.faiss")
+        faiss.write_index(fill_index(index, vectors, rows), file)
+        whole.add_shard(faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC))
+    index.reset()
+    return whole
+
+
+def parts_of(index: faiss.Index) -> list[faiss.Index]:
+    """Of `build_parts`: the parts, or the only one. They live no longer than the index."""
+    if not isinstance(index, _FAISS.IndexShards):
+        return [index]
+    return [faiss.downcast_index(index.at(number)) for number in range(index.count())]
 
 
 def merge_indexes(parts: Sequence[faiss.Index]) -> faiss.Index:
@@ -317,7 +349,8 @@ def tune_search(index: faiss.Index, vectors: Vectors, queries: RecallQueries, fl
     one walk along the border of what is enough finds the cheapest.
     """
     space: Any = faiss.ParameterSpace()
-    space.initialize(index)
+    one, *others = parts_of(index)  # all are trained alike
+    space.initialize(one)
     ranges = [space.parameter_ranges.at(n) for n in range(space.parameter_ranges.size())]
     found = {r.name: faiss.vector_to_array(r.values) for r in ranges}
     breadth = next((name for name in ("nprobe", "efSearch") if name in found), None)
@@ -325,7 +358,7 @@ def tune_search(index: faiss.Index, vectors: Vectors, queries: RecallQueries, fl
     aim = floor + MARGIN * (1 - floor)
     if breadth is None:
         return ""
-    lists = faiss.try_extract_index_ivf(index)
+    lists = faiss.try_extract_index_ivf(one)
     if lists:
         breadths = sorted({round(2 ** (n / 4)) for n in range(round(4 * math.log2(lists.nlist)) + 1)})
     else:
@@ -342,7 +375,7 @@ def tune_search(index: faiss.Index, vectors: Vectors, queries: RecallQueries, fl
 
     def cost(broad: int, factor: float) -> float:
         scanned = len(vectors) / lists.nlist * lists.code_size * broad if lists else broad
-        return scanned + RANDOM_READ * MEASURED_DEPTH * factor * 2 * vectors.shape[1]
+        return scanned + RANDOM_READ * MEASURED_DEPTH * factor * (1 + len(others)) * 2 * vectors.shape[1]
 
     enough: list[tuple[float, int, float]] = []
     place = _first(len(breadths), lambda n: is_enough(breadths[n], factors[-1]))
@@ -381,7 +414,7 @@ def recall_by_speed(
     space: Any = faiss.ParameterSpace()
     asked = _timed(queries)
     found = re.fullmatch(r"(nprobe|efSearch)=(\d+)(.*)", parameters)
-    lists = faiss.try_extract_index_ivf(index)
+    lists = faiss.try_extract_index_ivf(parts_of(index)[0])
     most = lists.nlist if lists else math.inf
     if found:
         name, broad, rest = found.groups()
@@ -431,7 +464,8 @@ def run(context: StageContext) -> dict[str, Any]:
     vectors = RoutedItems(load_embeddings(context.input("embed").folder))
     factory = settings.factory or choose_factory(len(vectors), vectors.shape[1], settings.minimum_recall)
     context.report(f"building {factory} over {len(vectors):,} items")
-    index = build_index(vectors, factory)
+    scratch = context.output(".parts/any").parent  # hidden: no part of what is published
+    index = build_parts(train_index(vectors, factory), vectors, settings.parts, scratch)
 
     clicks = ds.dataset([str(f) for f in context.table("extract-clicks", "clicks")])
     days = ds.field("day").isin(context.run.training_days)
@@ -479,14 +513,15 @@ def refresh(context: StageContext) -> dict[str, Any]:
     )
     if is_kept:
         context.report(f"filling {manifest['factory']} with {len(vectors):,} items")
-        fill_index(index, vectors)
         about |= {name: manifest[name] for name in ("factory", "search_parameters", "trained_on")}
     else:
         context.report(
             f"training {factory} anew for {len(vectors):,} items; it was made for {manifest['trained_on']:,}"
         )
-        index = build_index(vectors, factory)
+        index = train_index(vectors, factory)
         about |= {"factory": factory, "search_parameters": "", "trained_on": len(vectors)}
+    scratch = context.output(".parts/any").parent
+    index = build_parts(index, vectors, settings.parts, scratch)
     queries = recall_queries(vectors, asked, routes, np.array(manifest["shares"]))
     if not is_kept or queries.measure(index, vectors)["worst"] < settings.minimum_recall:
         about["search_parameters"] = tune_search(index, vectors, queries, settings.minimum_recall)
@@ -544,10 +579,9 @@ def _publish(
     times = search_times(index, _timed(queries))
     named |= {f"search_p{q}_ms": float(np.percentile(times, q)) for q in (50, 99)}
     cuts = cut_rows(len(vectors), context.settings.index.parts)
-    # What the whole index finds, its parts together find as well (`parted_index.py`): its recall is theirs.
-    parts = (fill_index(index, vectors, rows) for rows in cuts) if len(cuts) > 1 else [index]
     folder = context.output("index.json").parent
-    write_index(folder, parts, items, queries.asked, queries.routes, about, cuts=cuts)
+    write_index(folder, parts_of(index), items, queries.asked, queries.routes, about, cuts=cuts)
+    shutil.rmtree(folder / ".parts")
     sizes = {
         "items": float(len(vectors)),
         "bytes_per_item": sum(file.stat().st_size for file in folder.glob("index*.faiss")) / len(vectors),
