@@ -12,21 +12,25 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
@@ -38,7 +42,7 @@ from smar_model.network.model import load_model, model_digest, new_model, save_m
 from smar_model.retrieval import index as indexing
 from smar_model.retrieval.embed import embed_catalogue
 from smar_model.retrieval.index_files import write_index
-from smar_model.retrieval.parted_index import PartedIndex, cut_rows
+from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, export_query_tower
 from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
@@ -824,11 +828,54 @@ class Merged:
         return best.scores[:, :depth], best.rows[:, :depth]
 
 
+def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> None:
+    """What the stage does for an index in so many parts, in a process of its own: files in `folder`; sends the search parameters, seconds
+    and the most anonymous memory of filling and tuning, in bytes."""
+    vectors, queries = bench.vectors(), bench.recall_queries(0)
+    trained = faiss.read_index(str(bench.index_folder / "index.faiss"))
+    trained.reset()
+    ended, before = threading.Event(), anonymous_bytes()
+    most = [before]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            most.append(anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.monotonic()
+    index = indexing.build_parts(trained, vectors, parts, folder)
+    parameters = indexing.tune_search(index, vectors, queries, FLOOR)
+    seconds = time.monotonic() - began
+    ended.set()
+    watcher.join()
+    for number, part in enumerate(indexing.parts_of(index)):
+        faiss.write_index(part, str(folder / f"built-{number}.faiss"))
+    answer.send({"parameters": parameters, "seconds": seconds, "bytes": max(most) - before})
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file stands behind."""
+    memory = psutil.Process().memory_info()
+    return memory.rss - memory.shared
+
+
 def measure_cut(bench: Bench) -> dict[str, Any]:
     vectors, queries = bench.vectors(), bench.recall_queries(1)
-    one = faiss.read_index(str(bench.index_folder / "index.faiss"))
-    cuts = cut_rows(len(vectors), CUT)
-    parts = [indexing.fill_index(faiss.clone_index(one), vectors, rows) for rows in cuts]
+    spawn = multiprocessing.get_context("spawn")
+    built: dict[int, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(dir=bench.folder) as scratch:
+        indexes = {}
+        for number in (1, CUT):
+            folder = Path(scratch, str(number))
+            folder.mkdir()
+            here, there = spawn.Pipe()
+            process = spawn.Process(target=build_cut, args=(bench, number, folder, there))
+            process.start()
+            built[number] = here.recv()
+            process.join()
+            indexes[number] = [faiss.read_index(str(folder / f"built-{n}.faiss")) for n in range(number)]
+    (one,), parts = indexes.values()
     four = Merged(parts)
     recall = {"one index": queries.measure(one, vectors), "four parts": queries.measure(four, vectors)}
     on_one_core()
@@ -842,23 +889,30 @@ def measure_cut(bench: Bench) -> dict[str, Any]:
         "times": alternate(contenders, dict.fromkeys(contenders, min(500, len(asked)))),
         "recall": recall,
         "bytes": faiss.serialize_index(parts[0]).nbytes,
+        "built": {"one index": built[1], "four parts": built[CUT]},
     }
 
 
 def table_cut(found: dict[int, dict[str, Any]]) -> str:
     lines = [
         "## One index or its parts\n",
-        f"`index.parts: {CUT}`: the same trained lists in {CUT} files, each with a quarter of the items and the search parameters of the whole; the best of what all find. Asked one after the other "
-        f"on one core, and one part alone, which is what a machine of {CUT} does for a query. {REPETITIONS} times in turn.\n",
-        "| items | | recall@100, overall | worst fifth | ms a query | its time ÷ one index's, median of five (least, most) |",
-        "| ---: | --- | ---: | ---: | ---: | ---: |",
+        f"`index.parts: {CUT}`: the same trained lists in {CUT} files, each with a quarter of the items; the best of what all find, with the search parameters that were found for them together. Asked one after the other "
+        f"on one core, and one part alone, which is what a machine of {CUT} does for a query. {REPETITIONS} times in turn. Filling and tuning, each in a process of its own: parts are filled one after the other and asked "
+        "from their files, so that of what they hold only the lists are in memory that no file stands behind.\n",
+        "| items | | search parameters | recall@100, overall | worst fifth | ms a query | its time ÷ one index's, median of five (least, most) | filling and tuning, s | anonymous memory for it, MB |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for size, f in found.items():
         for name, times in f["times"].items():
             recall = f["recall"].get(name)
             found_share = f"{recall['overall']:.4f} | {recall['worst']:.4f}" if recall else " | "
             ratio = "" if name == "one index" else ratios(times, f["times"]["one index"])
-            lines.append(f"| {size:,} | {name} | {found_share} | {np.median(times):.2f} | {ratio} |")
+            built = f["built"].get(name)
+            effort = f"{built['seconds']:.1f} | {built['bytes'] / 1e6:,.0f}" if built else " | "
+            parameters = built["parameters"] if built else ""
+            lines.append(
+                f"| {size:,} | {name} | {parameters} | {found_share} | {np.median(times):.2f} | {ratio} | {effort} |"
+            )
     return "\n".join(lines)
 
 
