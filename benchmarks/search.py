@@ -841,7 +841,7 @@ def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> Non
         while not ended.wait(0.05):
             most.append(anonymous_bytes())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.monotonic()
     index = indexing.build_parts(trained, vectors, parts, folder)
@@ -872,6 +872,7 @@ def measure_cut(bench: Bench) -> dict[str, Any]:
             here, there = spawn.Pipe()
             process = spawn.Process(target=build_cut, args=(bench, number, folder, there))
             process.start()
+            there.close()  # so that nothing is waited for if the process fails
             built[number] = here.recv()
             process.join()
             indexes[number] = [faiss.read_index(str(folder / f"built-{n}.faiss")) for n in range(number)]
