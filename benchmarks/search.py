@@ -832,8 +832,7 @@ def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> Non
     """What the stage does for an index in so many parts, in a process of its own: files in `folder`; sends the search parameters, seconds
     and the most anonymous memory of filling and tuning, in bytes."""
     vectors, queries = bench.vectors(), bench.recall_queries(0)
-    trained = faiss.read_index(str(bench.index_folder / "index.faiss"))
-    trained.reset()
+    trained = indexing.train_index(vectors, indexing.choose_factory(len(vectors), vectors.shape[1], FLOOR))
     ended, before = threading.Event(), anonymous_bytes()
     most = [before]
 
