@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NothingToDo
+from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo
 from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
@@ -622,8 +622,8 @@ def import_table_command(
 
 
 def main() -> None:
-    """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99; an MLflow server that
-    does not answer is one and 1, which Airflow tries again."""
+    """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99; a service that does
+    not answer is one and 1, which Airflow tries again."""
     # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -634,6 +634,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except NoAnswer as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         # Not imported for this: the command line must answer quickly. Its requests alone speak so.
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):

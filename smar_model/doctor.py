@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.shared_files import store
 from smar_model.settings import REPOSITORY, home
 
@@ -111,7 +111,7 @@ def _store() -> list[Callable[[], Finding]]:
             found = store()
             assert found is not None
             found.verify()
-        except InputError as error:
+        except (InputError, NoAnswer) as error:
             return Finding(subject="Store", state="missing", found=str(error))
         return Finding(subject="Store", state="fine", found=f"{found.url}: conditional puts hold")
 

@@ -1,4 +1,4 @@
-"""What users see without a traceback: the one error, and that there is nothing to do."""
+"""What users see without a traceback: bad input, a service that is away, and that there is nothing to do."""
 
 BAD_INPUT = 2
 """Exit code of `smar` for bad input."""
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with code 2; nothing has been published.
     """
+
+
+class NoAnswer(Exception):
+    """A service does not answer for now: its message says which. The exit code is 1, which Airflow tries again."""
 
 
 class NothingToDo(Exception):

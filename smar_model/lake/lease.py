@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import is_running
 from smar_model.lake.shared_files import read_to_replace, replace_unchanged
 
@@ -99,7 +99,7 @@ def renewed(lease: Lease) -> Iterator[None]:
         while not ended.wait(lease.seconds / 4):
             try:
                 lease.take()
-            except InputError:  # the store was away; there are three more times
+            except NoAnswer:  # there are three more times
                 continue
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)

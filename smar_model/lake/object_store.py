@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import from_url
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 
 SCHEMES = ("s3://", "gs://", "az://")
 TRANSFERS = 8
@@ -44,15 +50,18 @@ class Entry:
 
 
 class ObjectStore:
-    """Objects below one URL. Every method raises InputError where the store cannot be reached or refuses, after bounded retries."""
+    """Objects below one URL. Every method raises InputError where the store refuses, and NoAnswer where it cannot be reached, after
+    bounded retries."""
 
     def __init__(self, url: str) -> None:
         if not url.startswith(SCHEMES):
             raise InputError(f"SMAR_STORE={url!r}: an object store is named by a URL of {', '.join(SCHEMES)}")
         self.url = url.rstrip("/")
         plain: Any = {"allow_http": True} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:") else {}
-        with self._told():
+        try:
             self._store: Any = from_url(self.url, client_options=plain, retry_config=RETRIES)
+        except BaseError as error:
+            raise InputError(f"SMAR_STORE={url!r}: {_first_line(error)}") from error
 
     def read(self, name: str) -> tuple[bytes, Version] | None:
         """Content and version; None where there is none."""
@@ -81,7 +90,9 @@ class ObjectStore:
         with self._told():
             try:
                 obstore.put(self._store, name, content, mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if mode == "create" and isinstance(error, FileNotFoundError):  # there is no such bucket
+                    raise
                 # A first try may have arrived although its answer was lost: then it is ours that stands there.
                 now = self.read(name)
                 return now is not None and now[0] == content
@@ -169,10 +180,15 @@ class ObjectStore:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (BaseError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of this machine: its disk is full
+        except (PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
+            if isinstance(error, FileNotFoundError) and error.errno is not None:  # of this machine
                 raise
-            reason = str(error).partition("\n")[0]
             raise InputError(
-                f"{self.url}: the object store fails ({reason}); check SMAR_STORE, the credentials and the address in the environment"
+                f"{self.url}: the object store refuses ({_first_line(error)}); check SMAR_STORE, the keys and the address in the environment"
             ) from error
+        except BaseError as error:
+            raise NoAnswer(f"{self.url}: the object store does not answer ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

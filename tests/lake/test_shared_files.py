@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smar_model.cli import main
 from smar_model.doctor import examine
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import artifacts, object_store, shared_files
 from smar_model.lake.artifacts import Attempt, find_artifact, lake, load_artifact, manifest_path, remove_artifact
 from smar_model.lake.contracts import load_contract
@@ -128,18 +129,27 @@ def test_of_many_who_create_one_object_one_does(url: str) -> None:
 
 
 def test_a_store_that_cannot_be_reached_or_is_none_is_one_clear_message(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
         InputError, match=r"SMAR_STORE='/data': an object store is named by a URL of s3://, gs://, az://"
     ):
         ObjectStore("/data")
-    with pytest.raises(InputError, match=r"s3://no-such-bucket: the object store fails \(.*check SMAR_STORE"):
-        ObjectStore("s3://no-such-bucket").put("a", b"")
+    refused = r"s3://no-such-bucket: the object store refuses \(.*check SMAR_STORE"
+    for write in (ObjectStore.put, ObjectStore.create):
+        with pytest.raises(InputError, match=refused):
+            write(ObjectStore("s3://no-such-bucket"), "a", b"")
     monkeypatch.setattr(object_store, "RETRIES", {"max_retries": 1})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"the object store fails \(.*127\.0\.0\.1:9"):
+    with pytest.raises(NoAnswer, match=r"the object store does not answer \(.*127\.0\.0\.1:9"):
         ObjectStore(url).read("a")
+    monkeypatch.setenv("SMAR_STORE", f"{url}/away")
+    monkeypatch.setattr(sys, "argv", ["smar", "index", "--run", "any"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1, "Airflow tries again"
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {url}/away: the object store does not answer") and said.count("\n") == 1
 
 
 def test_smar_doctor_says_whether_the_store_does_what_the_lake_needs(
