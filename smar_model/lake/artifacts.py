@@ -238,10 +238,8 @@ def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None 
     """The last published one that was made in the same way and has these metrics, from whatever inputs."""
     manifests = _manifests(stage)
     alike = [m for m in manifests if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()]
-    if not alike:
-        return None
-    newest = max(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]))
-    return load_artifact(stage, newest["key"])
+    newest = max(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]), default=None)
+    return _artifact(newest) if newest else None
 
 
 def load_artifact(stage: str, key: str) -> Artifact:
@@ -258,7 +256,11 @@ def load_artifact(stage: str, key: str) -> Artifact:
 
 
 def _load(stage: str, key: str) -> Artifact:
-    manifest = json.loads(read_file(manifest_path(stage, key)))
+    return _artifact(json.loads(read_file(manifest_path(stage, key))))
+
+
+def _artifact(manifest: dict[str, Any]) -> Artifact:
+    stage, key = manifest["stage"], manifest["key"]
     return Artifact(stage=stage, key=key, place=lake() / stage / "attempts" / manifest["attempt"], manifest=manifest)
 
 
@@ -272,8 +274,7 @@ def checkpoint_stage(stage: str) -> str:
 
 
 def find_checkpoints(stage: str) -> list[Artifact]:
-    folder = checkpoint_stage(stage)
-    return [load_artifact(folder, path.stem) for path in files_in(lake() / folder, ".json")]
+    return [_artifact(manifest) for manifest in _manifests(checkpoint_stage(stage))]
 
 
 def remove_artifact(artifact: Artifact) -> None:
@@ -292,16 +293,18 @@ def sweep_orphans() -> int:
     checkpoints of outputs that are finished; returns how many."""
     swept = 0
     for folder in _stage_folders():
+        # Before the manifests are read: what is published meanwhile is among those.
+        here = list((folder / "attempts").glob("*"))
+        shared = folders_in(folder / "attempts") if store() else []
         published = {manifest["attempt"] for manifest in _manifests(folder.name)}
-        for orphan in (path for path in (folder / "attempts").glob("*") if path.name not in published):
+        for orphan in (path for path in here if path.name not in published):
             if not _is_alive(orphan):
                 shutil.rmtree(orphan, ignore_errors=True)
                 swept += 1
-        if store():
-            for orphan in folders_in(folder / "attempts"):
-                if orphan.name not in published and time.time() - last_written(orphan) > ORPHAN_AGE_SECONDS:
-                    remove_folder(orphan)
-                    swept += 1
+        for orphan in (path for path in shared if path.name not in published):
+            if time.time() - last_written(orphan) > ORPHAN_AGE_SECONDS:
+                remove_folder(orphan)
+                swept += 1
         stage = folder.name.removesuffix(checkpoint_stage(""))
         if stage != folder.name:
             for checkpoint in find_checkpoints(stage):
