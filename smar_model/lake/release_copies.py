@@ -37,7 +37,10 @@ def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "i
         source = release["source"] if own_place == WITHIN_VERSION else own_place
         copy_of(source, cache=folder.relative_to(cache_folder()).parts[0], tracking_uri=run.settings.tracking_uri)
     if not folder.is_dir():
-        raise InputError(f"{folder}: gone, which run {run.name} met when it began; start a new run")
+        name = f"version {release['version']}" if release.get("version") else f"run {release['run']}"
+        raise InputError(
+            f"{folder}: the {what} of {name}, which run {run.name} met when it began, is gone; start a new run"
+        )
     return folder
 
 

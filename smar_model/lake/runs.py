@@ -167,14 +167,15 @@ def run_folder(name: str) -> Path:
 
 
 def create_run(run: Run) -> Run:
-    """Record a run. A name that exists already keeps its record, champion included, if it asks for the same.
+    """Record a run, and return it as it is recorded. A name that exists already keeps its record, champion included, if it asks for the same.
 
     Raises:
         InputError: the name is taken by a run with another date or other settings.
     """
     content = _portable(asdict(run)) | {"date": str(run.date), "settings": run.settings.model_dump(mode="json")}
-    if create_if_absent(run.folder / "run.json", json.dumps(content, indent=1, ensure_ascii=False)):
-        return run
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    if create_if_absent(run.folder / "run.json", text):
+        return _read_run(text, source=run.folder / "run.json")
     old = load_run(run.name)
     if (old.date, old.settings) != (run.date, run.settings):
         raise InputError(f"run {run.name}: exists with another date or other settings; choose another name")

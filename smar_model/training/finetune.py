@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
@@ -115,10 +114,6 @@ def starting_point(context: StageContext) -> tuple[Path, str]:
     if release is None:
         return pretrained, "pretraining"
     folder, name = released_folder(context.run, release, "model"), f"version {release['version']}"
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: the model of {name}, from which run {context.run.name} fine-tunes, is gone; start a new run"
-        )
     if different := misfit(folder, pretrained):
         return pretrained, f"pretraining, as {name} has another {different}"
     return folder, f"{name}, trained up to {release['cutoff'][:10]}"
