@@ -175,7 +175,8 @@ def train(
             last_saved = now
             progress |= {"step": done, "seconds": before + now - started, "saved": True}
             checkpoints.save(model, optimizer, random_state, progress)
-            share_files([curve])
+            if rank() == 0 and curve.is_file():
+                share_files([curve])
         if is_last:
             break
     seconds = before + time.monotonic() - started

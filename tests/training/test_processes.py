@@ -22,9 +22,11 @@ from smar_model import cli
 from smar_model.errors import BAD_INPUT, InputError
 from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, manifest_path, sweep_orphans
 from smar_model.lake.runs import Run
-from smar_model.settings import REPOSITORY, SharedStage
+from smar_model.lake.shared_files import fetch_files, share_files
+from smar_model.settings import REPOSITORY, SharedStage, home
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training import processes
+from tests.s3_server import BUCKET, running_s3
 from tests.tiny_shop import DATA_STAGES, published, run_stages, tiny_run
 
 STEPS = {"steps": 24, "batch": 16, "learning_rate": 0.003}
@@ -126,6 +128,36 @@ def test_a_process_that_dies_ends_the_others_and_two_go_on_from_the_checkpoint_a
     assert again.returncode == 0, said
     assert said.count("goes on after step") == 1
     assert_same(run.output("pretrain"), alone)
+
+
+def test_a_training_that_died_on_one_machine_goes_on_on_another(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages(run, "pretrain")
+    alone = forget(run, "pretrain")
+    with running_s3() as variables:
+        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/smar"}).items():
+            monkeypatch.setenv(name, value)
+        share_files(f for name in ("lake", "runs") for f in (home() / name).rglob("*") if f.is_file())
+        killed = start(sys.executable, "-m", *command("pretrain", run))
+        while not published(checkpoint_stage("pretrain"))[0]:
+            assert killed.poll() is None, end(killed)
+            time.sleep(0.02)
+        # Torchrun's processes are in groups of their own.
+        for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
+            process.kill()
+        end(killed)
+        monkeypatch.setenv("SMAR_HOME", str(tmp_path / "another"))
+        again = start(sys.executable, "-m", *command("pretrain", run))
+        said = end(again)
+        assert again.returncode == 0, said
+        assert said.count("goes on after step") == 1
+        curve = run.folder / "pretrain.history.jsonl"
+        made = run.output("pretrain")
+        monkeypatch.setenv("SMAR_HOME", str(tmp_path / "third"))
+        fetch_files([home() / curve.relative_to(tmp_path / "another")])
+        assert len((home() / curve.relative_to(tmp_path / "another")).read_text().splitlines()) == STEPS["steps"]
+        assert_same(made, alone)
 
 
 def test_two_machines_train_as_one_process(run: Run) -> None:
