@@ -33,6 +33,7 @@ from smar_model.lake.shared_files import create_if_absent, files_in, read_file, 
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.settings import REPOSITORY, home
+from tests.release.test_lease import COUNT
 from tests.s3_server import BUCKET, running_s3
 from tests.tiny_shop import tiny_run
 
@@ -55,18 +56,6 @@ def work(context):
     return {}
 
 run_stage(Stage(name="slow", summary="", work="__main__:work"), load_run("tiny"))
-"""
-COUNT = """
-import sys, time
-from pathlib import Path
-from smar_model.release.lease import registry_lease
-
-counter = Path(sys.argv[1])
-for _ in range(5):
-    with registry_lease(purpose="count"):
-        value = int(counter.read_text())
-        time.sleep(0.005)
-        counter.write_text(str(value + 1))
 """
 
 
@@ -307,7 +296,7 @@ def test_one_writer_of_the_registry_on_all_machines(on: Callable[[str], Path], t
         for machine in ("first", "second", "third")
     ]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
-    assert counter.read_text() == "15"
+    assert counter.read_text() == "30"
 
 
 def test_no_line_of_the_history_is_lost(on: Callable[[str], Path]) -> None:
