@@ -164,10 +164,11 @@ def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
     differences = {name: abs(there["metrics"][name] - value) for name, value in here["metrics"].items()}
     quality = {name: d for name, d in differences.items() if "seconds" not in name and "_ms" not in name}
     assert quality and max(quality.values()) <= TOLERANCE, quality
+    shop = "3,000 real products" if content["shop"]["kind"] == "real_products" else "The sample shop"
     record(
         "The daily run on a cluster's parts",
         [
-            f"{content['shop']['kind']}, Spark's standalone master with two workers, Airflow with LocalExecutor on PostgreSQL, MLflow on PostgreSQL; "
+            f"{shop}; Spark's standalone master with two workers, Airflow with LocalExecutor on PostgreSQL, MLflow on PostgreSQL; "
             f"in S3 MLflow's artifacts ({stored['mlflow']} objects), the lake ({stored['smar/lake']}) and the records of runs ({stored['smar/runs']}). The "
             f"scheduler was killed during pretraining, which was tried {attempts['pretrain']} times; the refresh after it was green.",
             "",
