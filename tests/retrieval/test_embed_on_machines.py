@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ main()
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with running_s3() as variables:
-        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/smar"}).items():
+        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/{uuid.uuid4().hex}"}).items():
             monkeypatch.setenv(name, value)
         yield
 

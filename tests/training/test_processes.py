@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -134,9 +135,11 @@ def test_a_training_that_died_on_one_machine_goes_on_on_another(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_stages(run, "pretrain")
-    alone = forget(run, "pretrain")
+    alone = run.output("pretrain")
+    monkeypatch.setenv("SMAR_HOME", str(shutil.copytree(home(), tmp_path / "one")))
+    forget(run, "pretrain")
     with running_s3() as variables:
-        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/smar"}).items():
+        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/{uuid.uuid4().hex}"}).items():
             monkeypatch.setenv(name, value)
         share_files(f for name in ("lake", "runs") for f in (home() / name).rglob("*") if f.is_file())
         killed = start(sys.executable, "-m", *command("pretrain", run))
