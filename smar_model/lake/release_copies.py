@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import lake
 from smar_model.lake.runs import Run
-from smar_model.lake.shared_files import fetch_folder
+from smar_model.lake.shared_files import complete_folder
 from smar_model.settings import home
 
 WITHIN_VERSION = "version"
@@ -30,8 +30,9 @@ def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "i
         InputError: it is gone.
     """
     folder = home() / release[f"{what}_folder"]
-    if not folder.is_dir() and folder.is_relative_to(lake()):
-        fetch_folder(folder)
+    if folder.is_relative_to(lake()):
+        # Some of it may be here: other files of the output were read, or bringing it was cut off.
+        complete_folder(folder)
     elif not folder.is_dir() and folder.is_relative_to(cache_folder()):
         own_place = release.get("index_source", WITHIN_VERSION) if what == "index" else WITHIN_VERSION
         source = release["source"] if own_place == WITHIN_VERSION else own_place

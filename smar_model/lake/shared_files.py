@@ -195,6 +195,13 @@ def fetch_folder(folder: Path, *, suffix: str = "") -> None:
         fetch_files(home() / found.name for found in shared[0].within(shared[1]) if found.name.endswith(suffix))
 
 
+def complete_folder(folder: Path) -> None:
+    """Likewise of files that never change, those that this machine lacks or has in part."""
+    if shared := _shared(folder):
+        found = {home() / entry.name: entry.bytes for entry in shared[0].within(shared[1])}
+        fetch_files(path for path, size in found.items() if not path.is_file() or path.stat().st_size != size)
+
+
 def remove_file(path: Path) -> None:
     if shared := _shared(path):
         shared[0].delete([shared[1]])

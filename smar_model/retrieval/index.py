@@ -464,8 +464,7 @@ def run(context: StageContext) -> dict[str, Any]:
     vectors = RoutedItems(load_embeddings(context.input("embed").folder))
     factory = settings.factory or choose_factory(len(vectors), vectors.shape[1], settings.minimum_recall)
     context.report(f"building {factory} over {len(vectors):,} items")
-    scratch = context.output(".parts/any").parent  # hidden: no part of what is published
-    index = build_parts(train_index(vectors, factory), vectors, settings.parts, scratch)
+    index = _fill(context, train_index(vectors, factory), vectors)
 
     clicks = ds.dataset([str(f) for f in context.table("extract-clicks", "clicks")])
     days = ds.field("day").isin(context.run.training_days)
@@ -520,8 +519,7 @@ def refresh(context: StageContext) -> dict[str, Any]:
         )
         index = train_index(vectors, factory)
         about |= {"factory": factory, "search_parameters": "", "trained_on": len(vectors)}
-    scratch = context.output(".parts/any").parent
-    index = build_parts(index, vectors, settings.parts, scratch)
+    index = _fill(context, index, vectors)
     queries = recall_queries(vectors, asked, routes, np.array(manifest["shares"]))
     if not is_kept or queries.measure(index, vectors)["worst"] < settings.minimum_recall:
         about["search_parameters"] = tune_search(index, vectors, queries, settings.minimum_recall)
@@ -536,6 +534,11 @@ def refresh(context: StageContext) -> dict[str, Any]:
         "items_embedded": context.input("embed-release").metrics["items_embedded"],
         "refreshed_from": release["index_digest"],
     }
+
+
+def _fill(context: StageContext, index: faiss.Index, vectors: RoutedItems) -> faiss.Index:
+    """`build_parts`, its files in a hidden folder, which is no part of what is published and which `_publish` removes."""
+    return build_parts(index, vectors, context.settings.index.parts, context.output(".parts/any").parent)
 
 
 def _is_near(items: int, manifest: dict[str, Any]) -> bool:

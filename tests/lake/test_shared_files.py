@@ -247,6 +247,11 @@ def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_ho
         == on("second") / made.place.relative_to(on("first")) / "model"
     )
     on("second")
+    weights = released_folder(found, found.warm_start, "model") / "weights.bin"
+    assert weights.stat().st_size == 6_000_000
+    weights.write_bytes(b"cut off")
+    assert released_folder(found, found.warm_start, "model") == weights.parent and weights.stat().st_size == 6_000_000
+    weights.unlink()
     assert (released_folder(found, found.warm_start, "model") / "weights.bin").is_file()
     assert not create_if_absent(run.folder / "run.json", json.dumps(content | {"note": "later"}))
     assert load_run("tiny").note == run.note and other.name == "other"
