@@ -21,7 +21,7 @@ from smar_model.errors import InputError
 from smar_model.settings import home
 
 AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
-START_SECONDS = 180.0
+START_SECONDS = 900.0
 COMPONENTS = {
     "api-server": ["api-server"],
     # They would open a port for their logs on all addresses; the API server reads the files.

@@ -6,16 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic, sleep
 
 import boto3
 from botocore.exceptions import BotoCoreError
 
 from laptop.processes import end_with_parent
 from laptop.ui import free_port
+from tests.patience import wait_until
 
 BUCKET = "smar"
-START_SECONDS = 60.0
 
 
 @contextmanager
@@ -37,14 +36,17 @@ def running_s3() -> Iterator[dict[str, str]]:
     )
     try:
         client = s3_client(variables)
-        deadline = monotonic() + START_SECONDS
-        while True:
+
+        def has_bucket() -> bool:
             try:
                 client.create_bucket(Bucket=BUCKET)
-                break
             except BotoCoreError:
-                assert server.poll() is None and monotonic() < deadline, "the S3 server does not answer"
-                sleep(0.2)
+                return False
+            return True
+
+        wait_until(
+            has_bucket, still_possible=lambda: server.poll() is None, says=lambda: "the S3 server does not answer"
+        )
         yield variables
     finally:
         server.kill()

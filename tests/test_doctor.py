@@ -14,6 +14,7 @@ import pytest
 from smar_model import doctor
 from smar_model.doctor import Finding, examine, report
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS
 
 
 def finding(subject: str, containing: str = "") -> Finding:
@@ -46,7 +47,7 @@ def test_a_machine_without_java_is_told_how_to_get_it(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 1, done.stderr
     assert "missing Java      java: not found on PATH" in done.stdout

@@ -18,10 +18,10 @@ import pyspark
 
 from laptop.processes import end_with_parent
 from laptop.ui import free_port
+from tests.patience import PATIENCE_SECONDS
 from tests.services.stack import end
 
 SPARK_CLASS = Path(pyspark.__file__).parent / "bin" / "spark-class"
-START_SECONDS = 120.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def _start(name: str, folder: Path, kind: str, *options: str) -> subprocess.Pope
 
 
 def _wait(until: Any) -> None:
-    deadline = monotonic() + START_SECONDS
+    deadline = monotonic() + PATIENCE_SECONDS
     while True:
         try:
             if until():

@@ -121,7 +121,7 @@ def test_a_run_whose_scheduler_is_killed_equals_the_laptops(
     sleep(5)
     stack.kill("scheduler")
     stack.start("scheduler")
-    assert airflow.wait("smar_retrain", run, seconds=1_800) == "success", airflow.states("smar_retrain", run)
+    assert airflow.wait("smar_retrain", run) == "success", airflow.states("smar_retrain", run)
     attempts = {task["task_id"]: task["try_number"] for task in airflow.tasks("smar_retrain", run)}
     assert attempts["pretrain"] > 1, attempts
 

@@ -15,6 +15,7 @@ from smar_model.lake.runs import load_run
 from smar_model.settings import REPOSITORY
 from smar_model.stages import STAGES
 from tests.cluster.spark_cluster import SparkCluster, running_spark
+from tests.patience import PATIENCE_SECONDS
 
 JOBS = [name for name, stage in STAGES.items() if stage.work.startswith("jobs.")]
 DATE = "2026-11-19"
@@ -73,7 +74,7 @@ def test_a_job_whose_worker_is_killed_ends_with_the_same_tables(
         assert process.poll() is None, log.read_text()
         cluster.kill_worker()
         cluster.start_worker()
-        assert process.wait(timeout=600) == 0, log.read_text()
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0, log.read_text()
     if job == "generate-queries":
         smar(homes["cluster"], "measure-drift", "--run", RUN).check_returncode()
     tables = {}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS
 
 DESCRIBE = """
 import importlib.abc, json, os, sys
@@ -76,7 +77,7 @@ def parse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
             cwd=folder,  # nothing of ours is importable by accident
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
         )
         assert "JSON:" in done.stdout, done.stderr
         return json.loads(done.stdout.split("JSON:")[1])

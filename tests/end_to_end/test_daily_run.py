@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,8 @@ import yaml
 from laptop.airflow_environment import environment
 from smar_model.settings import REPOSITORY
 from smar_model.stages import STAGES
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.tiny_shop import LAST_DAY, tiny_settings, write_tiny_shop
-
-COMMAND_SECONDS = 400
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def command(home: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=COMMAND_SECONDS)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, output
 
 
@@ -142,7 +140,7 @@ def test_a_failed_check_and_a_broken_library_fail_their_task(
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=COMMAND_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
     for name in cases:
         shutil.rmtree(good.parent / name)
@@ -178,16 +176,16 @@ def test_a_killed_stage_leaves_nothing_half_written_and_the_run_completes(home: 
 
 def running_stage(home: Path, stage: str, process: subprocess.Popen[str]) -> dict:
     """State of a stage once it is at work in the newest run."""
-    deadline = time.monotonic() + COMMAND_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    state: dict = {}
+
+    def at_work() -> bool:
         runs = sorted((home / "var" / "runs").iterdir(), key=lambda f: f.stat().st_ctime)
         file = runs[-1] / f"{stage}.json"
-        if file.is_file():
-            state = json.loads(file.read_text(encoding="utf-8"))
-            if state["state"] == "running" and state["progress"].startswith(("encoding", "step")):
-                return state
-        time.sleep(0.05)
-    pytest.fail(f"{stage} was never seen running: {finish(process)[1]}")
+        state.update(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"state": "not begun"})
+        return state["state"] == "running" and state["progress"].startswith(("encoding", "step"))
+
+    wait_until(at_work, still_possible=lambda: process.poll() is None, says=lambda: finish(process)[1])
+    return state
 
 
 def empty_log(shop: Path) -> None:

@@ -28,6 +28,7 @@ from smar_model.stages import REFRESH_STAGES, STAGES
 from tests.docker.docker_files import DOCKER, compose, images
 from tests.docker.test_images import environments
 from tests.docker.test_monitoring import SPARK_MASTER
+from tests.patience import PATIENCE_SECONDS
 
 ALL_STAGES = STAGES | REFRESH_STAGES
 SPARK_WORK = sorted({s.work.split(":")[0] for s in ALL_STAGES.values() if s.work.startswith("jobs.")})
@@ -237,7 +238,7 @@ def test_a_spark_master_answers_prometheus(made: Callable[[str], Path], tmp_path
     address = f"http://127.0.0.1:{port}"
     command = [str(DOCKER / "spark" / "entrypoint.sh"), "master"]
     with server(tmp_path / "master.log", command, address, **variables):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             with urllib.request.urlopen(address + job["metrics_path"], timeout=10) as answer:
                 names = set(re.findall(r"(?m)^(\w+)", answer.read().decode()))
@@ -268,7 +269,7 @@ def test_an_executor_on_kubernetes_looks_for_its_driver(made: Callable[[str], Pa
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode != 0 and "Failed to connect to /127.0.0.1:9" in done.stdout + done.stderr
@@ -294,7 +295,7 @@ def server(log: Path, command: list[str], address: str, **variables: str) -> Ite
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=clean() | variables, stdout=output, stderr=output, cwd=log.parent)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 urllib.request.urlopen(address, timeout=5).close()

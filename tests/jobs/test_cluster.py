@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyspark
 import pytest
 
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.tiny_shop import QUICK_JVM, run_stages, tiny_run, write_tiny_shop
 
 SPARK_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion")
@@ -67,18 +67,21 @@ def cluster(folder: Path) -> Iterator[str]:
                 stdout=log,
                 stderr=log,
             )
-            stack.callback(process.wait, 30)
+            stack.callback(process.wait, PATIENCE_SECONDS)
             stack.callback(process.terminate)
             return process
 
         master = start("Master", "--port", str(port))
-        deadline = time.monotonic() + 90
-        while True:
+
+        def listens() -> bool:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert master.poll() is None and time.monotonic() < deadline, (folder / "master.log").read_text()[-2000:]
-            time.sleep(0.2)
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(
+            listens,
+            still_possible=lambda: master.poll() is None,
+            says=lambda: (folder / "master.log").read_text()[-2000:],
+        )
         url = f"spark://127.0.0.1:{port}"
         for _ in range(2):
             start("Worker", "--cores", "1", "--memory", "1g", url)
@@ -99,7 +102,7 @@ def test_a_cluster_of_two_workers_gives_the_same_content(tmp_path: Path, monkeyp
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=PATIENCE_SECONDS,
         )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.split("RESULT ")[1])

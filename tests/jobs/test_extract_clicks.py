@@ -31,6 +31,7 @@ from smar_model.shop.catalogue import write_catalogue
 from smar_model.shop.faults import KEPT, add_log_faults
 from smar_model.shop.sample_shop import draw_sample_shop
 from smar_model.shop.shoppers import Shoppers
+from tests.patience import PATIENCE_SECONDS
 from tests.tiny_shop import DAYS, LAST_DAY, published, run_stages, tiny_run, tiny_settings, write_rows, write_tiny_shop
 
 BOT_REQUESTS = 35
@@ -293,7 +294,9 @@ def test_a_process_killed_between_two_days_leaves_whole_days(faulty: dict[str, A
     run = tiny_run(faulty["root"], clicks=CLICKS)
     run_stages(run, "prepare-items")
     command = [sys.executable, "-c", KILLED]
-    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    killed = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(days_made()) == 1
     assert published("extract-clicks")[0] == set()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from smar_model.lake.shared_files import create_if_absent, files_in, read_file, 
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.settings import REPOSITORY, home
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.test_lease import COUNT
 from tests.s3_server import BUCKET, running_s3
 from tests.tiny_shop import tiny_run
@@ -46,7 +46,7 @@ from smar_model.lake import stage
 from smar_model.lake.runs import load_run
 from smar_model.lake.stage import Stage, run_stage
 
-stage.LEASE_SECONDS = 2.0
+stage.LEASE_SECONDS = 10.0
 
 def work(context):
     context.report("half-way")
@@ -264,10 +264,7 @@ def slow_process(machine: Path, go: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for(text: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while text not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+    wait_until(lambda: text in log.read_text(), says=log.read_text)
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -285,8 +282,8 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
         first.wait()
         wait_for("half-way", logs[1])
     go.touch()
-    assert second.wait(60) == 0, logs[1].read_text()
-    assert first.wait(60) == (-signal.SIGKILL if killed else 0), logs[0].read_text()
+    assert second.wait(PATIENCE_SECONDS) == 0, logs[1].read_text()
+    assert first.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if killed else 0), logs[0].read_text()
     assert ("slow: finished" if killed else "slow: reused") in logs[1].read_text()
 
 
@@ -300,7 +297,7 @@ def test_one_writer_of_the_registry_on_all_machines(on: Callable[[str], Path], t
         )
         for machine in ("first", "second", "third")
     ]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert [process.wait(PATIENCE_SECONDS) for process in processes] == [0, 0, 0]
     assert counter.read_text() == "30"
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from smar_model.lake.artifacts import Attempt, lake, load_artifact, sweep_orphan
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.tiny_shop import published, tiny_run
 
 LABEL = {"query": "red", "clicks": 3, "visual_share": 1.0, "is_visual": True}
@@ -163,7 +163,7 @@ def test_a_killed_attempt_leaves_no_output_is_swept_and_can_be_done_again(home: 
         "    folder.mkdir()\n"
         "    (folder / 'half.parquet').write_bytes(b'PAR1 half of a file')\n"
         "    context.report('half-way')\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(3_600)\n"
     )
     run = tiny_run(home / "shop")
     program = (
@@ -173,10 +173,9 @@ def test_a_killed_attempt_leaves_no_output_is_swept_and_can_be_done_again(home: 
     )
     environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{REPOSITORY}", "SMAR_HOME": str(home)}
     child = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while (run.state(WORK.name) or {}).get("progress") != "half-way":
-        assert child.poll() is None and time.monotonic() < deadline, "the stage did not get half-way"
-        time.sleep(0.05)
+    wait_until(
+        lambda: (run.state(WORK.name) or {}).get("progress") == "half-way", still_possible=lambda: child.poll() is None
+    )
     assert sweep_orphans() == 0  # its process lives
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -216,17 +215,14 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path)
             return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
 
     def wait_for(text: str, name: str) -> None:
-        deadline = time.monotonic() + 60
-        while text not in (home / name).read_text():
-            assert time.monotonic() < deadline, (home / name).read_text()
-            time.sleep(0.05)
+        wait_until(lambda: text in (home / name).read_text(), says=(home / name).read_text)
 
     first = start("first")
     wait_for("half-way", "first")
     second = start("second")
     wait_for(f"slow: waits for process {first.pid} on", "second")
     (home / "go").touch()
-    assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert (first.wait(PATIENCE_SECONDS), second.wait(PATIENCE_SECONDS)) == (0, 0)
     assert "slow: finished" in (home / "first").read_text()
     assert "slow: reused" in (home / "second").read_text()
     assert len(published("slow")[1]) == 1

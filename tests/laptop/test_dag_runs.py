@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ import yaml
 from laptop.airflow_environment import airflow_home, environment, password, prepare
 from laptop.run_dag import run_name
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 
 STAND_IN = """#!{python}
 # Stands in for the interpreter of the commands: this test is about what Airflow makes of their exit codes and last lines.
@@ -189,23 +189,21 @@ def outcomes(airflow_ready: Path) -> dict[str, Outcome]:
             log += line
             if line.startswith("END:"):
                 letters[line.split(":")[1]], inbox.letters = inbox.letters, []
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE_SECONDS)
         assert set(letters) == set(PLAN), log[-4_000:]
         # `dag.test()` calls callbacks itself, with less to go by than the DAG processor has.
         told |= environment()
         request = [sys.executable, "-c", REQUEST_CALLBACK, "smar_retrain", f"manual__{PLAN['checks'].when}"]
-        subprocess.run(request, env=told, check=True, capture_output=True, timeout=60)
+        subprocess.run(request, env=told, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
         processor = subprocess.Popen(
             [sys.executable, "-m", "airflow", "dag-processor"],
             env=told,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 120
-        while not inbox.letters and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: inbox.letters, still_possible=lambda: processor.poll() is None)
         processor.terminate()
-        processor.wait(timeout=120)
+        processor.wait(timeout=PATIENCE_SECONDS)
         letters["checks"] += inbox.letters
         inbox.shutdown()
     return {name: outcome_of(airflow_ready, name, log, letters[name]) for name in PLAN}
@@ -353,7 +351,7 @@ def test_what_is_missing_of_a_comparison_is_mapped(outcomes: dict[str, Outcome])
 
 def retrain(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "laptop.retrain", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def test_retrain_of_a_shop_without_files_is_red_and_names_the_file(airflow_ready: Path) -> None:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import psutil
 
 from laptop.airflow_environment import password
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.started_processes import started_for
 
 
@@ -33,14 +33,14 @@ def test_it_serves_both_pages_and_leaves_nothing_behind(airflow_ready: Path) -> 
         airflow, mlflow = re.findall(r"http://127\.0\.0\.1:\d+", printed)
         login = json.dumps({"username": "admin", "password": password()}).encode()
         request = urllib.request.Request(f"{airflow}/auth/token", login, {"Content-Type": "application/json"})
-        token = json.loads(urllib.request.urlopen(request, timeout=20).read())["access_token"]
+        token = json.loads(urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).read())["access_token"]
         request = urllib.request.Request(
             f"{airflow}/api/v2/dags/smar_retrain", headers={"Authorization": f"Bearer {token}"}
         )
-        dag = json.loads(urllib.request.urlopen(request, timeout=20).read())
+        dag = json.loads(urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).read())
         assert dag["is_paused"] is False
         assert dag["next_dagrun_run_after"][11:16] == "04:00"
-        assert b"MLflow" in urllib.request.urlopen(mlflow, timeout=20).read()
+        assert b"MLflow" in urllib.request.urlopen(mlflow, timeout=PATIENCE_SECONDS).read()
         started = started_for(airflow_ready)
         assert len(started) >= 5
         listening = {c.laddr.ip for p in started for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
@@ -50,7 +50,7 @@ def test_it_serves_both_pages_and_leaves_nothing_behind(airflow_ready: Path) -> 
         assert "runs already" in second.stderr
     finally:
         process.send_signal(signal.SIGTERM)
-        printed += process.communicate(timeout=60)[0]
+        printed += process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 0, printed
     assert started_for(airflow_ready) == []
 
@@ -60,16 +60,16 @@ def test_the_components_end_when_it_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys, subprocess, time\n"
         "from laptop.processes import end_with_parent\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], preexec_fn=end_with_parent)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3_600)'], preexec_fn=end_with_parent)\n"
         "print(child.pid, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(3_600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
-    deadline = time.monotonic() + 10
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the child outlived its parent"
-        time.sleep(0.05)
+    wait_until(
+        lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
+        says=lambda: "the child outlived its parent",
+    )

@@ -38,6 +38,7 @@ from smar_model.release.show import show_champion
 from smar_model.release.start import start_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS
 from tests.release.interrupted import registry_lost_at
 from tests.release.judged_runs import judged_run, refresh_run, write_settings
 from tests.tiny_shop import LAST_DAY, tiny_items, write_tiny_shop
@@ -152,7 +153,7 @@ def killed_at(made: tuple[Releases, Path]) -> Iterator[Callable[[int | str, list
 
     yield run
     driver.stdin.close()
-    assert driver.wait(timeout=60) == 0
+    assert driver.wait(timeout=PATIENCE_SECONDS) == 0
 
 
 def assert_whole(releases: Releases, *allowed: tuple[str, str]) -> tuple[str, str]:

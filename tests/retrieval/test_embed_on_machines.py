@@ -18,6 +18,7 @@ from smar_model.lake.runs import load_run
 from smar_model.retrieval.embed import load_embeddings
 from smar_model.settings import REPOSITORY
 from tests.evaluation.published_run import publish_run
+from tests.patience import PATIENCE_SECONDS
 from tests.s3_server import BUCKET, running_s3
 
 SMALL_SHARDS = """
@@ -52,7 +53,7 @@ def embed_on(homes: list[Path], run: str, script: Path) -> None:
         )
         for home in homes
     ]
-    said = [node.communicate(timeout=120)[0] for node in nodes]
+    said = [node.communicate(timeout=PATIENCE_SECONDS)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0] * len(homes), said
 
 

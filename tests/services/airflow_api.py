@@ -12,8 +12,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from time import monotonic, sleep
 from typing import Any
 
+from tests.patience import PATIENCE_SECONDS
+
 ENDED = ("success", "failed")
-RUN_SECONDS = 1_200.0
+RUN_SECONDS = 2 * PATIENCE_SECONDS
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 
 
 @contextmanager
@@ -35,13 +35,14 @@ def running_server(settings: Path, log: Path, *, poll_seconds: float, options: S
             found = re.search(r"http://127\.0\.0\.1:\d+", said)
             assert found, said
             address = found[0]
-            deadline = time.monotonic() + 120
-            while not ready(address):
-                assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
-                time.sleep(0.1)
+            wait_until(
+                lambda: ready(address),
+                still_possible=lambda: process.poll() is None,
+                says=lambda: log.read_text(encoding="utf-8"),
+            )
             yield address
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE_SECONDS)
         finally:
             process.kill()
             process.wait()
@@ -55,5 +56,5 @@ def ready(address: str) -> bool:
 
 
 def get(address: str, path: str) -> Any:
-    with urllib.request.urlopen(f"{address}/{path}", timeout=60) as answer:
+    with urllib.request.urlopen(f"{address}/{path}", timeout=PATIENCE_SECONDS) as answer:
         return json.loads(answer.read())

@@ -19,6 +19,7 @@ import torch
 
 from smar_model.lake.artifacts import Artifact
 from smar_model.retrieval.search import Searcher
+from tests.patience import PATIENCE_SECONDS
 from tests.services.load_clients import Pair, run_clients
 from tests.services.results import record
 from tests.services.served import get, running_server
@@ -87,10 +88,12 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
             change()
             changed = time.monotonic()
             while pair_that_answers(address) != wanted:
-                assert time.monotonic() < changed + 60, f"{name} was not followed: {get(address, 'readyz')}"
+                assert time.monotonic() < changed + PATIENCE_SECONDS, (
+                    f"{name} was not followed: {get(address, 'readyz')}"
+                )
                 time.sleep(0.05)
             followed.append(f"{name} {time.monotonic() - changed:.1f} s")
-        seen = asked.result(timeout=seconds + 120)
+        seen = asked.result(timeout=seconds + PATIENCE_SECONDS)
         problems = get(address, "readyz")["problems"]
         busy = [after - before for after, before in zip(busy_seconds(), busy, strict=True)]
     assert seen.failures == []

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 from tests.tiny_shop import ITEMS
 
@@ -61,19 +61,20 @@ def test_mlflow_models_serve_answers_with_items_and_pictures(shop: ServingShop, 
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 240
-        while not answers(f"{address}/ping"):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            time.sleep(0.5)
+        wait_until(
+            lambda: answers(f"{address}/ping"),
+            still_possible=lambda: process.poll() is None,
+            says=lambda: log.read_text(encoding="utf-8"),
+        )
         asked = {"dataframe_split": {"columns": ["query"], "data": [["red shirt"], ["novel"]]}, "params": {"k": ITEMS}}
         request = urllib.request.Request(
             f"{address}/invocations", json.dumps(asked).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             rows = json.loads(answer.read())["predictions"]
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE_SECONDS)
     run = shop.runs["1"]
     searcher = Searcher.load(run.output("finetune").folder / "model", run.output("index").folder)
     for row, hits in zip(rows, searcher.search(["red shirt", "novel"], k=ITEMS)[0], strict=True):

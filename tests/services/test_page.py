@@ -16,11 +16,12 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.patience import PATIENCE_SECONDS
 from tests.services.served import get, running_server
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 from tests.tiny_shop import ITEMS, tiny_items
 
-expect.set_options(timeout=30_000)  # on a machine that others use as well
+expect.set_options(timeout=1_000 * PATIENCE_SECONDS)  # on a machine that others use as well
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script> \"'&amp;"
 HOSTILE = {
     "markup": MARKUP,
@@ -265,10 +266,10 @@ def test_a_promotion_shows_without_a_reload(page: Page, shop: ServingShop) -> No
     expect(page.locator("#status")).to_contain_text("champion: version 1")
     try:
         shop.promote("2")
-        expect(page.locator("#status")).to_contain_text("champion: version 2", timeout=20_000)
+        expect(page.locator("#status")).to_contain_text("champion: version 2")
     finally:
         shop.promote("1")
-    expect(page.locator("#status")).to_contain_text("champion: version 1", timeout=20_000)
+    expect(page.locator("#status")).to_contain_text("champion: version 1")
 
 
 @pytest.mark.parametrize(

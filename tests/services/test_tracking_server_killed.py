@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from smar_model.release.rollback import roll_back
 from smar_model.release.tracking import track_run
 from smar_model.release.verify import verify_release
 from smar_model.retrieval.search import Searcher
+from tests.patience import wait_until
 from tests.release.interrupted import Steps
 from tests.release.judged_runs import judged_run, refresh_run
 from tests.tiny_shop import ITEMS, write_tiny_shop
@@ -68,10 +68,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 120
-        while not self.is_healthy():
-            assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-            time.sleep(0.2)
+        wait_until(self.is_healthy, says=(self.folder / "server.log").read_text)
 
     def is_healthy(self) -> bool:
         try:

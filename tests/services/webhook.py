@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.patience import PATIENCE_SECONDS
+
 
 @dataclass(slots=True, kw_only=True)
 class Webhook:
@@ -24,9 +26,9 @@ class Webhook:
         connection = {"conn_type": "apprise", "extra": {"config": config}}
         return {"SMAR_NOTICES": "search_team", "AIRFLOW_CONN_SEARCH_TEAM": json.dumps(connection)}
 
-    def wait_for(self, *texts: str, seconds: float = 60) -> dict[str, Any]:
+    def wait_for(self, *texts: str) -> dict[str, Any]:
         """The first notice with these texts in it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             for notice in list(self.received):
                 content = json.dumps(notice, ensure_ascii=False)

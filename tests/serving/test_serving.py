@@ -28,6 +28,7 @@ from smar_model.release.registry import LAST_GOOD, Registry
 from smar_model.retrieval.search import Searcher
 from smar_model.serving.app import MAXIMUM_BODY, create_app
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 from tests.tiny_shop import ITEMS, draw_picture
 
@@ -56,7 +57,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
 @pytest.fixture(scope="module")
 def client(shop: ServingShop) -> Iterator[TestClient]:
     with TestClient(create_app(shop.settings, poll_seconds=0.1)) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 
@@ -67,14 +68,7 @@ def as_released(shop: ServingShop, client: TestClient) -> Iterator[None]:
     for version in shop.runs:
         shop.point_to(version, None)
     shop.promote("1")
-    until(lambda: served(client) == (*pair_of(shop, "1"), []))
-
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)
+    wait_until(lambda: served(client) == (*pair_of(shop, "1"), []))
 
 
 def served(client: TestClient) -> tuple[str, str, str, list[str]]:
@@ -221,11 +215,11 @@ def test_without_the_run_s_record_there_is_no_baseline_and_why(shop: ServingShop
     content = record.read_bytes()
     record.unlink()
     try:
-        until(lambda: client.get("/versions").json()["text_only"] is None)
+        wait_until(lambda: client.get("/versions").json()["text_only"] is None)
         assert "'train-text-only' has no finished output" in client.get("/versions").json()["text_only_missing"]
     finally:
         record.write_bytes(content)
-    until(lambda: client.get("/versions").json()["text_only"] == "run-1")
+    wait_until(lambda: client.get("/versions").json()["text_only"] == "run-1")
 
 
 def test_pictures_are_small_jpegs_of_the_shop_and_nothing_else(shop: ServingShop, client: TestClient) -> None:
@@ -284,7 +278,7 @@ def test_metrics_count_what_happened(shop: ServingShop, client: TestClient) -> N
     version, model, index = pair_of(shop, "1")
     assert metric(client, "smar_serving", version=version, model_digest=model, index_digest=index) == 1
     assert metric(client, "smar_serving") == 1
-    assert metric(client, "smar_registry_seen_timestamp_seconds") == pytest.approx(time.time(), abs=30)
+    assert metric(client, "smar_registry_seen_timestamp_seconds") == pytest.approx(time.time(), abs=PATIENCE_SECONDS)
     assert client.get("/healthz").text == "ok\n"
 
 
@@ -298,7 +292,7 @@ def test_promotion_refresh_and_rollback_are_followed(shop: ServingShop, client: 
     ]
     for number, (change, wanted, items) in enumerate(steps, start=1):
         change()
-        until(lambda wanted=wanted: served(client) == (*wanted, []))  # type: ignore[misc]
+        wait_until(lambda wanted=wanted: served(client) == (*wanted, []))  # type: ignore[misc]
         answer = client.get("/search", params={"q": "red shirt", "k": 100}).json()
         assert named(answer) == wanted
         assert len(answer["hits"]) == items
@@ -332,7 +326,7 @@ def test_a_bad_index_is_reported_and_the_last_good_pair_goes_on(
     client.app.state.follower._others.clear()  # type: ignore[attr-defined]
     for tag, value in (("index_source", folder.as_uri()), ("index", good.digest)):
         shop.registry.client.set_model_version_tag("smar", "1", tag, value)
-    until(lambda: bool(served(client)[3]))
+    wait_until(lambda: bool(served(client)[3]))
     *pair, problems = served(client)
     assert tuple(pair) == pair_of(shop, "1")
     assert client.get("/readyz").status_code == 200
@@ -343,14 +337,14 @@ def test_a_bad_index_is_reported_and_the_last_good_pair_goes_on(
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
     # A whole one in its place is taken at the next look, not only after the wait before a new try.
     shop.point_to("1", good)
-    until(lambda: served(client) == (*pair_of(shop, "1", refreshed=True), []), seconds=25)
+    wait_until(lambda: served(client) == (*pair_of(shop, "1", refreshed=True), []))
 
 
 @pytest.mark.usefixtures("as_released")
 def test_an_index_that_another_model_built_is_refused(shop: ServingShop, client: TestClient) -> None:
     client.app.state.follower._others.clear()  # type: ignore[attr-defined]
     shop.point_to("1", shop.refreshed["2"])
-    until(lambda: bool(served(client)[3]))
+    wait_until(lambda: bool(served(client)[3]))
     assert "built by another model" in served(client)[3][0]
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
 
@@ -383,14 +377,14 @@ def test_a_registry_that_is_down_does_not_stop_serving(shop: ServingShop, client
     )
     whole, follower._registry = follower._registry, Registry(elsewhere)
     try:
-        until(lambda: bool(served(client)[3]))
+        wait_until(lambda: bool(served(client)[3]))
         assert "the registry does not answer" in served(client)[3][0]
         assert metric(client, "smar_registry_failures_total") >= 1
         assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
         assert client.get("/versions").json()["champion"] == "1"
     finally:
         follower._registry = whole
-    until(lambda: served(client)[3] == [])
+    wait_until(lambda: served(client)[3] == [])
 
 
 @pytest.mark.usefixtures("as_released")
@@ -401,7 +395,7 @@ def test_in_the_place_of_a_champion_that_cannot_be_opened_the_last_good_release_
     shop.promote("2")
     try:
         with TestClient(create_app(shop.settings, poll_seconds=0.1)) as client:
-            until(lambda: client.get("/readyz").status_code == 200)
+            wait_until(lambda: client.get("/readyz").status_code == 200)
             *pair, problems = served(client)
             assert tuple(pair) == pair_of(shop, "1")
             assert "version 2 with index" in problems[0] and "built by another model" in problems[0]
@@ -413,9 +407,9 @@ def test_in_the_place_of_a_champion_that_cannot_be_opened_the_last_good_release_
             shop.point_to("1", shop.refreshed["1"])
             refreshed = pair_of(shop, "1", refreshed=True)
             registry.client.set_registered_model_tag("smar", LAST_GOOD, " ".join(refreshed[::2]))
-            until(lambda: served(client)[:3] == refreshed)
+            wait_until(lambda: served(client)[:3] == refreshed)
             shop.point_to("2", None)
-            until(lambda: served(client) == (*pair_of(shop, "2"), []))
+            wait_until(lambda: served(client) == (*pair_of(shop, "2"), []))
             assert client.get("/readyz").json()["is_champion"] is True
             assert metric(client, "smar_serving_champion") == 1
     finally:
@@ -425,7 +419,7 @@ def test_in_the_place_of_a_champion_that_cannot_be_opened_the_last_good_release_
 def test_before_the_first_release_it_lives_but_is_not_ready(shop: ServingShop) -> None:
     release = shop.settings.release.model_copy(update={"model": "another"})
     with TestClient(create_app(shop.settings.model_copy(update={"release": release}), poll_seconds=0.1)) as client:
-        until(lambda: bool(client.get("/readyz").json()["problems"]))
+        wait_until(lambda: bool(client.get("/readyz").json()["problems"]))
         state = client.get("/readyz")
         assert (state.status_code, state.json()["ready"]) == (503, False)
         assert "`make retrain` trains and promotes one" in state.json()["problems"][0]
@@ -437,7 +431,7 @@ def test_before_the_first_release_it_lives_but_is_not_ready(shop: ServingShop) -
 
 def test_a_server_for_the_champion_alone_opens_no_other(shop: ServingShop) -> None:
     with TestClient(create_app(shop.settings, poll_seconds=0.1, others_kept=0)) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: client.get("/readyz").status_code == 200)
         refused = client.get("/search", params={"q": "red shirt", "version": "2"})
         assert (refused.status_code, "--others 0" in refused.json()["detail"]) == (503, True)
         assert client.get("/search", params={"q": "red shirt", "version": "1"}).status_code == 200
@@ -454,11 +448,11 @@ with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
 
 def get(path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{{port}}/{{path}}", timeout=60) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{{port}}/{{path}}", timeout={PATIENCE_SECONDS}) as answer:
         return answer.status
 
 def ask():
-    for _ in range(600):
+    while True:
         try:
             if get("readyz") == 200:
                 break
@@ -475,7 +469,9 @@ try:
 except KeyboardInterrupt:
     pass
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.stdout.splitlines()[-1:] == ["[200, 200, 200, 200] []"], done.stdout + done.stderr
 
 
@@ -489,15 +485,15 @@ def test_the_command_serves_until_it_is_told_to_end(shop: ServingShop) -> None:
         assert address, said
 
         def ready() -> bool:
-            with urllib.request.urlopen(f"{address[0]}/versions", timeout=20) as answer:
+            with urllib.request.urlopen(f"{address[0]}/versions", timeout=PATIENCE_SECONDS) as answer:
                 return json.loads(answer.read())["champion"] == "1"
 
-        until(ready)
+        wait_until(ready)
         taken = subprocess.run([*command, "--port", address[1]], cwd=REPOSITORY, capture_output=True, text=True)
         assert taken.returncode == 2
         assert "choose --host and --port" in taken.stderr
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) in {0, -signal.SIGTERM}
+        assert process.wait(timeout=PATIENCE_SECONDS) in {0, -signal.SIGTERM}
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)

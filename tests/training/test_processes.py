@@ -27,6 +27,7 @@ from smar_model.lake.shared_files import fetch_files, share_files
 from smar_model.settings import REPOSITORY, SharedStage, home
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training import processes
+from tests.patience import PATIENCE_SECONDS
 from tests.s3_server import BUCKET, running_s3
 from tests.tiny_shop import DATA_STAGES, published, run_stages, tiny_run
 
@@ -67,10 +68,10 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def end(process: subprocess.Popen[str], *, seconds: float = 120) -> str:
+def end(process: subprocess.Popen[str]) -> str:
     """What it has printed, once it has ended."""
     try:
-        return process.communicate(timeout=seconds)[0]
+        return process.communicate(timeout=PATIENCE_SECONDS)[0]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
