@@ -28,11 +28,11 @@ RETURN java_method(
 -- queries are done with here, as all that follows is null then, for arguments of functions are worked out before any `if`.
 CREATE OR REPLACE TEMPORARY FUNCTION plain_digits(text STRING)
 RETURNS STRING
-RETURN if(text RLIKE r'(?:\p{Nd}\P{Nd}*){7}', translate(
+RETURN if(text RLIKE r'(?:\p{Nd}\P{Nd}*){7}', trim(regexp_replace(translate(
   text,
   '٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹०१२३४५६७८९০১২৩৪৫৬৭৮৯๐๑๒๓๔๕๖๗๘๙၀၁၂၃၄၅၆၇၈၉០១២៣៤៥៦៧៨៩\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u00ad\u200b\u200c\u200d\u2060\ufeff',
   '0123456789012345678901234567890123456789012345678901234567890123456789-------'
-), NULL);
+), ' +', ' ')), NULL);
 
 -- A text cut before each group of digits.
 CREATE OR REPLACE TEMPORARY FUNCTION number_pieces(text STRING)

@@ -83,16 +83,20 @@ def normalise_query(text: str, catalogue_numbers: Collection[str] = frozenset())
     query = EMAIL.sub("<email>", " ".join(folded.split()))
     if not SEVEN_DIGITS.search(query):
         return query
-    plain = query.translate(_PLAIN)
+    plain = _plain(query)
     masked = _mask_phones(_mask_cards(plain, catalogue_numbers), catalogue_numbers)
     return query if masked == plain else masked
+
+
+def _plain(text: str) -> str:
+    return " ".join(part for part in text.translate(_PLAIN).split(" ") if part)
 
 
 def numbers_of(text: str) -> set[str]:
     """Digits of every number of 9 to 19 digits in a text, written in up to six groups: those that a mask could take."""
     if not SEVEN_DIGITS.search(text):
         return set()
-    pieces = GROUP_START.split(text.translate(_PLAIN))
+    pieces = GROUP_START.split(_plain(text))
     windows = (w for start in range(len(pieces)) for w in _windows(pieces, start, NUMBER_GROUPS))
     return {digits for _, digits in windows if 9 <= len(digits) <= 19}
 

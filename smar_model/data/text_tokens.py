@@ -46,7 +46,7 @@ def load_numbers(tokenizer_file: Path) -> frozenset[str]:
 
 
 def encode_queries(
-    tokenizer: Tokenizer, queries: Sequence[str], length: int, catalogue_numbers: Collection[str]
+    tokenizer: Tokenizer, queries: Sequence[str], length: int, catalogue_numbers: Collection[str] = frozenset()
 ) -> np.ndarray:
     """Queries to ids (B, L) int64, normalised as the training data were."""
     normalised = [normalise_query(q, catalogue_numbers) for q in queries]

@@ -290,8 +290,8 @@ class RetrievalModel(nn.Module):
         return (logits >= 0).float() if self.variant.routing == "hard" else logits.sigmoid()
 
 
-def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> None:
-    """Write weights.safetensors, network.json, tokenizer.json and what lies beside it: all that search needs."""
+def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path, numbers_file: Path | None = None) -> None:
+    """Write weights.safetensors, network.json, tokenizer.json, catalogue_numbers.txt (if any): all that search needs."""
     folder.mkdir(parents=True, exist_ok=True)
     # Each name keeps its own copy of what towers share: the library's own way of naming shared weights once is not the
     # same at every saving, and equal weights must be equal files.
@@ -300,8 +300,8 @@ def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> Non
     content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
     (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
-    if (numbers := tokenizer_file.with_name(NUMBERS_FILE)).is_file():
-        (folder / NUMBERS_FILE).write_bytes(numbers.read_bytes())
+    if numbers_file:
+        (folder / NUMBERS_FILE).write_bytes(numbers_file.read_bytes())
 
 
 def model_digest(folder: Path) -> str:
