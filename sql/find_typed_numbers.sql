@@ -3,7 +3,7 @@
 -- Gives: typed_numbers (dt, numbers).
 
 CREATE OR REPLACE TEMPORARY VIEW queries_with_numbers AS
-SELECT dt, fold_case(query) AS query
+SELECT dt, collapse_space(fold_case(query)) AS query
 FROM delivered_events
 WHERE query RLIKE r'(?:\p{N}\P{N}*){7}';
 
