@@ -7,8 +7,13 @@ SELECT dt, collapse_space(fold_case(query)) AS query
 FROM delivered_events
 WHERE query RLIKE r'(?:\p{N}\P{N}*){7}';
 
+-- Spark takes no SQL function of ours inside of `explode`.
+CREATE OR REPLACE TEMPORARY VIEW numbers_of_queries AS
+SELECT dt, numbers_of(query) AS numbers
+FROM queries_with_numbers;
+
 CREATE OR REPLACE TEMPORARY VIEW typed_numbers AS
 SELECT t.dt, collect_set(t.number) AS numbers
-FROM (SELECT dt, explode(numbers_of(query)) AS number FROM queries_with_numbers) AS t
+FROM (SELECT dt, explode(numbers) AS number FROM numbers_of_queries) AS t
 LEFT SEMI JOIN catalogue_numbers AS c ON c.number = t.number
 GROUP BY t.dt;
