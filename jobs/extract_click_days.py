@@ -1,4 +1,5 @@
-"""Days of the click log, each extracted once: an output of its own that depends on that day's files alone.
+"""Days of the click log, each extracted once: an output of its own, of that day's files and of those numbers of the
+catalogue that are in its queries.
 
 Tables of a day: clicks_by_position, quarantine (samples), quarantine_counts. Rules: `sql/extract_clicks_days.sql`.
 """
@@ -13,12 +14,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
+from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
 from smar_model.lake.contracts import load_contract, write_rows
@@ -33,6 +36,9 @@ CODE = (
     "smar_model/lake/contracts.py",
     "smar_model/lake/json_lines.py",
     "sql/extract_clicks_days.sql",
+    "sql/find_typed_numbers.sql",
+    "smar_model/data/catalogue.py",
+    "smar_model/data/query_text.py",
     "sql/functions.sql",
     "schemas/click_log.yaml",
     "schemas/clicks_by_position.yaml",
@@ -54,21 +60,42 @@ def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
             raise InputError(
                 f"{files[day][0].parent}: its files hold no events; deliver the day's log or choose another date"
             )
-    keys = {day: _key(context, day) for day in files}
+    typed = _typed_catalogue_numbers(spark, context, files)
+    keys = {day: _key(context, day, typed.get(day, [])) for day in files}
     missing = [day for day in files if not find_artifact(STAGE, keys[day])]
     context.report(f"{sum(rows_in.values()):,} events of {len(files)} days, {len(missing)} of them to extract")
     if missing:
-        _extract(spark, context, {day: files[day] for day in missing}, rows_in, keys)
+        numbers = sorted({number for day in missing for number in typed.get(day, ())})
+        _extract(spark, context, {day: files[day] for day in missing}, rows_in, keys, numbers)
     found = [find_artifact(STAGE, keys[day]) for day in files]
     return [artifact for artifact in found if artifact]
 
 
-def _key(context: StageContext, day: date) -> str:
+def _typed_catalogue_numbers(
+    spark: SparkSession, context: StageContext, files: dict[date, list[Path]]
+) -> dict[date, list[str]]:
+    """Numbers that the catalogue holds and shoppers typed on a day, which its extraction does not mask, sorted.
+
+    They alone are what a day takes from the catalogue: it is extracted again where one of them has come or gone.
+    """
+    numbers = read_catalogue_numbers(context.table("prepare-items", "catalogue"))
+    if not numbers:
+        return {}
+    delivered = [file for of_day in files.values() for file in of_day]
+    events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
+    spark.createDataFrame(pd.DataFrame({"number": numbers})).createOrReplaceTempView("catalogue_numbers")
+    events.createOrReplaceTempView("delivered_events")
+    run_sql(spark, "find_typed_numbers")
+    return {row.dt: sorted(row.numbers) for row in spark.table("typed_numbers").collect()}
+
+
+def _key(context: StageContext, day: date, catalogue_numbers: list[str]) -> str:
     return digest_json(
         {
             "code": digest_code(CODE),
             "day": str(day),
             "click_log": context.shop.digest_click_log([day]),
+            "catalogue_numbers": catalogue_numbers,
             "settings": context.settings.section("clicks"),
             "lock": digest_file(REPOSITORY / "requirements.lock"),
         }
@@ -81,6 +108,7 @@ def _extract(
     files: dict[date, list[Path]],
     rows_in: dict[date, int],
     keys: dict[date, str],
+    catalogue_numbers: list[str],
 ) -> None:
     delivered = [file for of_day in files.values() for file in of_day]
     events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
@@ -96,6 +124,7 @@ def _extract(
         "extract_clicks_days",
         # Ids of shoppers tell events of one pass apart and are written nowhere, so nobody needs to know the salt.
         salt=secrets.token_hex(16),
+        catalogue_numbers=catalogue_numbers,
         kinds=list(kinds or ()),
         skew_seconds=60 * settings.skew_minutes,
         bot_requests_per_day=settings.bot_requests_per_day,

@@ -1,7 +1,7 @@
 -- Days of the delivered log → what shoppers did on each, by place in the list, and the events not used, each with one
 -- reason. No rule looks beyond its day, so that a day's result never depends on which others are read with it.
 -- Reads: delivered_events (with `dt`, the day of the event's folder).
--- Parameters: salt, kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
+-- Parameters: salt, catalogue_numbers (array: numbers of the catalogue that shoppers typed), kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
 --   bot_clicks, bot_dwell_seconds (settings.clicks).
 -- Gives: clicks_by_position, quarantine_samples (20 of each day and reason, with `rows`, how many there are). Makes the
 --   session's tables judged_events and requests.
@@ -31,7 +31,7 @@ SELECT
   request_id,
   session_id,
   left(sha2(concat(:salt, user_id), 256), 16) AS shopper,
-  normalise_query(query) AS query,
+  normalise_query(query, CAST(:catalogue_numbers AS ARRAY<STRING>)) AS query,
   item_id,
   position
 FROM delivered_events;

@@ -105,10 +105,10 @@ WHERE updated_at < :cutoff;
 CREATE OR REPLACE TEMPORARY VIEW written_texts AS
 SELECT
   item_id,
-  normalise_query(title) AS title,
-  normalise_query(brand) AS brand,
-  normalise_query(element_at(split(category, '>'), -1)) AS type,
-  normalise_query(array_join(sort_array(map_values(attributes)), ' | ')) AS details
+  normalise_item_text(title) AS title,
+  normalise_item_text(brand) AS brand,
+  normalise_item_text(element_at(split(category, '>'), -1)) AS type,
+  normalise_item_text(array_join(sort_array(map_values(attributes)), ' | ')) AS details
 FROM known_items;
 
 CREATE OR REPLACE TEMPORARY VIEW written_words AS

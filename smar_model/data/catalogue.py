@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from PIL import Image
+
+from smar_model.data.query_text import maskable_numbers
 
 MAXIMUM_FRAMES = 4
 """Pictures of one item that its embedding uses."""
@@ -27,6 +30,18 @@ def read_catalogue(files: Sequence[Path], *, before: datetime | None = None) -> 
     if before is not None:
         frame = frame[frame["updated_at"] < before]
     return frame.sort_values("item_id", ignore_index=True)
+
+
+def numbers_in_catalogue(catalogue: pd.DataFrame) -> set[str]:
+    """Numbers in ids, titles and attributes that no mask takes out of a query (`query_text.normalise_query`)."""
+    values = (str(value) for attributes in catalogue["attributes"] for value in dict(attributes).values())
+    return maskable_numbers(chain(catalogue["item_id"], catalogue["title"], values))
+
+
+def read_catalogue_numbers(files: Sequence[Path]) -> list[str]:
+    """Likewise, sorted, in the memory of a few rows."""
+    batches = ds.dataset([str(f) for f in files]).to_batches(columns=["item_id", "title", "attributes"])
+    return sorted(set().union(*(numbers_in_catalogue(batch.to_pandas()) for batch in batches)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from tokenizers import Tokenizer
 
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
+
+NUMBERS_FILE = "catalogue_numbers.txt"
+"""Beside tokenizer.json where the catalogue holds numbers that look like those of cards or telephones: one a line."""
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -36,9 +39,18 @@ def pad(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
     return ids
 
 
-def encode_queries(tokenizer: Tokenizer, queries: Sequence[str], length: int) -> np.ndarray:
+def load_numbers(tokenizer_file: Path) -> frozenset[str]:
+    """Numbers that the catalogue held which a tokenizer's model was trained on; empty where it held none."""
+    file = tokenizer_file.with_name(NUMBERS_FILE)
+    return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
+
+
+def encode_queries(
+    tokenizer: Tokenizer, queries: Sequence[str], length: int, catalogue_numbers: Collection[str] = frozenset()
+) -> np.ndarray:
     """Queries to ids (B, L) int64, normalised as the training data were."""
-    encoded = tokenizer.encode_batch([normalise_query(q) for q in queries], add_special_tokens=False)
+    normalised = [normalise_query(q, catalogue_numbers) for q in queries]
+    encoded = tokenizer.encode_batch(normalised, add_special_tokens=False)
     return pad([e.ids for e in encoded], length)
 
 

@@ -22,7 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from smar_model.data.query_text import normalise_query
+from smar_model.data.catalogue import numbers_in_catalogue
+from smar_model.data.query_text import maskable_numbers, normalise_query
 from smar_model.errors import InputError
 from smar_model.evaluation.relevance import Relevance
 from smar_model.lake.contracts import load_contract, read_parquet_schema
@@ -139,7 +140,7 @@ def synthetic_evaluation_set(
     random = np.random.default_rng(seed)
     texts, targets = [], []
     for row, title in zip(rows, catalogue["title"].iloc[rows], strict=True):
-        words = normalise_query(title).split()
+        words = normalise_query(title, maskable_numbers([title])).split()
         for _ in range(SYNTHETIC_QUERIES if words else 0):
             length = int(random.integers(1, min(SYNTHETIC_WORDS, len(words)) + 1))
             start = int(random.integers(0, len(words) - length + 1))
@@ -173,7 +174,8 @@ def _requests_with_truth(
     """Requests with truth whose query survived the cleaning on that day and whose wanted item is in the catalogue."""
     parts = [read_contract_table("truth_requests", shop.truth_requests(day)).assign(day=day) for day in days]
     requests = pd.concat(parts, ignore_index=True)
-    requests["query"] = [normalise_query(text) for text in requests["query"]]
+    numbers = numbers_in_catalogue(catalogue)
+    requests["query"] = [normalise_query(text, numbers) for text in requests["query"]]
     seen = clicks[["day", "query"]].drop_duplicates()
     survived = requests.merge(seen, on=["day", "query"], how="inner", validate="m:1")
     survived["target"] = pd.Index(catalogue["item_id"]).get_indexer(survived["item_id"])
@@ -310,7 +312,9 @@ def _judged_sets(
             f"{file}: row {outside.index[0]} (query {first['query']!r}, item {first['item_id']!r}) has grade "
             f"{first['grade']}; grades are 0 to 3"
         )
-    judgments["number"] = pd.Index(queries).get_indexer([normalise_query(text) for text in judgments["query"]])
+    numbers = numbers_in_catalogue(catalogue)
+    asked = [normalise_query(text, numbers) for text in judgments["query"]]
+    judgments["number"] = pd.Index(queries).get_indexer(asked)
     judgments["row"] = pd.Index(catalogue["item_id"]).get_indexer(judgments["item_id"])
     judgments = judgments[(judgments["number"] >= 0) & (judgments["row"] >= 0)]
     best = judgments.groupby(["number", "row"], as_index=False)["grade"].max()

@@ -105,9 +105,10 @@ def encode_texts(model: RetrievalModel, tokenizer_file: Path, texts: Sequence[st
     """Embeddings of queries, (B, D) or of K heads (B, K, D), and the header's logits, (B,)."""
     import torch
 
-    from smar_model.data.text_tokens import encode_queries, load_tokenizer
+    from smar_model.data.text_tokens import encode_queries, load_numbers, load_tokenizer
 
-    ids = torch.from_numpy(encode_queries(load_tokenizer(tokenizer_file), texts, model.shape.query_length))
+    tokenizer, numbers = load_tokenizer(tokenizer_file), load_numbers(tokenizer_file)
+    ids = torch.from_numpy(encode_queries(tokenizer, texts, model.shape.query_length, numbers))
     with torch.inference_mode():
         parts = [model.encode_queries(part) for part in ids.split(QUERIES_AT_A_TIME)]
         embeddings, logits = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from smar_model.data.text_tokens import NUMBERS_FILE
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files
 from smar_model.network.descriptors import PictureDescriptors
@@ -289,8 +290,8 @@ class RetrievalModel(nn.Module):
         return (logits >= 0).float() if self.variant.routing == "hard" else logits.sigmoid()
 
 
-def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> None:
-    """Write weights.safetensors, network.json and tokenizer.json: all that search needs."""
+def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path, numbers_file: Path | None = None) -> None:
+    """Write weights.safetensors, network.json, tokenizer.json, catalogue_numbers.txt (if any): all that search needs."""
     folder.mkdir(parents=True, exist_ok=True)
     # Each name keeps its own copy of what towers share: the library's own way of naming shared weights once is not the
     # same at every saving, and equal weights must be equal files.
@@ -299,6 +300,8 @@ def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path) -> Non
     content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
     (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    if numbers_file:
+        (folder / NUMBERS_FILE).write_bytes(numbers_file.read_bytes())
 
 
 def model_digest(folder: Path) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from smar_model.data.patch_tokens import read_item_pictures
-from smar_model.data.text_tokens import encode_queries
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.embed import (
     BATCH,
@@ -56,8 +55,7 @@ def rerank(
     model = encoder.model
     scores = np.full(ranking.rows.shape, -np.inf, dtype=np.float32)
     for start in range(0, len(queries), QUERY_BATCH):
-        ids = encode_queries(encoder.tokenizer, queries[start : start + QUERY_BATCH], model.shape.query_length)
-        asked, _ = model.encode_queries(torch.from_numpy(ids))
+        asked, _ = model.encode_queries(encoder.tokenise(queries[start : start + QUERY_BATCH]))
         for number, query in enumerate(asked, start=start):
             found = ranking.rows[number] != NO_ROW
             rows = ranking.rows[number, found]

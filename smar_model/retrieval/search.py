@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from smar_model.data.text_tokens import encode_queries, load_tokenizer
+from smar_model.data.text_tokens import encode_queries, load_numbers, load_tokenizer
 from smar_model.errors import InputError
 from smar_model.network.losses import soft_maximum
 from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model
@@ -47,16 +47,20 @@ class QueryEncoder:
         """`tower_file`: exported query tower that runs in the place of the model's (`query_tower.py`)."""
         self.model = model.eval()
         self.tokenizer = load_tokenizer(tokenizer_file)
+        self.catalogue_numbers = load_numbers(tokenizer_file)
         self.tower = ExportedTower(tower_file) if tower_file else None
+
+    def tokenise(self, queries: Sequence[str]) -> torch.Tensor:
+        """Token ids (B, L)."""
+        length = self.model.shape.query_length
+        return torch.from_numpy(encode_queries(self.tokenizer, queries, length, self.catalogue_numbers))
 
     @torch.inference_mode()
     def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Routed queries (B, 2D), of K heads (B·K, 2D), the share of S_m that routes them (B,) and P(q) (B,)."""
         routed, routes, probabilities = [], [], []
         for start in range(0, len(queries), QUERY_BATCH):
-            ids = torch.from_numpy(
-                encode_queries(self.tokenizer, queries[start : start + QUERY_BATCH], self.model.shape.query_length)
-            )
+            ids = self.tokenise(queries[start : start + QUERY_BATCH])
             if len(ids) == 1:
                 embeddings, logits = self._run_tower(ids)
             else:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from smar_model.data.text_tokens import encode_queries
+from smar_model.data.text_tokens import pad
 from smar_model.data.token_tables import is_held_out, query_keys
 from smar_model.network.model import RetrievalModel
 from smar_model.training.device import device
@@ -66,7 +66,8 @@ def calibrate(model: RetrievalModel, tokenizer: Tokenizer, labels: Mapping[str, 
     """Set the temperature of the model's header by labels that it has not learned from; returns what was found."""
     model.eval()
     queries = sorted(labels)
-    ids = torch.from_numpy(encode_queries(tokenizer, queries, model.shape.query_length))
+    encoded = tokenizer.encode_batch(queries, add_special_tokens=False)
+    ids = torch.from_numpy(pad([e.ids for e in encoded], model.shape.query_length))
     parts = [model.encode_queries(part.to(device()))[1].cpu() for part in ids.split(QUERIES_AT_A_TIME) if len(part)]
     logits = torch.cat([torch.zeros(0), *parts])
     temperature = fit_temperature(logits, torch.tensor([labels[query] for query in queries]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from smar_model.data.text_tokens import load_tokenizer
+from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
 from smar_model.settings import Network
@@ -43,7 +43,9 @@ def _ready(context: StageContext, model: RetrievalModel) -> RetrievalModel:
 
 def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:
     """Write the model into the attempt's folder; returns its size."""
-    save_model(model.cpu().eval(), context.output("model"), context.input("train-tokenizer").file("tokenizer.json"))
+    made = context.input("train-tokenizer")
+    numbers_file = made.file(NUMBERS_FILE) if NUMBERS_FILE in made.manifest["files"] else None
+    save_model(model.cpu().eval(), context.output("model"), made.file("tokenizer.json"), numbers_file)
     return {"parameters": float(sum(p.numel() for p in model.parameters()))}
 
 

@@ -13,8 +13,8 @@ import pyarrow.dataset as ds
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from smar_model.data.catalogue import read_catalogue
-from smar_model.data.text_tokens import load_tokenizer
+from smar_model.data.catalogue import read_catalogue, read_catalogue_numbers
+from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
 from smar_model.data.token_tables import write_item_tokens, write_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs, synthetic_pairs
 from smar_model.errors import InputError
@@ -25,7 +25,7 @@ def run(context: StageContext) -> dict[str, float]:
     """Write tokenizer.json: byte-level BPE, so that no text in any script has an unknown token; id 0 is padding.
 
     With `network.text.pretrained` the encoder's own tokenizer is taken instead, and by a run that builds on an earlier one's
-    pretraining that one's. Token tables are in `tokens/`.
+    pretraining that one's. Token tables are in `tokens/`; numbers that the catalogue holds in catalogue_numbers.txt.
     """
     pretrained = context.settings.network.text.pretrained
     if base := context.inputs.get("base"):
@@ -47,6 +47,8 @@ def run(context: StageContext) -> dict[str, float]:
     path = context.output("tokenizer.json")
     # Sorted keys: the library writes some of them in an order that changes between processes.
     path.write_text(json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    if numbers := read_catalogue_numbers(context.table("prepare-items", "catalogue")):
+        context.output(NUMBERS_FILE).write_text("".join(f"{number}\n" for number in numbers), encoding="ascii")
     return {"vocabulary": tokenizer.get_vocab_size(), **_write_tokens(context, tokenizer)}
 
 

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from smar_model.data.catalogue import look, picture_view, read_catalogue, read_thumbnails
+from smar_model.data.catalogue import look, picture_view, read_catalogue, read_catalogue_numbers, read_thumbnails
 from smar_model.data.text_tokens import encode_items, encode_queries, pad, trim
+from smar_model.network.model import load_model, save_model
+from smar_model.retrieval.search import QueryEncoder
+from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, write_rows
 
 
@@ -56,6 +61,29 @@ def test_a_long_title_does_not_push_the_other_parts_out(tokenizer: Tokenizer) ->
 
 def test_queries_are_normalised_as_training_data_are(tokenizer: Tokenizer) -> None:
     assert np.array_equal(encode_queries(tokenizer, ["  RED\tShirt "], 8), encode_queries(tokenizer, ["red shirt"], 8))
+
+
+def test_queries_keep_the_numbers_that_the_catalogue_of_their_model_held(tmp_path: Path) -> None:
+    items = [
+        {"item_id": "i-0986494524", "title": "Brake pads", "attributes": []},
+        {"item_id": "i2", "title": "Brake disc 0 986 494 525", "attributes": [("oem", "620.315.485")]},
+    ]
+    schema = pa.schema(
+        [("item_id", pa.string()), ("title", pa.string()), ("attributes", pa.map_(pa.string(), pa.string()))]
+    )
+    pq.write_table(pa.Table.from_pylist(items, schema), tmp_path / "items.parquet")
+    numbers = read_catalogue_numbers([tmp_path / "items.parquet"])
+    assert {"0986494524", "0986494525", "620315485"} <= set(numbers)
+    written = Tokenizer(models.WordLevel({"<pad>": 0, "?": 1, "0986494524": 2, "<phone>": 3}, unk_token="?"))
+    written.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    written.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "numbers").write_text("\n".join(numbers))
+    save_model(small_model(), tmp_path / "model", tmp_path / "tokenizer.json", tmp_path / "numbers")
+    encoder = QueryEncoder(load_model(tmp_path / "model"), tmp_path / "model" / "tokenizer.json")
+    assert encoder.tokenise(["0986494524", "0986494527"]).tolist() == [[2], [3]]
+    save_model(small_model(), tmp_path / "other", tmp_path / "tokenizer.json")
+    encoder = QueryEncoder(load_model(tmp_path / "other"), tmp_path / "other" / "tokenizer.json")
+    assert encoder.tokenise(["0986494524", "0986494527"]).tolist() == [[3], [3]]
 
 
 def test_padding_and_trimming(tokenizer: Tokenizer) -> None:

@@ -256,6 +256,29 @@ def test_a_day_is_made_once_whatever_it_is_read_with(faulty: dict[str, Any], oth
     assert output.manifest["content"] == faulty["output"].manifest["content"]
 
 
+def test_a_number_that_the_catalogue_holds_is_not_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a day is extracted again where shoppers typed a number that came to the catalogue since, no other day."""
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
+    root = write_tiny_shop(tmp_path / "shop")
+    typed = ["bosch 0986494524", "call 0986494525", "0 986 494 524"]
+    write_rows(log_file(root, DAYS[0], "typed"), "click_log", [event(DAYS[0], n, query=q) for n, q in enumerate(typed)])
+
+    def queries(name: str) -> set[str]:
+        output = run_stages(tiny_run(root, name=name), "prepare-items", "extract-clicks")["extract-clicks"]
+        return {row["query"] for row in rows(output, "clicks")}
+
+    assert {"bosch <phone>", "call <phone>", "0 986 494 524"} <= queries("without")
+    without = {artifact.key for artifact in days_made().values()}
+    items = pq.read_table(root / "items.parquet").to_pylist()
+    items[1] |= {"title": f"{items[1]['title']} 0 986 494 524"}
+    write_rows(root / "items.parquet", "items", items)
+    found = queries("with")
+    assert {"bosch 0986494524", "call <phone>", "0 986 494 524"} <= found
+    assert "bosch <phone>" not in found
+    keys = {path.stem for path in (lake() / "extract-clicks-day").glob("*.json")}
+    assert len(keys - without) == 1
+
+
 def test_a_share_of_the_shoppers_is_read_whole(faulty: dict[str, Any], other_home: Path) -> None:
     run = tiny_run(faulty["root"], name="sampled", clicks=CLICKS | {"sample_share": 0.5})
     output = run_stages(run, "prepare-items", "extract-clicks")["extract-clicks"]
