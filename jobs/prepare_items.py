@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, ImageStat
+from PIL import Image, ImageStat
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
@@ -38,7 +38,7 @@ from jobs.spark_session import (
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, newest_artifact
 from smar_model.lake.picture_fetching import fetch_pictures, forget_pictures, have_come
-from smar_model.lake.picture_formats import FORMATS, MAXIMUM_PIXELS
+from smar_model.lake.picture_formats import decode_picture
 from smar_model.lake.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext
@@ -254,24 +254,12 @@ def look_at(content: bytes, size: tuple[int, int], *, uniform_below: float) -> L
     Raises:
         UnusablePicture: `too_large` (over MAXIMUM_PIXELS, told from the header) or `undecodable`.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAXIMUM_PIXELS:
-                raise UnusablePicture("too_large", f"{image.width} × {image.height} pixels")
-            # JPEG files are decoded at a fraction of their size, at least twice the thumbnail's.
-            image.draft(None, (2 * max(size), 2 * max(size)))
-            fitted = ImageOps.contain(_to_rgb(ImageOps.exif_transpose(image)), size, method=Image.Resampling.LANCZOS)
-        thumbnail = Image.new("RGB", size, "white")
-        thumbnail.paste(fitted, (round((size[0] - fitted.width) / 2), round((size[1] - fitted.height) / 2)))
-        buffer = io.BytesIO()
-        # No chroma subsampling: at this size it would smear colours.
-        thumbnail.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    except UnusablePicture:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnusablePicture("too_large", str(error)) from error
-    except Exception as error:  # decoders meet arbitrary bytes and raise nearly anything
-        raise UnusablePicture("undecodable", f"{type(error).__name__}: {error}") from error
+    fitted = decode_picture(content, size)
+    thumbnail = Image.new("RGB", size, "white")
+    thumbnail.paste(fitted, (round((size[0] - fitted.width) / 2), round((size[1] - fitted.height) / 2)))
+    buffer = io.BytesIO()
+    # No chroma subsampling: at this size it would smear colours.
+    thumbnail.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     # Without the padding, which would make any picture of another shape look varied.
     grey, box = fitted.convert("L"), Image.Resampling.BOX
     return Look(
@@ -280,17 +268,6 @@ def look_at(content: bytes, size: tuple[int, int], *, uniform_below: float) -> L
         signature=np.asarray(fitted.resize((6, 8), box), dtype=int).ravel().tolist(),
         uniform=ImageStat.Stat(grey).stddev[0] < uniform_below,
     )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would cut off what is lighter than 255
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode in ("I", "F"):
-        raise UnusablePicture("undecodable", f"32-bit pixels (mode {image.mode}), whose white is not agreed on")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
 
 
 def _perceptual_hash(fitted: Image.Image, grey: Image.Image) -> int:

@@ -31,7 +31,7 @@ from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, P
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, ProtocolError
 
-from smar_model.lake.picture_formats import ACCEPT, is_picture, require_picture
+from smar_model.lake.picture_formats import ACCEPT, decode_picture, is_picture
 from smar_model.lake.picture_stores import UnusablePicture, fetched_folder, fetched_path
 from smar_model.settings import Pictures
 
@@ -103,7 +103,7 @@ def fetch_pictures(
                     raise UnusablePicture("unreachable", left_alone)
                 asked = True
                 content = _fetch(manager, url, settings, seconds=min(deadline, ends - began))
-                require_picture(content)
+                decode_picture(content, (settings.width, settings.height))  # as prepare-items will
                 _keep(fetched_path(folder, url), content)
                 in_a_row, failed = 0, False
             except UnusablePicture as error:

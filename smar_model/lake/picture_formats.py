@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 from smar_model.lake.picture_stores import UnusablePicture
 
@@ -15,8 +15,8 @@ ACCEPT = ", ".join(f"image/{name.lower()}" for name in FORMATS)
 MAXIMUM_PIXELS = 50_000_000
 
 
-def require_picture(content: bytes) -> None:
-    """Decode a picture's file, as small as its format allows.
+def decode_picture(content: bytes, size: tuple[int, int]) -> Image.Image:
+    """Decode a picture's file: upright, RGB, on white, as large as fits into `size` (width, height; pixels).
 
     Raises:
         UnusablePicture: `too_large` (over MAXIMUM_PIXELS, told from the header) or `undecodable`.
@@ -25,8 +25,9 @@ def require_picture(content: bytes) -> None:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAXIMUM_PIXELS:
                 raise UnusablePicture("too_large", f"{image.width} × {image.height} pixels")
-            image.draft(None, (1, 1))
-            image.load()
+            # JPEG files are decoded at a fraction of their size, at least twice the thumbnail's.
+            image.draft(None, (2 * max(size), 2 * max(size)))
+            return ImageOps.contain(_to_rgb(ImageOps.exif_transpose(image)), size, method=Image.Resampling.LANCZOS)
     except UnusablePicture:
         raise
     except Image.DecompressionBombError as error:
@@ -40,5 +41,16 @@ def is_picture(path: Path) -> bool:
     try:
         with Image.open(path, formats=FORMATS):
             return True
-    except Exception:  # as in `require_picture`
+    except Exception:  # as in `decode_picture`
         return False
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would cut off what is lighter than 255
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode in ("I", "F"):
+        raise UnusablePicture("undecodable", f"32-bit pixels (mode {image.mode}), whose white is not agreed on")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
