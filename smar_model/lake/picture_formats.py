@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from smar_model.lake.picture_stores import UnusablePicture
 
@@ -32,6 +32,8 @@ def decode_picture(content: bytes, size: tuple[int, int]) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise UnusablePicture("too_large", str(error)) from error
+    except UnidentifiedImageError as error:  # whose text has an address in memory: no two outputs would be alike
+        raise UnusablePicture("undecodable", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from error
     except Exception as error:  # decoders meet arbitrary bytes and raise nearly anything
         raise UnusablePicture("undecodable", f"{type(error).__name__}: {error}") from error
 
