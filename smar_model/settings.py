@@ -471,7 +471,8 @@ class Release(Section):
     tracking_uri: str | None = None
     """MLflow tracking and registry; unset: SQLite in the home folder."""
     experiment: str = "smar_retrain"
-    model: str = "smar"
+    model: Annotated[str, Field(pattern=r"^[^/:\\.][^/:\\]{0,119}$")] = "smar"
+    """Its name in the registry, without / : and \\."""
     keep: Count = 5
     """The last so many releases whose index builds and local copies `smar prune` leaves; champion, challenger and their predecessors
     always."""

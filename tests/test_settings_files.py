@@ -79,6 +79,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     ),
     "a Python object": (WHOLE.encode() + b"release: !!python/object/apply:os.getcwd []\n", "line 3: not valid YAML"),
     "a list for a name": (WHOLE.encode() + b"? [a, b]\n: 1\n", "line 3: a name is asked for"),
+    "a path for a name": (WHOLE.encode() + b"release: {model: ../../champion}\n", "line 3: release.model"),
     "unknown": (WHOLE.encode() + b"window:\n  dys: 3\n", "line 4: window.dys"),
     "too large": (WHOLE.encode() + b"#" * 1_000_001, "larger than 1,000,000 bytes"),
 }
@@ -130,6 +131,15 @@ def test_aliases_and_merged_sections_do_what_they_do_in_yaml(tmp_path: Path) -> 
     )
     training = load_settings(file).training
     assert (training.pretrain.steps, training.finetune.steps, training.finetune.batch) == (4, 5, 8)
+
+
+@pytest.mark.parametrize("output", ["../../elsewhere", "/etc"])
+def test_a_comparison_writes_inside_alone(output: str, tmp_path: Path) -> None:
+    file = tmp_path / "compare.yaml"
+    file.write_text(f"base: configs/sample_shop.yaml\ndate: 2026-11-19\noutput: {output}\n")
+    for kind in (Comparison, Sweep):
+        with pytest.raises(InputError, match=r"compare\.yaml, line 3: output: .*name a folder below"):
+            load_yaml(kind, file)
 
 
 def test_comparisons_sweeps_and_mappings_are_read_alike(tmp_path: Path) -> None:
