@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from smar_model.errors import InputError
 from smar_model.url_secrets import secrets_in
-from smar_model.yaml_files import Document, problem_of, read_yaml, validated
+from smar_model.yaml_files import Document, problem_of, read_yaml, validated, values_in
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -571,7 +570,7 @@ def _way(place: tuple[str | int, ...]) -> str:
 
 
 def _validated(document: Document) -> Settings:
-    for place, value in _values(document.content):
+    for place, value in values_in(document.content):
         problem = problem_of(value)
         if (
             not problem
@@ -582,12 +581,3 @@ def _validated(document: Document) -> Settings:
         if problem:
             raise InputError(f"{document.where(place)}: {problem}")
     return validated(Settings.model_validate, document)
-
-
-def _values(content: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    if isinstance(content, dict | list | tuple):
-        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield (*place, name), name
-            yield from _values(value, (*place, name))
-    else:
-        yield place, content

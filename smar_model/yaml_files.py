@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from smar_model.errors import InputError
 
@@ -20,7 +20,7 @@ MAXIMUM_VALUES = 100_000
 """In a file, counting what an alias stands for each time."""
 LARGEST_NUMBER = 10**12
 Place = tuple[str | int, ...]
-Kind = TypeVar("Kind")
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,24 @@ def validated(validate: Callable[[Any], Kind], document: Document) -> Kind:
         InputError: something in it is unknown or out of its bounds: one line that names all of that by file, line and name.
     """
     try:
-        return validate(document.content)
+        valid = validate(document.content)
     except ValidationError as error:
         raise InputError(describe_faults(error, document)) from None
+    # Numbers that YAML takes for texts: 1e30, nan.
+    for place, value in values_in(valid.model_dump()):
+        if problem := problem_of(value):
+            raise InputError(f"{document.where(place)}: {problem}")
+    return valid
+
+
+def values_in(content: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Each value, and each name of a section, with its place."""
+    if isinstance(content, dict | list | tuple):
+        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield (*place, name), name
+            yield from values_in(value, (*place, name))
+    else:
+        yield place, content
 
 
 def describe_faults(error: ValidationError, document: Document) -> str:
