@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.digests import digest_json
@@ -29,15 +29,6 @@ from smar_model.yaml_files import read_yaml, validated
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
 File = TypeVar("File", bound=Section)
-
-
-def _inside(path: Path) -> Path:
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError("name a folder below the checkout or home folder, without '..'")
-    return path
-
-
-Output = Annotated[Path, AfterValidator(_inside)]
 
 
 class Row(Section):
@@ -79,7 +70,7 @@ class Comparison(Section):
     """Settings file, from the checkout's root."""
     date: dt.date
     """Last day of the click log."""
-    output: Output
+    output: Path
     """Folder of the measured rows, from where `kept` says; the page is this name with `.md`."""
     kept: Literal["checkout", "home"] = "checkout"
     """Rows to commit, or rows of a shop's own that stay in its home folder (`SMAR_HOME`)."""

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from smar_model.errors import InputError
 from smar_model.evaluation.compare import Measured, current_rows, measure_missing
-from smar_model.evaluation.comparison import Bench, Comparison, Output, Row, load_yaml
+from smar_model.evaluation.comparison import Bench, Comparison, Row, load_yaml
 from smar_model.evaluation.judge import NOVEL
 from smar_model.lake.stage import Stage
 from smar_model.settings import Section
@@ -34,7 +34,7 @@ class Sweep(Section):
 
     base: Path
     date: dt.date
-    output: Output
+    output: Path
     """Folder of the rows; the drawing is this name with `.svg`."""
     variant: str
     settings: dict[str, Any] = Field(default_factory=dict)
