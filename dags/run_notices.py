@@ -22,6 +22,8 @@ from airflow.sdk.log import mask_secret
 from stages import FAILURE, run_address
 
 CONNECTION = os.environ.get("SMAR_NOTICES", "")
+if ":" in CONNECTION:  # an address, whose tokens would be stored and shown
+    raise ValueError("SMAR_NOTICES: name a connection by its id; the address belongs into the connection's config")
 ABOUT = os.environ.get("SMAR_NOTICES_ABOUT", "failed asked kept late").split()
 NOTICE = "airflow.providers.apprise.notifications.apprise.AppriseNotifier"
 

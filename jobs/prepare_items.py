@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, ImageStat
+from PIL import Image, ImageStat
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
@@ -35,14 +36,14 @@ from jobs.spark_session import (
     write_table,
 )
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import newest_artifact
-from smar_model.lake.picture_fetching import fetch_pictures
+from smar_model.lake.artifacts import Artifact, newest_artifact
+from smar_model.lake.picture_fetching import fetch_pictures, forget_pictures, have_come
+from smar_model.lake.picture_formats import decode_picture
 from smar_model.lake.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
+from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Pictures
 
-MAXIMUM_PIXELS = 50_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 JPEG_QUALITY = 92
 PICTURES_PER_BATCH = 256
 PICTURES_PER_TASK = 128
@@ -53,6 +54,9 @@ value by 8 at most in 99 of 100 photographs. No four of 16,000 different product
 SAMPLES = 20
 ROWS_PER_GROUP = 4_096
 """Rows of a row group of thumbnails: about 10 MB at 48 × 64 pixels. A trainer holds some of them at a time, to shuffle."""
+MISSING_PICTURES = "missing_pictures.json"
+"""In an output: the URLs of pictures that could not be fetched or used, if there are any."""
+MISSING = r"SELECT DISTINCT file FROM judged_pictures WHERE reason IS NOT NULL AND file RLIKE '^(?i)https?://'"
 
 READ = "item_id string, place int, file string, picture_digest string, reason string, detail string"
 DECODED = (
@@ -73,7 +77,7 @@ class Look:
     uniform: bool
 
 
-def run(context: StageContext) -> dict[str, int]:
+def run(context: StageContext) -> dict[str, Any]:
     """Write the tables; returns counts.
 
     Raises:
@@ -119,12 +123,29 @@ def run(context: StageContext) -> dict[str, int]:
                 for table in ("catalogue", "quarantine", "quarantine_counts")
             },
         }
+        missing = sorted(spark.sql(MISSING).toArrow()["file"].to_pylist()) if by_url else []
         sums = "SELECT (SELECT count(*) FROM decoded_pictures), count(DISTINCT picture_digest) FROM read_pictures"
         pictures_decoded, distinct = spark.sql(sums).first() or (0, 0)
-    return add_up(written, items_in=items_in, pictures_in=pictures_in) | {
+    metrics = add_up(written, items_in=items_in, pictures_in=pictures_in) | {
         "pictures_decoded": pictures_decoded,
         "pictures_reused": distinct - pictures_decoded,
     }
+    if not missing:
+        return metrics
+    # Hosts mend what they send: nothing is kept of it, and the next run looks again (`has_mended`).
+    forget_pictures(missing)
+    context.output(MISSING_PICTURES).write_text(json.dumps(missing, indent=0), encoding="utf-8")
+    return metrics | {"missing_pictures_asked_on": str(context.run.date)}
+
+
+def has_mended(output: Artifact, run: Run) -> bool:
+    """Whether a finished output may lack pictures by URL that can be had by now: it was made for an earlier day, or one of them comes."""
+    if MISSING_PICTURES not in output.manifest["files"]:
+        return False
+    if output.metrics["missing_pictures_asked_on"] < str(run.date):
+        return True
+    missing = json.loads(output.file(MISSING_PICTURES).read_text(encoding="utf-8"))
+    return have_come(missing, run.settings.pictures)
 
 
 def add_up(written: dict[str, list[Path]], *, items_in: int, pictures_in: int) -> dict[str, int]:
@@ -233,24 +254,12 @@ def look_at(content: bytes, size: tuple[int, int], *, uniform_below: float) -> L
     Raises:
         UnusablePicture: `too_large` (over MAXIMUM_PIXELS, told from the header) or `undecodable`.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAXIMUM_PIXELS:
-                raise UnusablePicture("too_large", f"{image.width} × {image.height} pixels")
-            # JPEG files are decoded at a fraction of their size, at least twice the thumbnail's.
-            image.draft(None, (2 * max(size), 2 * max(size)))
-            fitted = ImageOps.contain(_to_rgb(ImageOps.exif_transpose(image)), size, method=Image.Resampling.LANCZOS)
-        thumbnail = Image.new("RGB", size, "white")
-        thumbnail.paste(fitted, (round((size[0] - fitted.width) / 2), round((size[1] - fitted.height) / 2)))
-        buffer = io.BytesIO()
-        # No chroma subsampling: at this size it would smear colours.
-        thumbnail.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    except UnusablePicture:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnusablePicture("too_large", str(error)) from error
-    except Exception as error:  # decoders meet arbitrary bytes and raise nearly anything
-        raise UnusablePicture("undecodable", f"{type(error).__name__}: {error}") from error
+    fitted = decode_picture(content, size)
+    thumbnail = Image.new("RGB", size, "white")
+    thumbnail.paste(fitted, (round((size[0] - fitted.width) / 2), round((size[1] - fitted.height) / 2)))
+    buffer = io.BytesIO()
+    # No chroma subsampling: at this size it would smear colours.
+    thumbnail.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     # Without the padding, which would make any picture of another shape look varied.
     grey, box = fitted.convert("L"), Image.Resampling.BOX
     return Look(
@@ -259,17 +268,6 @@ def look_at(content: bytes, size: tuple[int, int], *, uniform_below: float) -> L
         signature=np.asarray(fitted.resize((6, 8), box), dtype=int).ravel().tolist(),
         uniform=ImageStat.Stat(grey).stddev[0] < uniform_below,
     )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would cut off what is lighter than 255
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode in ("I", "F"):
-        raise UnusablePicture("undecodable", f"32-bit pixels (mode {image.mode}), whose white is not agreed on")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
 
 
 def _perceptual_hash(fitted: Image.Image, grey: Image.Image) -> int:

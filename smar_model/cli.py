@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import sys
+import traceback
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -18,6 +19,7 @@ from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.settings import REPOSITORY, load_settings
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
+from smar_model.url_secrets import mask_secrets
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0]
@@ -34,11 +36,17 @@ TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable of the environment that torchrun sets for each process it starts."""
 
 
+FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2999, 12, 31)
+
+
 def parse_day(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise InputError(f"date {text!r}: write it as YYYY-MM-DD") from None
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise InputError(f"date {text!r}: no day of a click log; take one from {FIRST_DAY} to {LAST_DAY}")
+    return day
 
 
 @app.command()
@@ -340,6 +348,11 @@ def serve(
     from smar_model.serving.server import serve_front
 
     if front:
+        for address in front:
+            if mask_secrets(address) != address:
+                raise InputError(
+                    f"--front {address}: holds a password or key, which logs would show; name the server alone, as http://host:port"
+                )
         serve_front(front, host=host, port=port)
         return
     run_server(load_settings(settings), host=host, port=port, poll_seconds=poll_seconds, others_kept=others, part=part)
@@ -640,9 +653,11 @@ def main() -> None:
     except Exception as error:
         # Not imported for this: the command line must answer quickly. Its requests alone speak so.
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
-            raise
+            sys.stderr.write(mask_secrets(traceback.format_exc()))
+            sys.exit(1)
         print(
-            f"error: MLflow's server does not answer: start it (settings.release.tracking_uri), then do this step again: {error}",
+            "error: MLflow's server does not answer: start it (settings.release.tracking_uri), then do this step again: "
+            + mask_secrets(str(error)),
             file=sys.stderr,
         )
         sys.exit(1)

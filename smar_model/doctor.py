@@ -17,6 +17,7 @@ from typing import Literal
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.shared_files import store
 from smar_model.settings import REPOSITORY, home
+from smar_model.url_secrets import mask_secrets
 
 DISK, MEMORY, CORES = 10e9, 6e9, 2
 """What the sample shop needs: the environment and a few days' outputs; Spark and the largest training stage."""
@@ -113,7 +114,7 @@ def _store() -> list[Callable[[], Finding]]:
             found.verify()
         except (InputError, NoAnswer) as error:
             return Finding(subject="Store", state="missing", found=str(error))
-        return Finding(subject="Store", state="fine", found=f"{found.url}: conditional puts hold")
+        return Finding(subject="Store", state="fine", found=mask_secrets(f"{found.url}: conditional puts hold"))
 
     return [look] if os.environ.get("SMAR_STORE") else []
 

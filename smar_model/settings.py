@@ -7,13 +7,15 @@ output in use. Relative paths are under the home folder (`SMAR_HOME`, by default
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from smar_model.errors import InputError
+from smar_model.url_secrets import secrets_in
+from smar_model.yaml_files import Document, problem_of, read_yaml, validated, values_in
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -29,15 +31,44 @@ SharedStage = Literal["adapt-vision", "pretrain", "finetune", "train-text-only",
 QueryMethod = Literal["substring", "brand_type", "drop", "swap", "characters", "misspelling", "combination"]
 
 
+ODD_IN_HOME = re.compile(r"[%?#*\[\]{}\\\x00-\x1f\x7f\ud800-\udfff]")
+"""What URIs of files, Spark's patterns and the tracking database's address take for something else than a part of a name."""
+
+
 def home() -> Path:
-    """Folder of everything that is written: lake, runs, shops, tracking database, Airflow's own files."""
-    return Path(os.environ.get("SMAR_HOME", REPOSITORY / "var")).resolve()
+    """Folder of everything that is written: lake, runs, shops, tracking database, Airflow's own files.
+
+    Raises:
+        InputError: its name cannot be part of a URI or of a pattern.
+    """
+    folder = Path(os.environ.get("SMAR_HOME") or REPOSITORY / "var").resolve()
+    if odd := ODD_IN_HOME.search(str(folder)):
+        raise InputError(
+            f"home folder {str(folder)!r}: {odd[0]!r} may not be in its name; set SMAR_HOME to a folder without % ? # * [ ] {{ }} \\ "
+            "and control characters in its path"
+        )
+    return folder
 
 
 class Section(BaseModel):
     """Base of all sections: an unknown name is an error, values cannot be changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = repr(cls.model_fields[info.field_name].annotation) if info.field_name else "bool"
+        parts = (
+            value.values()
+            if isinstance(value, dict) and kind.startswith("dict")
+            else value
+            if isinstance(value, list | tuple)
+            else [value]
+        )
+        if "bool" not in kind and "Any" not in kind and any(isinstance(part, bool) for part in parts):
+            raise ValueError("true or false (also written yes, no, on, off) where a number or text is asked for")
+        return value
 
 
 class Simulation(Section):
@@ -68,7 +99,7 @@ class Shop(Section):
 
 
 class Window(Section):
-    days: Count = 8
+    days: Annotated[int, Field(ge=1, le=3_660)] = 8
     """Days of the click log that a run reads, the run's date included."""
     evaluation_days: Count = 1
     """The last of them, held out to judge the model."""
@@ -86,8 +117,9 @@ class Fetch(Section):
 
     delay_seconds: Annotated[float, Field(ge=0)] = 0.2
     """Between two requests to one host."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 20
-    """To connect, for each wait, and for the whole of one picture once it comes."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60
+    """For the whole of one picture: name look-up, connection, redirects, up to three tries and the waits that the host asks for, body.
+    A try waits a third of it at most for an answer."""
     private_addresses: bool = False
     """Whether hosts inside the own network may be asked. Off: who can write a URL into the catalogue reaches none."""
 
@@ -438,7 +470,8 @@ class Release(Section):
     tracking_uri: str | None = None
     """MLflow tracking and registry; unset: SQLite in the home folder."""
     experiment: str = "smar_retrain"
-    model: str = "smar"
+    model: Annotated[str, Field(pattern=r"^[^/:\\.][^/:\\]{0,119}$")] = "smar"
+    """Its name in the registry, without / : and \\."""
     keep: Count = 5
     """The last so many releases whose index builds and local copies `smar prune` leaves; champion, challenger and their predecessors
     always."""
@@ -490,24 +523,61 @@ class Settings(Section):
 
 
 def load_settings(path: Path) -> Settings:
-    """Read a settings file.
+    """Read a settings file that a person wrote.
 
     Raises:
-        InputError: the file is missing, is not YAML, or a setting is unknown or out of its bounds.
+        InputError: it cannot be read (`read_yaml`), holds a password or key, or a setting is unknown or out of its bounds.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such settings file; the ones that ship are in configs/") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    return validate_settings(content, source=str(path))
+    document = read_yaml(path, advice="the settings that ship are in configs/")
+    refuse_secrets(document)
+    return _validated(document)
+
+
+def load_recorded_settings(path: Path) -> Settings:
+    """Read the settings file of a release, which an older version may have written.
+
+    Raises:
+        InputError: it cannot be read, or is not this version's.
+    """
+    return _validated(read_yaml(path, advice="the release is not whole"))
 
 
 def validate_settings(content: Any, *, source: str) -> Settings:
     """Turn plain values into settings; `source` names their origin in the error."""
-    try:
-        return Settings.model_validate(content)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise InputError(f"{source}: {len(lines)} setting(s) to correct:\n" + "\n".join(lines)) from None
+    return _validated(Document(source, content, {}))
+
+
+def refuse_secrets(document: Document) -> None:
+    """Raises InputError where a setting holds a password or key: settings are recorded, logged and shown."""
+    for place in secrets_in(document.content):
+        raise InputError(
+            f"{document.where(place)}: holds a password or key, which runs would record; take it out, and {_way(place)}"
+        )
+
+
+def _way(place: tuple[str | int, ...]) -> str:
+    if place[:2] == ("release", "tracking_uri"):
+        return (
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment, for a database "
+            "its own variables, as PGPASSWORD"
+        )
+    if place[:1] == ("spark",):
+        return "name it in conf/spark-defaults.conf of Spark's own folder (SPARK_CONF_DIR), or in the environment as AWS_SECRET_ACCESS_KEY"
+    return (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (Google: GOOGLE_APPLICATION_CREDENTIALS; Azure: AZURE_STORAGE_ACCOUNT_KEY) "
+        "in the environment"
+    )
+
+
+def _validated(document: Document) -> Settings:
+    for place, value in values_in(document.content):
+        problem = problem_of(value)
+        if (
+            not problem
+            and isinstance(value, str)
+            and any((ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 for c in value)
+        ):
+            problem = "a control character in a text; take it out"
+        if problem:
+            raise InputError(f"{document.where(place)}: {problem}")
+    return validated(Settings.model_validate, document)

@@ -38,10 +38,12 @@ STAGES: dict[str, Stage] = {
             summary="Spark: catalogue snapshot, thumbnails; unusable items and pictures to quarantine.",
             work="jobs.prepare_items:run",
             raw=("items", "pictures"),
+            mended="jobs.prepare_items:has_mended",
             settings=("pictures",),
             code=(
                 "jobs/prepare_items.py",
                 "smar_model/lake/picture_fetching.py",
+                "smar_model/lake/picture_formats.py",
                 "smar_model/lake/picture_stores.py",
                 "sql/prepare_items.sql",
                 "sql/find_new_pictures.sql",

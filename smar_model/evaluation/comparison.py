@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
-from smar_model.settings import REPOSITORY, Section, Settings, Share, home, load_settings, validate_settings
+from smar_model.settings import (
+    REPOSITORY,
+    Section,
+    Settings,
+    Share,
+    home,
+    load_settings,
+    refuse_secrets,
+    validate_settings,
+)
+from smar_model.yaml_files import read_yaml, validated
 
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
@@ -108,19 +116,11 @@ def load_yaml(kind: type[File], file: Path) -> File:
     """Read a comparison or a sweep.
 
     Raises:
-        InputError: the file is missing, not YAML, or something in it is unknown.
+        InputError: it cannot be read (`read_yaml`), holds a password or key, or something in it is unknown.
     """
-    try:
-        return kind.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(
-            f"{file}: no such file; those that ship are configs/compare_….yaml and configs/sweep_….yaml"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not valid YAML: {error}") from error
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise InputError(f"{file}: {len(lines)} thing(s) to correct:\n" + "\n".join(lines)) from None
+    document = read_yaml(file, advice="those that ship are configs/compare_….yaml and configs/sweep_….yaml")
+    refuse_secrets(document)
+    return validated(kind.model_validate, document)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,49 +1,81 @@
-"""Pictures that items name by URL: each is fetched once, and kept under `<home>/fetched_pictures/`.
+"""Pictures that items name by URL: each is fetched until it has come, and kept under `<home>/fetched_pictures/`.
+
+Only what decodes is kept. A page, an empty body or half a picture is no picture: its URL is asked again in the next run.
 
 Hosts are asked politely: one connection to each, a pause between two requests, a User-Agent that says who asks, two
-more tries at most, `Retry-After` waited for, and a host that fails five times in a row is left alone for this time.
+more tries at most, and `Retry-After` waited for. A request has one deadline over all it does: name look-up, connection, TLS,
+headers, redirects, tries and the waits between them, body and trailers. A host that fails five times in a row, or whose slow and
+failed requests take as long as ten deadlines, is left alone for this time.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import socket
+import ssl
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from socket import socket
+from queue import Empty, Queue
 from threading import Lock
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, ProtocolError
 
+from smar_model.lake.picture_formats import ACCEPT, decode_picture, is_picture
 from smar_model.lake.picture_stores import UnusablePicture, fetched_folder, fetched_path
 from smar_model.settings import Pictures
 
 HOSTS_AT_ONCE = 8
 FAILURES_IN_A_ROW = 5
-LONGEST_RETRY_AFTER = 60
+DEADLINES_OF_A_HOST = 10
+"""So many deadlines together may a host's failed and slow requests take."""
+SLOW = 0.1
+"""Share of the deadline from which a request is slow."""
+MORE_TRIES = 2
+REDIRECTS = 3
+BUSY = (429, 500, 502, 503, 504)
+MOVED = (301, 302, 303, 307, 308)
 USER_AGENT = "smar/0.1 (pictures of a shop's own catalogue; each is fetched once)"
 SECONDS_BETWEEN_REPORTS = 10.0
+CHUNK = 1 << 16
+LOOK_AGAIN_SECONDS = 20.0
 
 
 def fetch_pictures(
-    urls: Iterable[str], settings: Pictures, report: Callable[[str], None] = lambda message: None
+    urls: Iterable[str],
+    settings: Pictures,
+    report: Callable[[str], None] = lambda message: None,
+    *,
+    seconds: float | None = None,
 ) -> dict[str, tuple[str, str]]:
     """Fetch what has not been fetched yet; returns (reason, detail) of each URL that could not be.
 
     Reasons: `unreachable` (no answer, another status than 200, a private address where
-    `settings.fetch.private_addresses` is off) and `too_large`.
+    `settings.fetch.private_addresses` is off), `too_large` and `undecodable`.
+
+    Args:
+        seconds: that all of them may take together; they are then asked in random order. None: as long as it takes.
     """
     folder = fetched_folder()
     by_host: dict[str, list[str]] = {}
     failures: dict[str, tuple[str, str]] = {}
-    for url in sorted(set(urls)):
-        if fetched_path(folder, url).is_file():
+    ends = time.monotonic() + seconds if seconds is not None else float("inf")
+    in_order = sorted(set(urls))
+    if seconds is not None:
+        random.shuffle(in_order)
+    for url in in_order:
+        # What an older version kept of a URL may be no picture.
+        if is_picture(fetched_path(folder, url)):
             continue
         try:
             by_host.setdefault(urlsplit(url).netloc.lower(), []).append(url)
@@ -52,24 +84,39 @@ def fetch_pictures(
     missing = sum(map(len, by_host.values()))
     if not missing:
         return failures
-    manager = _manager(settings, hosts=len(by_host))
+    manager = _manager(hosts=len(by_host))
     done, reported, lock = 0, time.monotonic(), Lock()
+    deadline = settings.fetch.timeout_seconds
 
     def fetch_from_host(of_host: list[str]) -> None:
         nonlocal done, reported
-        in_a_row = 0
-        for number, url in enumerate(of_host):
-            if number and in_a_row < FAILURES_IN_A_ROW:
+        in_a_row, spent, asked, left_alone = 0, 0.0, False, ""
+        for url in of_host:
+            if asked and not left_alone:
                 time.sleep(settings.fetch.delay_seconds)
+            began = time.monotonic()
+            if began >= ends:
+                left_alone = left_alone or "no time left"
+            failed = True
             try:
-                if in_a_row >= FAILURES_IN_A_ROW:
-                    raise UnusablePicture("unreachable", f"host left alone after {FAILURES_IN_A_ROW} failures in a row")
-                _keep(fetched_path(folder, url), _fetch(manager, url, settings))
-                in_a_row = 0
+                if left_alone:
+                    raise UnusablePicture("unreachable", left_alone)
+                asked = True
+                content = _fetch(manager, url, settings, seconds=min(deadline, ends - began))
+                decode_picture(content, (settings.width, settings.height))  # as prepare-items will
+                _keep(fetched_path(folder, url), content)
+                in_a_row, failed = 0, False
             except UnusablePicture as error:
                 failures[url] = (error.reason, error.detail)
-                host_answers = error.reason == "too_large" or error.detail in ("status 404", "status 410")
+                host_answers = error.reason != "unreachable" or error.detail in ("status 404", "status 410")
                 in_a_row = 0 if host_answers else in_a_row + 1
+            if not left_alone:
+                took = time.monotonic() - began
+                spent += took if failed or took > SLOW * deadline else 0
+                if in_a_row >= FAILURES_IN_A_ROW:
+                    left_alone = f"host left alone after {FAILURES_IN_A_ROW} failures in a row"
+                elif spent > DEADLINES_OF_A_HOST * deadline:
+                    left_alone = f"host left alone after {spent:,.0f} seconds of slow and failed requests"
             with lock:
                 done += 1
                 if time.monotonic() > reported + SECONDS_BETWEEN_REPORTS:
@@ -82,30 +129,115 @@ def fetch_pictures(
     return failures
 
 
-def _fetch(manager: PoolManager, url: str, settings: Pictures) -> bytes:
-    seconds, most = settings.fetch.timeout_seconds, settings.maximum_bytes
-    try:
-        response = manager.request("GET", url, preload_content=False, decode_content=False)
+def have_come(urls: list[str], settings: Pictures) -> bool:
+    """Whether a picture that failed earlier is here by now. A short look: LOOK_AGAIN_SECONDS, at as many as that allows."""
+    folder = fetched_folder()
+    if any(is_picture(fetched_path(folder, url)) for url in urls):
+        return True
+    return len(fetch_pictures(urls, settings, seconds=LOOK_AGAIN_SECONDS)) < len(set(urls))
+
+
+def forget_pictures(urls: Iterable[str]) -> None:
+    """Remove what is kept of these URLs: they are asked again."""
+    for url in urls:
+        fetched_path(fetched_folder(), url).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What holds for the request that a thread is at."""
+
+    ends: float
+    """`time.monotonic()` by which it must be over, whatever it is at."""
+    longest_wait: float
+    """Seconds; a third of the whole: a try that gets no answer leaves time for the next."""
+    private_addresses: bool
+
+    def left(self) -> float:
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def wait(self) -> float:
+        return min(self.left(), self.longest_wait)
+
+
+_thread = threading.local()
+
+
+def _this_request() -> _Request:
+    return _thread.request
+
+
+def _fetch(manager: PoolManager, url: str, settings: Pictures, *, seconds: float) -> bytes:
+    """A picture's bytes, decoded where the host has encoded them for the way.
+
+    Raises:
+        UnusablePicture: `unreachable` or `too_large`.
+    """
+    request = _thread.request = _Request(
+        ends=time.monotonic() + seconds,
+        longest_wait=seconds / 3,
+        private_addresses=settings.fetch.private_addresses,
+    )
+    failed, redirects = 0, 0
+    while True:
+        asked_to_wait: float | None = None
         try:
-            if response.status != 200:
-                raise UnusablePicture("unreachable", f"status {response.status}")
-            content = bytearray()
-            deadline = time.monotonic() + seconds
-            while chunk := response.read1(1 << 16):
-                content += chunk
-                if len(content) > most:
-                    raise UnusablePicture("too_large", f"over {most:,} bytes (settings.pictures.maximum_bytes)")
-                if time.monotonic() > deadline:
-                    raise UnusablePicture("unreachable", f"not finished in {seconds:g} seconds")
-            return bytes(content)
-        except BaseException:
-            response.close()
-            raise
-        finally:
-            response.release_conn()
-    except (HTTPError, OSError, ValueError) as error:
-        cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
-        raise UnusablePicture("unreachable", type(cause).__name__) from error
+            response = manager.urlopen(
+                "GET", url, redirect=False, retries=False, preload_content=False, pool_timeout=request.left()
+            )
+            try:
+                if response.status == 200:
+                    return _body(response, settings.maximum_bytes)
+            except BaseException:
+                response.close()
+                raise
+            finally:
+                if response.status != 200:
+                    response.close()  # with what it goes on to send
+                response.release_conn()
+            detail = f"status {response.status}"
+            location = response.headers.get("Location")
+            if response.status in MOVED and location:
+                redirects += 1
+                url = urljoin(url, location)
+                if redirects > REDIRECTS or not url.lower().startswith(("http://", "https://")):
+                    raise UnusablePicture("unreachable", f"{detail}, moved to another place than http or too often")
+                continue
+            if response.status not in BUSY or failed == MORE_TRIES:
+                raise UnusablePicture("unreachable", detail)
+            asked_to_wait = _retry_after(response)
+        except (HTTPError, OSError, ValueError) as error:
+            if time.monotonic() >= request.ends:
+                raise UnusablePicture("unreachable", f"not finished in {seconds:g} seconds") from error
+            cause = error.args[1] if isinstance(error, ProtocolError) and len(error.args) > 1 else error
+            detail = type(cause).__name__
+            if failed == MORE_TRIES or isinstance(error, ValueError | LocationValueError):
+                raise UnusablePicture("unreachable", detail) from error
+        wait = asked_to_wait if asked_to_wait is not None else float(failed)
+        if time.monotonic() + wait >= request.ends:
+            raise UnusablePicture("unreachable", f"{detail}, and {wait:,.0f} seconds until the next try")
+        time.sleep(wait)
+        failed += 1
+
+
+def _body(response: BaseHTTPResponse, maximum_bytes: int) -> bytes:
+    content = bytearray()
+    while chunk := response.read(CHUNK, decode_content=True):
+        content += chunk
+        if len(content) > maximum_bytes:
+            raise UnusablePicture("too_large", f"over {maximum_bytes:,} bytes (settings.pictures.maximum_bytes)")
+        _this_request().left()
+    return bytes(content)
+
+
+def _retry_after(response: BaseHTTPResponse) -> float | None:
+    try:
+        return Retry().get_retry_after(response)
+    except InvalidHeader:
+        return None
 
 
 def _keep(path: Path, content: bytes) -> None:
@@ -115,53 +247,100 @@ def _keep(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _manager(settings: Pictures, *, hosts: int) -> PoolManager:
-    retries = Retry(
-        total=5,
-        connect=2,
-        read=2,
-        status=2,
-        other=0,
-        redirect=3,
-        status_forcelist=(429, 500, 502, 503, 504),
-        backoff_factor=0.5,
-        raise_on_status=False,
-        retry_after_max=LONGEST_RETRY_AFTER,
-    )
+def _manager(*, hosts: int) -> PoolManager:
+    context = ssl.create_default_context()
+    context.sslsocket_class = _TLSSocket
     # Twice the hosts: they redirect to others, and a pool that is dropped could leave a second connection.
     manager = PoolManager(
         num_pools=2 * hosts + HOSTS_AT_ONCE,
-        headers={"User-Agent": USER_AGENT, "Accept": "image/*"},
+        headers={"User-Agent": USER_AGENT, "Accept": ACCEPT, "Accept-Encoding": "identity"},
         maxsize=1,
         block=True,
-        timeout=Timeout(connect=settings.fetch.timeout_seconds, read=settings.fetch.timeout_seconds),
-        retries=retries,
+        ssl_context=context,
     )
-    if not settings.fetch.private_addresses:
-        manager.pool_classes_by_scheme = {"http": _PublicHTTPPool, "https": _PublicHTTPSPool}
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return manager
 
 
-class _PublicOnly(HTTPConnection):
-    """Refuses private addresses by the peer that it is connected to, before anything is sent: names that resolve
-    differently the second time and redirects are met as well."""
+class _Socket(socket.socket):
+    """No wait is longer than the request has left, however little at a time the host sends."""
 
-    def _new_conn(self) -> socket:
-        connected = super()._new_conn()
-        address = ip_address(connected.getpeername()[0])
-        if not (getattr(address, "ipv4_mapped", None) or address).is_global:
-            connected.close()
-            raise UnusablePicture("unreachable", "private address (settings.pictures.fetch.private_addresses)")
-        return connected
+    def recv_into(self, *arguments: Any, **named: Any) -> int:
+        self.settimeout(_this_request().wait())
+        return super().recv_into(*arguments, **named)
+
+    def sendall(self, *arguments: Any, **named: Any) -> None:
+        self.settimeout(_this_request().wait())
+        super().sendall(*arguments, **named)
 
 
-class _PublicHTTPSConnection(_PublicOnly, HTTPSConnection):
+class _TLSSocket(ssl.SSLSocket):
+    """Likewise. Its handshake and each of its reads count their time as a whole."""
+
+    def recv_into(self, *arguments: Any, **named: Any) -> int:
+        self.settimeout(_this_request().wait())
+        return super().recv_into(*arguments, **named)
+
+    def sendall(self, *arguments: Any, **named: Any) -> None:
+        self.settimeout(_this_request().wait())
+        super().sendall(*arguments, **named)
+
+
+class _Connection(HTTPConnection):
+    """Connects within the request's time, and to no private address unless they are allowed: what is looked at is the very address
+    that is connected to, so names that resolve differently the second time and redirects are met as well."""
+
+    def _new_conn(self) -> socket.socket:
+        request, failure = _this_request(), OSError("the name has no address")
+        for family, kind, protocol, _, address in _look_up(self._dns_host, self.port):
+            if not request.private_addresses and not _is_public(address[0]):
+                raise UnusablePicture("unreachable", "private address (settings.pictures.fetch.private_addresses)")
+            connected = _Socket(family, kind, protocol)
+            try:
+                connected.settimeout(request.wait())
+                connected.connect(address)
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connected.settimeout(request.wait())
+            except OSError as error:
+                connected.close()
+                failure = error
+            else:
+                return connected
+        raise failure
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
     pass
 
 
-class _PublicHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _PublicOnly
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _Connection
 
 
-class _PublicHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _PublicHTTPSConnection
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+def _look_up(host: str, port: int | None) -> list[Any]:
+    """Addresses of a host. In a thread of its own: a resolver cannot be told how long it may take."""
+    answer: Queue[list[Any] | Exception] = Queue(1)
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answer.get(timeout=_this_request().left())
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _is_public(address: str) -> bool:
+    found = ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_global

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ class PictureStore:
             found = sorted((info.path, info.size, info.mtime_ns) for info in listed if info.is_file)
             return digest_json([self.place, found])
         if self.place.is_dir():
-            return digest_raw_files([f for f in self.place.rglob("*") if f.is_file()], root=self.place)
+            return digest_raw_files(_files_below(self.place), root=self.place)
         return digest_json(digest_raw_files([self.place], root=self.place.parent))
 
     @contextmanager
@@ -109,6 +110,19 @@ def open_object_store(uri: str) -> tuple[fs.FileSystem, str]:
         raise InputError(
             f"settings.shop.pictures: {uri} is not the URI of an object store ({error}); as in s3://bucket/prefix"
         ) from error
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Files in a folder and below it, through links to folders too, as they are read; each folder once."""
+    met = set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in met:
+            inner.clear()
+            continue
+        met.add(real)
+        inner.sort()
+        yield from (path for name in names if (path := Path(folder, name)).is_file())
 
 
 def _folder_reader(root: Path, maximum_bytes: int) -> Callable[[str], bytes]:

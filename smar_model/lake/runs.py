@@ -29,6 +29,7 @@ from smar_model.lake.shared_files import (
     replace_file,
 )
 from smar_model.settings import Settings, home, validate_settings
+from smar_model.url_secrets import mask_secrets
 
 Promotion = Literal["automatic", "ask", "never"]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -116,7 +117,7 @@ class Run:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "host": platform.node(),
             "pid": os.getpid(),
-            **more,
+            **{name: mask_secrets(value) if isinstance(value, str) else value for name, value in more.items()},
         }
         replace_file(self.folder / f"{stage}.json", json.dumps(content, indent=1, ensure_ascii=False))
 

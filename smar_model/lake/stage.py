@@ -51,6 +51,9 @@ class Stage:
     code: tuple[str, ...] = ()
     """Files and folders whose contents are the stage's version."""
     dated: bool = True
+    mended: str | None = None
+    """`module:function`, which takes a finished output and a run: whether it may lack something that could not be had when it was made
+    and can be by now. Then another one is made, under the next key of its line."""
     rivals: tuple[str, ...] = ()
     """Which of the models that the run's is compared with (`Run.rivals`) are inputs, where there are."""
     release: Literal["warm_start", "mined_from", "oracle", "release"] | None = None
@@ -161,6 +164,9 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
             inputs = stage_inputs(stage, run)
             key = digest_json(key_parts(stage, run, inputs))
             artifact = find_artifact(stage.name, key)
+            while artifact and stage.mended and _function(stage.mended)(artifact, run):
+                key = digest_json([key, "mended"])
+                artifact = find_artifact(stage.name, key)
         reused = artifact is not None
         if announce:
             announce(None if reused else key)
@@ -251,8 +257,12 @@ def stage_inputs(stage: Stage, run: Run) -> dict[str, Artifact]:
 
 
 def _work(context: StageContext) -> dict[str, Any]:
-    module, function = context.stage.work.split(":")
-    return getattr(importlib.import_module(module), function)(context)
+    return _function(context.stage.work)(context)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:

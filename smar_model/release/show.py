@@ -13,7 +13,7 @@ from rich.table import Table
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.history import MOVES, read_history
 from smar_model.release.registry import serving_or_version
-from smar_model.settings import Settings, load_settings
+from smar_model.settings import Settings, load_recorded_settings
 
 if TYPE_CHECKING:
     from smar_model.retrieval.search import RoutedBy
@@ -40,7 +40,7 @@ def search_release(
     # torch and FAISS take seconds to import: not where there is nothing to search.
     from smar_model.retrieval.search import Searcher
 
-    trained_with = load_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
+    trained_with = load_recorded_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
     pictures = ShopInputs.of(trained_with).pictures()
     searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
     found, p = searcher.search([query], k=k, departments=departments, routing=routing)

@@ -11,15 +11,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.artifacts import sweep_expired, sweep_orphans
 from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder
 from smar_model.lake.shared_files import is_file, replace_file
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.steps import recorded_step
-from smar_model.settings import REPOSITORY, Settings, load_settings, validate_settings
+from smar_model.settings import REPOSITORY, Settings, load_settings, refuse_secrets, validate_settings
+from smar_model.url_secrets import mask_secrets
+from smar_model.yaml_files import Document, parse_yaml
 
 
 def start_run(
@@ -63,7 +63,7 @@ def start_run(
             settings=settings,
             champion=None,
             promotion=promotion,
-            note=note,
+            note=mask_secrets(note),
         )
         check_inputs(run, with_log=release is None)
     except InputError as error:
@@ -173,7 +173,9 @@ def with_changes(settings: Settings, changes: Sequence[str]) -> Settings:
             raise InputError(
                 f"--set {change!r}: write it as NAME=VALUE, NAME as in the settings file, such as training.seed=1"
             )
-        place[last] = yaml.safe_load(value)
+        document = parse_yaml(value, source=f"--set {name.strip()}")
+        place[last] = document.content if document else None
+        refuse_secrets(Document("--set", content, {}))
     return validate_settings(content, source="--set")
 
 

@@ -29,6 +29,7 @@ from smar_model.release.registry import Registry
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY
 from smar_model.stages import REFRESH_STAGES, STAGES
+from smar_model.url_secrets import mask_secrets
 
 LAST = ("promote", "publish-index", "rollback")
 """A run is over when one of these has finished."""
@@ -66,7 +67,9 @@ def track_run(run: Run) -> str:
                 _track_step(registry, run, parent, step, state, old.info.run_id if old else None)
         _track_parent(registry, run, parent, states)
     address = page_address(run, registry.experiment_id(), parent)
-    print(f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}: {address}")
+    print(
+        f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}: {mask_secrets(address)}"
+    )
     return parent
 
 
@@ -244,8 +247,9 @@ def _resources(run: Run, stage: str, began: int) -> list[Metric]:
 
 def _log(registry: Registry, run_id: str, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
     old = registry.client.get_run(run_id).data.params  # a parameter cannot be written twice with another value
-    new = [Param(name, value) for name, value in params.items() if name not in old]
-    changed = [RunTag(name, value) for name, value in tags.items()]
+    # Runs that an older version began may hold passwords in their settings.
+    new = [Param(name, mask_secrets(value)) for name, value in params.items() if name not in old]
+    changed = [RunTag(name, mask_secrets(value)) for name, value in tags.items()]
     for start in range(0, max(len(metrics), 1), BATCH - 200):
         registry.client.log_batch(
             run_id,

@@ -35,11 +35,11 @@ class SmarSearchModel(PythonModel):
         from smar_model.errors import InputError
         from smar_model.lake.shop_inputs import ShopInputs
         from smar_model.retrieval.search import Searcher
-        from smar_model.settings import load_settings
+        from smar_model.settings import load_recorded_settings
 
         self.searcher = Searcher.load(Path(context.artifacts["model"]), Path(context.artifacts["index"]))
         try:
-            pictures = ShopInputs.of(load_settings(Path(context.artifacts["settings.yaml"]))).pictures()
+            pictures = ShopInputs.of(load_recorded_settings(Path(context.artifacts["settings.yaml"]))).pictures()
             self.picture_uri: Callable[[str], str] = pictures.uri
         except InputError:  # the shop is not on this machine: names as its catalogue has them
             self.picture_uri = str

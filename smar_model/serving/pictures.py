@@ -10,13 +10,13 @@ from functools import lru_cache
 
 from PIL import Image, ImageOps
 
+from smar_model.lake.picture_formats import FORMATS
 from smar_model.lake.picture_stores import NO_SUCH_PICTURE, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import Settings
 
 SIDE = 320
 """Longest side in pixels."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAXIMUM_PIXELS = 100_000_000
 """Told from the header: more is not decoded."""
 KEPT = 4_096

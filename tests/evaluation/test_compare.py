@@ -394,7 +394,7 @@ def test_a_sweep_goes_on_and_draws_what_there_is(shop: Shop) -> None:
     [
         ({"variant": "nonsense"}, "network.variant 'nonsense': choose one of"),
         ({"variant": "default", "truth": "all"}, "row x: an oracle reads no pictures"),
-        ({"variant": "default", "settings": {"training": {"sed": 1}}}, r"row x: 1 setting\(s\) to correct"),
+        ({"variant": "default", "settings": {"training": {"sed": 1}}}, r"row x: training\.sed: Extra inputs"),
     ],
 )
 def test_a_row_that_cannot_be_is_refused_before_anything_runs(shop: Shop, row: dict[str, Any], message: str) -> None:

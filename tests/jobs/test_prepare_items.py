@@ -9,7 +9,8 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from jobs import prepare_items
 from jobs.prepare_items import look_at
 from jobs.spark_session import count_rows, read_table
 from smar_model.errors import InputError
+from smar_model.lake import picture_fetching
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.picture_stores import UnusablePicture
+from smar_model.lake.runs import Run, create_run
 from tests.picture_server import serve
 from tests.tiny_shop import (
+    LAST_DAY,
     draw_picture,
     published,
     run_stages,
@@ -39,6 +43,8 @@ from tests.tiny_shop import (
 )
 
 SIZE = (48, 64)
+DEEP = Image.new("I", (60, 90), 70_000)
+"""A picture that is whole, and cannot be shown."""
 
 
 def rows(artifact: Artifact, table: str) -> list[dict[str, Any]]:
@@ -121,8 +127,9 @@ def test_every_row_is_used_or_in_quarantine_with_its_reason(faulty: Artifact) ->
         "pictures_in": 14,
         "pictures": 4,
         "pictures_quarantined": 10,
-        "pictures_decoded": 5,
+        "pictures_decoded": 4,
         "pictures_reused": 0,
+        "missing_pictures_asked_on": str(LAST_DAY),
         "quarantined_duplicate_item": 1,
         "quarantined_long_title": 1,
         "quarantined_missing_file": 5,
@@ -182,6 +189,48 @@ def test_an_item_keeps_its_usable_pictures_in_order_and_its_text_without_any(fau
     assert {row["picture_digest"] for row in pictures} == {hashlib.sha256(draw_picture("red")).hexdigest()}
     with Image.open(io.BytesIO(pictures[0]["thumbnail"])) as thumbnail:
         assert (thumbnail.size, thumbnail.mode, thumbnail.format) == (SIZE, "RGB", "JPEG")
+
+
+def test_pictures_by_url_come_once_their_host_has_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same catalogue: the run started again, and the next day's run, look again; while nothing mends, outputs are reused."""
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
+    root = tmp_path / "shop"
+    write_pictures(root, {})
+    rest = ("/empty.jpg", "/deep.tiff", "/gone.jpg")
+    pages: dict[str, Any] = {
+        "/page.jpg": b"<html>soon</html>",
+        "/empty.jpg": b"",
+        "/deep.tiff": png(DEEP, format="TIFF"),
+    }
+    settings = {"fetch": {"private_addresses": True, "delay_seconds": 0}}
+
+    def usable(run: Run) -> list[str]:
+        artifact = run_stages(run, "prepare-items")["prepare-items"]
+        return sorted(file.rsplit("/", 1)[1] for row in rows(artifact, "catalogue") for file in row["images"])
+
+    def reused(run: Run) -> bool:
+        state = run.state("prepare-items")
+        assert state is not None
+        return state["reused"]
+
+    with serve(pages) as (address, seen):
+        urls = [f"{address}{page}" for page in (*pages, "/gone.jpg")]
+        write_rows(root / "items.parquet", "items", [item("linked", images=urls)])
+        day = tiny_run(root, "day", pictures=settings)
+        assert usable(day) == [] and not reused(day)
+        assert usable(day) == [] and reused(day)
+        pages["/page.jpg"] = draw_picture("red")
+        assert usable(day) == ["page.jpg"] and not reused(day)
+        assert usable(day) == ["page.jpg"] and reused(day)
+        # Where one look does not get to what has mended, another day's run does: it asks for all.
+        pages |= {path: draw_picture(colour) for path, colour in zip(rest, ("blue", "green", "yellow"), strict=True)}
+        monkeypatch.setattr(picture_fetching, "LOOK_AGAIN_SECONDS", 0)
+        assert usable(day) == ["page.jpg"] and reused(day)
+        tomorrow = create_run(replace(day, name="tomorrow", date=LAST_DAY + timedelta(days=1)))
+        assert len(usable(tomorrow)) == 4 and not reused(tomorrow)
+        seen.clear()
+        assert len(usable(tomorrow)) == 4 and reused(tomorrow)
+        assert seen == []
 
 
 def test_a_zip_gives_what_a_folder_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,3 +129,21 @@ def test_the_digest_changes_with_a_picture(
 def test_an_object_store_that_there_is_not_is_named(uri: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         ShopInputs(tmp_path, uri).pictures().digest()
+
+
+def test_the_digest_sees_what_a_link_to_a_folder_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that was missing behind a link, and is delivered there."""
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "home"))
+    root, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "new").symlink_to(elsewhere)
+    (root / "again").symlink_to(root)
+    (root / "late.jpg").symlink_to(tmp_path / "late.jpg")
+    digests = [PictureStore(root).digest()]
+    (elsewhere / "1.jpg").write_bytes(b"1")
+    digests.append(PictureStore(root).digest())
+    (tmp_path / "late.jpg").write_bytes(b"2")
+    digests.append(PictureStore(root).digest())
+    assert len(set(digests)) == 3
+    assert PictureStore(root).digest() == digests[-1]

@@ -256,7 +256,7 @@ def test_wrong_mapping_is_refused(tmp_path, folder, mapping, message):
 def test_mapping_that_is_no_yaml_is_named(tmp_path, folder):
     (tmp_path / "bad.yaml").write_text("{")
     arguments = ["shop", "import", "table", folder, "--columns", tmp_path / "bad.yaml", "--to", tmp_path / "shop"]
-    with pytest.raises(InputError, match=r"bad\.yaml: not valid YAML"):
+    with pytest.raises(InputError, match=r"bad\.yaml, line 1: not valid YAML"):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
 
 

@@ -10,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from smar_model.errors import InputError
 from smar_model.settings import Section
@@ -19,6 +18,7 @@ from smar_model.shop.importers.grades import SCALES, grade_of_label, grade_of_sc
 from smar_model.shop.importers.pictures import PictureFolder
 from smar_model.shop.importers.published_rows import Rows, json_rows, parquet_rows, require, separated_rows
 from smar_model.shop.shop_writer import LISTED_AT, ShopWriter
+from smar_model.yaml_files import read_yaml, validated
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -175,17 +175,9 @@ def load_mapping(path: Path) -> Mapping:
     """Read the YAML file of columns.
 
     Raises:
-        InputError: it is missing, is not YAML, or names something that is not in the contract.
+        InputError: it cannot be read (`read_yaml`), or names something that is not in the contract.
     """
-    try:
-        return Mapping.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; docs/importers.md shows one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise InputError(f"{path}: {len(lines)} entries to correct:\n" + "\n".join(lines)) from None
+    return validated(Mapping.model_validate, read_yaml(path, advice="docs/importers.md shows one"))
 
 
 def import_tables(folder: Path, mapping: Mapping, writer: ShopWriter) -> None:
