@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
+from smar_model.lake.artifacts import is_whole
 from smar_model.lake.runs import Run, find_runs
 from smar_model.release.registry import Registry
 
@@ -81,8 +82,9 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
         try:
             model = other.output("finetune")
-            model.verify_files()
         except InputError:
+            continue
+        if not is_whole(model, "the run is not compared with it"):
             continue
         return {
             "version": (other.state("register") or {}).get("version"),

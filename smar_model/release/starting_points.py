@@ -12,7 +12,7 @@ from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
-from smar_model.lake.artifacts import Artifact
+from smar_model.lake.artifacts import Artifact, DamagedOutput, is_whole, set_aside
 from smar_model.lake.runs import Run, find_runs, load_run
 from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
@@ -71,8 +71,9 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
         return None
     try:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}
-        for name in BASE:
-            outputs[name].verify_files()
+    except DamagedOutput as damage:
+        set_aside(damage, "it is not built on")
+        return None
     except InputError:
         return None
     # An oracle has taken another stage's output in the place of one of these.
@@ -80,7 +81,8 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
         return None
     if any(outputs[name].manifest["made_by"] != digest_making(STAGES[name], run) for name in BASE):
         return None
-    return {name: outputs[name] for name in BASE}
+    outputs = {name: outputs[name] for name in BASE}
+    return outputs if all(is_whole(artifact, "it is not built on") for artifact in outputs.values()) else None
 
 
 def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -140,17 +142,16 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
             continue
         try:
             model = other.output("finetune")
-            model.verify_files()
         except InputError:
             continue
         found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))
-    if not found:
-        return None
-    cutoff, _, name, truth, model = max(found, key=lambda entry: entry[:3])
-    return {
-        "run": name,
-        "cutoff": cutoff.isoformat(),
-        "truth": truth,
-        "model_digest": model.manifest["content"]["model"],
-        "model_folder": str(model.place / "model"),
-    }
+    for cutoff, _, name, truth, model in sorted(found, key=lambda entry: entry[:3], reverse=True):
+        if is_whole(model, "the run is not compared with it"):
+            return {
+                "run": name,
+                "cutoff": cutoff.isoformat(),
+                "truth": truth,
+                "model_digest": model.manifest["content"]["model"],
+                "model_folder": str(model.place / "model"),
+            }
+    return None
