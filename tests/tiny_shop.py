@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import zipfile
 from datetime import UTC, date, datetime, timedelta
@@ -201,3 +202,12 @@ def publish_with(stage: str, key: str, **values: Any) -> None:
     del manifest["manifest_digest"]
     manifest["manifest_digest"] = digest_json(manifest)
     replace_file(manifest_path(stage, key), json.dumps(manifest))
+
+
+def flip_byte(path: Path) -> None:
+    """Change one bit in the middle of a file, as a bad disk or cable does: its size stays."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))

@@ -36,6 +36,7 @@ from smar_model.lake.shared_files import (
     folders_in,
     is_file,
     last_written,
+    make_folder,
     move_unchanged,
     read_file,
     read_files,
@@ -105,8 +106,10 @@ class Artifact:
         Raises:
             DamagedOutput: one is gone or has changed.
         """
-        names, lacking = list(self.manifest["files"]), bool(store() and not fetch)
-        self._verify(name for name in names if not lacking or (self.place / name).is_file())
+        names = self.manifest["files"]
+        if store() and not fetch:
+            names = [name for name in names if (self.place / name).is_file()]
+        self._verify(names)
 
     def files(self, table: str) -> list[Path]:
         """Files of a table (a sub-folder), verified, in the order of their names; empty where it has no rows or has expired.
@@ -121,7 +124,7 @@ class Artifact:
         return [self.place / name for name in names]
 
     def _verify(self, names: Iterable[str]) -> None:
-        names = list(self._that_tell_of(names))
+        names = list(self._verified_together(names))
         if store():
             self._fetch(
                 name for name in names if not (self.place / name).is_file() and not self._is_expired(_top(name))
@@ -133,9 +136,9 @@ class Artifact:
             problems = self._problems(names)
         for name, problem in problems.items():
             if not self._is_expired(_top(name)):
-                raise DamagedOutput(self, f"{self.place / name}: {problem}")
+                raise DamagedOutput(self, problem)
 
-    def _that_tell_of(self, names: Iterable[str]) -> Iterable[str]:
+    def _verified_together(self, names: Iterable[str]) -> Iterable[str]:
         """With those beside them where the manifest is of before it had a digest of each file: then only a whole folder or table can be
         verified."""
         names, listed = list(names), self.manifest["files"]
@@ -148,9 +151,9 @@ class Artifact:
         for name in names:
             entry, path = self.manifest["files"][name], self.place / name
             if not path.is_file():
-                problems[name] = "missing or damaged (there is no such file)"
+                problems[name] = f"{path}: missing or damaged (there is no such file)"
             elif (size := path.stat().st_size) != entry["bytes"]:
-                problems[name] = f"missing or damaged ({size} bytes, published were {entry['bytes']})"
+                problems[name] = f"{path}: missing or damaged ({size} bytes, published were {entry['bytes']})"
             elif "sha256" in entry:
                 listed[name] = entry["sha256"]
             else:
@@ -158,20 +161,17 @@ class Artifact:
         digests = digests_once(self.place / name for name in listed)
         for (name, wanted), digest in zip(listed.items(), digests, strict=True):
             if digest != wanted:
-                problems[name] = "missing or damaged (its content is not what was published)"
+                problems[name] = f"{self.place / name}: missing or damaged (its content is not what was published)"
         for top in tops - {_top(name) for name in problems}:
             names = [name for name in self.manifest["files"] if _top(name) == top]
             files = [self.place / name for name in names]
             try:
-                digest = _digest_top(
-                    top, files, {f: d for f, d in zip(files, digests_once(files), strict=True)}, root=self.place
-                )
+                digest = _digest_top(top, files, dict(zip(files, digests_once(files), strict=True)), root=self.place)
             except Exception:  # a damaged table fails in its own ways
                 digest = ""
             if digest != self.manifest["content"][top]:
-                problems |= dict.fromkeys(
-                    names, f"missing or damaged (the content of {top!r} is not what was published)"
-                )
+                problem = f"{self.place / top}: missing or damaged (its content is not what was published)"
+                problems |= dict.fromkeys(names, problem)
         return problems
 
     def _fetch(self, names: Iterable[str]) -> None:
@@ -210,7 +210,7 @@ class Attempt:
         self.stage, self.key = stage, key
         self.id = uuid.uuid4().hex
         self.folder = lake() / stage / "attempts" / self.id
-        self.folder.mkdir(parents=True)
+        make_folder(self.folder)
         owner = {"host": platform.node(), "pid": os.getpid()}
         (self.folder / ".owner.json").write_text(json.dumps(owner), encoding="utf-8")
         self.started = time.monotonic()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import is_whole
 from smar_model.lake.runs import Run, find_runs
 from smar_model.release.registry import Registry
+from smar_model.release.starting_points import is_usable
 
 MAXIMUM_AGE = timedelta(days=28)
 """Between an anchor's training cutoff and the run's."""
@@ -84,7 +84,7 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
             model = other.output("finetune")
         except InputError:
             continue
-        if not is_whole(model, "the run is not compared with it"):
+        if not is_usable(model, run):
             continue
         return {
             "version": (other.state("register") or {}).get("version"),

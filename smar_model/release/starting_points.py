@@ -7,12 +7,13 @@ the first's outputs.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta
 from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
-from smar_model.lake.artifacts import Artifact, DamagedOutput, is_whole, set_aside
+from smar_model.lake.artifacts import Artifact, DamagedOutput
 from smar_model.lake.runs import Run, find_runs, load_run
 from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
@@ -71,10 +72,9 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
         return None
     try:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}
-    except DamagedOutput as damage:
-        set_aside(damage, "it is not built on")
-        return None
-    except InputError:
+    except InputError as error:
+        if isinstance(error, DamagedOutput):
+            print(f"[{run.name}] start: run {other.name} is not built on: {error}", file=sys.stderr)
         return None
     # An oracle has taken another stage's output in the place of one of these.
     if any(artifact.stage != name for name, artifact in outputs.items()):
@@ -82,7 +82,17 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
     if any(outputs[name].manifest["made_by"] != digest_making(STAGES[name], run) for name in BASE):
         return None
     outputs = {name: outputs[name] for name in BASE}
-    return outputs if all(is_whole(artifact, "it is not built on") for artifact in outputs.values()) else None
+    return outputs if all(is_usable(artifact, run) for artifact in outputs.values()) else None
+
+
+def is_usable(artifact: Artifact, run: Run) -> bool:
+    """Whether an output of another run is whole, and if not, says so. That run makes it again, where it is asked to."""
+    try:
+        artifact.verify_files()
+    except DamagedOutput as damage:
+        print(f"[{run.name}] start: passed over: {damage}", file=sys.stderr)
+        return False
+    return True
 
 
 def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -146,7 +156,7 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
             continue
         found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))
     for cutoff, _, name, truth, model in sorted(found, key=lambda entry: entry[:3], reverse=True):
-        if is_whole(model, "the run is not compared with it"):
+        if is_usable(model, run):
             return {
                 "run": name,
                 "cutoff": cutoff.isoformat(),

@@ -27,7 +27,7 @@ from smar_model.retrieval.embed import ItemEmbedder, embed_catalogue, load_embed
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.network.small_models import small_model
-from tests.tiny_shop import draw_picture, publish_with, tiny_items, write_rows
+from tests.tiny_shop import draw_picture, flip_byte, publish_with, tiny_items, write_rows
 
 PICTURES = {"a": [], "b": ["red"], "c": ["blue", "green", "white"], "d": ["white"]}
 PLACEHOLDER = "d"
@@ -235,8 +235,7 @@ def test_nothing_is_taken_from_another_model_other_thumbnails_or_a_damaged_outpu
     else:
         change_items(made, tiny_items()[:20])
         if changed == "damaged":
-            file = first.folder / "embeddings" / "text.npy"
-            file.write_bytes(file.read_bytes()[:-4])
+            flip_byte(first.folder / "embeddings" / "text.npy")
         else:
             publish_with("prepare-items", made.run.output("prepare-items").key, made_by="other")
     second = embed(made.run)

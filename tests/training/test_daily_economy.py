@@ -22,7 +22,7 @@ from smar_model.stages import STAGES
 from smar_model.training.finetune import misfit
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
 from tests.network.small_models import small_model
-from tests.tiny_shop import DAYS, tiny_events, tiny_items, tiny_settings
+from tests.tiny_shop import DAYS, flip_byte, tiny_events, tiny_items, tiny_settings
 
 STEPS = {"steps": 4, "batch": 8, "learning_rate": 0.003}
 NOTHING = {"steps": 1, "batch": 8, "learning_rate": 1e-30}
@@ -204,15 +204,27 @@ def test_an_oracles_pretraining_is_none_to_build_on(home: Path, first: Run) -> N
         first.take(items, stage="prepare-items")
 
 
-def test_a_pretraining_that_is_damaged_or_gone(home: Path, first: Run, second: Run) -> None:
-    made = first.output("pretrain")
+def test_a_pretraining_that_is_damaged_is_not_built_on_and_made_again_where_it_was(
+    home: Path, first: Run, second: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made, tuned = first.output("pretrain"), second.output("finetune")
     weights = made.file("model/weights.safetensors")
-    content = weights.read_bytes()
-    try:
-        weights.write_bytes(content[:-1])
-        assert find_base(planned(home, "x", DAYS[2])) is None
-    finally:
-        weights.write_bytes(content)
+    flip_byte(weights)
+    assert find_base(planned(home, "x", DAYS[2])) is None
+    assert f"passed over: {weights}: missing or damaged" in capfd.readouterr().err
+    # The second day reads what the first one has made: that one's run makes it again.
+    manifest_path("finetune", tuned.key).unlink()
+    again = run_stage(STAGES["finetune"], second)
+    said = capfd.readouterr().err
+    assert said.count(str(weights)) == said.count("is set aside") == 1
+    assert "smar pretrain --run first makes it again" in said
+    assert (again.key, again.digest) == (tuned.key, tuned.digest)
+    anew = first.output("pretrain")
+    assert anew.place != made.place and anew.folder and anew.digest == made.digest
+    assert find_base(planned(home, "x", DAYS[2])) == second.base
+
+
+def test_a_pretraining_that_is_gone(home: Path, second: Run) -> None:
     assert second.base
     gone = replace(second, name="gone", base=second.base | {"keys": second.base["keys"] | {"pretrain": "0" * 64}})
     with pytest.raises(
