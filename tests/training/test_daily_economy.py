@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
@@ -15,7 +16,7 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model, save_model
+from smar_model.network.model import load_model, model_digest, save_model
 from smar_model.release.starting_points import earlier_release, find_base, starting_points
 from smar_model.settings import validate_settings
 from smar_model.stages import STAGES
@@ -125,7 +126,10 @@ def test_the_same_run_again_gives_the_same_and_another_champion_does_not(home: P
     manifest_path("finetune", made.key).unlink()
     again = run_stage(STAGES["finetune"], second)
     assert (again.key, again.digest) == (made.key, made.digest)
-    other = as_champion(first, "2") | {"model_digest": "of another"}
+    folder = shutil.copytree(first.output("finetune").folder / "model", home / "other" / "model")
+    with (folder / "network.json").open("a") as file:
+        file.write("\n")
+    other = as_champion(first, "2") | {"model_digest": model_digest(folder), "model_folder": str(folder)}
     follower = started(planned(home, "other-champion", DAYS[2], finetune=NOTHING), other)
     train(follower)
     assert follower.output("finetune").key != made.key
@@ -264,7 +268,8 @@ def test_weights_that_do_not_fit_are_left(home: Path, first: Run, tmp_path: Path
         "larger": "architecture",
         "other eyes": "vision encoder",
     }
-    release = as_champion(first, "1") | {"model_folder": str(tmp_path / "larger"), "model_digest": "of the larger"}
+    larger = tmp_path / "larger"
+    release = as_champion(first, "1") | {"model_folder": str(larger), "model_digest": model_digest(larger)}
     run = started(planned(home, "misfit", DAYS[2], finetune=NOTHING), release)
     train(run)
     assert run.output("finetune").metrics["started_from"] == "pretraining, as version 1 has another architecture"
