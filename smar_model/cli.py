@@ -16,7 +16,7 @@ import typer
 from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo
 from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
-from smar_model.lake.stage import Stage, run_stage
+from smar_model.lake.stage import Stage, mending, run_stage
 from smar_model.settings import REPOSITORY, load_settings
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 from smar_model.url_secrets import mask_secrets
@@ -122,7 +122,7 @@ def register(run: RunOption) -> None:
     record = _begun_run(run, "register")
     from smar_model.release.register import register_run
 
-    register_run(record)
+    mending(record, lambda: register_run(record))
 
 
 @app.command()
@@ -138,7 +138,7 @@ def promote(
     record = _begun_run(run, "promote")
     from smar_model.release.promote import promote_run
 
-    promote_run(record, approved_by=approved_by, rejected_by=rejected_by, comment=comment)
+    mending(record, lambda: promote_run(record, approved_by=approved_by, rejected_by=rejected_by, comment=comment))
 
 
 @app.command("describe-decision")
@@ -154,7 +154,7 @@ def describe_decision_command(
 
     if if_asked:
         refuse_idle_question(record)
-    print(describe_decision(record))
+    print(mending(record, lambda: describe_decision(record)))
 
 
 @app.command("publish-index")
@@ -163,7 +163,7 @@ def publish_index_command(run: RunOption) -> None:
     record = _begun_run(run, "publish-index")
     from smar_model.release.publish_index import publish_index
 
-    publish_index(record)
+    mending(record, lambda: publish_index(record))
 
 
 @app.command()
@@ -211,7 +211,7 @@ def track(run: RunOption) -> None:
     record = _begun_run(run, "track")
     from smar_model.release.tracking import track_run
 
-    track_run(record)
+    mending(record, lambda: track_run(record))
 
 
 @app.command("probe-vision")

@@ -84,7 +84,7 @@ def create_if_absent(path: Path, text: str) -> bool:
             return False
         _write_whole(path, text)
         return True
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         write_durably(temporary, text)
@@ -93,6 +93,7 @@ def create_if_absent(path: Path, text: str) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
+    flush(path.parent)
     return True
 
 
@@ -104,10 +105,38 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     write_durably(temporary, text)
     temporary.replace(path)
+    flush(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it, so that a machine that loses its power still has them."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """What was written to a file, or the names in a folder, are on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_files(files: Iterable[Path], *, root: Path) -> None:
+    """Files below `root`, then all folders that lead to them, `root` and the one that it lies in last."""
+    files = list(files)
+    for file in files:
+        flush(file)
+    folders = {folder for file in files for folder in file.parents if folder.is_relative_to(root)} | {root}
+    for folder in [*sorted(folders, key=lambda folder: len(folder.parts), reverse=True), root.parent]:
+        flush(folder)
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -140,6 +169,25 @@ def replace_unchanged(path: Path, text: str, known_by: Any) -> bool:
             replace_file(path, text)
         else:
             path.unlink(missing_ok=True)
+    return True
+
+
+def move_unchanged(path: Path, text: str, target: Path) -> bool:
+    """Move a file that is still as it was read, as one step; False where somebody was first."""
+    if shared := _shared(path):
+        content = shared[0].read(shared[1])
+        if content is None or content[0] != text.encode():
+            return False
+        # No store deletes under a condition. What could come between takes a stage's whole work.
+        replace_file(target, text)
+        remove_file(path)
+        return True
+    with _guarded(target):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            return False
+        path.replace(target)
+        flush(target.parent)
+        flush(path.parent)
     return True
 
 
@@ -180,6 +228,8 @@ def fetch_files(paths: Iterable[Path]) -> None:
     """
     if shared := [(found, path) for path in paths if (found := _shared(path))]:
         shared[0][0][0].download({name: path for (_, name), path in shared})
+        for folder in {path.parent for _, path in shared}:
+            flush(folder)
 
 
 def fetched(path: Path) -> Path:

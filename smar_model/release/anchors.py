@@ -13,6 +13,7 @@ from typing import Any
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run, find_runs
 from smar_model.release.registry import Registry
+from smar_model.release.starting_points import is_usable
 
 MAXIMUM_AGE = timedelta(days=28)
 """Between an anchor's training cutoff and the run's."""
@@ -81,8 +82,9 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
         try:
             model = other.output("finetune")
-            model.verify_files()
         except InputError:
+            continue
+        if not is_usable(model, run):
             continue
         return {
             "version": (other.state("register") or {}).get("version"),

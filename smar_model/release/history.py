@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from smar_model.lake.shared_files import read_to_replace, replace_file, replace_unchanged, store
+from smar_model.lake.shared_files import flush, read_to_replace, replace_file, replace_unchanged, store
 from smar_model.settings import home
 
 MOVES = {"promote", "rollback", "by hand", "found as champion"}
@@ -49,6 +49,7 @@ def append_history(entry: dict[str, Any]) -> None:
         file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
+    flush(history_file().parent)
 
 
 def read_moves(model: str) -> list[dict[str, Any]]:

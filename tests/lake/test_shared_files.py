@@ -23,19 +23,19 @@ from smar_model.cli import main
 from smar_model.doctor import examine
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import artifacts, object_store, shared_files
-from smar_model.lake.artifacts import Attempt, find_artifact, lake, load_artifact, manifest_path, remove_artifact
+from smar_model.lake.artifacts import Attempt, DamagedOutput, find_artifact, lake, load_artifact, remove_artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import create_run, find_runs, load_run
-from smar_model.lake.shared_files import create_if_absent, files_in, read_file, replace_file
+from smar_model.lake.shared_files import create_if_absent, files_in, read_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.settings import REPOSITORY, home
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.test_lease import COUNT
 from tests.s3_server import BUCKET, running_s3
-from tests.tiny_shop import tiny_run
+from tests.tiny_shop import flip_byte, publish_with, tiny_run
 
 LABEL = {"query": "red", "clicks": 3, "visual_share": 1.0, "is_visual": True}
 WORK = Stage(name="label-fashion", summary="", work=f"{__name__}:write_labels")
@@ -217,9 +217,7 @@ def test_what_is_removed_or_expired_is_so_on_every_machine(
     assert len(load_artifact(WORK.name, made.key).files("fashion_labels")) == 1
     contract = load_contract("fashion_labels").model_copy(update={"retention_days": 1})
     monkeypatch.setattr(artifacts, "load_contract", lambda table: contract)
-    path = manifest_path(WORK.name, made.key)
-    old = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
-    replace_file(path, json.dumps(json.loads(read_file(path)) | {"finished_at": old}))
+    publish_with(WORK.name, made.key, finished_at=datetime(2026, 1, 1, tzinfo=UTC).isoformat())
     assert artifacts.sweep_expired() == 1
     on("first")
     assert load_artifact(WORK.name, made.key).files("fashion_labels") == []
@@ -231,12 +229,40 @@ def test_what_is_removed_or_expired_is_so_on_every_machine(
     assert files_in(lake() / WORK.name, ".json") == []
 
 
+def test_a_damaged_copy_is_fetched_again_and_what_is_damaged_in_the_store_is_made_again(
+    on: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run(home() / "shop")
+    made = run_stage(WORK, run)
+    on("second")
+    theirs = load_artifact(WORK.name, made.key)
+    weights = theirs.file("model/weights.bin")
+    flip_byte(weights)
+    assert theirs.file("model/weights.bin").read_bytes() == bytes(6_000_000)
+    assert not capsys.readouterr().err, "the store's is whole"
+    flip_byte(weights)
+    shared_files.share_files([weights])
+    with pytest.raises(DamagedOutput, match=r"weights\.bin: missing or damaged"):
+        theirs.file("model/weights.bin")
+    again = run_stage(WORK, load_run("tiny"))
+    assert again.place != theirs.place and again.digest == made.digest
+    assert f"{WORK.name} {made.key[:12]} is set aside" in capsys.readouterr().err
+    on("first")
+    assert load_artifact(WORK.name, made.key).place.name == again.place.name
+    assert load_artifact(WORK.name, made.key).file("model/weights.bin").read_bytes() == bytes(6_000_000)
+    assert artifacts.sweep_orphans() == 0, "set aside, and kept"
+
+
 def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_home_folder(
     on: Callable[[str], Path],
 ) -> None:
     run = tiny_run(home() / "shop")
     made = run_stage(WORK, run)
-    folder = {"version": "1", "model_folder": str(made.place / "model")}
+    folder = {
+        "version": "1",
+        "model_folder": str(made.place / "model"),
+        "model_digest": made.manifest["content"]["model"],
+    }
     content = json.loads(read_file(run.folder / "run.json"))
     other = create_run(replace(run, name="other", warm_start=folder))
     on("second")
