@@ -641,6 +641,13 @@ def main() -> None:
         # Not imported for this: the command line must answer quickly. Its requests alone speak so.
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
             raise
+        if getattr(error, "error_code", "") in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+            print(
+                "error: MLflow's server refuses this: log in as a user who may (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD): "
+                f"{' '.join(str(error).split())}",
+                file=sys.stderr,
+            )
+            sys.exit(BAD_INPUT)
         print(
             f"error: MLflow's server does not answer: start it (settings.release.tracking_uri), then do this step again: {error}",
             file=sys.stderr,
