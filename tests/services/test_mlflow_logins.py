@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 
 from laptop.ui import free_port, mlflow_is_healthy
 from smar_model.cli import main
-from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.runs import Run
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
@@ -118,16 +117,13 @@ def test_only_the_worker_writes(folder: Path, released: Run, user: str | None, m
     become(monkeypatch, folder, user)
     for what, write in writes(registry, run_id).items():
         with pytest.raises(Exception, match=r"40[13]|[Pp]ermission denied|not authenticated"):
-            write()
-            pytest.fail(f"{user} can {what}")
+            print(user, what, write())
     monkeypatch.undo()
-    monkeypatch.setenv("SMAR_HOME", str(folder))
     assert (registry.registered(), dict(registry.version("1").tags)) == before
 
 
 def test_a_reader_reads_all_that_it_serves(folder: Path, released: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     become(monkeypatch, folder, "reader")
-    assert not cache_folder().exists() or not list(cache_folder().glob("smar-1/none"))
     assert verify_release(serving_or_version(released.settings, None))["found"] > 0
 
 
