@@ -227,7 +227,7 @@ class Registry:
                 else self._copy(index_source, f"index-{index}")
             )
         except InputError as error:
-            raise InputError(f"version {version} of model {self.name!r}: {error}") from error
+            raise InputError(f"version {version}: {error}") from error
         return {
             "version": str(found.version),
             "run": found.tags["smar.run"],
@@ -272,14 +272,17 @@ def serving_or_version(settings: Settings, version: str | None) -> dict[str, Any
             f"no champion of model {settings.release.model!r} in {settings.tracking_uri} yet; "
             "`make retrain` trains and promotes one"
         )
+    pointer: Pointer | None = None
     try:
         if named is None:
             raise InputError(f"model {settings.release.model!r} has no alias {CHAMPION!r}")
-        if why := registry.version(named).tags.get(CANNOT_SERVE):
+        tags = registry.version(named).tags
+        pointer = named, tags.get("index", "")
+        if why := tags.get(CANNOT_SERVE):
             raise InputError(f"{why} (`smar reconcile` looks again)")
         return registry.release(named)
     except InputError as error:
-        if last_good is None or last_good[0] == named:
+        if last_good is None or last_good == pointer:
             raise
         instead = registry.release(last_good[0], index=last_good[1])
         print(
