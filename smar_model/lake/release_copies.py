@@ -91,12 +91,13 @@ def _local_folder(named: Path) -> Path:
 def _download(uri: str, folder: Path, tracking_uri: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
+    from requests import HTTPError
 
     try:
         return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri))
-    except MlflowException as error:
-        if "API request to" in str(error) and "404" not in str(error):  # the server is away
-            raise
+    except (MlflowException, HTTPError) as error:
+        if "API request to" in str(error) or (isinstance(error, HTTPError) and error.response.status_code != 404):
+            raise  # the server is away, or refuses the login
         message = (str(error).strip() or "no message").splitlines()[0]
         raise InputError(
             f"{uri}: these files, which the registry names, are gone from {tracking_uri}: {message}"
