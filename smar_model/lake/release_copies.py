@@ -96,7 +96,9 @@ def _download(uri: str, folder: Path, tracking_uri: str) -> Path:
     try:
         return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri))
     except (MlflowException, HTTPError) as error:
-        if "API request to" in str(error) or (isinstance(error, HTTPError) and error.response.status_code != 404):
+        if "API request to" in str(error) or (
+            isinstance(error, HTTPError) and getattr(error.response, "status_code", None) != 404
+        ):
             raise  # the server is away, or refuses the login
         message = (str(error).strip() or "no message").splitlines()[0]
         raise InputError(
