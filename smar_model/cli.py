@@ -655,6 +655,13 @@ def main() -> None:
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
             sys.stderr.write(mask_secrets(traceback.format_exc()))
             sys.exit(1)
+        if getattr(error, "error_code", "") in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+            print(
+                "error: MLflow's server refuses this: log in as a user who may (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD): "
+                + mask_secrets(" ".join(str(error).split())),
+                file=sys.stderr,
+            )
+            sys.exit(BAD_INPUT)
         print(
             "error: MLflow's server does not answer: start it (settings.release.tracking_uri), then do this step again: "
             + mask_secrets(str(error)),

@@ -5,7 +5,9 @@ set -euo pipefail
 airflow db migrate
 airflow pools import /opt/smar/dags/pools.json
 if ! airflow users list --output plain | grep --quiet --word-regexp admin; then
-    airflow users create --role Admin --username admin --password "$(</run/secrets/airflow_admin_password)" \
+    # It asks for the password twice, on the terminal if it has one: among its arguments every process could read it.
+    password=$(</run/secrets/airflow_admin_password)
+    printf '%s\n%s\n' "$password" "$password" | setsid --wait airflow users create --role Admin --username admin \
         --firstname Search --lastname Team --email admin@example.com
 fi
 exec airflow api-server

@@ -126,9 +126,12 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 
 def _folder_reader(root: Path, maximum_bytes: int) -> Callable[[str], bytes]:
+    real_root = root.resolve()
+
     def read(name: str) -> bytes:
         path = root / _inside(name)
-        if not path.is_file():
+        # A link may lead anywhere, also to files of this machine that are nobody's pictures.
+        if not path.is_file() or not path.resolve().is_relative_to(real_root):
             raise UnusablePicture("missing_file", NO_SUCH_PICTURE)
         _check_size(path.stat().st_size, maximum_bytes)
         return path.read_bytes()

@@ -17,6 +17,8 @@ from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import complete_folder, flush, flush_files
 from smar_model.settings import home
 
+REGISTERED_FROM = ("mlflow-artifacts", "lake")
+"""Folders of the home folder in which an embedded registry's artifacts lie."""
 WITHIN_VERSION = "version"
 """Value of the tag `index_source`: the build that the version was released with lies in the version itself."""
 
@@ -73,23 +75,61 @@ def _is_content(folder: Path, what: Literal["model", "index"], digest: str) -> b
 
 
 def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
-    """Folder of an MLflow artifact on this machine, downloaded once where it lies elsewhere."""
+    """Folder of an MLflow artifact on this machine, downloaded once where it lies elsewhere.
+
+    Raises:
+        InputError: it is gone.
+    """
     address = urlparse(uri)
     if address.scheme in {"", "file"}:
-        return Path(unquote(address.path))
+        return _local_folder(Path(unquote(address.path)))
     folder = cache_folder() / cache
     if not folder.is_dir():
-        from mlflow.artifacts import download_artifacts
-
         temporary = folder.with_name(f".{cache}.{uuid.uuid4().hex}")
         temporary.mkdir(parents=True)
-        got = Path(download_artifacts(uri, dst_path=str(temporary), tracking_uri=tracking_uri))
-        flush_files((file for file in got.rglob("*") if file.is_file()), root=got)
         try:
+            got = _download(uri, temporary, tracking_uri)
+            flush_files((file for file in got.rglob("*") if file.is_file()), root=got)
             got.rename(folder)
             flush(folder.parent)
         except OSError:  # another process was first: its copy is the same
             if not folder.is_dir():
                 raise
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _local_folder(named: Path) -> Path:
+    """A folder by the absolute path that a registry has for it. MLflow never changes such a path, so after the home folder has been moved,
+    or brought back from a backup elsewhere, it is looked for at the same place of the present one. Readers check what lies there by digest.
+    """
+    if named.is_relative_to(lake()):
+        complete_folder(named)
+    elif not named.is_relative_to(home()):
+        for place, part in enumerate(named.parts):
+            if part in REGISTERED_FROM and (here := home().joinpath(*named.parts[place:])).is_dir():
+                return here
+    if not named.is_dir():
+        raise InputError(
+            f"{named}: this folder, which the registry names, is gone; bring it back there, or the whole of it to the same place in {home()}"
+        )
+    return named
+
+
+def _download(uri: str, folder: Path, tracking_uri: str) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    try:
+        return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri))
+    except (MlflowException, HTTPError) as error:
+        if "API request to" in str(error) or (
+            isinstance(error, HTTPError) and getattr(error.response, "status_code", None) != 404
+        ):
+            raise  # the server is away, or refuses the login
+        message = (str(error).strip() or "no message").splitlines()[0]
+        raise InputError(
+            f"{uri}: these files, which the registry names, are gone from {tracking_uri}: {message}"
+        ) from error

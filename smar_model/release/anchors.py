@@ -5,14 +5,16 @@ the run's evaluation days. Evaluate lets them answer today's queries over today'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run, find_runs
-from smar_model.release.registry import Registry
+from smar_model.release.registry import PROMOTED_AT, Registry
 from smar_model.release.starting_points import is_usable
 
 MAXIMUM_AGE = timedelta(days=28)
@@ -37,19 +39,27 @@ def find_best_release(run: Run) -> dict[str, Any] | None:
     """The best of the versions that were champion, by `best_release`; one whose files are gone is passed over."""
     registry = Registry(run.settings)
     tags = {str(v.version): v.tags for v in registry.client.search_model_versions(f"name = '{registry.name}'")}
-    promoted = [
-        {"version": version, "cutoff": of["smar.cutoff"], "over_bm25": float(of["smar.over_bm25"])}
-        for version, of in tags.items()
-        if "smar.promoted_at" in of and "smar.over_bm25" in of
-    ]
+    promoted = [found for version, of in tags.items() if (found := _promoted(version, of))]
     while found := best_release(promoted, run.cutoff):
-        release = registry.release(found["version"])
-        if Path(release["model_folder"]).is_dir():
-            return {n: release[n] for n in ("version", "run", "cutoff", "model_digest", "model_folder", "source")} | {
-                "over_bm25": found["over_bm25"]
-            }
         promoted.remove(found)
+        with suppress(InputError):
+            release = registry.release(found["version"])
+            if Path(release["model_folder"]).is_dir():
+                return {
+                    n: release[n] for n in ("version", "run", "cutoff", "model_digest", "model_folder", "source")
+                } | {"over_bm25": found["over_bm25"]}
     return None
+
+
+def _promoted(version: str, tags: dict[str, str]) -> dict[str, Any] | None:
+    """A version that was champion, as `best_release` takes it; None: it never was, or its tags are not as `smar register` wrote them."""
+    try:
+        cutoff, over_bm25 = datetime.fromisoformat(tags["smar.cutoff"]), float(tags["smar.over_bm25"])
+    except (KeyError, ValueError):
+        return None
+    if PROMOTED_AT not in tags or cutoff.tzinfo is None or not math.isfinite(over_bm25):
+        return None
+    return {"version": version, "cutoff": tags["smar.cutoff"], "over_bm25": over_bm25}
 
 
 def best_release(promoted: Iterable[dict[str, Any]], cutoff: datetime) -> dict[str, Any] | None:

@@ -11,14 +11,17 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from smar_model.errors import InputError
 from smar_model.lake.lease import Lease
 from smar_model.release.history import MOVES, append_history, read_history, read_moves, read_pending, write_pending
-from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, source_tag
+from smar_model.release.registry import CHAMPION, LAST_GOOD, PROMOTED_AT, PROMOTED_FROM, Registry, source_tag
 
 HISTORY_TAG = "smar.release."
 """Tags of the registered model, each a move of the champion in short: `smar.release.00007`."""
+HISTORY_NAME = re.compile(r"smar\.release\.\d{5,}")
 TAGGED = 100
 """Moves that the registered model has tags of, the last ones: every reader of an alias is sent them all."""
 TAG_LENGTH = 1_000
@@ -51,15 +54,20 @@ def finish_pending(registry: Registry) -> str | None:
     entry = read_pending(registry.name)
     if entry is None:
         return None
+    what = f"the {entry['action']} of version {entry['to']} that was begun at {entry['at']}"
+    try:
+        tags = registry.version(entry["to"]).tags
+    except InputError:
+        write_pending(registry.name, None)
+        return f"{what} is dropped: the version is gone from the registry"
     if entry["action"] in MOVES:
         made = registry.aliased(CHAMPION) == entry["to"]
     else:
-        made = registry.version(entry["to"]).tags.get("index") == entry["index"]
+        made = tags.get("index") == entry["index"]
     if made:
         write_down(registry, entry)
     else:
         write_pending(registry.name, None)
-    what = f"the {entry['action']} of version {entry['to']} that was begun at {entry['at']}"
     return f"{what} was made, and is now written down" if made else f"{what} was not made, and is dropped"
 
 
@@ -69,10 +77,11 @@ def write_down(registry: Registry, entry: dict[str, Any]) -> None:
     version, is_move = entry["to"], entry["action"] in MOVES
     tags = {"smar.refreshed_at": entry["at"], "smar.refreshed_by": entry["run"]}
     if is_move:
-        tags = {"smar.promoted_at": entry["at"], "smar.promoted_by": entry["by"]}
+        # By the version's own tags: a history may know another version of this number, of a registry that is gone.
+        is_first = not {PROMOTED_FROM, PROMOTED_AT} & registry.version(version).tags.keys()
+        tags = {PROMOTED_FROM: entry["from"] or "none"} if is_first else {}
+        tags |= {PROMOTED_AT: entry["at"], "smar.promoted_by": entry["by"]}
         tags |= decision_tags(entry) if entry["action"] == "promote" else {}
-        if all(move["to"] != version or move["number"] == entry["number"] for move in read_moves(registry.name)):
-            tags["smar.promoted_from"] = entry["from"] or "none"
     for name, value in tags.items():
         registry.tag(version, name, value)
     if is_move or registry.aliased(CHAMPION) == version:
@@ -95,17 +104,32 @@ def note_last_good(registry: Registry, version: str, index: str) -> None:
 
 def tag_history(registry: Registry) -> None:
     """Bring the registered model's tags to the last moves of the history; or a history that is lost to its tags."""
-    tags = {name: value for name, value in registry.registered().tags.items() if name.startswith(HISTORY_TAG)}
+    tags = {name: value for name, value in registry.registered().tags.items() if HISTORY_NAME.fullmatch(name)}
     if tags and not read_moves(registry.name):
         for name in sorted(tags):
             number = {"number": int(name.removeprefix(HISTORY_TAG)), "evidence": {}}
-            append_history(json.loads(tags[name]) | {"model": registry.name} | number)
+            if move := _read_short(tags[name]):
+                append_history(move | {"model": registry.name} | number)
     kept = {f"{HISTORY_TAG}{move['number']:05}": _short(move) for move in read_moves(registry.name)[-TAGGED:]}
     for name, value in kept.items():
         if name not in tags:
             registry.client.set_registered_model_tag(registry.name, name, value)
     for name in (name for name in tags if kept and name < min(kept)):
         registry.client.delete_registered_model_tag(registry.name, name)
+
+
+def _read_short(text: str) -> dict[str, Any] | None:
+    """The move that a tag tells; None: it tells none, as somebody has changed it."""
+    try:
+        move = json.loads(text)
+    except ValueError:
+        return None
+    is_move = (
+        isinstance(move, dict)
+        and {"at", "action", "from", "to", "run", "date"} <= move.keys()
+        and move["action"] in MOVES
+    )
+    return move if is_move else None
 
 
 def _short(move: dict[str, Any]) -> str:

@@ -58,14 +58,6 @@ def read_moves(model: str) -> list[dict[str, Any]]:
     return [{"number": place} | move for place, move in enumerate(moves, start=1)]
 
 
-def predecessor(model: str, version: str) -> str | None:
-    """The champion that a version took the place of when it first became one; None: the first release, or never released.
-
-    Rolling back from a release does not make it the predecessor of the one before: a second step goes further back.
-    """
-    return next((move["from"] for move in read_moves(model) if move["to"] == version), None)
-
-
 def new_entry(model: str, action: str, **values: Any) -> dict[str, Any]:
     return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "action": action, "model": model} | values
 

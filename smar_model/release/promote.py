@@ -10,7 +10,7 @@ from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out, decision_tags
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.release.lease import registry_lease
-from smar_model.release.reconcile import reconcile_champion
+from smar_model.release.reconcile import is_met, reconcile_champion
 from smar_model.release.register import registration
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.release.steps import recorded_step
@@ -58,6 +58,11 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tupl
         if registry.aliased(CHAMPION) == version and found.problem is None:
             return "unchanged", f"version {version} is the champion already"
         release = registry.release(version)
+        if release["model_digest"] != run.output("finetune").manifest["content"]["model"]:
+            raise InputError(
+                f"version {version} of model {registry.name!r} is not the one that run {run.name} registered: the registry has been made "
+                f"anew; run `smar register --run {run.name}` again"
+            )
         entry: dict[str, Any] = new_entry(
             registry.name,
             "promote",
@@ -78,11 +83,11 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tupl
                 f"version {version} passed the gate and waits for a person: "
                 f"smar promote --run {run.name} --approved-by WHO, or --rejected-by WHO"
             )
-        met = run.champion["version"] if run.champion else None
-        if before != met:
+        if not is_met(registry, before, run.champion):
+            met = f"version {run.champion['version']}" if run.champion else "none"
             return "kept", (
                 f"version {version} is not promoted: the champion became version {before} while this run, which was "
-                f"compared with {f'version {met}' if met else 'none'}, was under way; start a new run"
+                f"compared with {met}, was under way; start a new run"
             )
         entry["evidence"]["answered"] = verify_release(release)
         carry_out(registry, lease, entry)

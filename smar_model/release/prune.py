@@ -32,7 +32,7 @@ from smar_model.lake.shared_files import (
     remove_file,
     remove_folder,
 )
-from smar_model.release.history import predecessor, read_history, read_moves
+from smar_model.release.history import read_history, read_moves
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, source_tag
@@ -105,9 +105,11 @@ def kept_versions(registry: Registry) -> set[str]:
     registered = registry.registered()
     named = {version for alias in (CHAMPION, CHALLENGER) if (version := registered.aliases.get(alias))}
     named |= {registered.last_good[0]} if registered.last_good else set()
-    before = {predecessor(registry.name, version) or _met_champion(registry, version) for version in named}
-    released = dict.fromkeys(move["to"] for move in reversed(read_moves(registry.name)))
-    return named | {version for version in before if version} | set(list(released)[: registry.settings.release.keep])
+    # Aliases, tags and the history may name versions that are gone.
+    there = {str(found.version) for found in _all_versions(registry)}
+    before = {registry.predecessor(version) or _met_champion(registry, version) for version in named & there}
+    released = [v for v in dict.fromkeys(move["to"] for move in reversed(read_moves(registry.name))) if v in there]
+    return there & (named | before | set(released[: registry.settings.release.keep]))
 
 
 def _met_champion(registry: Registry, version: str) -> str | None:

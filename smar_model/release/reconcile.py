@@ -8,12 +8,13 @@ model) goes on serving. No alias is moved. What a killed process left is finishe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.release.changes import finish_pending, note_last_good, tag_history, write_down
 from smar_model.release.history import new_entry, read_moves
 from smar_model.release.lease import registry_lease
-from smar_model.release.registry import CANNOT_SERVE, CHAMPION, Pointer, Registry
+from smar_model.release.registry import CANNOT_SERVE, CHAMPION, PROMOTED_AT, Pointer, Registered, Registry
 from smar_model.release.verify import verify_release
 from smar_model.settings import Settings
 
@@ -44,7 +45,7 @@ def reconcile(settings: Settings) -> Reconciled:
     """
     registry = Registry(settings)
     with registry_lease(purpose="reconcile"):
-        found = reconcile_champion(registry)
+        found = reconcile_champion(registry, opened=True)
     for line in found.done:
         print(f"reconcile: {line}")
     if found.problem:
@@ -54,8 +55,13 @@ def reconcile(settings: Settings) -> Reconciled:
     return found
 
 
-def reconcile_champion(registry: Registry) -> Reconciled:
-    """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error."""
+def reconcile_champion(registry: Registry, *, opened: bool = False) -> Reconciled:
+    """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error.
+
+    Args:
+        opened: open the champion although it has been verified before: its files may have been lost or damaged since. False: see that
+            its folders are there.
+    """
     finished = finish_pending(registry)
     done = [finished] if finished else []
     registered = registry.registered()
@@ -66,33 +72,38 @@ def reconcile_champion(registry: Registry) -> Reconciled:
     if finished:
         last_good = registry.registered().last_good
     if named is None:
-        problem = None
-        if known:
-            problem = f"model {registry.name!r} has lost its alias {CHAMPION!r}, which stood at version {known}"
-            problem = f"{problem}; {_what_to_do(last_good)}"
-        return Reconciled(champion=last_good if known else None, problem=problem, done=done)
-    version = registry.version(named)
-    pointer = named, version.tags.get("index", "")
-    if pointer == last_good and named == known:
-        return Reconciled(champion=pointer, problem=None, done=done)
+        if known is None and last_good is None:
+            return Reconciled(champion=None, problem=None, done=done)
+        return _in_its_place(registry, _why_there_is_none(registry, registered, known), done=done, last_good=last_good)
+    pointer, tags = (named, ""), dict[str, str]()
     try:
+        tags = registry.version(named).tags
+        pointer = named, tags.get("index", "")
         release = registry.release(named)
-        evidence = {"answered": verify_release(release)}
+        # A history may know another version of this number, of a registry that is gone.
+        is_known = named == known and PROMOTED_AT in tags
+        is_verified = pointer == last_good and is_known and CANNOT_SERVE not in tags
+        evidence = {} if is_verified and not opened else {"answered": verify_release(release)}
     except InputError as error:
-        registry.tag(named, CANNOT_SERVE, str(error)[:1_000])
-        problem = f"the champion of model {registry.name!r}, {_line(error)}; {_what_to_do(last_good)}"
-        return Reconciled(champion=last_good, problem=problem, done=done)
+        if tags:
+            registry.tag(named, CANNOT_SERVE, str(error)[:1_000])
+        problem = f"the champion of model {registry.name!r}, {_line(error)}"
+        return _in_its_place(registry, problem, done=done, last_good=last_good, broken=pointer)
+    if CANNOT_SERVE in tags:
+        registry.client.delete_model_version_tag(registry.name, named, CANNOT_SERVE)
+    if pointer == last_good and is_known:
+        return Reconciled(champion=pointer, problem=None, done=done)
     entry = new_entry(
         registry.name,
-        "by hand" if named != known else "refresh",
-        **{"from": known if named != known else named, "to": named, "index": pointer[1]},
+        "refresh" if is_known else "by hand",
+        **{"from": named if is_known else known, "to": named, "index": pointer[1]},
         run=release["run"],
         date=release["date"],
         by=UNKNOWN,
         reason="found so in the registry, changed by another hand than smar's",
         evidence=evidence,
     )
-    if named != known:
+    if not is_known:
         write_down(registry, entry | {"number": moves[-1]["number"] + 1 if moves else 1})
         done.append(f"the champion was moved by hand from version {known or 'none'} to {named}; it answers")
     elif last_good and last_good[0] == named:
@@ -100,15 +111,57 @@ def reconcile_champion(registry: Registry) -> Reconciled:
         done.append(f"the index of version {named} was changed by hand to {pointer[1][:12]}; it answers")
     else:
         note_last_good(registry, *pointer)
-    if CANNOT_SERVE in version.tags:
-        registry.client.delete_model_version_tag(registry.name, named, CANNOT_SERVE)
     return Reconciled(champion=pointer, problem=None, done=done)
+
+
+def is_met(registry: Registry, champion: str | None, met: dict[str, Any] | None) -> bool:
+    """Whether a version is the champion that a run met when it began: by its model too, as a registry that was made anew counts again from 1."""
+    if champion is None or met is None:
+        return champion is None and met is None
+    return (
+        champion == met["version"] and registry.version(champion).tags.get("smar.model_digest") == met["model_digest"]
+    )
+
+
+def _why_there_is_none(registry: Registry, registered: Registered, known: str | None) -> str:
+    """Why no version has the alias `champion` although one was released."""
+    model = f"model {registry.name!r}"
+    if not registered.exists:
+        return f"{model} is gone from {registry.settings.tracking_uri}, with all releases up to version {known}"
+    stood = f"{model} has lost its alias {CHAMPION!r}"
+    if known is None:
+        return stood
+    try:
+        is_there = PROMOTED_AT in registry.version(known).tags
+    except InputError:
+        is_there = False
+    return f"{stood}, which stood at version {known}" + (
+        "" if is_there else ", and that version is gone from the registry"
+    )
+
+
+def _in_its_place(
+    registry: Registry, problem: str, *, done: list[str], last_good: Pointer | None, broken: Pointer | None = None
+) -> Reconciled:
+    """What serves in the place of a champion that cannot: the last release that is there and answers, which is noted as the last good one."""
+    released = dict.fromkeys(move["to"] for move in reversed(read_moves(registry.name)))
+    candidates = [*([last_good] if last_good else []), *((version, None) for version in released)]
+    for version, index in candidates:
+        try:
+            release = registry.release(version, index=index)
+            pointer = version, release["index_digest"]
+            if pointer == broken or PROMOTED_AT not in registry.version(version).tags:
+                continue
+            verify_release(release)
+        except InputError:
+            continue
+        if pointer != last_good:
+            note_last_good(registry, *pointer)
+        instead = f"version {version} goes on serving; move the alias to a version that can serve, in MLflow's page or by `smar rollback`"
+        return Reconciled(champion=pointer, problem=f"{problem}; {instead}", done=done)
+    instead = "nothing can serve in its place: bring the registry and its files back from a backup, or let the next run be promoted"
+    return Reconciled(champion=None, problem=f"{problem}; {instead}", done=done)
 
 
 def _line(error: InputError) -> str:
     return " ".join(str(error).split())
-
-
-def _what_to_do(last_good: Pointer | None) -> str:
-    going_on = f"version {last_good[0]} goes on serving; " if last_good else "nothing can serve in its place; "
-    return f"{going_on}move the alias to a version that can serve, in MLflow's page or by `smar rollback`"

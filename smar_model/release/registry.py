@@ -6,6 +6,7 @@ Alias `champion` → version → tag `index` is the only way in (design, decisio
     smar.started_from                  what its fine-tuning went on from: a version, or its pretraining
     smar.model_digest                  digest of the model's files, as `index.json` has it too
     smar.over_bm25                     its Recall@50 minus BM25's on its own evaluation days
+    smar.promoted_from                 the champion that it first took the place of, or `none`
     smar.promoted_at                   when it became the champion; not there of one that never was
     smar.index_digest, index_source    content digest of the index build that it was released with, and where that lies
     index                              content digest of its current build
@@ -23,8 +24,10 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 # Before MLflow is imported, which reads them then.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -45,6 +48,7 @@ from smar_model.settings import Settings, home
 CHAMPION, CHALLENGER = "champion", "challenger"
 LAST_GOOD = "smar.last_good"
 CANNOT_SERVE = "smar.cannot_serve"
+PROMOTED_AT, PROMOTED_FROM = "smar.promoted_at", "smar.promoted_from"
 Pointer = tuple[str, str]
 """A version and the digest of one of its index builds."""
 
@@ -56,8 +60,9 @@ def source_tag(index: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """What the registry says of the model as a whole; nothing where there is none yet."""
+    """What the registry says of the model as a whole; nothing where there is none."""
 
+    exists: bool
     aliases: dict[str, str]
     """Alias → version, as text: it is an int in a database and text over HTTP."""
     tags: dict[str, str]
@@ -66,7 +71,7 @@ class Registered:
     def last_good(self) -> Pointer | None:
         """The pair that was last verified to serve as the champion."""
         version, _, index = self.tags.get(LAST_GOOD, "").partition(" ")
-        return (version, index) if index else None
+        return (version, index) if version.isdecimal() and index else None
 
 
 class Registry:
@@ -78,29 +83,50 @@ class Registry:
         self.client = MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
 
     def experiment_id(self) -> str:
-        """The experiment of all runs, made where it is missing."""
-        found = self.client.get_experiment_by_name(self.settings.release.experiment)
-        if found:
+        """The experiment of all runs, made where it is missing and restored where somebody has deleted it.
+
+        An embedded registry whose home folder has been moved gets a new one, as MLflow would go on writing to the first place.
+        """
+        name = self.settings.release.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found and self._lies_elsewhere(found.artifact_location):
+            self.client.rename_experiment(
+                found.experiment_id, f"{name} {found.experiment_id}, before the home folder was moved"
+            )
+        elif found:
+            if found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+                print(
+                    f"MLflow's experiment {name!r} had been deleted; it is restored, as every run goes there",
+                    file=sys.stderr,
+                )
             return found.experiment_id
         # A tracking server keeps files where its operator said; the embedded database would put them under the
         # current folder.
         location = (home() / "mlflow-artifacts").as_uri() if self.settings.tracking_uri.startswith("sqlite:") else None
         return self.client.create_experiment(
-            self.settings.release.experiment,
+            name,
             artifact_location=location,
             # Else MLflow's page opens on its views for language model applications.
             tags={"mlflow.experimentKind": "custom_model_development"},
         )
+
+    def _lies_elsewhere(self, location: str) -> bool:
+        place = urlparse(location)
+        is_embedded = self.settings.release.tracking_uri is None
+        return is_embedded and place.scheme in {"", "file"} and not Path(unquote(place.path)).is_relative_to(home())
 
     def registered(self) -> Registered:
         try:
             model = self.client.get_registered_model(self.name)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return Registered(aliases={}, tags={})
+                return Registered(exists=False, aliases={}, tags={})
             raise
         return Registered(
-            aliases={alias: str(version) for alias, version in model.aliases.items()}, tags=dict(model.tags)
+            exists=True,
+            aliases={alias: str(version) for alias, version in model.aliases.items()},
+            tags=dict(model.tags),
         )
 
     def aliased(self, alias: str) -> str | None:
@@ -126,13 +152,31 @@ class Registry:
                 ) from None
             raise
 
+    def predecessor(self, version: str) -> str | None:
+        """The champion that a version took the place of when it first became one; None: the first release, or never released.
+
+        Rolling back from a release does not make it the predecessor of the one before: a second step goes further back.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        before = self.version(version).tags.get(PROMOTED_FROM, "none")
+        return None if before == "none" else before
+
     def find(self, *, model_digest: str, index_digest: str) -> str | None:
-        """The version that was released with this model and this index, if there is one."""
+        """The version that was released with this model and this index, if there is one whose files are there."""
         found = self.client.search_model_versions(
             f"name = '{self.name}' and tag.`smar.model_digest` = '{model_digest}'"
         )
         alike = [int(v.version) for v in found if released_index(dict(v.tags)) == index_digest]
-        return str(max(alike)) if alike else None
+        return next((str(number) for number in sorted(alike, reverse=True) if self._is_readable(str(number))), None)
+
+    def _is_readable(self, version: str) -> bool:
+        try:
+            self.release(version)
+        except InputError:
+            return False
+        return True
 
     def release(self, version: str, *, index: str | None = None) -> dict[str, Any]:
         """A version as plain values, its folders on this machine.
@@ -148,14 +192,26 @@ class Registry:
         Whether the index was built by the model is for whoever loads them to check: `Searcher.load` does.
 
         Raises:
-            InputError: there is no such version, it was not made by `smar register`, or it names no place of this build.
+            InputError: there is no such version, it was not made by `smar register`, it names no place of this build, or its files are gone.
         """
         found = self.version(version)
+        if found.status != "READY":
+            raise InputError(
+                f"version {version} of model {self.name!r} is {found.status} in MLflow, not READY; register its run again"
+            )
         missing = [name for name in _NEEDED if name not in found.tags]
         if missing:
             raise InputError(
-                f"version {version} of model {self.name!r} lacks the tag {missing[0]!r}: it was not made by `smar register`"
+                f"version {version} of model {self.name!r} lacks the tag {missing[0]!r}: it was not made by `smar register`, or the tag was "
+                "removed"
             )
+        for name, read in (("smar.date", date.fromisoformat), ("smar.cutoff", datetime.fromisoformat)):
+            try:
+                read(found.tags[name])
+            except ValueError:
+                raise InputError(
+                    f"version {version} of model {self.name!r}: its tag {name!r} is {found.tags[name]!r}, which is no date"
+                ) from None
         index = index or found.tags["index"]
         index_source = found.tags.get(source_tag(index))
         if index_source is None and index in {found.tags["index"], released_index(dict(found.tags))}:
@@ -163,12 +219,15 @@ class Registry:
         if index_source is None:
             raise InputError(f"version {version} of model {self.name!r} names no place of the index {index[:12]}")
         source = self.client.get_model_version_download_uri(self.name, str(found.version))
-        folder = self._copy(source, f"{self.name}-{found.version}")
-        index_folder = (
-            folder / "artifacts" / "index"
-            if index_source == WITHIN_VERSION
-            else self._copy(index_source, f"index-{index}")
-        )
+        try:
+            folder = self._copy(source, f"{self.name}-{found.version}")
+            index_folder = (
+                folder / "artifacts" / "index"
+                if index_source == WITHIN_VERSION
+                else self._copy(index_source, f"index-{index}")
+            )
+        except InputError as error:
+            raise InputError(f"version {version}: {error}") from error
         return {
             "version": str(found.version),
             "run": found.tags["smar.run"],
@@ -208,17 +267,25 @@ def serving_or_version(settings: Settings, version: str | None) -> dict[str, Any
         return registry.release(version)
     registered = registry.registered()
     named, last_good = registered.aliases.get(CHAMPION), registered.last_good
-    if named is None:
+    if named is None and last_good is None:
         raise InputError(
             f"no champion of model {settings.release.model!r} in {settings.tracking_uri} yet; "
             "`make retrain` trains and promotes one"
         )
+    pointer: Pointer | None = None
     try:
+        if named is None:
+            raise InputError(f"model {settings.release.model!r} has no alias {CHAMPION!r}")
+        tags = registry.version(named).tags
+        pointer = named, tags.get("index", "")
+        if why := tags.get(CANNOT_SERVE):
+            raise InputError(f"{why} (`smar reconcile` looks again)")
         return registry.release(named)
     except InputError as error:
-        if last_good is None or last_good[0] == named:
+        if last_good is None or last_good == pointer:
             raise
+        instead = registry.release(last_good[0], index=last_good[1])
         print(
             f"the champion cannot serve: {error}; the last good release serves, version {last_good[0]}", file=sys.stderr
         )
-        return registry.release(last_good[0], index=last_good[1])
+        return instead

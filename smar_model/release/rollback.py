@@ -5,10 +5,10 @@ from __future__ import annotations
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out
-from smar_model.release.history import new_entry, read_moves
+from smar_model.release.history import new_entry
 from smar_model.release.lease import registry_lease
-from smar_model.release.reconcile import reconcile_champion
-from smar_model.release.registry import CHAMPION, Registry
+from smar_model.release.reconcile import is_met, reconcile_champion
+from smar_model.release.registry import CHAMPION, PROMOTED_AT, Registry
 from smar_model.release.steps import recorded_step
 from smar_model.release.verify import verify_release
 
@@ -47,20 +47,21 @@ def _roll_back(run: Run, reason: str, by: str) -> tuple[str, str]:
         found = reconcile_champion(registry)
         for line in found.lines:
             print(f"[{run.name}] rollback: {line}", flush=True)
-        named, moves = registry.aliased(CHAMPION), read_moves(registry.name)
-        if named == version and found.problem is None:
+        if registry.aliased(CHAMPION) == version and found.problem is None:
             return "unchanged", f"version {version} is the champion already"
-        if version not in {move["to"] for move in moves}:
+        release = registry.release(version)
+        if PROMOTED_AT not in registry.version(version).tags:
             raise InputError(
                 f"version {version} was never released, so it cannot be rolled back to; `smar history` lists the releases"
             )
-        before, met = found.champion[0] if found.champion else None, run.champion["version"] if run.champion else None
-        if before != met:
+        if release["model_digest"] != run.release["model_digest"]:
+            raise InputError(f"version {version} is another one than run {run.name} has refreshed; start a new run")
+        before = found.champion[0] if found.champion else None
+        if not is_met(registry, before, run.champion):
+            met = f"version {run.champion['version']}" if run.champion else "none"
             raise InputError(
-                f"the champion became version {before} while this run, which met {f'version {met}' if met else 'none'}, was "
-                "under way; start a new run"
+                f"the champion became version {before} while this run, which met {met}, was under way; start a new run"
             )
-        release = registry.release(version)
         entry = new_entry(
             registry.name,
             "rollback",

@@ -112,14 +112,13 @@ def meet_releases(run: Run, asked: str | None) -> tuple[dict[str, Any] | None, d
         InputError: there is no such version.
         NothingToDo: there is no champion, or no release before it.
     """
-    from smar_model.release.history import predecessor
     from smar_model.release.lease import registry_lease
     from smar_model.release.reconcile import reconcile_champion
     from smar_model.release.registry import Registry
 
     registry = Registry(run.settings)
     with registry_lease(purpose=f"start {run.name}"):
-        found = reconcile_champion(registry)
+        found = reconcile_champion(registry, opened=True)
     for line in found.lines:
         print(f"[{run.name}] start: {line}", flush=True)
     met = registry.release(found.champion[0], index=found.champion[1]) if found.champion else None
@@ -128,12 +127,16 @@ def meet_releases(run: Run, asked: str | None) -> tuple[dict[str, Any] | None, d
     if asked is None or asked == "champion":
         return met, met
     if asked == "previous":
-        asked = (predecessor(registry.name, met["version"]) if met else None) or ""
-        if not asked:
+        before = registry.predecessor(met["version"]) if met else None
+        if before is None:
             champion = (
                 f"version {met['version']}, the champion, is the first release" if met else "there is no champion"
             )
             raise NothingToDo(f"model {registry.name!r} has no previous release: {champion}")
+        try:
+            return met, registry.release(before)
+        except InputError as error:
+            raise NothingToDo(f"the previous release cannot be read: {error}") from error
     return met, registry.release(asked)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import Artifact, DamagedOutput
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import Run, find_runs, load_run
 from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
@@ -99,8 +100,11 @@ def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
     """The champion if it was trained up to an earlier day than the run, else the last one before it that was."""
     while champion and datetime.fromisoformat(champion["cutoff"]) >= run.cutoff:
         try:
-            champion = load_run(champion["run"]).champion
-        except InputError:  # trained elsewhere
+            earlier = load_run(champion["run"])
+            champion = earlier.champion
+            if champion:
+                released_folder(earlier, champion, "model")
+        except InputError:  # trained elsewhere, or gone since
             return None
     return champion
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +139,10 @@ class Follower:
         versions = {str(v.version): dict(v.tags) for v in found}
         for version in aliases.values():
             if version not in versions:
-                versions[version] = dict(self._registry.version(version).tags)
+                # An alias may name a version that is gone; whoever opens it says so.
+                with suppress(InputError):
+                    versions[version] = {}
+                    versions[version] = dict(self._registry.version(version).tags)
         return RegistryView(seen_at=time.time(), aliases=aliases, versions=versions, last_good=registered.last_good)
 
     def _follow_to(self, wanted: tuple[str, str | None]) -> None:

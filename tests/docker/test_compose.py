@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from smar_model.settings import REPOSITORY, load_settings
 from tests.docker.docker_files import DOCKER, compose, images, run_tool
@@ -201,6 +203,10 @@ def test_secrets_are_made_once_and_for_all_that_the_compose_file_names(tmp_path:
     from cryptography.fernet import Fernet
 
     Fernet(first["airflow_fernet_key"])
+    private = load_pem_private_key(first["release_signing_key"].encode(), password=None)
+    public = load_pem_public_key(first["release_public_key"].encode())
+    assert isinstance(private, Ed25519PrivateKey) and isinstance(public, Ed25519PublicKey)
+    public.verify(private.sign(b"a release"), b"a release")
     identity = yaml.safe_load(first["object_store_identities"])["identities"][0]["credentials"][0]
     assert identity == {
         "accessKey": first["object_store_access_key"],
@@ -241,7 +247,7 @@ def test_the_keys_of_the_object_store_are_given_to_whoever_uses_it(tmp_path: Pat
         (tmp_path / name).write_text(f"word-of-{name}", encoding="utf-8")
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     command = [
-        str(DOCKER / "with_object_store.sh"),
+        str(DOCKER / "with_secrets.sh"),
         sys.executable,
         "-c",
         "import os; print(*map(os.environ.get, NAMES))",
@@ -255,9 +261,67 @@ def test_the_keys_of_the_object_store_are_given_to_whoever_uses_it(tmp_path: Pat
         done = subprocess.run(command, env=clean | {"SMAR_STORE": store}, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
     for name, service in SERVICES.items():
+        if {"SMAR_STORE", "MLFLOW_TRACKING_PASSWORD_FILE", "SMAR_SIGNING_KEY_FILE"} & set(
+            service.get("environment", {})
+        ):
+            assert service["command"][0] == "/opt/smar/docker/with_secrets.sh", name
         if "SMAR_STORE" in service.get("environment", {}):
-            assert service["command"][0] == "/opt/smar/docker/with_object_store.sh", name
             assert {"object_store_access_key", "object_store_secret_key"} <= set(service["secrets"]), name
+
+
+def test_a_login_and_a_private_key_are_given_to_the_command(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("a word", encoding="utf-8")
+    (tmp_path / "key").write_text("-----BEGIN\nabc\n-----END\n", encoding="utf-8")
+    (tmp_path / "key").chmod(0o644)
+    code = (
+        "import os; from pathlib import Path; key = Path(os.environ['SMAR_SIGNING_KEY']); "
+        "print(repr((os.environ['MLFLOW_TRACKING_PASSWORD'], key.read_text(), key.stat().st_mode & 0o777)))"
+    )
+    variables = {
+        "MLFLOW_TRACKING_PASSWORD_FILE": str(tmp_path / "password"),
+        "SMAR_SIGNING_KEY_FILE": str(tmp_path / "key"),
+        "TMPDIR": str(tmp_path),
+        "SMAR_STORE": "",
+    }
+    command = [str(DOCKER / "with_secrets.sh"), sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == repr(("a word", "-----BEGIN\nabc\n-----END\n", 0o600))
+
+
+def test_one_worker_alone_writes_to_mlflow_and_signs() -> None:
+    held = {name: set(service.get("secrets", [])) for name, service in SERVICES.items()}
+    assert {name for name, secrets in held.items() if "release_signing_key" in secrets} == {"airflow-worker"}
+    assert {name for name, secrets in held.items() if "mlflow_worker_password" in secrets} == {
+        "airflow-worker",
+        "mlflow",
+    }
+    for name, service in SERVICES.items():
+        environment = service.get("environment", {})
+        if "SMAR_STORE" in environment:
+            user = environment["MLFLOW_TRACKING_USERNAME"]
+            assert environment["MLFLOW_TRACKING_PASSWORD_FILE"] == f"/run/secrets/mlflow_{user}_password"
+            assert (user == "worker") == (name == "airflow-worker")
+            assert environment["SMAR_TRUSTED_KEYS"] == "/run/secrets/release_public_key"
+
+
+def test_airflows_first_user_gets_its_password_over_standard_input(tmp_path: Path) -> None:
+    fake = tmp_path / "airflow"
+    fake.write_text(
+        '#!/bin/bash\necho "arguments $*" >>"$LOG"\n[[ "$*" == "users create"* ]] && sed "s/^/input /" >>"$LOG"\nexit 0\n',
+        encoding="utf-8",
+    )
+    fake.chmod(0o755)
+    (tmp_path / "airflow_admin_password").write_text("a-long-word", encoding="utf-8")
+    script = (DOCKER / "airflow" / "start_api_server.sh").read_text(encoding="utf-8")
+    log = tmp_path / "log"
+    subprocess.run(
+        [shutil.which("bash") or "bash", "-c", script.replace("/run/secrets", str(tmp_path))],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log)},
+        check=True,
+    )
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert lines.count("input a-long-word") == 2
+    assert not [line for line in lines if line.startswith("arguments") and "a-long-word" in line]
 
 
 def test_workers_take_every_queue() -> None:
@@ -319,7 +383,10 @@ def test_the_health_check_tells_a_good_answer_from_a_bad_one(tmp_path: Path) -> 
 def test_databases_are_made_as_the_services_name_them(tmp_path: Path) -> None:
     """The script that PostgreSQL's image runs, with `psql` in its place telling what it was given."""
     fake = tmp_path / "psql"
-    fake.write_text('#!/bin/bash\necho "$@"\ncat\n', encoding="utf-8")
+    # psql's backquotes: a shell's output.
+    fake.write_text(
+        """#!/bin/bash\nread -r _ _ command\necho "$@ told $(bash -c "${command//\\`/}")"\ncat\n""", encoding="utf-8"
+    )
     fake.chmod(0o755)
     script = (DOCKER / "postgres" / "create_databases.sh").read_text(encoding="utf-8")
     for name in ("airflow", "mlflow"):
@@ -332,5 +399,6 @@ def test_databases_are_made_as_the_services_name_them(tmp_path: Path) -> None:
         text=True,
     )
     for name in ("airflow", "mlflow"):
-        assert f"--set name={name} --set password=word-of-{name}" in done.stdout
+        assert f"--set name={name} told word-of-{name}" in done.stdout
+    assert "=word-of" not in done.stdout, "no password is among the arguments"
     assert "@postgres/mlflow" in SERVICES["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]

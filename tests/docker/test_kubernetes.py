@@ -59,6 +59,14 @@ def test_templates_are_of_the_charts_release(path: Path) -> None:
     assert variables["SMAR_HOME"]["value"] == shared["SMAR_HOME"] == VALUES["volumeMounts"][0]["mountPath"]
     assert variables["SMAR_SETTINGS"]["value"] == shared["SMAR_SETTINGS"]
     assert variables["AIRFLOW__CORE__FERNET_KEY"]["valueFrom"]["secretKeyRef"]["name"] == VALUES["fernetKeySecretName"]
+    assert variables["SMAR_TRUSTED_KEYS"]["value"] == shared["SMAR_TRUSTED_KEYS"]
+    assert "SMAR_SIGNING_KEY" not in variables and "SMAR_SIGNING_KEY" in shared
+    keys = next(volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "release-keys")
+    assert [item["path"] for item in keys["items"]] == ["release_public_key"]
+    assert keys["secretName"] == next(v["secret"]["secretName"] for v in VALUES["volumes"] if "secret" in v)
+    if login := variables.get("MLFLOW_TRACKING_PASSWORD"):
+        assert variables["MLFLOW_TRACKING_USERNAME"]["value"] == "reader"
+        assert login["valueFrom"]["secretKeyRef"] == {"name": VALUES["secret"][0]["secretName"], "key": "smar-reader"}
     claims = {
         v["name"]: v["persistentVolumeClaim"]["claimName"]
         for v in pod["spec"]["volumes"]

@@ -310,11 +310,11 @@ def server(log: Path, command: list[str], address: str, **variables: str) -> Ite
 
 
 def test_mlflow_keeps_files_in_an_object_store(made: Callable[[str], Path], tmp_path: Path) -> None:
-    """docker/mlflow/start_server.py on SQLite and an S3 server: a client without credentials logs a file, and it is in the bucket."""
+    """docker/mlflow/start_server.py on SQLite and an S3 server: a client without the store's credentials logs a file, and it is in the bucket."""
     mlflow = made("mlflow-environment")
     assert not any(importable(mlflow, "torch", "airflow", "pyspark", cwd=tmp_path).values())
     store, port = f"http://127.0.0.1:{free_port()}", free_port()
-    for name in ("mlflow_database_password", "object_store_access_key", "object_store_secret_key"):
+    for name in compose()["services"]["mlflow"]["secrets"]:
         (tmp_path / name).write_text(secrets.token_hex(16), encoding="utf-8")
     moto = [str(Path(sys.executable).parent / "moto_server"), "--port", store.rsplit(":", 1)[1]]
     tracking = f"http://127.0.0.1:{port}"
@@ -340,7 +340,11 @@ with mlflow.start_run() as run:
         stack.enter_context(server(tmp_path / "moto.log", moto, f"{store}/moto-api/"))
         command = [str(mlflow / "bin" / "python"), str(DOCKER / "mlflow" / "start_server.py")]
         stack.enter_context(server(tmp_path / "mlflow.log", command, f"{tracking}/health", **variables))
-        said = run(mlflow, "python", "-c", log_a_file, tracking, cwd=tmp_path)
+        login = {
+            "MLFLOW_TRACKING_USERNAME": "worker",
+            "MLFLOW_TRACKING_PASSWORD": (tmp_path / "mlflow_worker_password").read_text(encoding="utf-8"),
+        }
+        said = run(mlflow, "python", "-c", log_a_file, tracking, cwd=tmp_path, **login)
         assert "mlflow-artifacts:/" in said
         import boto3
 

@@ -104,6 +104,23 @@ def test_pictures_are_read_by_name_and_nothing_else_is(store: PictureStore, tmp_
             assert error.value.reason == reason, name
 
 
+def test_links_are_followed_within_the_pictures_alone(tmp_path: Path) -> None:
+    touch(tmp_path / "pictures" / "a" / "1.jpg", b"one")
+    touch(tmp_path / "secret.jpg", b"secret")
+    (tmp_path / "pictures" / "inside.jpg").symlink_to("a/1.jpg")
+    (tmp_path / "pictures" / "outside.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "pictures" / "folder").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "pictures" / "round").symlink_to("round")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "pictures").symlink_to(tmp_path / "pictures", target_is_directory=True)
+    with ShopInputs(tmp_path / "shop", None).pictures().opened(maximum_bytes=100) as read:
+        assert read("inside.jpg") == read("a/1.jpg") == b"one"
+        for name in ("outside.jpg", "folder/secret.jpg", "round"):
+            with pytest.raises(UnusablePicture) as error:
+                read(name)
+            assert error.value.reason == "missing_file", name
+
+
 def test_the_digest_changes_with_a_picture(
     store: PictureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

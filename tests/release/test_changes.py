@@ -27,7 +27,7 @@ from smar_model.lake.runs import Run
 from smar_model.network.model import model_digest
 from smar_model.release.changes import HISTORY_TAG, TAG_LENGTH, tag_history
 from smar_model.release.describe_decision import describe_decision
-from smar_model.release.history import append_history, predecessor, read_history, read_moves, read_pending
+from smar_model.release.history import append_history, read_history, read_moves, read_pending
 from smar_model.release.promote import promote_run
 from smar_model.release.publish_index import publish_index
 from smar_model.release.reconcile import reconcile
@@ -180,7 +180,7 @@ def assert_recorded(releases: Releases, *, action: str, times: int) -> None:
     assert {n: json.loads(text)["to"] for n, text in tags.items()} == {m["number"]: m["to"] for m in moves}
     version = releases.registry.version(moves[-1]["to"])
     assert version.tags["smar.promoted_at"] == moves[-1]["at"]
-    assert version.tags["smar.promoted_from"] == (predecessor("smar", moves[-1]["to"]) or "none")
+    assert version.tags["smar.promoted_from"] == (releases.registry.predecessor(moves[-1]["to"]) or "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -490,8 +490,8 @@ def test_a_champion_set_by_hand_is_verified_and_written_down(
     releases.start("met-by-hand")
     assert_recorded(releases, action="by hand", times=2)
     # It was released before: what it replaced then is still its predecessor.
-    assert predecessor("smar", "3") == "2"
-    assert predecessor("smar", "1") is None
+    assert releases.registry.predecessor("3") == "2"
+    assert releases.registry.predecessor("1") is None
 
 
 def test_an_index_set_by_hand_is_verified_and_written_down(releases: Releases) -> None:
@@ -602,7 +602,7 @@ def test_a_history_that_is_lost_comes_back_from_the_registry(releases: Releases)
     after = read_moves("smar")
     short = ("number", "at", "action", "from", "to", "run", "date", "by", "index")
     assert [[m[n] for n in short] for m in after] == [[m[n] for n in short] for m in before]
-    assert predecessor("smar", "2") == "1"
+    assert releases.registry.predecessor("2") == "1"
     append_history(before[-1] | {"number": 3, "from": "2", "to": "3", "reason": '"\\é' * 5_000})
     tag_history(releases.registry)
     kept = releases.registry.registered().tags[f"{HISTORY_TAG}00003"]

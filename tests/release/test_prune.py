@@ -53,6 +53,10 @@ class Shop:
                 "smar.index_digest": OWN + str(number),
                 "index": OWN + str(number),
             }
+            if number < VERSIONS:
+                before = str(number - 1) if number > 1 else "none"
+                tags |= {"smar.promoted_at": ago(days), "smar.promoted_from": before}
+            (home / f"version-{number}").mkdir()
             self.registry.client.create_model_version(
                 "smar", source=(home / f"version-{number}").as_uri(), tags=tags | {"index_source": WITHIN_VERSION}
             )

@@ -25,6 +25,8 @@ from laptop import ui
 from laptop.airflow_environment import LOGIN, environment, migrate, password
 from laptop.processes import end_with_parent
 from smar_model.settings import REPOSITORY
+from smar_model.settings import home as home_folder
+from tests.mlflow_logins import make_logins, mlflow_server
 from tests.started_processes import started_for
 
 PATIENCE_SECONDS = 20.0
@@ -109,6 +111,10 @@ def running_stack(
             artifacts=artifacts or (home / "mlflow-artifacts").as_uri(),
             running={},
         )
+        logins = make_logins(home / "secrets")
+        for name, value in logins.items():
+            patch.setenv(name, value)
+        needed |= logins
         try:
             migrate(needed)
             stack.running["mlflow"] = _start_mlflow(mlflow_port, databases, stack.artifacts, needed)
@@ -153,10 +159,9 @@ def celery_variables(redis: str, database: str, python_path: str) -> dict[str, s
 
 
 def _start_mlflow(port: int, databases: str, artifacts: str, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    # Clients send files to the server and get them from it, as a team's do.
-    store = ["--backend-store-uri", f"{databases}/mlflow", "--serve-artifacts"]
-    place = ["--artifacts-destination", artifacts]
-    return ui.start("mlflow", ui.mlflow_command(port, *store, *place), variables | ui.WITHOUT_JOBS)
+    # Clients log in, send files to the server and get them from it, as a team's do.
+    server = mlflow_server(port, f"{databases}/mlflow", artifacts, home_folder() / "secrets")
+    return ui.start("mlflow", ["start_server"], variables | ui.WITHOUT_JOBS | server)
 
 
 def end(*processes: subprocess.Popen[bytes]) -> None:

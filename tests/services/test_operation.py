@@ -77,7 +77,12 @@ def shop(stack: Stack, airflow: AirflowApi) -> Iterator[Shop]:
 @pytest.fixture(scope="module")
 def page(browser: Browser, stack: Stack) -> Iterator[Page]:
     """A page whose person is logged in to Airflow."""
-    with browser.new_context(viewport={"width": 1_400, "height": 900}) as context:
+    login = {
+        "username": stack.variables["MLFLOW_TRACKING_USERNAME"],
+        "password": stack.variables["MLFLOW_TRACKING_PASSWORD"],
+        "origin": stack.mlflow,
+    }
+    with browser.new_context(viewport={"width": 1_400, "height": 900}, http_credentials=login) as context:
         page = context.new_page()
         page.set_default_timeout(120_000)
         pages.log_in(page, stack)
