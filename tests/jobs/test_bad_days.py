@@ -157,7 +157,7 @@ def test_a_table_that_knows_the_evaluation_day_is_caught(home: Path, monkeypatch
     with pytest.raises(InputError) as error:
         run_stages(earlier, "check-data")
     message = str(error.value)
-    assert "synthetic queries come from items last changed before 2026-11-18" in message
+    assert "synthetic queries come from items whose text stood before 2026-11-18" in message
     assert "['item-003']" in message
     assert "fashion labels count the clicks of the training days alone" in message
 
