@@ -26,6 +26,8 @@ OVERSAMPLING = 2.5
 """Draws for each row wanted at first: a draw that repeats another of its item is lost."""
 MOST_TIMES_MORE = 4.0
 """Largest factor of the second try."""
+MOST_DRAWS = 100_000
+"""An item: its draws are arrays in memory. Where few items may be trained on, check-data says so."""
 ROWS_PER_FILE = 2_000_000
 SAMPLE = 20_000
 """Rows that query_sample aims at for either side."""
@@ -47,7 +49,7 @@ def run(context: StageContext) -> dict[str, float]:
         trained.createOrReplaceTempView("training_clicks")
         true_queries = trained.select("query").distinct().count()
         wanted = settings.per_true_query * true_queries
-        draws = max(1, math.ceil(wanted / max(items, 1) * OVERSAMPLING))
+        draws = max(1, min(MOST_DRAWS, math.ceil(wanted / max(items, 1) * OVERSAMPLING)))
         tries, cores = 0, spark.sparkContext.defaultParallelism
         while True:
             context.report(f"{true_queries:,} true queries, {items:,} items, {draws:,} draws an item")
@@ -74,10 +76,10 @@ def run(context: StageContext) -> dict[str, float]:
             rows, seconds = count_rows(files), time.monotonic() - began
             context.report(f"{rows:,} synthetic queries in {seconds:.1f} s ({rows / seconds:,.0f} a second)")
             tries += 1
-            if rows >= wanted or rows == 0 or tries == 2:
+            if rows >= wanted or rows == 0 or tries == 2 or draws == MOST_DRAWS:
                 break
             # The more draws, the more of them repeat: four times the shortfall, within bounds.
-            draws = math.ceil(draws * min(MOST_TIMES_MORE, 1 + 4 * (wanted / rows - 1)))
+            draws = min(MOST_DRAWS, math.ceil(draws * min(MOST_TIMES_MORE, 1 + 4 * (wanted / rows - 1))))
         written = read_published(spark, "synthetic_queries", files)
         written.createOrReplaceTempView("written_queries")
         run_sql(

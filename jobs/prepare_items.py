@@ -2,7 +2,7 @@
 
 Tables: catalogue, pictures, quarantine and quarantine_counts (sources `items` and `pictures`). Rules:
 `sql/prepare_items.sql`; for pictures `missing_file`, `unreachable`, `too_large`, `undecodable`. An item keeps its text
-whatever becomes of its pictures.
+whatever becomes of its pictures. Its time is when its text first stood so, as far as the catalogue of an earlier day tells.
 
 Each content is decoded once, however many items show it, and not again while the newest earlier output that was made in
 the same way holds its thumbnail. Pictures are read each time: that is cheap, and a digest of what they hold does not err.
@@ -35,7 +35,7 @@ from jobs.spark_session import (
     spark_session,
     write_table,
 )
-from smar_model.lake.artifacts import Artifact, newest_artifact
+from smar_model.lake.artifacts import Artifact, load_artifact, newest_artifact
 from smar_model.lake.picture_fetching import fetch_pictures, forget_pictures, have_come
 from smar_model.lake.picture_formats import decode_picture
 from smar_model.lake.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
@@ -87,6 +87,7 @@ def run(context: StageContext) -> dict[str, Any]:
         pass  # a damaged zip or an unknown object store is told before Spark starts
     with spark_session(context) as spark:
         read_table(spark, "items", files).createOrReplaceTempView("items")
+        earlier_catalogue(spark, context).createOrReplaceTempView("earlier_catalogue")
         run_sql(spark, "prepare_items")
         listed = spark.table("listed_pictures")
         counted = listed.selectExpr("count(*)", "count_if(file RLIKE '^(?i)https?://')").first()
@@ -164,6 +165,19 @@ def add_up(written: dict[str, list[Path]], *, items_in: int, pictures_in: int) -
         if metrics[f"{kind}_in"] != metrics[kind] + metrics[f"{kind}_quarantined"]:
             raise RuntimeError(f"prepare-items lost or doubled {kind}: {metrics}")
     return metrics
+
+
+def earlier_catalogue(spark: SparkSession, context: StageContext) -> DataFrame:
+    """The catalogue of the run of an earlier day that `smar start` found; without rows where there is none.
+
+    Raises:
+        InputError: it is gone since, or damaged.
+    """
+    earlier = context.run.earlier_catalogue
+    if earlier is None:
+        context.report("no earlier catalogue of this shop: an item's text is taken to have stood since its updated_at")
+        return read_published(spark, "catalogue", [])
+    return read_published(spark, "catalogue", load_artifact(context.stage.name, earlier["key"]).files("catalogue"))
 
 
 def earlier_pictures(spark: SparkSession, context: StageContext) -> DataFrame:

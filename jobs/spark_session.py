@@ -6,6 +6,7 @@ The same code runs in one process (`local[2]`) and on a cluster: `settings.spark
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -21,18 +22,33 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+from py4j.protocol import Py4JError, Py4JNetworkError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, LongType, StringType, StructType
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer, read_parquet_schema
-from smar_model.lake.json_lines import count_lines, is_json_lines, refuse_line
+from smar_model.lake.json_lines import count_lines, is_json_lines, mend_line, refuse_lines
 from smar_model.lake.stage import StageContext
-from smar_model.settings import REPOSITORY, Spark
+from smar_model.settings import REPOSITORY, Spark, home
 
 SQL = REPOSITORY / "sql"
 MINIMUM_JAVA = 17
+_OF_THE_DISK = ("Input/output error", "Stale file handle", "Permission denied", "timed out", "Connection re")
+TIMES_BY_UNIT = {
+    "ns": "timestamp_micros({0} DIV 1000) AS {0}",
+    # Spark's own reader fails at a time that microseconds cannot hold.
+    "ms": "if(abs({0} DIV 1000) < 9223372036854, timestamp_millis({0}), NULL) AS {0}",
+}
+"""Unit of a stored time → how a column read as whole numbers becomes a timestamp."""
+_MENDING = {
+    "string": "mend_text({0}) AS {0}",
+    "list<string>": "mend_texts({0}) AS {0}",
+    "map<string,string>": "mend_map({0}) AS {0}",
+}
+"""Type of a delivered column → what makes its values such that no later step fails at them (`sql/functions.sql`)."""
 
 
 def require_java() -> None:
@@ -62,12 +78,15 @@ def spark_session(context: StageContext) -> Iterator[SparkSession]:
     """A session for one stage, stopped at the end; one that is there already (a notebook's) is used and left running.
 
     Raises:
-        InputError: Java is missing or too old.
+        InputError: Java is missing or too old, or Spark failed at what a file or a row holds.
+        NoAnswer: Spark had too little memory, or went away.
+        OSError: the disk is full.
     """
     active = SparkSession.getActiveSession()
     if active is not None:
         try:
-            yield configure(active)
+            with _failures_named(context):
+                yield configure(active)
         finally:
             active.catalog.clearCache()
         return
@@ -75,9 +94,54 @@ def spark_session(context: StageContext) -> Iterator[SparkSession]:
     with tempfile.TemporaryDirectory(dir=context.folder, prefix=".spark-", ignore_cleanup_errors=True) as scratch:
         session = start_session(context.settings.spark, name=context.stage.name, scratch=Path(scratch))
         try:
-            yield session
+            with _failures_named(context):
+                yield session
         finally:
             session.stop()
+
+
+@contextmanager
+def _failures_named(context: StageContext) -> Iterator[None]:
+    """Spark's failures as the command line tells them apart: the input's, which are not tried again, and the machine's."""
+    try:
+        yield
+    except (PySparkException, Py4JError, Py4JNetworkError) as error:
+        if named := name_failure(str(error), context.stage.name, context.shop.root):
+            raise named from error
+        raise
+
+
+def name_failure(text: str, stage: str, shop: Path) -> Exception | None:
+    """What to raise in the place of a failure of Spark with this text; None: it is a fault of the job itself.
+
+    By SQLSTATE: class 22 is a value that cannot be computed with, 23 a key that may not repeat, KD001 a file that cannot be read.
+    """
+    if "No space left on device" in text:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home()))
+    if told := re.search(r"^smar_model\.errors\.InputError: (.+)$", text, re.MULTILINE):
+        return InputError(told.group(1))  # raised in a Python worker
+    if any(sign in text for sign in ("OutOfMemoryError", "SparkOutOfMemoryError", "UNABLE_TO_ACQUIRE_MEMORY")):
+        return NoAnswer(
+            f"{stage}: Spark has too little memory; raise settings.spark.driver_memory, or give it more machines"
+        )
+    if any(sign in text for sign in ("Py4JNetworkError", "Answer from Java side is empty", "ExecutorLostFailure")):
+        return NoAnswer(f"{stage}: Spark went away while it worked; see the messages above, then do this step again")
+    failure = re.search(r"\[([A-Z_0-9.]+)\] (.*?) *SQLSTATE: (22|23|KD001)", text, re.DOTALL)
+    if failure is None:
+        return None
+    condition, words, state = failure[1], " ".join(failure[2].split())[:300], failure[3]
+    if state != "KD001":
+        return InputError(
+            f"{stage}: a row of {shop} has a value that Spark cannot work with ({condition}: {words}); correct that row or leave it out"
+        )
+    if any(sign in text for sign in _OF_THE_DISK):
+        return None
+    file = re.search(r"file (?:file:)?(/\S+?)\.? ", failure[2] + " ")
+    causes = re.findall(r"^Caused by: [\w.$]+: (.+)$", text, re.MULTILINE)
+    why = causes[-1].strip()[:200] if causes else words
+    return InputError(
+        f"{unquote(file[1]).replace('///', '/') if file else shop}: cannot be read ({why}); write it again"
+    )
 
 
 def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
@@ -157,13 +221,18 @@ def read_table(
 
     With `partitioned_below` the folder name `dt=YYYY-MM-DD` under that path becomes the column `dt`, a date.
 
+    What a row holds never fails: text that is not UTF-8 has U+FFFD in its place, a map's repeated key has all of its values, and a
+    time that cannot be is null. The job's own rules judge what is left.
+
     Raises:
         InputError: a file is damaged, or lacks or retypes a column; of JSON lines the first bad one is named.
     """
     contract = load_contract(table)
     files = list(files)
     basis = {"basePath": str(partitioned_below)} if partitioned_below else {}
-    by_kind: dict[tuple[str, ...], list[str]] = {}  # columns in nanoseconds → files
+    by_kind: dict[
+        tuple[tuple[str, str], ...], list[str]
+    ] = {}  # columns in nano- or milliseconds with their unit → files
     for file in files:
         if is_json_lines(file):
             continue
@@ -172,50 +241,62 @@ def read_table(
             raise InputError(
                 f"{file}: does not fit schemas/{table}.yaml: {'; '.join(problems)}; deliver it as that file says"
             )
-        nanoseconds = tuple(f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns")
-        by_kind.setdefault(nanoseconds, []).append(str(file))
+        known = {column.name for column in contract.columns}
+        times = [(f.name, f.type.unit) for f in schema if f.name in known and pa.types.is_timestamp(f.type)]
+        by_kind.setdefault(tuple(time for time in times if time[1] in TIMES_BY_UNIT), []).append(str(file))
     frames = []
-    for nanoseconds, paths in by_kind.items():
+    for times_as_numbers, paths in by_kind.items():
         stored = spark_schema(contract)
         if partitioned_below:
             stored = stored.add("dt", DateType())
         selected = list(stored.names)
-        for name in nanoseconds:
-            if name in stored.names:
-                stored[name].dataType = LongType()
-                selected[selected.index(name)] = f"timestamp_micros({name} DIV 1000) AS {name}"
+        for name, unit in times_as_numbers:
+            stored[name].dataType = LongType()
+            selected[selected.index(name)] = TIMES_BY_UNIT[unit].format(name)
         frames.append(session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected))
     if lines := [file for file in files if is_json_lines(file)]:
         text = session.read.schema("value string, dt date" if partitioned_below else "value string")
         delivered = text.options(**basis, lineSep="\n").text(list(map(str, lines)))
         frames.append(_parse_json_lines(delivered, contract, lines))
-    return reduce(DataFrame.unionByName, frames)
+    mended = [_MENDING.get(column.type, "{0}").format(column.name) for column in contract.columns]
+    return reduce(DataFrame.unionByName, frames).selectExpr(*mended, *(["dt"] if partitioned_below else []))
 
 
 def _parse_json_lines(delivered: DataFrame, contract: Contract, files: list[Path]) -> DataFrame:
     """Columns of the contract (and `dt`) from `value`, one JSON object a line; every line is looked at once before."""
     stored, columns = spark_schema(contract).add("_bad", StringType()), [c.name for c in contract.columns]
-    parsed = delivered.where(r"value RLIKE '\\S'").select(
-        *(name for name in delivered.columns if name != "value"),
-        F.col("_metadata.file_path").alias("_file"),
-        F.from_json("value", stored, {"columnNameOfCorruptRecord": "_bad"}).alias("_row"),
+    partition = [name for name in delivered.columns if name != "value"]
+    row = F.from_json("value", stored, {"columnNameOfCorruptRecord": "_bad"}).alias("_row")
+    lines = delivered.where(r"value RLIKE '\\S'").select(
+        *partition, F.col("_metadata.file_path").alias("_file"), "value"
     )
+    parsed = lines.select(*partition, "_file", row)
     counts = [F.count(f"_row.{name}").alias(name) for name in columns]
     try:
         found = parsed.groupBy("_file").agg(F.count("_row._bad").alias("_bad"), *counts).orderBy("_file").collect()
     except Exception:
         count_lines(files)  # names the file where one is cut off
         raise
-    for row in found:
-        file = Path(unquote(urlsplit(row["_file"]).path))
-        if row["_bad"]:
-            raise refuse_line(file, contract)
-        if absent := [c.name for c in contract.columns if not c.nullable and not row[c.name]]:
+    for counted in found:
+        file = Path(unquote(urlsplit(counted["_file"]).path))
+        if counted["_bad"]:
+            refuse_lines(file, contract)
+        elif absent := [c.name for c in contract.columns if not c.nullable and not counted[c.name]]:
             raise InputError(
                 f"{file}: does not fit schemas/{contract.table}.yaml: no line has {', '.join(absent)}; "
                 "deliver it as that file says"
             )
-    return parsed.select("_row.*", *parsed.columns[:-2]).drop("_bad")
+    if any(counted["_bad"] for counted in found):
+
+        def mend(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                mended = pa.array([mend_line(line, contract) for line in batch["value"].to_pylist()], pa.string())
+                yield batch.set_column(batch.schema.get_field_index("value"), "value", mended)
+
+        bad = parsed.where("_row._bad IS NOT NULL").select(*partition, F.expr("make_valid_utf8(_row._bad) AS value"))
+        mended = bad.mapInArrow(mend, bad.schema).select(*partition, row)
+        parsed = parsed.where("_row._bad IS NULL").drop("_file").unionByName(mended)
+    return parsed.select("_row.*", *partition).drop("_bad")
 
 
 def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:

@@ -210,6 +210,12 @@ class Checks(Section):
     maximum_repeated: Share = 0.05
     """Largest share of a day's events that repeat another one; a warning above."""
     minimum_training_clicks: Count = 100
+    minimum_trainable_items: Share = 0.5
+    """Smallest share of the catalogue's items whose text stood before the cutoff: others are not trained on."""
+    minimum_trainable_clicks: Share = 0.5
+    """Smallest share of the training days' clicks that are on such items."""
+    minimum_items_with_queries: Share = 0.5
+    """Smallest share of such items from which synthetic queries were drawn."""
     usual_volume: tuple[float, float] = (0.5, 2.0)
     """Events of the last day by the mean of the days before, for each kind of event; a warning outside."""
     possible_volume: tuple[float, float] = (0.2, 5.0)

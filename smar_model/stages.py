@@ -57,6 +57,7 @@ STAGES: dict[str, Stage] = {
                 *_SPARK,
             ),
             dated=False,
+            release="earlier_catalogue",
         ),
         Stage(
             name="extract-clicks",

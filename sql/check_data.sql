@@ -73,6 +73,27 @@ SELECT s.item_id AS key, s.rows
 FROM (SELECT item_id, count(*) AS rows FROM synthetic_queries GROUP BY item_id) AS s
 LEFT ANTI JOIN (SELECT item_id FROM catalogue WHERE updated_at < :cutoff) AS known ON known.item_id = s.item_id;
 
+-- How much of what was read may be trained on: items whose text stood before the cutoff, those of them that queries were
+-- drawn from, clicks of the training days on them.
+CREATE OR REPLACE TEMPORARY VIEW trainable_counts AS
+SELECT *
+FROM (
+  SELECT
+    count(*) AS items,
+    count_if(i.updated_at < :cutoff) AS known_items,
+    count_if(i.updated_at < :cutoff AND s.item_id IS NOT NULL) AS items_with_queries
+  FROM catalogue AS i
+  LEFT JOIN (SELECT DISTINCT item_id FROM synthetic_queries) AS s ON s.item_id = i.item_id
+)
+CROSS JOIN (
+  SELECT
+    coalesce(sum(c.clicks), 0) AS clicks,
+    coalesce(sum(c.clicks) FILTER (WHERE i.updated_at < :cutoff), 0) AS known_clicks
+  FROM clicks AS c
+  INNER JOIN catalogue AS i ON i.item_id = c.item_id
+  WHERE c.day BETWEEN :first_day AND :last_training_day
+);
+
 CREATE OR REPLACE TEMPORARY VIEW days_outside AS
 SELECT CAST(day AS STRING) AS key, count(*) AS rows
 FROM clicks
@@ -117,6 +138,9 @@ SELECT 'labels', NULL, CASE WHEN is_visual THEN 'visual' WHEN NOT is_visual THEN
   CAST(count(*) AS DOUBLE)
 FROM fashion_labels
 GROUP BY is_visual
+UNION ALL
+SELECT 'trainable', NULL, key, CAST(value AS DOUBLE)
+FROM trainable_counts UNPIVOT (value FOR key IN (items, known_items, items_with_queries, clicks, known_clicks))
 UNION ALL
 SELECT 'leak', NULL, 'late_items', CAST(coalesce(sum(rows), 0) AS DOUBLE) FROM late_items
 UNION ALL

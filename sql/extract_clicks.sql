@@ -30,7 +30,7 @@ LEFT ANTI JOIN catalogue AS c ON c.item_id = p.item_id
 GROUP BY p.day, p.item_id;
 
 CREATE OR REPLACE TEMPORARY VIEW unknown_items AS
-SELECT day, item_id, rows, rows_of_day
+SELECT day, left(item_id, 1000) AS item_id, rows, rows_of_day
 FROM (
   SELECT
     *,

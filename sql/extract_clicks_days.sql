@@ -183,7 +183,7 @@ GROUP BY day, query, item_id, position;
 CREATE OR REPLACE TEMPORARY VIEW unused_events AS
 SELECT
   dt AS day,
-  concat_ws('/', coalesce(request_id, '?'), coalesce(item_id, '?'), coalesce(event, '?')) AS row_key,
+  left(concat_ws('/', coalesce(request_id, '?'), coalesce(item_id, '?'), coalesce(event, '?')), 1000) AS row_key,
   reason,
   left(
     CASE reason

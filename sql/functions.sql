@@ -174,3 +174,66 @@ CREATE OR REPLACE TEMPORARY FUNCTION normalise_query(
 )
 RETURNS STRING
 RETURN if(text IS NULL, NULL, mask_numbers(mask_emails(collapse_space(fold_case(text))), catalogue_numbers));
+
+-- Delivered text as every later step can take it: valid UTF-8, for which Parquet does not vouch, and without NUL
+-- characters, at which arrays of fixed width cut a text off.
+CREATE OR REPLACE TEMPORARY FUNCTION mend_text(text STRING)
+RETURNS STRING
+RETURN replace(make_valid_utf8(text), '\0', '');
+
+CREATE OR REPLACE TEMPORARY FUNCTION mend_texts(texts ARRAY<STRING>)
+RETURNS ARRAY<STRING>
+RETURN transform(texts, text -> replace(make_valid_utf8(text), '\0', ''));
+
+-- Entries sorted by key, and where each key's first one is → a map; a key's values that differ are joined.
+CREATE OR REPLACE TEMPORARY FUNCTION join_values(
+  entries ARRAY<STRUCT<key: STRING, place: INT, value: STRING>>, starts ARRAY<INT>
+)
+RETURNS MAP<STRING, STRING>
+RETURN map_from_entries(
+  transform(
+    starts,
+    (start, number) -> struct(
+      entries[start].key AS key,
+      array_join(
+        array_distinct(
+          filter(
+            slice(entries, start + 1, coalesce(get(starts, number + 1), size(entries)) - start).value,
+            value -> trim(value) <> ''
+          )
+        ),
+        ', '
+      ) AS value
+    )
+  )
+);
+
+CREATE OR REPLACE TEMPORARY FUNCTION join_sorted_entries(entries ARRAY<STRUCT<key: STRING, place: INT, value: STRING>>)
+RETURNS MAP<STRING, STRING>
+RETURN join_values(
+  entries,
+  filter(
+    transform(entries, (entry, place) -> place),
+    place -> place = 0 OR get(entries, place).key <> get(entries, place - 1).key
+  )
+);
+
+CREATE OR REPLACE TEMPORARY FUNCTION map_of_entries(entries ARRAY<STRUCT<key: STRING, value: STRING>>)
+RETURNS MAP<STRING, STRING>
+RETURN if(
+  size(array_distinct(entries.key)) = size(entries),
+  map_from_entries(entries),
+  join_sorted_entries(sort_array(transform(entries, (entry, place) -> struct(entry.key, place, entry.value))))
+);
+
+-- Parquet and JSON let a map have a key twice, and Spark reads it so; most of what it can do with a map fails then.
+CREATE OR REPLACE TEMPORARY FUNCTION mend_map(attributes MAP<STRING, STRING>)
+RETURNS MAP<STRING, STRING>
+RETURN map_of_entries(
+  transform(
+    filter(map_entries(attributes), entry -> entry.key IS NOT NULL),
+    entry -> struct(
+      replace(make_valid_utf8(entry.key), '\0', '') AS key, replace(make_valid_utf8(entry.value), '\0', '') AS value
+    )
+  )
+);

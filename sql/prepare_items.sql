@@ -1,5 +1,5 @@
 -- Delivered items → usable items, each once, and the rows that are not used, each with one reason.
--- Reads: items (the delivery).
+-- Reads: items (the delivery), earlier_catalogue (table `catalogue` of a run of an earlier day; may be empty).
 -- Gives: usable_items (one row an item, `images` as listed), item_quarantine, listed_pictures (place: 0 is the main one).
 
 CREATE OR REPLACE TEMPORARY VIEW tidy_items AS
@@ -21,9 +21,17 @@ SELECT
   CASE
     WHEN coalesce(trim(item_id), '') = '' THEN 'no_item_id'
     WHEN title = '' THEN 'no_title'
+    WHEN octet_length(item_id) > 256 THEN 'long_item_id'
     WHEN length(title) > 1000 THEN 'long_title'
     WHEN coalesce(department, '') = '' THEN 'no_category'
+    -- A model reads some dozens of words. Queries are drawn from every text, and combined: their number has no bound else.
+    WHEN length(category) > 1000 THEN 'long_category'
+    WHEN length(brand) > 1000 THEN 'long_brand'
+    WHEN length(array_join(map_keys(attributes), '')) + length(array_join(map_values(attributes), '')) > 100000
+      THEN 'long_attributes'
     WHEN updated_at IS NULL THEN 'no_updated_at'
+    -- Sentinels for "never" and "always" pass; what no calendar has does not.
+    WHEN updated_at NOT BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999' THEN 'bad_updated_at'
   END AS broken_rule
 FROM tidy_items;
 
@@ -39,19 +47,37 @@ SELECT
   ) AS version
 FROM judged_items;
 
+-- A nightly export may touch every row: what counts is since when the text has stood as it is.
 CREATE OR REPLACE TEMPORARY VIEW usable_items AS
-SELECT item_id, title, category, department, brand, attributes, images, updated_at
-FROM ranked_items
-WHERE broken_rule IS NULL AND version = 1;
+SELECT
+  i.item_id,
+  i.title,
+  i.category,
+  i.department,
+  i.brand,
+  i.attributes,
+  i.images,
+  least(i.updated_at, e.updated_at) AS updated_at
+FROM ranked_items AS i
+LEFT JOIN earlier_catalogue AS e
+  ON e.item_id = i.item_id
+    AND e.title = i.title
+    AND e.category = i.category
+    AND e.brand = i.brand
+    AND sort_array(map_entries(e.attributes)) = sort_array(map_entries(i.attributes))
+WHERE i.broken_rule IS NULL AND i.version = 1;
 
 CREATE OR REPLACE TEMPORARY VIEW item_quarantine AS
 SELECT
   'items' AS source,
-  coalesce(item_id, '') AS row_key,
+  left(coalesce(item_id, ''), 1000) AS row_key,
   coalesce(broken_rule, 'duplicate_item') AS reason,
   left(
     CASE
       WHEN broken_rule IN ('no_item_id', 'long_title') THEN title
+      WHEN broken_rule = 'long_category' THEN category
+      WHEN broken_rule = 'long_brand' THEN brand
+      WHEN broken_rule = 'bad_updated_at' THEN concat('updated_at ', updated_at)
       WHEN broken_rule = 'no_title' THEN concat('category ', category)
       WHEN broken_rule IS NULL THEN concat('updated_at ', updated_at, ', a newer row exists')
       ELSE concat('title ', title)

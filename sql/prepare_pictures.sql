@@ -38,7 +38,7 @@ SELECT source, row_key, reason, detail FROM item_quarantine
 UNION ALL
 SELECT
   'pictures' AS source,
-  concat(item_id, '/', coalesce(file, '')) AS row_key,
+  left(concat(item_id, '/', coalesce(file, '')), 1000) AS row_key,
   reason,
   left(detail, 200) AS detail
 FROM judged_pictures

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -325,6 +325,33 @@ def _judged_sets(
     }
 
 
+def _mended(table: pa.Table) -> pa.Table:
+    """Rows as jobs take them too (`read_table` in jobs/spark_session.py): U+FFFD for what is not UTF-8, and of a map's key that is
+    there several times all values."""
+    as_bytes = table.cast(pa.schema([field.with_type(_bytes_type(field.type)) for field in table.schema]))
+    rows = [{name: _decoded(value) for name, value in row.items()} for row in as_bytes.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def _bytes_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_map(kind):
+        return pa.map_(_bytes_type(kind.key_type), _bytes_type(kind.item_type))
+    return pa.binary() if pa.types.is_string(kind) or pa.types.is_large_string(kind) else kind
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if not isinstance(value, list):  # a map's entries
+        return value
+    joined: dict[str, list[str]] = {}
+    for name, text in value:
+        texts = joined.setdefault(_decoded(name), [])
+        if text is not None and (decoded := _decoded(text)) not in texts:
+            texts.append(decoded)
+    return {name: ", ".join(texts) if texts else None for name, texts in joined.items()}
+
+
 def read_contract_table(table: str, files: Sequence[Path]) -> pd.DataFrame:
     """Rows of a delivered table, maps as dicts; columns beyond the contract are left out.
 
@@ -340,8 +367,16 @@ def read_contract_table(table: str, files: Sequence[Path]) -> pd.DataFrame:
             continue
         if problems := contract.differences(read_parquet_schema(file), extra_allowed=True):
             raise InputError(f"{file}: differs from schemas/{table}.yaml: {'; '.join(problems)}")
-        parts.append(ds.dataset(str(file)).to_table(columns=names))
-    frame = pa.concat_tables(parts, promote_options="permissive").to_pandas(maps_as_pydicts="strict")
+        try:
+            parts.append(ds.dataset(str(file)).to_table(columns=names))
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file}: cannot be read ({error}); write it again") from error
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    try:
+        rows.validate(full=True)
+        frame = rows.to_pandas(maps_as_pydicts="strict")
+    except pa.ArrowException:
+        frame = _mended(rows).to_pandas(maps_as_pydicts="strict")
     for column in contract.columns:
         if not column.nullable and (empty := np.flatnonzero(frame[column.name].isna())).size:
             raise InputError(f"{files[0].parent}: {table} row {empty[0]}: {column.name} is empty; every row needs one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from smar_model.lake.digests import digest_bytes, digest_json, digest_raw_files
 from smar_model.settings import home
 
 NO_SUCH_PICTURE = "no such picture"
+LONGEST_NAME = 1_024
+"""Bytes of a picture's name: the most that object stores take, and less than what makes a file system fail."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class UnusablePicture(Exception):
@@ -172,7 +176,15 @@ def _zip_reader(archive: zipfile.ZipFile, maximum_bytes: int) -> Callable[[str],
 def _inside(name: str) -> PurePosixPath:
     inner = PurePosixPath(name)
     longest = max((len(part.encode("utf-8", "replace")) for part in inner.parts), default=0)
-    if inner.is_absolute() or ".." in inner.parts or "\0" in name or not 0 < longest <= 255:
+    whole = len(name.encode("utf-8", "replace"))
+    if (
+        inner.is_absolute()
+        or ".." in inner.parts
+        or "\0" in name
+        or not 0 < longest <= 255
+        or whole > LONGEST_NAME
+        or _LONE_SURROGATE.search(name)
+    ):
         raise UnusablePicture("missing_file", "not a name under the pictures' root")
     return inner
 

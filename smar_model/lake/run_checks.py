@@ -69,6 +69,7 @@ def run_measures(context: StageContext, figures: RunFigures) -> list[Measure]:
         *_volume(context, figures),
         *_mix(context, figures),
         *_behaviour(context, figures),
+        *_trainable(context, figures),
         *_training_data(context, figures),
         *_leakage(context, figures),
     ]
@@ -251,6 +252,47 @@ def _behaviour(context: StageContext, figures: RunFigures) -> list[Measure]:
     return measures
 
 
+def _trainable(context: StageContext, figures: RunFigures) -> list[Measure]:
+    """What the cutoff leaves out is little: a catalogue whose every row was touched last night would leave nothing to learn from."""
+    bounds, run, root = context.settings.checks, context.run, context.settings.shop.root
+    counts = figures.by_key("trainable").reindex(
+        ["items", "known_items", "items_with_queries", "clicks", "known_clicks"], fill_value=0.0
+    )
+    earlier = run.earlier_catalogue
+    known = (
+        f"compared with the catalogue of run {earlier['run']}" if earlier else "this shop has no run of an earlier day"
+    )
+    touched = (
+        f"The text of the others stands since {run.cutoff:%Y-%m-%d} or later, by updated_at in {root / 'items*'} ({known}). Does an "
+        "export set updated_at of every row, or in another unit? Deliver when an item's text changed"
+    )
+    unread = "Too little of what sellers wrote is words: look at title, category, brand and attributes of the items without queries"
+    return [
+        _run(
+            f"share of {what} at least {getattr(bounds, bound):g} (settings.checks.{bound})",
+            _share(counts[part], counts[whole]),
+            least=getattr(bounds, bound),
+            metric=metric,
+            observed=f"{_share(counts[part], counts[whole]):.4g} ({counts[part]:,.0f} of {counts[whole]:,.0f})",
+            detail=f"{advice}, or lower settings.checks.{bound} if this is how it is.",
+        )
+        for what, part, whole, bound, metric, advice in (
+            (
+                *("items that may be trained on", "known_items", "items"),
+                *("minimum_trainable_items", "trainable_items", touched),
+            ),
+            (
+                *("clicks of the training days on items that may be trained on", "known_clicks", "clicks"),
+                *("minimum_trainable_clicks", "trainable_clicks", touched),
+            ),
+            (
+                *("items that may be trained on with synthetic queries", "items_with_queries", "known_items"),
+                *("minimum_items_with_queries", "items_with_queries", unread),
+            ),
+        )
+    ]
+
+
 def _training_data(context: StageContext, figures: RunFigures) -> list[Measure]:
     settings, run = context.settings, context.run
     bounds, log = settings.checks, context.settings.shop.root / "click_log"
@@ -329,7 +371,7 @@ def _leakage(context: StageContext, figures: RunFigures) -> list[Measure]:
         for view, what, stage, check in (
             (
                 *("late_items", "Items", "generate-queries"),
-                f"synthetic queries come from items last changed before {run.cutoff:%Y-%m-%d}",
+                f"synthetic queries come from items whose text stood before {run.cutoff:%Y-%m-%d}",
             ),
             ("days_outside", "Days", "extract-clicks", "clicks lie in the window"),
             (

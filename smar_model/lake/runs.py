@@ -63,6 +63,10 @@ class Run:
     """Earlier models that the run's must not be worse than, so that small losses cannot add up: `best_release`, `cold_start`, where
     there are (`smar_model/release/starting_points.py`). Each has `version` or None, `run`, `cutoff`, `model_digest`, `model_folder`."""
 
+    earlier_catalogue: dict[str, Any] | None = None
+    """The catalogue of the shop's newest run of an earlier day, by which prepare-items tells since when a text has stood: `run`, `key`
+    (of the output of prepare-items), `catalogue_digest`. None: the shop has no earlier run."""
+
     @property
     def days(self) -> list[dt.date]:
         """The window, oldest day first."""

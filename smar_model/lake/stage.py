@@ -62,8 +62,8 @@ class Stage:
     and can be by now. Then another one is made, under the next key of its line."""
     rivals: tuple[str, ...] = ()
     """Which of the models that the run's is compared with (`Run.rivals`) are inputs, where there are."""
-    release: Literal["warm_start", "mined_from", "oracle", "release"] | None = None
-    """Field of the run with the release that it reads, where there is one."""
+    release: Literal["warm_start", "mined_from", "oracle", "release", "earlier_catalogue"] | None = None
+    """Field of the run with the release, or the earlier run's output, that it reads, where there is one."""
     base: Literal["taken", "read"] | None = None
     """What a run that builds on an earlier one (`Run.base`) does with that one's output of this stage: it takes it for its own,
     or reads it, as the input `base`."""

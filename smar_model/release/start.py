@@ -81,11 +81,12 @@ def start_run(
         else:
             # MLflow takes seconds to import: only where it is asked.
             from smar_model.release.anchors import find_anchors
-            from smar_model.release.starting_points import starting_points
+            from smar_model.release.starting_points import find_earlier_catalogue, starting_points
 
             met, works_on = meet_releases(run, release)
             # What only serves trains from nothing and is compared with nobody.
             points = {} if release else starting_points(run, met) | {"anchors": find_anchors(run, met)}
+            points |= {"earlier_catalogue": find_earlier_catalogue(run)}
             run = create_run(replace(run, champion=met, release=works_on, **points))
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
         details["metrics"] |= {"pretraining": describe_base(run), "anchors": describe_anchors(run)}

@@ -1,5 +1,5 @@
 """What a run builds on, resolved once when it starts and recorded: an earlier run's pretraining, the release that fine-tuning
-goes on from, the release that hard negatives are mined from. Nothing of it knows the run's evaluation days.
+goes on from, the release that hard negatives are mined from, the catalogue that tells since when texts have stood. Nothing of it knows the run's evaluation days.
 
 A run builds on what there was before its day alone: a second run of the same day finds what the first did, and with it
 the first's outputs.
@@ -107,6 +107,24 @@ def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
         except InputError:  # trained elsewhere, or gone since
             return None
     return champion
+
+
+def find_earlier_catalogue(run: Run) -> dict[str, Any] | None:
+    """The catalogue of the shop's newest run of an earlier day, as `Run.earlier_catalogue` has it; None: there is none."""
+    earlier = [
+        other for other in find_runs() if other.date < run.date and other.settings.shop_root == run.settings.shop_root
+    ]
+    for other in sorted(earlier, key=lambda other: (other.date, other.name), reverse=True):
+        try:
+            items = other.find_output("prepare-items")
+            # An oracle has taken another stage's output in its place.
+            if items is None or items.stage != "prepare-items":
+                continue
+            items.files("catalogue")
+        except InputError:
+            continue
+        return {"run": other.name, "key": items.key, "catalogue_digest": items.manifest["content"]["catalogue"]}
+    return None
 
 
 def find_mined(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | None:

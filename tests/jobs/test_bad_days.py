@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import check_data, table_summaries
 from smar_model.errors import InputError
 from smar_model.lake import checks
 from smar_model.lake.contracts import SCHEMAS, Demand
+from smar_model.lake.runs import create_run
+from smar_model.release.starting_points import find_earlier_catalogue
 from tests.tiny_shop import (
     DATA_STAGES,
     DAYS,
@@ -157,9 +162,47 @@ def test_a_table_that_knows_the_evaluation_day_is_caught(home: Path, monkeypatch
     with pytest.raises(InputError) as error:
         run_stages(earlier, "check-data")
     message = str(error.value)
-    assert "synthetic queries come from items last changed before 2026-11-18" in message
+    assert "synthetic queries come from items whose text stood before 2026-11-18" in message
     assert "['item-003']" in message
     assert "fashion labels count the clicks of the training days alone" in message
+
+
+def test_an_export_that_touches_every_row_empties_training_once(home: Path) -> None:
+    """Without an earlier day there is updated_at alone, and the run ends red; with one an item is as old as its text."""
+    root = write_tiny_shop(home / "touched")
+    before = create_run(replace(tiny_run(root, name="touched-before"), name="touched-earlier", date=DAYS[-2]))
+    run_stages(before, "prepare-items")
+    touched = [item | {"updated_at": datetime(2026, 11, 19, 2, tzinfo=UTC)} for item in tiny_items()]
+    touched[7]["title"] = "Another dress"
+    write_rows(root / "items.parquet", "items", touched)
+    with pytest.raises(InputError) as error:
+        run_stages(tiny_run(root, name="touched-first"), *DATA_STAGES)
+    message = str(error.value)
+    assert (
+        "share of items that may be trained on at least 0.5 (settings.checks.minimum_trainable_items): 0 (0 of 24)."
+        in message
+    )
+    assert "clicks of the training days on items that may be trained on at least 0.5" in message
+    assert f"by updated_at in {root / 'items*'} (this shop has no run of an earlier day)" in message
+
+    planned = replace(tiny_run(root, name="touched-plan"), name="touched-second")
+    run = create_run(replace(planned, earlier_catalogue=find_earlier_catalogue(planned)))
+    assert run.earlier_catalogue and run.earlier_catalogue["run"] == "touched-earlier"
+    output = run_stages(run, *DATA_STAGES)
+    ages = {
+        row["item_id"]: row["updated_at"]
+        for file in output["prepare-items"].files("catalogue")
+        for row in pq.read_table(file).to_pylist()
+    }
+    assert ages == {
+        item["item_id"]: touched[n]["updated_at"] if n == 7 else item["updated_at"]
+        for n, item in enumerate(tiny_items())
+    }
+    assert output["check-data"].metrics["trainable_items"] == pytest.approx(23 / 24, abs=1e-4)
+    assert output["check-data"].metrics["items_with_queries"] == 1
+    again = create_run(replace(run, name="touched-again"))
+    assert run_stages(again, "prepare-items")["prepare-items"].key == output["prepare-items"].key
+    assert find_earlier_catalogue(replace(planned, date=DAYS[0])) is None
 
 
 def test_clicks_shuffled_among_items_are_refused(home: Path) -> None:

@@ -92,6 +92,10 @@ GOOD: dict[tuple[str, date | None, str | None], float] = {
     ("labels", None, "visual"): 30,
     ("labels", None, "other"): 30,
     ("labels", None, "unsure"): 10,
+    **{
+        ("trainable", None, key): 100
+        for key in ("items", "known_items", "items_with_queries", "clicks", "known_clicks")
+    },
     **{("leak", None, view): 0 for view in ("late_items", "days_outside", "differing_labels")},
 }
 
@@ -188,7 +192,14 @@ def test_a_good_run_passes_every_check(judged: Any) -> None:
         ({("labels", None, "visual"): 0}, {"warning"}, ["that are visual", "settings.shop.visual_departments"]),
         ({("labels", None, "other"): 0}, {"warning"}, ["that are visual", "30 of 30 queries"]),
         ({("labels", None, "unsure"): 100}, {"warning"}, ["that are unsure", "settings.labels"]),
-        ({("leak", None, "late_items"): 3}, {"critical"}, ["last changed before 2026-11-19", "['a late_items']", "generate-queries"]),
+        (
+            {("trainable", None, "known_items"): 40, ("trainable", None, "items_with_queries"): 40},
+            {"critical"},
+            ["items that may be trained on at least 0.5", "0.4 (40 of 100)", "no run of an earlier day", "updated_at of every row"],
+        ),
+        ({("trainable", None, "known_clicks"): 0}, {"critical"}, ["clicks of the training days on items", "0 (0 of 100)"]),
+        ({("trainable", None, "items_with_queries"): 9}, {"critical"}, ["with synthetic queries at least 0.5", "is words"]),
+        ({("leak", None, "late_items"): 3}, {"critical"}, ["whose text stood before 2026-11-19", "['a late_items']", "generate-queries"]),
         ({("leak", None, "days_outside"): 1}, {"critical"}, ["clicks lie in the window", "extract-clicks"]),
         ({("leak", None, "differing_labels"): 1}, {"critical"}, ["training days alone", "label-fashion"]),
         ({("shown_at", None, "11"): 1001}, {"critical"}, ["propensities count impressions", "2,001 counted, 2,000 in the training"]),

@@ -8,6 +8,8 @@ import zipfile
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from smar_model.errors import InputError
@@ -66,17 +68,42 @@ def test_judgments_as_json_lines_are_those_of_parquet(tmp_path: Path) -> None:
     [
         (b'{"query": "q", "item_id": "a", "grade": "3"}', r"line 3 does not fit .*: grade is no int32"),
         (b'{"query": "q", "item_id": "a", "grade": 2.5}', r"line 3 does not fit .*: grade is no int32"),
+        (b'{"query": "q", "item_id": "a", "grade": 2147483648}', r"line 3 .*: grade is out of the range of int32"),
+        (b'{"query": "q", "item_id": "a", "grade": NaN}', r"line 3 .*: grade is out of the range of int32"),
+        (
+            b'{"query": "q", "item_id": "a", "grade": ' + b"9" * 5_000 + b"}",
+            r"line 3 .*: grade is out of the range of int32",
+        ),
         (b'{"query": "q"', r"line 3 is not JSON"),
         (b'{"query": "\xff"}', r"line 3 is not UTF-8"),
         (b"7", r"line 3 is not a JSON object"),
         (b'{"query": "q", "item_id": "a"}', r"judgments row 1: grade is empty"),
     ],
-    ids=["type", "fraction", "broken", "bytes", "number", "absent"],
+    ids=["type", "fraction", "2^31", "NaN", "5,000 digits", "broken", "bytes", "number", "absent"],
 )
 def test_a_bad_judgment_is_named(line: bytes, message: str, tmp_path: Path) -> None:
     file = touch(tmp_path / "judgments.jsonl", b'{"query": "q", "item_id": "a", "grade": 1}\n\n' + line + b"\n")
     with pytest.raises(InputError, match=message):
         read_contract_table("judgments", [file])
+
+
+def test_half_a_surrogate_pair_and_a_whole_float_are_read(tmp_path: Path) -> None:
+    line = b'{"query": "tie \\ud83d", "item_id": "a", "grade": 3.0}\n'
+    rows = read_contract_table("judgments", [touch(tmp_path / "judgments.jsonl", line)])
+    assert rows.to_dict("records") == [{"query": "tie \ufffd", "item_id": "a", "grade": 3}]
+
+
+def test_truth_with_a_repeated_name_and_text_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    """Parquet and Arrow check neither."""
+    named = [[(b"colour", b"red"), (b"colour", b"crimson"), (b"fit", b"slim\xff")], [(b"colour", b"blue")]]
+    attributes = pa.array(named, pa.map_(pa.binary(), pa.binary())).view(pa.map_(pa.string(), pa.string()))
+    item_ids = pa.array([b"a\xed\xa0\x80", b"b"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"item_id": item_ids, "attributes": attributes}), tmp_path / "items.parquet")
+    rows = read_contract_table("truth_items", [tmp_path / "items.parquet"]).to_dict("records")
+    assert rows == [
+        {"item_id": "a\ufffd\ufffd\ufffd", "attributes": {"colour": "red, crimson", "fit": "slim\ufffd"}},
+        {"item_id": "b", "attributes": {"colour": "blue"}},
+    ]
 
 
 @pytest.fixture(params=["folder", "zip", "object store"])
@@ -97,7 +124,17 @@ def test_pictures_are_read_by_name_and_nothing_else_is(store: PictureStore, tmp_
     assert store.address("a/1.jpg").endswith("/a/1.jpg")
     with store.opened(maximum_bytes=100) as read:
         assert read("a/1.jpg") == b"one"
-        outside = ("../secret.jpg", str(tmp_path / "secret.jpg"), "a", "", "a\0.jpg", "x" * 5_000, "2.jpg")
+        outside = (
+            "../secret.jpg",
+            str(tmp_path / "secret.jpg"),
+            "a",
+            "",
+            "a\0.jpg",
+            "x" * 5_000,
+            "2.jpg",
+            "a/" * 2_500,
+            "\ud800",
+        )
         for name, reason in {**dict.fromkeys(outside, "missing_file"), "big.jpg": "too_large"}.items():
             with pytest.raises(UnusablePicture) as error:
                 read(name)

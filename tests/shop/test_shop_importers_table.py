@@ -220,6 +220,9 @@ def test_damaged_log_and_labels_are_refused(tmp_path, folder):
     for change, message in {
         ("ts", "noon"): r"row 1: 'noon' is not a number \(ms since 1970\)",
         ("rank", "top"): r"row 1: position 'top' is not a whole number",
+        ("rank", 2**31): r"row 1: position '2147483648' is not a whole number within 2,147,483,647",
+        ("ts", -(2**63)): r"row 1: -9223372036854775808 is not a number \(ms since 1970\)",
+        ("text", "tie \ud800"): r"row 1: half of a surrogate pair",
     }.items():
         event = json.loads(gzip.decompress(packed).splitlines()[0]) | dict([change])
         file.write_bytes(gzip.compress(json.dumps(event).encode()))

@@ -21,6 +21,8 @@ from smar_model.shop.shop_writer import LISTED_AT, ShopWriter
 from smar_model.yaml_files import read_yaml, validated
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
+MOST_PLACES = 2**31 - 1
+"""What the log's column `position` holds."""
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -82,7 +84,7 @@ class Time(Text):
             if self.unit:
                 return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=float(content) * _UNITS[self.unit])
             time = content if isinstance(content, datetime) else datetime.fromisoformat(content)
-            return time if time.tzinfo else time.replace(tzinfo=UTC)
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
         except (TypeError, ValueError, OverflowError):
             expected = f"a number ({self.unit} since 1970)" if self.unit else "a time such as 2026-11-19T12:00:00Z"
             raise InputError(f"{where}: {content!r} is not {expected}; correct the row or `unit`") from None
@@ -227,8 +229,12 @@ def _add_events(folder: Path, table: Events, writer: ShopWriter) -> None:
         position, item_id = columns.position.read(row), columns.item_id.read(row)
         try:
             place = None if position is None else int(position)
+            if place is not None and not -MOST_PLACES <= place <= MOST_PLACES:
+                raise ValueError
         except ValueError:
-            raise InputError(f"{where}: position {position!r} is not a whole number; correct the row") from None
+            raise InputError(
+                f"{where}: position {str(position)[:40]!r} is not a whole number within {MOST_PLACES:,}; correct the row"
+            ) from None
         writer.add_event(
             columns.event_time.read_time(where, row),
             event=columns.event.read(row),

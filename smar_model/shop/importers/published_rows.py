@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 LONGEST_FIELD = 16 * 2**20
 """Characters; more means that a stray quotation mark has swallowed the rest of the file."""
 _PARQUET_BATCH = 10_000
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -108,6 +110,10 @@ def parquet_rows(path: Path, needed: Mapping[str, str], *, optional: Sequence[st
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", row
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} row {number + 1} or a later one: text that is not UTF-8 ({error.reason}); correct or remove the row"
+        ) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} row {number + 1}: damaged ({error}); download or copy it again") from None
 
@@ -123,11 +129,23 @@ def json_rows(path: Path) -> Rows:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
             raise InputError(f"{path} row {number}: not JSON ({error}); correct or remove the row") from None
+        if _ESCAPED_SURROGATE.search(line) and _has_lone_surrogate(row):
+            raise InputError(
+                f"{path} row {number}: half of a surrogate pair (\\ud800 to \\udfff); correct or remove the row"
+            )
         if not isinstance(row, dict):
             raise InputError(f"{path} row {number}: not a JSON object; correct or remove the row")
         yield f"{path} row {number}", row
+
+
+def _has_lone_surrogate(row: Any) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def require(where: str, row: Mapping[str, Any], *columns: str) -> None:
