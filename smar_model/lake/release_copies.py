@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import lake
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import complete_folder
 from smar_model.settings import home
@@ -54,7 +54,7 @@ def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
     if not folder.is_dir():
         from mlflow.artifacts import download_artifacts
 
-        temporary = folder.with_name(f".{cache}.{uuid.uuid4().hex}")
+        temporary = temporary_beside(folder)
         temporary.mkdir(parents=True)
         got = Path(download_artifacts(uri, dst_path=str(temporary), tracking_uri=tracking_uri))
         try:

@@ -135,7 +135,7 @@ def _leased(stage: Stage, run: Run) -> Iterator[None]:
 def _locked(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8") as file:
+    with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -192,8 +192,7 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     except BaseException as error:
         if attempt:
             attempt.discard()
-        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        run.write_state(stage.name, "failed", message=message, seconds=round(time.monotonic() - started, 1))
+        run.write_failure(stage.name, error, seconds=time.monotonic() - started)
         raise
     finally:
         share_files(run.folder.glob(f"{stage.name}.*.jsonl"))

@@ -14,7 +14,15 @@ import json
 from typing import Any
 
 from smar_model.lake.lease import Lease
-from smar_model.release.history import MOVES, append_history, read_history, read_moves, read_pending, write_pending
+from smar_model.release.history import (
+    MOVES,
+    append_history,
+    read_history,
+    read_moves,
+    read_pending,
+    restored_move,
+    write_pending,
+)
 from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, source_tag
 
 HISTORY_TAG = "smar.release."
@@ -94,12 +102,14 @@ def note_last_good(registry: Registry, version: str, index: str) -> None:
 
 
 def tag_history(registry: Registry) -> None:
-    """Bring the registered model's tags to the last moves of the history; or a history that is lost to its tags."""
+    """Bring the registered model's tags to the last moves of the history; or moves that the history has lost to its tags."""
     tags = {name: value for name, value in registry.registered().tags.items() if name.startswith(HISTORY_TAG)}
-    if tags and not read_moves(registry.name):
-        for name in sorted(tags):
-            number = {"number": int(name.removeprefix(HISTORY_TAG)), "evidence": {}}
-            append_history(json.loads(tags[name]) | {"model": registry.name} | number)
+    known = {move["number"] for move in read_moves(registry.name)}
+    if lost := [name for name in sorted(tags) if int(name.removeprefix(HISTORY_TAG)) not in known]:
+        for name in lost:
+            number = int(name.removeprefix(HISTORY_TAG))
+            if move := restored_move(tags[name], model=registry.name, number=number):
+                append_history(move)
     kept = {f"{HISTORY_TAG}{move['number']:05}": _short(move) for move in read_moves(registry.name)[-TAGGED:]}
     for name, value in kept.items():
         if name not in tags:

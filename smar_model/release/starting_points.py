@@ -13,7 +13,7 @@ from typing import Any
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import Artifact
-from smar_model.lake.runs import Run, find_runs, load_run
+from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
 
@@ -54,7 +54,11 @@ def find_base(run: Run) -> dict[str, Any] | None:
     oldest = run.cutoff - MAXIMUM_AGE if policy == "auto" else datetime.min.replace(tzinfo=run.cutoff.tzinfo)
     earlier = [other for other in find_runs() if oldest <= other.cutoff < run.cutoff and other.base is None]
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
-        gate = other.state("gate")
+        try:
+            gate = other.state("gate")
+        except InputError as damaged:
+            skip_record(damaged)
+            continue
         if not gate or gate.get("metrics", {}).get("decision") != "promote":
             continue
         if outputs := _reusable(other, run):
@@ -73,7 +77,8 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}
         for name in BASE:
             outputs[name].verify_files()
-    except InputError:
+    except InputError as missing:
+        skip_record(missing)
         return None
     # An oracle has taken another stage's output in the place of one of these.
     if any(artifact.stage != name for name, artifact in outputs.items()):
@@ -88,7 +93,8 @@ def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
     while champion and datetime.fromisoformat(champion["cutoff"]) >= run.cutoff:
         try:
             champion = load_run(champion["run"]).champion
-        except InputError:  # trained elsewhere
+        except InputError as missing:  # trained elsewhere
+            skip_record(missing)
             return None
     return champion
 
@@ -131,7 +137,11 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
     kinds = {stage: truth for truth, stage in REVEAL.items()}
     found = []
     for other in find_runs():
-        told = other.state("prepare-items") or {}
+        try:
+            told = other.state("prepare-items") or {}
+        except InputError as damaged:
+            skip_record(damaged)
+            continue
         if (
             told.get("output_of") not in kinds
             or other.cutoff > run.cutoff
@@ -141,7 +151,8 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
         try:
             model = other.output("finetune")
             model.verify_files()
-        except InputError:
+        except InputError as missing:
+            skip_record(missing)
             continue
         found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))
     if not found:
