@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 from smar_model.settings import home
@@ -131,8 +132,18 @@ def _write_whole(path: Path, text: str) -> None:
         raise
 
 
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """An error of what is written in the block names the file: a full disk does not, as it shows when nothing but a descriptor is left."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with named_in_errors(path), path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -164,10 +175,10 @@ def replace_unchanged(path: Path, text: str, known_by: Any) -> bool:
 
 
 @contextmanager
-def guarded(path: Path) -> Iterator[IO[bytes]]:
+def guarded(path: Path) -> Iterator[FileIO]:
     """Looking and writing are one step; the kernel frees this lock with its process. Yields the file that is locked."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".guard").open("a+b") as file:
+    with path.with_suffix(".guard").open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
@@ -182,12 +193,11 @@ def draw_number(path: Path) -> int:
             number = _next_number(old)
             if replace_unchanged(kept, str(number), known_by):
                 return number
-    with guarded(path) as file:
+    with guarded(path) as file, named_in_errors(path.with_suffix(".guard")):
         file.seek(0)
         number = _next_number(file.read())
         file.truncate(0)  # opened for appending
         file.write(str(number).encode())
-        file.flush()
         os.fsync(file.fileno())
     return number
 

@@ -21,7 +21,7 @@ from smar_model.lake.digests import digest_file, digest_files, digest_json
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run
-from smar_model.lake.shared_files import share_files, store
+from smar_model.lake.shared_files import named_in_errors, share_files, store
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import REPOSITORY, Settings, home
 
@@ -135,16 +135,18 @@ def _leased(stage: Stage, run: Run) -> Iterator[None]:
 def _locked(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8", errors="replace") as file:
+    path = run.folder / f"{stage.name}.lock"
+    with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            print(f"[{run.name}] {stage.name}: waits for {file.read()}, which is at it", flush=True)
+            holder = file.read().decode("utf-8", errors="replace")
+            print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        with named_in_errors(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
         yield
 
 

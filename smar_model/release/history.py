@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from smar_model.lake.lease import fenced
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
-from smar_model.lake.shared_files import read_to_replace, replace_unchanged, store
+from smar_model.lake.shared_files import named_in_errors, read_to_replace, replace_unchanged, store
 from smar_model.settings import home
 
 MOVES = {"promote", "rollback", "by hand", "found as champion"}
@@ -143,7 +143,7 @@ def append_history(entry: dict[str, Any]) -> None:
         with fenced(registry_lock()):
             if replace_unchanged(history_file(), old.decode("utf-8", "surrogateescape") + line, known_by):
                 return
-    with fenced(registry_lock()), history_file().open("a+b") as file:
+    with fenced(registry_lock()), named_in_errors(history_file()), history_file().open("a+b") as file:
         file.seek(0)
         whole, end, torn = file.read().rpartition(b"\n")
         if _whole_change(torn):
