@@ -78,7 +78,12 @@ def password() -> str:
     path = airflow_home() / "passwords.json"
     if not path.is_file():
         _write_private(path, json.dumps({LOGIN: secrets.token_urlsafe(12)}))
-    return json.loads(path.read_text(encoding="utf-8"))[LOGIN]
+    try:
+        return str(json.loads(path.read_bytes())[LOGIN])
+    except (ValueError, TypeError, LookupError):
+        print(f"{path}: damaged; made anew, with another password", file=sys.stderr)
+        path.unlink()
+        return password()
 
 
 def prepare() -> None:

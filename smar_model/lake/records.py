@@ -55,3 +55,21 @@ def say_once(line: str) -> None:
     if line not in _said:
         _said.add(line)
         print(line, file=sys.stderr, flush=True)
+
+
+_OBJECT = TypeAdapter(dict[str, Any])
+
+
+def read_lines(file: Path, *, needs: set[str]) -> list[dict[str, Any]]:
+    """Figures that a process wrote line by line, an object each; what is torn or damaged is passed over, which is said."""
+    figures = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            values = _OBJECT.validate_json(line)
+        except ValidationError:
+            values = {}
+        if needs <= values.keys():
+            figures.append(values)
+        else:
+            say_once(f"{file}: line {number} is damaged, and left out of the curves")
+    return figures

@@ -21,7 +21,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, find_artifact, load_artifact
 from smar_model.lake.process_identity import process_state, this_process
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
@@ -182,7 +182,7 @@ class Run:
         message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         try:
             self.write_state(stage, "failed", message=message, seconds=round(seconds, 1))
-        except (OSError, UnicodeError) as unwritten:
+        except (OSError, UnicodeError, NoAnswer) as unwritten:
             print(f"[{self.name}] {stage}: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)
 
     def output(self, stage: str) -> Artifact:
