@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
+from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, find_whole_artifact
 from smar_model.lake.contracts import load_contract, write_rows
 from smar_model.lake.digests import digest_file, digest_json
 from smar_model.lake.stage import StageContext, digest_code
@@ -55,7 +55,7 @@ def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
                 f"{files[day][0].parent}: its files hold no events; deliver the day's log or choose another date"
             )
     keys = {day: _key(context, day) for day in files}
-    missing = [day for day in files if not find_artifact(STAGE, keys[day])]
+    missing = [day for day in files if not find_whole_artifact(STAGE, keys[day])]
     context.report(f"{sum(rows_in.values()):,} events of {len(files)} days, {len(missing)} of them to extract")
     if missing:
         _extract(spark, context, {day: files[day] for day in missing}, rows_in, keys)

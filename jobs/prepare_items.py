@@ -34,7 +34,6 @@ from jobs.spark_session import (
     spark_session,
     write_table,
 )
-from smar_model.errors import InputError
 from smar_model.lake.artifacts import newest_artifact
 from smar_model.lake.picture_fetching import fetch_pictures
 from smar_model.lake.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
@@ -149,13 +148,7 @@ def add_up(written: dict[str, list[Path]], *, items_in: int, pictures_in: int) -
 def earlier_pictures(spark: SparkSession, context: StageContext) -> DataFrame:
     """Table `pictures` of the newest output made in the same way; without rows where there is none."""
     earlier = newest_artifact(context.stage.name, context.made_by)
-    files: list[Path] = []
-    if earlier:
-        try:
-            files = earlier.files("pictures")
-        except InputError as error:
-            context.report(f"pictures of an earlier output cannot be used again: {error}")
-    return read_published(spark, "pictures", files)
+    return read_published(spark, "pictures", earlier.files("pictures") if earlier else [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import typer
 from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo, machine_failure
 from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
-from smar_model.lake.stage import Stage, run_stage
+from smar_model.lake.stage import Stage, mending, run_stage
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 
@@ -114,7 +114,7 @@ def register(run: RunOption) -> None:
     record = _begun_run(run, "register")
     from smar_model.release.register import register_run
 
-    register_run(record)
+    mending(record, lambda: register_run(record))
 
 
 @app.command()
@@ -130,7 +130,7 @@ def promote(
     record = _begun_run(run, "promote")
     from smar_model.release.promote import promote_run
 
-    promote_run(record, approved_by=approved_by, rejected_by=rejected_by, comment=comment)
+    mending(record, lambda: promote_run(record, approved_by=approved_by, rejected_by=rejected_by, comment=comment))
 
 
 @app.command("describe-decision")
@@ -146,7 +146,7 @@ def describe_decision_command(
 
     if if_asked:
         refuse_idle_question(record)
-    print(describe_decision(record))
+    print(mending(record, lambda: describe_decision(record)))
 
 
 @app.command("publish-index")
@@ -155,7 +155,7 @@ def publish_index_command(run: RunOption) -> None:
     record = _begun_run(run, "publish-index")
     from smar_model.release.publish_index import publish_index
 
-    publish_index(record)
+    mending(record, lambda: publish_index(record))
 
 
 @app.command()
@@ -203,7 +203,7 @@ def track(run: RunOption) -> None:
     record = _begun_run(run, "track")
     from smar_model.release.tracking import track_run
 
-    track_run(record)
+    mending(record, lambda: track_run(record))
 
 
 @app.command("probe-vision")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import random
 import zipfile
 from datetime import UTC, date, datetime, timedelta
@@ -13,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from smar_model.lake.artifacts import Artifact, lake
+from smar_model.lake.artifacts import Artifact, lake, manifest_path
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
+from smar_model.lake.shared_files import read_file, replace_file
 from smar_model.lake.stage import run_stage
 from smar_model.settings import Settings, validate_settings
 from smar_model.stages import STAGES
@@ -190,3 +194,20 @@ def published(stage: str) -> tuple[set[str], set[str]]:
     folder = lake() / stage
     attempts = folder / "attempts"
     return {f.name for f in folder.glob("*.json")}, {f.name for f in attempts.iterdir()} if attempts.is_dir() else set()
+
+
+def publish_with(stage: str, key: str, **values: Any) -> None:
+    """Let an output have been published with other values in its manifest, as at another time."""
+    manifest = json.loads(read_file(manifest_path(stage, key))) | values
+    del manifest["manifest_digest"]
+    manifest["manifest_digest"] = digest_json(manifest)
+    replace_file(manifest_path(stage, key), json.dumps(manifest))
+
+
+def flip_byte(path: Path) -> None:
+    """Change one bit in the middle of a file, as a bad disk or cable does: its size stays."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))

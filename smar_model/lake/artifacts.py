@@ -1,12 +1,13 @@
 """Published outputs of stages: immutable folders that one manifest makes real (design, decision 2).
 
-    <lake>/<stage>/<key>.json          the manifest: every file with size and digest
+    <lake>/<stage>/<key>.json          the manifest: every file with size and digest, and a digest of itself
     <lake>/<stage>/attempts/<id>/…     the files; private until a manifest lists them
-    <lake>/<stage>/damaged/…           manifests of outputs that count as not there, as they or their files were damaged
+    <lake>/<stage>/damaged/<key>.<id>/ the manifest of an output whose content has changed since: nothing finds it any more
+    <lake>/<stage>/damaged/<key>.….json  a manifest that cannot be read: likewise
     <lake>/contracts/<table>.json      the columns with which a table was last published, and their version
 
-A manifest appears by one atomic create-if-absent (a hard link of a finished file, or a conditional put). Readers open only files that it
-lists. The lake lies in the home folder or in an object store (`shared_files.py`); files are written and read on this machine in both cases.
+A manifest appears by one atomic create-if-absent (a hard link of a finished file, or a conditional put), once all that it lists is on the
+disk. Readers open only files that it lists, and verify their content, once a process. The lake lies in the home folder or in an object store (`shared_files.py`); files are written and read on this machine in both cases.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import json
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,16 +31,18 @@ from typing_extensions import TypedDict
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Column, Contract, has_contract, load_contract
-from smar_model.lake.digests import digest_files, digest_json, digest_rows
+from smar_model.lake.digests import digest_json, digest_rows_once, digests_once
 from smar_model.lake.process_identity import process_state, this_process
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
     create_if_absent,
     fetch_files,
     files_in,
+    flush_files,
     folders_in,
     is_file,
     last_written,
+    make_folder,
     move_unchanged,
     read_bytes,
     read_file,
@@ -52,7 +56,8 @@ from smar_model.lake.shared_files import (
 from smar_model.settings import home
 
 ORPHAN_AGE_SECONDS = 7 * 24 * 3600
-"""An attempt whose process cannot be asked for (another host or PID namespace, before a restart) is swept after this long."""
+"""An attempt whose process cannot be asked for (another host or PID namespace, before a restart) is swept after this long, and
+so is a damaged output."""
 
 
 @with_config(OPEN)
@@ -98,12 +103,12 @@ class Artifact:
 
     @property
     def folder(self) -> Path:
-        """Its folder on this machine, with all its files.
+        """Its folder on this machine, with all its files, verified.
 
         Raises:
-            InputError: one is gone from the object store.
+            DamagedOutput: one is gone or has changed.
         """
-        self._fetch(self.manifest["files"])
+        self.verify_files()
         return self.place
 
     @property
@@ -116,43 +121,121 @@ class Artifact:
         return self.manifest["metrics"]
 
     def file(self, name: str) -> Path:
-        """A listed file by its path inside the artifact.
+        """A listed file by its path inside the artifact, verified.
 
         Raises:
-            InputError: the manifest does not list it, or the file is gone or changed in size.
+            InputError: the manifest does not list it.
+            DamagedOutput: the file is gone or has changed.
         """
-        entry = self.manifest["files"].get(name)
-        if entry is None:
+        if name not in self.manifest["files"]:
             raise InputError(f"{self.stage} {self.key[:12]}: its manifest lists no file {name!r}")
-        self._fetch([name])
-        path = self.place / name
-        if not self._is_whole(name):
-            raise InputError(
-                f"{path}: missing or damaged (expected {entry['bytes']} bytes); "
-                f"delete {lake() / self.stage / self.key}.json and run the stage again"
-            )
-        return path
+        self._verify([name])
+        return self.place / name
 
-    def verify_files(self) -> None:
-        """Raises InputError: a listed file is gone or changed in size, as `file` finds."""
-        for name in self.manifest["files"]:
-            self.file(name)
+    def verify_files(self, *, fetch: bool = True) -> None:
+        """Verify all files, but those of tables that have expired.
+
+        Args:
+            fetch: whether files that this machine lacks are brought from the object store, or left out.
+
+        Raises:
+            DamagedOutput: one is gone or has changed.
+        """
+        names = self.manifest["files"]
+        if store() and not fetch:
+            names = [name for name in names if (self.place / name).is_file()]
+        self._verify(names)
 
     def files(self, table: str) -> list[Path]:
-        """Files of a table (a sub-folder), in the order of their names; empty where it has no rows or has expired."""
+        """Files of a table (a sub-folder), verified, in the order of their names; empty where it has no rows or has expired.
+
+        Raises:
+            DamagedOutput: one is gone or has changed.
+        """
         names = [name for name in sorted(self.manifest["files"]) if name.startswith(f"{table}/")]
-        if names and is_file(_expiry_mark(self.place, table)):
+        if names and self._is_expired(table):
             return []
-        self._fetch(names)
-        return [self.file(name) for name in names]
+        self._verify(names)
+        return [self.place / name for name in names]
+
+    def _verify(self, names: Iterable[str]) -> None:
+        names = list(self._verified_together(names))
+        if store():
+            self._fetch(
+                name for name in names if not (self.place / name).is_file() and not self._is_expired(_top(name))
+            )
+        problems = self._problems(names)
+        if problems and store():
+            # What lies there may be whole where this machine's copy is not.
+            self._fetch(name for name in problems if not self._is_expired(_top(name)))
+            problems = self._problems(names)
+        for name, problem in problems.items():
+            if not self._is_expired(_top(name)):
+                raise DamagedOutput(self, problem)
+
+    def _verified_together(self, names: Iterable[str]) -> Iterable[str]:
+        """With those beside them where the manifest is of before it had a digest of each file: then only a whole folder or table can be
+        verified."""
+        names, listed = list(names), self.manifest["files"]
+        tops = {_top(name) for name in names if "sha256" not in listed[name]}
+        return {*names, *(name for name in listed if _top(name) in tops)} if tops else names
+
+    def _problems(self, names: Iterable[str]) -> dict[str, str]:
+        """Name of a file that is not as it was published → what is wrong with it."""
+        problems, listed, tops = dict[str, str](), dict[str, str](), set[str]()
+        for name in names:
+            entry, path = self.manifest["files"][name], self.place / name
+            if not path.is_file():
+                problems[name] = f"{path}: missing or damaged (there is no such file)"
+            elif (size := path.stat().st_size) != entry["bytes"]:
+                problems[name] = f"{path}: missing or damaged ({size} bytes, published were {entry['bytes']})"
+            elif "sha256" in entry:
+                listed[name] = entry["sha256"]
+            else:
+                tops.add(_top(name))
+        digests = digests_once(self.place / name for name in listed)
+        for (name, wanted), digest in zip(listed.items(), digests, strict=True):
+            if digest != wanted:
+                problems[name] = f"{self.place / name}: missing or damaged (its content is not what was published)"
+        for top in tops - {_top(name) for name in problems}:
+            names = [name for name in self.manifest["files"] if _top(name) == top]
+            files = [self.place / name for name in names]
+            try:
+                digest = _digest_top(top, files, dict(zip(files, digests_once(files), strict=True)), root=self.place)
+            except Exception:  # a damaged table fails in its own ways
+                digest = ""
+            if digest != self.manifest["content"][top]:
+                problem = f"{self.place / top}: missing or damaged (its content is not what was published)"
+                problems |= dict.fromkeys(names, problem)
+        return problems
 
     def _fetch(self, names: Iterable[str]) -> None:
-        if store():
-            fetch_files(self.place / name for name in names if not self._is_whole(name))
+        names = list(names)
+        try:
+            fetch_files(self.place / name for name in names)
+        except InputError:
+            for name in names:
+                if not is_file(self.place / name):
+                    raise DamagedOutput(
+                        self, f"{self.place / name}: missing or damaged (gone from the object store)"
+                    ) from None
+            raise
 
-    def _is_whole(self, name: str) -> bool:
-        path = self.place / name
-        return path.is_file() and path.stat().st_size == self.manifest["files"][name]["bytes"]
+    def _is_expired(self, table: str) -> bool:
+        return has_contract(table) and is_file(_expiry_mark(self.place, table))
+
+
+class DamagedOutput(InputError):
+    """An output whose files or manifest are not what was published."""
+
+    def __init__(self, artifact: Artifact, problem: str) -> None:
+        self.artifact, self.problem = artifact, problem
+        super().__init__(
+            f"{problem}; run the stage again ({artifact.stage}, output {artifact.key[:12]}), which sets it aside and makes it anew"
+        )
+
+    def __reduce__(self) -> Any:
+        return DamagedOutput, (self.artifact, self.problem)
 
 
 class Attempt:
@@ -162,7 +245,7 @@ class Attempt:
         self.stage, self.key = stage, key
         self.id = uuid.uuid4().hex
         self.folder = lake() / stage / "attempts" / self.id
-        self.folder.mkdir(parents=True)
+        make_folder(self.folder)
         (self.folder / ".owner.json").write_text(json.dumps(this_process()), encoding="utf-8")
         self.started = time.monotonic()
 
@@ -185,8 +268,14 @@ class Attempt:
                 contracts.append(load_contract(top))
                 contracts[-1].verify_files(members)
                 _refuse_incompatible(contracts[-1])
-        content = content_digests(self.folder)
-        listed = {str(f.relative_to(self.folder)): {"bytes": f.stat().st_size} for fs in tops.values() for f in fs}
+        files = [file for members in tops.values() for file in members]
+        flush_files(files, root=self.folder)
+        digests = dict(zip(files, digests_once(files), strict=True))
+        content = {top: _digest_top(top, members, digests, root=self.folder) for top, members in tops.items()}
+        listed = {
+            str(file.relative_to(self.folder)): {"bytes": file.stat().st_size, "sha256": digest}
+            for file, digest in digests.items()
+        }
         manifest = {
             "stage": self.stage,
             "key": self.key,
@@ -202,6 +291,8 @@ class Attempt:
             "seconds": round(time.monotonic() - self.started, 2),
             "host": platform.node(),
         }
+        # Read back first, as readers will digest what JSON has made of the metrics.
+        manifest["manifest_digest"] = digest_json(json.loads(json.dumps(manifest)))
         path = manifest_path(self.stage, self.key)
         share_files(self.folder / name for name in listed)
         if not create_if_absent(path, json.dumps(manifest, indent=1, ensure_ascii=False)):
@@ -220,10 +311,21 @@ class Attempt:
 
 def content_digests(folder: Path) -> dict[str, str]:
     """Each file, folder and table of an output → its digest: a manifest's `content`, whose `digest_json` is the output's digest."""
-    return {
-        top: digest_rows(members) if has_contract(top) else digest_files(members, root=folder)
-        for top, members in _files_by_top(folder).items()
-    }
+    tops = _files_by_top(folder)
+    files = [file for top, members in tops.items() if not has_contract(top) for file in members]
+    digests = dict(zip(files, digests_once(files), strict=True))
+    return {top: _digest_top(top, members, digests, root=folder) for top, members in tops.items()}
+
+
+def _digest_top(top: str, files: list[Path], digests: Mapping[Path, str], *, root: Path) -> str:
+    """`digest_rows` of a table; of anything else what `digest_files` makes of the digests of its files."""
+    if has_contract(top):
+        return digest_rows_once(files)
+    return digest_json(sorted((str(file.relative_to(root)), digests[file]) for file in files))
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _files_by_top(folder: Path) -> dict[str, list[Path]]:
@@ -278,12 +380,88 @@ def find_artifact(stage: str, key: str) -> Artifact | None:
         return None
 
 
+def find_whole_artifact(stage: str, key: str) -> Artifact | None:
+    """A finished output whose content is verified; None where there is none, or where it is damaged: then it is set aside.
+
+    With an object store what this machine lacks of it is left for whoever reads it.
+    """
+    try:
+        artifact = find_artifact(stage, key)
+        if artifact:
+            artifact.verify_files(fetch=False)
+    except DamagedOutput as damage:
+        set_aside(damage, "it is made again")
+        return None
+    return artifact
+
+
+def is_whole(artifact: Artifact, then: str = "the work goes on without it") -> bool:
+    """Whether all files are as they were published; an output that is damaged is set aside."""
+    try:
+        artifact.verify_files()
+    except DamagedOutput as damage:
+        set_aside(damage, then)
+        return False
+    return True
+
+
 def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None = None) -> Artifact | None:
-    """The last published one that was made in the same way and has these metrics, from whatever inputs."""
-    manifests = _manifests(stage)[0]
-    alike = [m for m in manifests if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()]
-    newest = max(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]), default=None)
-    return _artifact(newest) if newest else None
+    """The last published one that was made in the same way and has these metrics, from whatever inputs; one that is damaged is set
+    aside and passed over."""
+    alike = [
+        m
+        for m in _manifests(stage)[0]
+        if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()
+    ]
+    for manifest in sorted(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]), reverse=True):
+        try:
+            artifact = _artifact(manifest, stage, manifest["key"])
+        except DamagedOutput as damage:
+            set_aside(damage, "nothing of it is used again")
+            continue
+        if is_whole(artifact, "nothing of it is used again"):
+            return artifact
+    return None
+
+
+def artifact_of(folder: Path, content: str) -> Artifact | None:
+    """The output that has a folder of the lake, or was made again as it was: the content of the folder, or of the whole output where
+    that is it, has this digest."""
+    stage, _, attempt, *inner = folder.relative_to(lake()).parts
+    found = [
+        manifest
+        for manifest in _manifests(stage)[0]
+        if (manifest["content"].get(inner[0]) if inner else manifest["digest"]) == content
+    ]
+    if not found:
+        return None
+    best = max(found, key=lambda manifest: manifest["attempt"] == attempt)
+    return _artifact(best, stage, best["key"])
+
+
+def set_aside(damage: DamagedOutput, then: str) -> None:
+    """Let nothing find a damaged output any more, and say so in one line.
+
+    Its files stay where they are for as long as those of an attempt: others may be reading them, and people may want to look. Nothing is
+    done where another process was first, and may have made it again.
+
+    Args:
+        then: what becomes of it, for people.
+    """
+    artifact = damage.artifact
+    path = manifest_path(artifact.stage, artifact.key)
+    attempt = Path(artifact.manifest["attempt"]).name
+    record = damaged_folder(artifact.stage) / f"{artifact.key}.{attempt}" / "manifest.json"
+    try:
+        content = read_bytes(path)
+        is_that = json.loads(content) == artifact.manifest
+    except (FileNotFoundError, ValueError):
+        return
+    if is_that and move_unchanged(path, record, content):
+        print(
+            f"{damage.problem}; {artifact.stage} {artifact.key[:12]} is set aside ({record.parent}): {then}",
+            file=sys.stderr,
+        )
 
 
 def load_artifact(stage: str, key: str) -> Artifact:
@@ -303,16 +481,16 @@ def _load(stage: str, key: str) -> Artifact:
     path = manifest_path(stage, key)
     content = read_bytes(path)
     try:
-        return _artifact(_parse_manifest(content, path))
+        return _artifact(_parse_manifest(content, path), stage, key)
     except DamagedRecord as damaged:
         aside = damaged_folder(stage) / f"{key}.{uuid.uuid4().hex}.json"
         if not move_unchanged(path, aside, content):  # another process was first, and may have made it again
             return _load(stage, key)
-        set_aside = DamagedRecord(
+        named = DamagedRecord(
             path, damaged.why, f"set aside as {aside}; the stage {stage!r} makes the output again when it is run"
         )
-        say_once(str(set_aside))
-        raise set_aside from None
+        say_once(str(named))
+        raise named from None
 
 
 def damaged_folder(stage: str) -> Path:
@@ -324,14 +502,24 @@ def _parse_manifest(content: bytes, path: Path) -> dict[str, Any]:
     manifest = parse_record(content, _MANIFEST, path=path, what_to_do=what_to_do)
     if not re.fullmatch(r"[\w-]+", manifest["attempt"]):
         raise DamagedRecord(path, f"attempt: {manifest['attempt']!r} names no folder", what_to_do)
-    if path.parent.name != "damaged" and (manifest["stage"], manifest["key"]) != (path.parent.name, path.stem):
-        raise DamagedRecord(path, f"it is that of {manifest['stage']} {manifest['key'][:12]}", what_to_do)
     return manifest
 
 
-def _artifact(manifest: dict[str, Any]) -> Artifact:
-    stage, key = manifest["stage"], manifest["key"]
-    return Artifact(stage=stage, key=key, place=lake() / stage / "attempts" / manifest["attempt"], manifest=manifest)
+def _artifact(manifest: dict[str, Any], stage: str, key: str) -> Artifact:
+    """Raises DamagedOutput: the manifest is not what was published, or is that of another output."""
+    place = lake() / stage / "attempts" / manifest["attempt"]
+    artifact = Artifact(stage=stage, key=key, place=place, manifest=manifest)
+    rest = {name: value for name, value in manifest.items() if name != "manifest_digest"}
+    # Manifests of before they had a digest of their own are taken as they are.
+    if (
+        manifest.get("manifest_digest", digest_json(rest)) != digest_json(rest)
+        or manifest["digest"] != digest_json(manifest["content"])
+        or (manifest["stage"], manifest["key"]) != (stage, key)
+    ):
+        raise DamagedOutput(
+            artifact, f"{manifest_path(stage, key)}: damaged (it is not the manifest that was published)"
+        )
+    return artifact
 
 
 def _manifests(stage: str) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
@@ -339,7 +527,12 @@ def _manifests(stage: str) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
     manifests, damaged = [], []
     for path, content in read_files(files_in(lake() / stage, ".json")).items():
         try:
-            manifests.append(_parse_manifest(content, path))
+            manifest = _parse_manifest(content, path)
+            if (manifest["stage"], manifest["key"]) != (stage, path.stem):
+                raise DamagedRecord(
+                    path, "it is that of another output", f"delete it, and run the stage {stage!r} again"
+                )
+            manifests.append(manifest)
         except DamagedRecord as problem:
             say_once(str(problem))
             damaged.append(problem)
@@ -352,7 +545,14 @@ def checkpoint_stage(stage: str) -> str:
 
 
 def find_checkpoints(stage: str) -> list[Artifact]:
-    return [_artifact(manifest) for manifest in _manifests(checkpoint_stage(stage))[0]]
+    """Without those whose manifest is damaged, which are set aside."""
+    found = []
+    for manifest in _manifests(checkpoint_stage(stage))[0]:
+        try:
+            found.append(_artifact(manifest, checkpoint_stage(stage), manifest["key"]))
+        except DamagedOutput as damage:
+            set_aside(damage, "the work begins without it")
+    return found
 
 
 def remove_artifact(artifact: Artifact) -> None:
@@ -398,9 +598,9 @@ def sweep_orphans() -> int:
 
 def _named_attempts(stage: str) -> set[str] | None:
     """Attempts that a manifest names, damaged ones among them; None where one does not tell."""
-    manifests, _ = _manifests(stage)
-    named: set[str] | None = {manifest["attempt"] for manifest in manifests}
-    aside = files_in(lake() / stage, ".json") + files_in(damaged_folder(stage), ".json")
+    manifests, damaged = _manifests(stage)
+    named: set[str] | None = {manifest["attempt"] for manifest in manifests} | _set_aside_lately(lake() / stage)
+    aside = [*(Path(record.path) for record in damaged), *files_in(damaged_folder(stage), ".json")]
     for path, content in read_files(aside).items():
         # All that is left of most: a file is cut at its end, and the list of files stands there.
         attempts = re.findall(rb'"attempt": ?"([\w-]+)"', content)
@@ -413,6 +613,17 @@ def _named_attempts(stage: str) -> set[str] | None:
         elif named is not None:
             named |= {attempt.decode() for attempt in attempts}
     return named
+
+
+def _set_aside_lately(folder: Path) -> set[str]:
+    """Attempts whose output was set aside and is still kept; what has been long enough is forgotten, and its files are orphans."""
+    attempts = set()
+    for record in folders_in(folder / "damaged"):
+        if time.time() - last_written(record) > ORPHAN_AGE_SECONDS:
+            remove_folder(record)
+        else:
+            attempts.add(record.name.rpartition(".")[2])
+    return attempts
 
 
 def sweep_expired() -> int:

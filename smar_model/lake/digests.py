@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,64 @@ def digest_files(files: Iterable[Path], *, root: Path) -> str:
     return digest_json(sorted((str(f.relative_to(root)), digest_file(f)) for f in files))
 
 
+Stamp = tuple[int, ...]
+"""What tells a file that was written to from one that was not."""
+_known: dict[Path, tuple[Stamp, str]] = {}
+_known_rows: dict[tuple[tuple[Path, Stamp], ...], str] = {}
+_TICK_NS = 50_000_000
+"""A file system's clock stands still for some milliseconds: what was written this lately may be written to again unseen."""
+
+
+def digests_once(files: Iterable[Path]) -> list[str]:
+    """`digest_file` of several files at a time. One that this process has read before, and that was not written to since, is not read
+    again; one that the disk cannot read has an empty digest.
+
+    Raises:
+        FileNotFoundError: one is not there.
+    """
+    files = list(files)
+    if len(files) < 2:
+        return [_digest_once(file) for file in files]
+    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
+        return list(pool.map(_digest_once, files))
+
+
+def digest_rows_once(files: Iterable[Path]) -> str:
+    """`digest_rows`; a table that this process has read before, and that was not written to since, is not read again."""
+    files = sorted(files)
+    stamps = tuple((file, _stamp(file.stat())) for file in files)
+    if (known := _known_rows.get(stamps)) is not None:
+        return known
+    digest = digest_rows(files)
+    if all(_is_settled(stamp) for _, stamp in stamps):
+        _known_rows[stamps] = digest
+    return digest
+
+
+def _digest_once(file: Path) -> str:
+    stamp = _stamp(file.stat())
+    known = _known.get(file)
+    if known and known[0] == stamp:
+        return known[1]
+    try:
+        digest = digest_file(file)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return ""
+    if _is_settled(stamp):
+        _known[file] = stamp, digest
+    return digest
+
+
+def _stamp(stat: os.stat_result) -> Stamp:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _is_settled(stamp: Stamp) -> bool:
+    return max(stamp[-2:]) + _TICK_NS < time.time_ns()
+
+
 def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
     """As `digest_files`, for inputs that others write: a file unchanged in size and time is not read again.
 
@@ -44,11 +106,11 @@ def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
     """
     known, entries, new = _cached_digests(), [], []
     for file in sorted(files):
-        stamp = _stamp(file)
+        stamp = _raw_stamp(file)
         old = known.get(str(file))
         digest = old[1] if old and old[0] == stamp else digest_file(file)
         # One that is written meanwhile has had this content at no time.
-        if (not old or old[0] != stamp) and _stamp(file) == stamp:
+        if (not old or old[0] != stamp) and _raw_stamp(file) == stamp:
             new.append((str(file), stamp, digest))
         entries.append((str(file.relative_to(root)), digest))
     if new:
@@ -56,7 +118,7 @@ def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
     return digest_json(entries)
 
 
-def _stamp(file: Path) -> str:
+def _raw_stamp(file: Path) -> str:
     stat = file.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 

@@ -166,6 +166,8 @@ class ObjectStore:
                     with temporary.open("wb") as file:
                         for chunk in found.stream(min_chunk_size=8 * 2**20):
                             file.write(chunk)
+                        file.flush()
+                        os.fsync(file.fileno())
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)

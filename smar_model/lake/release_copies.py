@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import lake
+from smar_model.lake.artifacts import artifact_of, content_digests, lake
+from smar_model.lake.digests import digest_json, digests_once
 from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.runs import Run
-from smar_model.lake.shared_files import complete_folder
+from smar_model.lake.shared_files import complete_folder, flush, flush_files
 from smar_model.settings import home
 
 WITHIN_VERSION = "version"
@@ -24,25 +27,49 @@ def cache_folder() -> Path:
 
 
 def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "index"]) -> Path:
-    """Folder of a release's model or index, as a run has recorded it.
+    """Folder of a release's model or index, as a run has recorded it, its content verified.
 
     Raises:
-        InputError: it is gone.
+        DamagedOutput: it lies in the lake and has changed.
+        InputError: it is gone, or has changed where it cannot be brought again.
     """
-    folder = home() / release[f"{what}_folder"]
+    folder, digest = home() / release[f"{what}_folder"], release[f"{what}_digest"]
     if folder.is_relative_to(lake()):
+        artifact = artifact_of(folder, digest)
+        if artifact:
+            return artifact.folder.joinpath(*folder.relative_to(lake()).parts[3:])
         # Some of it may be here: other files of the output were read, or bringing it was cut off.
         complete_folder(folder)
-    elif not folder.is_dir() and folder.is_relative_to(cache_folder()):
+    elif folder.is_relative_to(cache_folder()):
         own_place = release.get("index_source", WITHIN_VERSION) if what == "index" else WITHIN_VERSION
         source = release["source"] if own_place == WITHIN_VERSION else own_place
-        copy_of(source, cache=folder.relative_to(cache_folder()).parts[0], tracking_uri=run.settings.tracking_uri)
+        cache = folder.relative_to(cache_folder()).parts[0]
+        if folder.is_dir() and not _is_content(folder, what, digest):
+            print(f"{folder}: damaged (its content is not what was released): it is downloaded again", file=sys.stderr)
+            with suppress(FileNotFoundError):  # another process is at it as well
+                (cache_folder() / cache).rename(temporary_beside(cache_folder() / cache))
+        if not folder.is_dir():
+            copy_of(source, cache=cache, tracking_uri=run.settings.tracking_uri)
+    name = f"version {release['version']}" if release.get("version") else f"run {release['run']}"
     if not folder.is_dir():
-        name = f"version {release['version']}" if release.get("version") else f"run {release['run']}"
         raise InputError(
             f"{folder}: the {what} of {name}, which run {run.name} met when it began, is gone; start a new run"
         )
+    if not _is_content(folder, what, digest):
+        raise InputError(
+            f"{folder}: damaged (its content is not that of the {what} of {name}, {digest[:12]}), which run {run.name} met when it "
+            "began; start a new run"
+        )
     return folder
+
+
+def _is_content(folder: Path, what: Literal["model", "index"], digest: str) -> bool:
+    """Whether a release's folder holds the model or the index of this digest."""
+    if what == "index":
+        return digest_json(content_digests(folder)) == digest
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    names = [f"{folder.name}/{file.name}" for file in files]
+    return digest_json(list(zip(names, digests_once(files), strict=True))) == digest
 
 
 def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
@@ -57,8 +84,10 @@ def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
         temporary = temporary_beside(folder)
         temporary.mkdir(parents=True)
         got = Path(download_artifacts(uri, dst_path=str(temporary), tracking_uri=tracking_uri))
+        flush_files((file for file in got.rglob("*") if file.is_file()), root=got)
         try:
             got.rename(folder)
+            flush(folder.parent)
         except OSError:  # another process was first: its copy is the same
             if not folder.is_dir():
                 raise

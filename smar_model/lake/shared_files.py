@@ -102,7 +102,7 @@ def create_if_absent(path: Path, text: str) -> bool:
             return False
         _write_whole(path, text)
         return True
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
         write_durably(temporary, text)
@@ -111,6 +111,7 @@ def create_if_absent(path: Path, text: str) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
+    flush(path.parent)
     return True
 
 
@@ -122,7 +123,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
         write_durably(temporary, text)
@@ -130,6 +131,7 @@ def _write_whole(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    flush(path.parent)
 
 
 @contextmanager
@@ -140,6 +142,33 @@ def named_in_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it, so that a machine that loses its power still has them."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """What was written to a file, or the names in a folder, are on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_files(files: Iterable[Path], *, root: Path) -> None:
+    """Files below `root`, then all folders that lead to them, `root` and the one that it lies in last."""
+    files = list(files)
+    for file in files:
+        flush(file)
+    folders = {folder for file in files for folder in file.parents if folder.is_relative_to(root)} | {root}
+    for folder in [*sorted(folders, key=lambda folder: len(folder.parts), reverse=True), root.parent]:
+        flush(folder)
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -230,11 +259,13 @@ def move_unchanged(path: Path, to: Path, content: bytes) -> bool:
         shared[0].put(to.relative_to(home()).as_posix(), content)
         remove_file(path)
         return True
-    to.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(to.parent)
     with guarded(to.parent / "moves"):
         if _read_if_there(path) != content:
             return False
         path.replace(to)
+        flush(to.parent)
+        flush(path.parent)
     return True
 
 
@@ -296,6 +327,8 @@ def fetch_files(paths: Iterable[Path]) -> None:
     """
     if shared := [(found, path) for path in paths if (found := _shared(path))]:
         shared[0][0][0].download({name: path for (_, name), path in shared})
+        for folder in {path.parent for _, path in shared}:
+            flush(folder)
 
 
 def fetched(path: Path) -> Path:

@@ -6,27 +6,33 @@ import fcntl
 import importlib
 import os
 import platform
+import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
+from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_file, digest_files, digest_json
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
-from smar_model.lake.runs import Run
+from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.shared_files import named_in_errors, share_files, store
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import REPOSITORY, Settings, home
 
 LEASE_SECONDS = 60.0
 """How long a stage of a killed process on another machine is waited for."""
+TABLE_OF_STAGES = "smar_model.stages"
+"""Imported only where a stage must be found by its name, as a stage's work is."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +107,104 @@ class StageContext:
 def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object] | None = None) -> Artifact:
     """Run a stage for a run, or take the finished output that has its key.
 
-    Where another process is at it already (its scheduler was killed, not it), this one waits and takes what that one has made.
+    Where another process is at it already (its scheduler was killed, not it), this one waits and takes what that one has made. An output
+    that is damaged, its own or an input, is named, set aside and made again.
 
     Args:
-        announce: told the key when the work begins, None where there is none to do; for processes that share it.
+        announce: told the key when the work begins, None where there is none to do; for processes that share it. They cannot begin anew
+            together, so a damaged input ends them (`verify_inputs` before they start).
 
     Raises:
-        InputError: an input is missing or bad; nothing has been published.
+        InputError: an input is missing or bad, or is damaged and cannot be made again here; nothing has been published.
     """
-    with _leased(stage, run) if store() else _locked(stage, run):
-        return _run_stage(stage, run, announce)
+
+    def once() -> Artifact:
+        with _leased(stage, run) if store() else _locked(stage, run):
+            return _run_stage(stage, run, announce)
+
+    return once() if announce else mending(run, once)
+
+
+def verify_inputs(stage: Stage, run: Run) -> None:
+    """Verify a stage's inputs, and make those again that are damaged.
+
+    Raises:
+        InputError: one is missing, or is damaged and cannot be made again here.
+    """
+
+    def once() -> None:
+        for artifact in stage_inputs(stage, run).values():
+            artifact.verify_files()
+
+    mending(run, once)
+
+
+def mending(run: Run, work: Callable[[], T]) -> T:
+    """Do work of a run that reads outputs; where one is damaged, make that again and do the work anew.
+
+    Raises:
+        InputError: it cannot be made again here, or is damaged once more.
+    """
+    met: set[tuple[str, str]] = set()
+    while True:
+        try:
+            return work()
+        except DamagedOutput as damage:
+            output = damage.artifact.stage, damage.artifact.key
+            if output in met:
+                raise
+            met.add(output)
+            _make_again(damage, run)
+
+
+def _make_again(damage: DamagedOutput, run: Run) -> None:
+    """Set a damaged output aside, and let a run that has it make it again, in a process of its own: under the interpreter of that stage.
+
+    One that no stage makes, such as a checkpoint, is only set aside.
+    """
+    damaged = damage.artifact
+    table = importlib.import_module(TABLE_OF_STAGES)
+    stage: Stage | None = (table.STAGES | table.REFRESH_STAGES).get(damaged.stage)
+    if stage is None and damaged.stage not in table.COMPARISON_STAGES:
+        set_aside(damage, "the work begins again without it")
+        return
+    for maker in _runs_with(damaged, stage, run) if stage else ():
+        command = ["smar", damaged.stage, "--run", maker.name]
+        print(f"[{run.name}] an input is damaged: {' '.join(command)} makes it again", file=sys.stderr, flush=True)
+        if subprocess.run([sys.executable, "-m", "smar_model.cli", *command[1:]], check=False).returncode:
+            raise InputError(
+                f"{damage.problem}, and it could not be made again here; do so with `{' '.join(command)}`, then do this step again"
+            ) from None
+        return
+    set_aside(damage, "nothing here makes it again as it was")
+    raise InputError(
+        f"{damage.problem}, and no run makes it again as it was, as the code or what the shop delivered has changed since; "
+        f"run `smar {damaged.stage} --run {run.name}` and the stages after it, or start a new run"
+    ) from None
+
+
+def _runs_with(damaged: Artifact, stage: Stage, run: Run) -> Iterator[Run]:
+    """Runs for which the stage would make this very output, those at hand first."""
+    at_hand = [run]
+    with suppress(InputError):  # its record may be damaged
+        at_hand += [load_run(run.base["run"])] if run.base else []
+    for maker in chain(at_hand, find_runs()):
+        try:
+            state = maker.state(stage.name) or {}
+        except InputError as damaged_state:
+            skip_record(damaged_state)
+            continue
+        if (state.get("key"), state.get("output_of", stage.name)) != (damaged.key, stage.name):
+            continue
+        if maker.base and stage.base == "taken":
+            continue
+        with suppress(InputError):  # what it was made of is gone
+            if mending(maker, partial(_key, stage, maker)) == damaged.key:
+                yield maker
+
+
+def _key(stage: Stage, run: Run) -> str:
+    return digest_json(key_parts(stage, run, stage_inputs(stage, run)))
 
 
 @contextmanager
@@ -159,10 +253,11 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         taken_from = run.base["run"] if run.base and artifact else None
         if artifact:
             key = artifact.key
+            artifact.verify_files(fetch=False)
         else:
             inputs = stage_inputs(stage, run)
             key = digest_json(key_parts(stage, run, inputs))
-            artifact = find_artifact(stage.name, key)
+            artifact = find_whole_artifact(stage.name, key)
         reused = artifact is not None
         if announce:
             announce(None if reused else key)

@@ -13,6 +13,7 @@ from typing import Any
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run, find_runs, skip_record
 from smar_model.release.registry import Registry
+from smar_model.release.starting_points import is_usable
 
 MAXIMUM_AGE = timedelta(days=28)
 """Between an anchor's training cutoff and the run's."""
@@ -83,9 +84,10 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
             if registered.get("state") != "finished":
                 continue
             model = other.output("finetune")
-            model.verify_files()
         except InputError as missing:
             skip_record(missing)
+            continue
+        if not is_usable(model, run):
             continue
         return {
             "version": registered.get("version"),

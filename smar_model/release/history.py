@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from smar_model.lake.lease import fenced
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
-from smar_model.lake.shared_files import named_in_errors, read_to_replace, replace_unchanged, store
+from smar_model.lake.shared_files import flush, named_in_errors, read_to_replace, replace_unchanged, store
 from smar_model.settings import home
 
 MOVES = {"promote", "rollback", "by hand", "found as champion"}
@@ -153,6 +153,7 @@ def append_history(entry: dict[str, Any]) -> None:
         file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
+    flush(history_file().parent)
 
 
 def read_moves(model: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
-from smar_model.lake.artifacts import find_artifact, manifest_path
+from smar_model.lake.artifacts import DamagedOutput, find_artifact, manifest_path
 from smar_model.lake.lease import Lease
 from smar_model.lake.process_identity import process_state
 from smar_model.lake.records import DamagedRecord, say_once
@@ -312,7 +312,11 @@ def _folders(content: dict[str, Any]) -> Iterator[str]:
 def _prune_outputs(pruning: Pruning, survey: Survey, builds: Collection[str]) -> None:
     """Outputs of old runs, of the lake, that no kept run took or made or names, and no version answers by."""
     for stage, key in sorted(survey.old - survey.needed):
-        artifact = find_artifact(stage, key)
+        try:
+            artifact = find_artifact(stage, key)
+        except DamagedOutput as damage:
+            pruning.failures.append(f"{stage} {key[:12]}: {damage}")
+            continue
         if (
             artifact is None
             or artifact.digest in builds

@@ -14,7 +14,7 @@ from smar_model.release.history import new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
 from smar_model.release.register import place
-from smar_model.release.registry import Registry, released_index
+from smar_model.release.registry import Registry, released_index, source_tag
 from smar_model.release.steps import recorded_step
 from smar_model.release.verify import verify_release
 from smar_model.settings import home
@@ -63,8 +63,12 @@ def _publish(run: Run) -> tuple[str, str]:
         found = reconcile_champion(registry)
         for line in found.lines:
             print(f"[{run.name}] publish-index: {line}", flush=True)
-        current = registry.version(version).tags["index"]
+        now = registry.version(version).tags
+        current = now["index"]
         if answered is None or current == build.digest:
+            # Made again, as it was damaged, it lies elsewhere in the lake.
+            if now.get(source_tag(current), "").startswith("file:") and current == build.digest:
+                registry.tag(version, source_tag(current), build.folder.as_uri())
             return unchanged
         is_broken = found.problem is not None and found.champion is not None and found.champion[0] == version
         if current != release["index_digest"] and not is_broken:

@@ -7,12 +7,13 @@ the first's outputs.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta
 from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
-from smar_model.lake.artifacts import Artifact
+from smar_model.lake.artifacts import Artifact, DamagedOutput
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
@@ -75,17 +76,28 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
         return None
     try:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}
-        for name in BASE:
-            outputs[name].verify_files()
-    except InputError as missing:
-        skip_record(missing)
+    except InputError as error:
+        skip_record(error)
+        if isinstance(error, DamagedOutput):
+            print(f"[{run.name}] start: run {other.name} is not built on: {error}", file=sys.stderr)
         return None
     # An oracle has taken another stage's output in the place of one of these.
     if any(artifact.stage != name for name, artifact in outputs.items()):
         return None
     if any(outputs[name].manifest["made_by"] != digest_making(STAGES[name], run) for name in BASE):
         return None
-    return {name: outputs[name] for name in BASE}
+    outputs = {name: outputs[name] for name in BASE}
+    return outputs if all(is_usable(artifact, run) for artifact in outputs.values()) else None
+
+
+def is_usable(artifact: Artifact, run: Run) -> bool:
+    """Whether an output of another run is whole, and if not, says so. That run makes it again, where it is asked to."""
+    try:
+        artifact.verify_files()
+    except DamagedOutput as damage:
+        print(f"[{run.name}] start: passed over: {damage}", file=sys.stderr)
+        return False
+    return True
 
 
 def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -150,18 +162,17 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
             continue
         try:
             model = other.output("finetune")
-            model.verify_files()
         except InputError as missing:
             skip_record(missing)
             continue
         found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))
-    if not found:
-        return None
-    cutoff, _, name, truth, model = max(found, key=lambda entry: entry[:3])
-    return {
-        "run": name,
-        "cutoff": cutoff.isoformat(),
-        "truth": truth,
-        "model_digest": model.manifest["content"]["model"],
-        "model_folder": str(model.place / "model"),
-    }
+    for cutoff, _, name, truth, model in sorted(found, key=lambda entry: entry[:3], reverse=True):
+        if is_usable(model, run):
+            return {
+                "run": name,
+                "cutoff": cutoff.isoformat(),
+                "truth": truth,
+                "model_digest": model.manifest["content"]["model"],
+                "model_folder": str(model.place / "model"),
+            }
+    return None

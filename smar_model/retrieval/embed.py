@@ -49,7 +49,14 @@ from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import ItemTokens, find_rows, read_item_tokens, write_item_tokens
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, newest_artifact
+from smar_model.lake.artifacts import (
+    Artifact,
+    Attempt,
+    checkpoint_stage,
+    find_checkpoints,
+    is_whole,
+    newest_artifact,
+)
 from smar_model.lake.digests import digest_bytes, digest_file, digest_json
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
@@ -472,14 +479,8 @@ def _with_pictures(texts: np.ndarray, pictures: ItemPictures | None, names: np.n
 def _earlier(context: StageContext, made_of: dict[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Digests, S_t and S_m of the newest output that the same model has of thumbnails made in the same way."""
     found = [newest_artifact(stage, context.made_by, metrics=made_of) for stage in EMBEDDING_STAGES]
-    artifacts = [artifact for artifact in found if artifact]
-    for artifact in sorted(artifacts, key=lambda a: a.manifest["finished_at"], reverse=True):
-        try:
-            artifact.verify_files()
-            return _open(artifact.folder / "embeddings")[1:]
-        except InputError as error:
-            context.report(f"embeddings of an earlier output cannot be used again: {error}")
-    return None
+    newest = max((a for a in found if a), key=lambda a: a.manifest["finished_at"], default=None)
+    return _open(newest.folder / "embeddings")[1:] if newest else None
 
 
 def _find(digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -602,7 +603,8 @@ def _embedded_shards(
 
 def _kept(context: StageContext) -> dict[str, Artifact]:
     """Finished shards, by the digest of their rows."""
-    return {c.metrics["rows"]: c for c in find_checkpoints(context.stage.name) if c.metrics["of"] == context.key}
+    found = find_checkpoints(context.stage.name)
+    return {c.metrics["rows"]: c for c in found if c.metrics["of"] == context.key and is_whole(c)}
 
 
 def _taken(kept: dict[str, Artifact], shards: Sequence[Source]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -99,7 +99,6 @@ class TrainingData:
         self.token_dropout = context.settings.training.token_dropout
         made = context.input("train-tokenizer")
         self.tokenizer = load_tokenizer(made.file("tokenizer.json"))
-        made.verify_files()
         folder = made.folder / "tokens"
         self.items = read_item_tokens(folder / "items")
         self.clicked, self.synthetic = (read_pair_tokens(folder / kind) for kind in ("clicked", "synthetic"))
@@ -123,7 +122,6 @@ class TrainingData:
         if self.picture_files is None:
             return None
         made = self.context.input("encode-pictures")
-        made.verify_files()
         tokens = read_patch_tokens(made.folder / "patch_tokens")
         if tokens and made.metrics["encoder"] != encoder_digest(model):
             raise InputError(
@@ -206,7 +204,6 @@ class TrainingData:
         if made is None:
             run = self.context.run.name
             raise InputError(f"run {run}: settings ask for hard negatives; run `smar mine-negatives --run {run}` first")
-        made.verify_files()
         return read_hard_negatives(made.folder / "hard_negatives") if made.metrics["queries"] else None
 
     def hold_out(self, batches: Iterator[Batch], count: int) -> list[Batch]:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoints, remove_artifact
+from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoints, is_whole, remove_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.training.processes import rank
@@ -68,10 +68,9 @@ class Checkpoints:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, random: np.random.Generator
     ) -> dict[str, Any] | None:
         """Set everything as it was when the newest checkpoint was saved; returns its `progress`, None without one."""
-        published = self._published()
-        if not published:
+        newest = next(filter(is_whole, reversed(self._published())), None)
+        if newest is None:
             return None
-        newest = published[-1]
         tensors = load_file(newest.file("state.safetensors"))
         content = json.loads(newest.file("state.json").read_text(encoding="utf-8"))
         model.load_state_dict(_below(tensors, "model."))

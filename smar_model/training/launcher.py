@@ -22,7 +22,7 @@ from torch.distributed.run import run as torchrun
 
 from smar_model.errors import BAD_INPUT, InputError
 from smar_model.lake.runs import Run
-from smar_model.lake.stage import Stage, run_stage, share_stage
+from smar_model.lake.stage import Stage, run_stage, share_stage, verify_inputs
 from smar_model.training.processes import from_first, rank
 
 
@@ -33,6 +33,7 @@ def launch(stage: Stage, run: Run) -> None:
         InputError: a process found bad input, or torchrun does not take the arguments.
         SystemExit: a process ended in another way; the message says which and how.
     """
+    verify_inputs(stage, run)
     arguments = run.settings.section("stages.torchrun")[stage.name]
     os.environ.setdefault("OMP_NUM_THREADS", str(run.settings.training.threads))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a failure is said below, once

@@ -16,8 +16,8 @@ from smar_model.errors import InputError
 from smar_model.lake import artifacts, contracts
 from smar_model.lake.artifacts import Attempt, load_artifact, manifest_path, sweep_expired
 from smar_model.lake.contracts import Contract, describe_tables, load_contract, read_contract
-from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY
+from tests.tiny_shop import publish_with
 
 SIZES: dict[str, Any] = {
     "table": "sizes",
@@ -177,9 +177,9 @@ def test_what_is_kept_for_days_is_removed_after_them_and_reads_as_empty(
         rows = [dict.fromkeys(schema.names, "click_log")]
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), attempt.folder / "quarantine" / "a.parquet")
         (attempt.folder / "notes.csv").write_text(kept, encoding="utf-8")
-        manifest = attempt.publish(metrics={"rows": 1}, inputs={}, settings={}).manifest
+        attempt.publish(metrics={"rows": 1}, inputs={}, settings={})
         finished = datetime.now(UTC) - timedelta(days=age)
-        replace_file(manifest_path("extract-clicks", key), json.dumps(manifest | {"finished_at": finished.isoformat()}))
+        publish_with("extract-clicks", key, finished_at=finished.isoformat())
     assert sweep_expired() == 1
     assert sweep_expired() == 0
     old, new = load_artifact("extract-clicks", "old"), load_artifact("extract-clicks", "new")

@@ -75,8 +75,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def assert_one_line(text: str, path: Path) -> None:
-    assert text.count("\n") <= 1 and text.startswith(str(path)), text
-    assert "damaged (" in text
+    assert text.count("\n") <= 1 and text.startswith(f"{path}: damaged ("), text
 
 
 def test_an_output_whose_manifest_is_damaged_is_set_aside_and_made_again(
@@ -93,10 +92,10 @@ def test_an_output_whose_manifest_is_damaged_is_set_aside_and_made_again(
     again = run_stage(WORK, run)
     said = capsys.readouterr().err
     assert_one_line(said, path)
-    assert "set aside as" in said
+    assert "set aside" in said and "again" in said
     assert again.place != made.place and again.file("done.txt").read_text() == "done"
     assert load_artifact(made.stage, made.key).digest == made.digest
-    assert len(list((home / "lake" / made.stage / "damaged").glob("*.json"))) == 1
+    assert len(list((home / "lake" / made.stage / "damaged").rglob("*.json"))) == 1
     assert sweep_orphans() == 0
     assert (made.place / "done.txt").exists()
 
@@ -110,7 +109,7 @@ def test_who_needs_an_output_with_a_damaged_manifest_is_told_to_make_it_again(
     with pytest.raises(InputError) as raised:
         run.output(WORK.name)
     assert_one_line(str(raised.value), manifest_path(made.stage, made.key))
-    assert "the stage 'label-fashion' makes the output again" in str(raised.value)
+    assert "again" in str(raised.value) and "label-fashion" in str(raised.value)
 
 
 def test_of_many_who_meet_a_damaged_manifest_none_moves_the_one_that_was_made_again(home: Path) -> None:

@@ -29,7 +29,6 @@ from smar_model.lake.artifacts import (
     find_artifact,
     lake,
     load_artifact,
-    manifest_path,
     remove_artifact,
     sweep_orphans,
 )
@@ -37,14 +36,14 @@ from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import create_run, find_runs, load_run
-from smar_model.lake.shared_files import create_if_absent, files_in, read_file, replace_file
+from smar_model.lake.shared_files import create_if_absent, files_in, read_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY, home
 from tests.release.test_lease import COUNT
 from tests.s3_server import BUCKET, running_s3
-from tests.tiny_shop import tiny_run
+from tests.tiny_shop import publish_with, tiny_run
 
 LABEL = {"query": "red", "clicks": 3, "visual_share": 1.0, "is_visual": True}
 WORK = Stage(name="label-fashion", summary="", work=f"{__name__}:write_labels")
@@ -226,9 +225,7 @@ def test_what_is_removed_or_expired_is_so_on_every_machine(
     assert len(load_artifact(WORK.name, made.key).files("fashion_labels")) == 1
     contract = load_contract("fashion_labels").model_copy(update={"retention_days": 1})
     monkeypatch.setattr(artifacts, "load_contract", lambda table: contract)
-    path = manifest_path(WORK.name, made.key)
-    old = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
-    replace_file(path, json.dumps(json.loads(read_file(path)) | {"finished_at": old}))
+    publish_with(WORK.name, made.key, finished_at=datetime(2026, 1, 1, tzinfo=UTC).isoformat())
     assert artifacts.sweep_expired() == 1
     on("first")
     assert load_artifact(WORK.name, made.key).files("fashion_labels") == []
@@ -245,7 +242,11 @@ def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_ho
 ) -> None:
     run = tiny_run(home() / "shop")
     made = run_stage(WORK, run)
-    folder = {"version": "1", "model_folder": str(made.place / "model")}
+    folder = {
+        "version": "1",
+        "model_folder": str(made.place / "model"),
+        "model_digest": made.manifest["content"]["model"],
+    }
     content = json.loads(read_file(run.folder / "run.json"))
     other = create_run(replace(run, name="other", warm_start=folder))
     on("second")

@@ -18,6 +18,7 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt, lake, load_artifact, sweep_orphans
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.settings import REPOSITORY
 from tests.tiny_shop import published, tiny_run
@@ -232,9 +233,11 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path)
     assert len(published("slow")[1]) == 1
 
 
-def test_a_manifest_lists_every_file_with_its_size(home: Path) -> None:
+def test_a_manifest_lists_every_file_with_its_size_and_digest(home: Path) -> None:
     artifact = run_stage(WORK, tiny_run(home / "shop"))
     manifest = json.loads((lake() / WORK.name / f"{artifact.key}.json").read_text(encoding="utf-8"))
     file = artifact.folder / "fashion_labels" / "a.parquet"
-    assert manifest["files"] == {"fashion_labels/a.parquet": {"bytes": file.stat().st_size}}
+    assert manifest["files"] == {
+        "fashion_labels/a.parquet": {"bytes": file.stat().st_size, "sha256": digest_file(file)}
+    }
     assert manifest["settings"] == {"labels": {"minimum_clicks": 1, "unsure": [0.3, 0.7]}}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, manifest_path
+from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.release_copies import WITHIN_VERSION, cache_folder
 from smar_model.lake.runs import Run, create_run
@@ -24,7 +24,7 @@ from smar_model.release.lease import registry_lease
 from smar_model.release.prune import kept_versions, prune
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, source_tag
 from smar_model.settings import Settings
-from tests.tiny_shop import LAST_DAY, tiny_settings
+from tests.tiny_shop import LAST_DAY, publish_with, tiny_settings
 
 VERSIONS = 9
 OWN = "a" * 63
@@ -92,8 +92,7 @@ class Shop:
         attempt = Attempt(stage, digest_json([run.name, stage]))
         (attempt.folder / "content.txt").write_text(f"{run.name} {stage}")
         made = attempt.publish(metrics={}, inputs={}, settings={})
-        path = manifest_path(stage, made.key)
-        path.write_text(json.dumps(made.manifest | {"finished_at": ago(days)}))
+        publish_with(stage, made.key, finished_at=ago(days))
         run.write_state(stage, "finished", key=made.key)
         self.set_time(run, stage, days)
         return made

@@ -27,7 +27,7 @@ from smar_model.retrieval.embed import ItemEmbedder, embed_catalogue, load_embed
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.network.small_models import small_model
-from tests.tiny_shop import draw_picture, tiny_items, write_rows
+from tests.tiny_shop import draw_picture, flip_byte, publish_with, tiny_items, write_rows
 
 PICTURES = {"a": [], "b": ["red"], "c": ["blue", "green", "white"], "d": ["white"]}
 PLACEHOLDER = "d"
@@ -235,11 +235,9 @@ def test_nothing_is_taken_from_another_model_other_thumbnails_or_a_damaged_outpu
     else:
         change_items(made, tiny_items()[:20])
         if changed == "damaged":
-            file = first.folder / "embeddings" / "text.npy"
-            file.write_bytes(file.read_bytes()[:-4])
+            flip_byte(first.folder / "embeddings" / "text.npy")
         else:
-            path = manifest_path("prepare-items", made.run.output("prepare-items").key)
-            path.write_text(path.read_text().replace('"made_by": ""', '"made_by": "other"'))
+            publish_with("prepare-items", made.run.output("prepare-items").key, made_by="other")
     second = embed(made.run)
     assert counts(second)[1] == 0
     assert_as_embedded_directly(made, second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
@@ -15,14 +16,14 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model, save_model
+from smar_model.network.model import load_model, model_digest, save_model
 from smar_model.release.starting_points import earlier_release, find_base, starting_points
 from smar_model.settings import validate_settings
 from smar_model.stages import STAGES
 from smar_model.training.finetune import misfit
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
 from tests.network.small_models import small_model
-from tests.tiny_shop import DAYS, tiny_events, tiny_items, tiny_settings
+from tests.tiny_shop import DAYS, flip_byte, tiny_events, tiny_items, tiny_settings
 
 STEPS = {"steps": 4, "batch": 8, "learning_rate": 0.003}
 NOTHING = {"steps": 1, "batch": 8, "learning_rate": 1e-30}
@@ -125,7 +126,10 @@ def test_the_same_run_again_gives_the_same_and_another_champion_does_not(home: P
     manifest_path("finetune", made.key).unlink()
     again = run_stage(STAGES["finetune"], second)
     assert (again.key, again.digest) == (made.key, made.digest)
-    other = as_champion(first, "2") | {"model_digest": "of another"}
+    folder = shutil.copytree(first.output("finetune").folder / "model", home / "other" / "model")
+    with (folder / "network.json").open("a") as file:
+        file.write("\n")
+    other = as_champion(first, "2") | {"model_digest": model_digest(folder), "model_folder": str(folder)}
     follower = started(planned(home, "other-champion", DAYS[2], finetune=NOTHING), other)
     train(follower)
     assert follower.output("finetune").key != made.key
@@ -204,15 +208,27 @@ def test_an_oracles_pretraining_is_none_to_build_on(home: Path, first: Run) -> N
         first.take(items, stage="prepare-items")
 
 
-def test_a_pretraining_that_is_damaged_or_gone(home: Path, first: Run, second: Run) -> None:
-    made = first.output("pretrain")
+def test_a_pretraining_that_is_damaged_is_not_built_on_and_made_again_where_it_was(
+    home: Path, first: Run, second: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made, tuned = first.output("pretrain"), second.output("finetune")
     weights = made.file("model/weights.safetensors")
-    content = weights.read_bytes()
-    try:
-        weights.write_bytes(content[:-1])
-        assert find_base(planned(home, "x", DAYS[2])) is None
-    finally:
-        weights.write_bytes(content)
+    flip_byte(weights)
+    assert find_base(planned(home, "x", DAYS[2])) is None
+    assert f"passed over: {weights}: missing or damaged" in capfd.readouterr().err
+    # The second day reads what the first one has made: that one's run makes it again.
+    manifest_path("finetune", tuned.key).unlink()
+    again = run_stage(STAGES["finetune"], second)
+    said = capfd.readouterr().err
+    assert said.count(str(weights)) == said.count("is set aside") == 1
+    assert "smar pretrain --run first makes it again" in said
+    assert (again.key, again.digest) == (tuned.key, tuned.digest)
+    anew = first.output("pretrain")
+    assert anew.place != made.place and anew.folder and anew.digest == made.digest
+    assert find_base(planned(home, "x", DAYS[2])) == second.base
+
+
+def test_a_pretraining_that_is_gone(home: Path, second: Run) -> None:
     assert second.base
     gone = replace(second, name="gone", base=second.base | {"keys": second.base["keys"] | {"pretrain": "0" * 64}})
     with pytest.raises(
@@ -252,7 +268,8 @@ def test_weights_that_do_not_fit_are_left(home: Path, first: Run, tmp_path: Path
         "larger": "architecture",
         "other eyes": "vision encoder",
     }
-    release = as_champion(first, "1") | {"model_folder": str(tmp_path / "larger"), "model_digest": "of the larger"}
+    larger = tmp_path / "larger"
+    release = as_champion(first, "1") | {"model_folder": str(larger), "model_digest": model_digest(larger)}
     run = started(planned(home, "misfit", DAYS[2], finetune=NOTHING), release)
     train(run)
     assert run.output("finetune").metrics["started_from"] == "pretraining, as version 1 has another architecture"

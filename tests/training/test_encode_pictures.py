@@ -20,7 +20,7 @@ from smar_model.network.model import load_model, new_model, save_model
 from smar_model.settings import Network, Pictures, TextEncoder
 from smar_model.stages import STAGES
 from smar_model.training import encode_pictures
-from tests.tiny_shop import draw_picture, tiny_run, write_rows
+from tests.tiny_shop import draw_picture, flip_byte, tiny_run, write_rows
 
 COLOURS = ["red", "blue", "green", "black", "white", "yellow", "grey"]
 SIZE = (48, 64)
@@ -140,8 +140,7 @@ def test_nothing_is_taken_over_from_another_encoder_or_other_thumbnails(run: Run
 
 
 def test_a_damaged_earlier_output_is_not_used(run: Run) -> None:
-    shard = encode(run).folder / "patch_tokens" / "00000.npy"
-    shard.write_bytes(shard.read_bytes()[:-10])
+    flip_byte(encode(run).folder / "patch_tokens" / "00000.npy")
     give_pictures(run, COLOURS[:5])
     assert counts(encode(run)) == (5, 0)
 
