@@ -182,15 +182,15 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except KeyboardInterrupt:
+        print("\nStopped. `make retrain` again goes on from the last finished stage.", file=sys.stderr)
+        return 130
+    except Exception as error:
         line = machine_failure(error, default_place=str(home()))
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nStopped. `make retrain` again goes on from the last finished stage.", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":
