@@ -18,7 +18,7 @@ from smar_model.lake.artifacts import Artifact, Attempt
 from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
-from smar_model.network.model import new_model, save_model
+from smar_model.network.model import model_digest, new_model, save_model
 from smar_model.settings import Network
 from smar_model.stages import STAGES
 from tests.tiny_shop import DAYS, draw_picture, tiny_events, tiny_items, tiny_run, write_rows
@@ -195,7 +195,7 @@ def with_champion(run: Run, model_folder: Path) -> Run:
     champion = {
         "version": "3",
         "cutoff": "2026-11-01T00:00:00+00:00",
-        "model_digest": "another",
+        "model_digest": model_digest(model_folder),
         "model_folder": str(model_folder),
     }
     return replace(run, champion=champion)

@@ -26,6 +26,7 @@ from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import artifacts, object_store, shared_files
 from smar_model.lake.artifacts import (
     Attempt,
+    DamagedOutput,
     find_artifact,
     lake,
     load_artifact,
@@ -43,7 +44,7 @@ from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY, home
 from tests.release.test_lease import COUNT
 from tests.s3_server import BUCKET, running_s3
-from tests.tiny_shop import publish_with, tiny_run
+from tests.tiny_shop import flip_byte, publish_with, tiny_run
 
 LABEL = {"query": "red", "clicks": 3, "visual_share": 1.0, "is_visual": True}
 WORK = Stage(name="label-fashion", summary="", work=f"{__name__}:write_labels")
@@ -235,6 +236,30 @@ def test_what_is_removed_or_expired_is_so_on_every_machine(
     on("second")
     assert find_artifact(WORK.name, made.key) is None
     assert files_in(lake() / WORK.name, ".json") == []
+
+
+def test_a_damaged_copy_is_fetched_again_and_what_is_damaged_in_the_store_is_made_again(
+    on: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run(home() / "shop")
+    made = run_stage(WORK, run)
+    on("second")
+    theirs = load_artifact(WORK.name, made.key)
+    weights = theirs.file("model/weights.bin")
+    flip_byte(weights)
+    assert theirs.file("model/weights.bin").read_bytes() == bytes(6_000_000)
+    assert not capsys.readouterr().err, "the store's is whole"
+    flip_byte(weights)
+    shared_files.share_files([weights])
+    with pytest.raises(DamagedOutput, match=r"weights\.bin: missing or damaged"):
+        theirs.file("model/weights.bin")
+    again = run_stage(WORK, load_run("tiny"))
+    assert again.place != theirs.place and again.digest == made.digest
+    assert f"{WORK.name} {made.key[:12]} is set aside" in capsys.readouterr().err
+    on("first")
+    assert load_artifact(WORK.name, made.key).place.name == again.place.name
+    assert load_artifact(WORK.name, made.key).file("model/weights.bin").read_bytes() == bytes(6_000_000)
+    assert artifacts.sweep_orphans() == 0, "set aside, and kept"
 
 
 def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_home_folder(
