@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import sqlite3
 import subprocess
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
-from smar_model.lake.shared_files import replace_file
+from smar_model.lake.process_identity import temporary_beside
+from smar_model.lake.shared_files import named_in_errors, replace_file
 from smar_model.settings import REPOSITORY, home
 
 LOGIN = "admin"
@@ -78,7 +80,12 @@ def password() -> str:
     path = airflow_home() / "passwords.json"
     if not path.is_file():
         _write_private(path, json.dumps({LOGIN: secrets.token_urlsafe(12)}))
-    return json.loads(path.read_text(encoding="utf-8"))[LOGIN]
+    try:
+        return str(json.loads(path.read_bytes())[LOGIN])
+    except (ValueError, TypeError, LookupError):
+        print(f"{path}: damaged; made anew, with another password", file=sys.stderr)
+        path.unlink()
+        return password()
 
 
 def prepare() -> None:
@@ -155,18 +162,24 @@ def one_at_a_time() -> Iterator[None]:
 def _secret(path: Path) -> str:
     if not path.is_file():
         _write_private(path, secrets.token_hex(32))
-    return path.read_text(encoding="utf-8")
+    kept = path.read_bytes()
+    if re.fullmatch(rb"[0-9a-f]{64}", kept):
+        return kept.decode("ascii")
+    print(f"{path}: damaged; made anew, so pages that are open must log in again", file=sys.stderr)
+    path.unlink()
+    return _secret(path)
 
 
 def _write_private(path: Path, text: str) -> None:
     """Create a file that this user alone may read; the first of several processes wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    temporary = temporary_beside(path)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with named_in_errors(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
         os.link(temporary, path)
     except FileExistsError:
         pass
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)

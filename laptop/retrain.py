@@ -16,8 +16,9 @@ from typing import Any
 from laptop.airflow_environment import environment, one_at_a_time, prepare
 from laptop.processes import adopt_orphans, end_all
 from laptop.run_dag import run_name
-from smar_model.errors import InputError
-from smar_model.lake.runs import Run, load_run, run_folder
+from smar_model.errors import InputError, machine_failure
+from smar_model.lake.records import DamagedRecord
+from smar_model.lake.runs import Run, load_run, parse_state, run_folder
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
 
@@ -65,8 +66,8 @@ class Progress:
 
     def _state(self, step: str) -> dict[str, Any] | None:
         try:
-            return json.loads((self.folder / f"{step}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return parse_state((path := self.folder / f"{step}.json").read_bytes(), path)
+        except (FileNotFoundError, DamagedRecord):  # the step itself says what is wrong with it
             return None
 
 
@@ -184,6 +185,12 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped. `make retrain` again goes on from the last finished stage.", file=sys.stderr)
         return 130
+    except Exception as error:
+        line = machine_failure(error, default_place=str(home()))
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo
+from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo, machine_failure
 from smar_model.lake.interpreter import hand_over
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import Stage, mending, run_stage
-from smar_model.settings import REPOSITORY, load_settings
+from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 from smar_model.url_secrets import mask_secrets
 
@@ -636,7 +636,7 @@ def import_table_command(
 
 def main() -> None:
     """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99; a service that does
-    not answer is one and 1, which Airflow tries again."""
+    not answer, or a machine that refuses (a full disk), is one and 1, which Airflow tries again."""
     # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -651,6 +651,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
+        if line := machine_failure(error, default_place=str(home())):
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(1)
         # Not imported for this: the command line must answer quickly. Its requests alone speak so.
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
             sys.stderr.write(mask_secrets(traceback.format_exc()))

@@ -3,6 +3,7 @@
     <lake>/<stage>/<key>.json          the manifest: every file with size and digest, and a digest of itself
     <lake>/<stage>/attempts/<id>/…     the files; private until a manifest lists them
     <lake>/<stage>/damaged/<key>.<id>/ the manifest of an output whose content has changed since: nothing finds it any more
+    <lake>/<stage>/damaged/<key>.….json  a manifest that cannot be read: likewise
     <lake>/contracts/<table>.json      the columns with which a table was last published, and their version
 
 A manifest appears by one atomic create-if-absent (a hard link of a finished file, or a conditional put), once all that it lists is on the
@@ -12,8 +13,8 @@ disk. Readers open only files that it lists, and verify their content, once a pr
 from __future__ import annotations
 
 import json
-import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -23,11 +24,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Column, Contract, has_contract, load_contract
 from smar_model.lake.digests import digest_json, digest_rows_once, digests_once
+from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
     create_if_absent,
     fetch_files,
@@ -38,6 +44,7 @@ from smar_model.lake.shared_files import (
     last_written,
     make_folder,
     move_unchanged,
+    read_bytes,
     read_file,
     read_files,
     remove_file,
@@ -49,7 +56,35 @@ from smar_model.lake.shared_files import (
 from smar_model.settings import home
 
 ORPHAN_AGE_SECONDS = 7 * 24 * 3600
-"""An attempt whose process cannot be asked (another host) is swept after this long, and so is a damaged output."""
+"""An attempt whose process cannot be asked for (another host or PID namespace, before a restart) is swept after this long, and
+so is a damaged output."""
+
+
+@with_config(OPEN)
+class _File(TypedDict):
+    bytes: int
+
+
+@with_config(OPEN)
+class _Manifest(TypedDict):
+    stage: str
+    key: str
+    digest: str
+    content: dict[str, str]
+    made_by: NotRequired[str]
+    metrics: dict[str, Any]
+    attempt: str
+    files: dict[str, _File]
+    finished_at: IsoTime
+
+
+@with_config(OPEN)
+class _ContractRecord(TypedDict):
+    version: int
+    columns: list[Column]
+
+
+_MANIFEST, _CONTRACT, _OWNER = TypeAdapter(_Manifest), TypeAdapter(_ContractRecord), TypeAdapter(dict[str, Any])
 
 
 def lake() -> Path:
@@ -211,8 +246,7 @@ class Attempt:
         self.id = uuid.uuid4().hex
         self.folder = lake() / stage / "attempts" / self.id
         make_folder(self.folder)
-        owner = {"host": platform.node(), "pid": os.getpid()}
-        (self.folder / ".owner.json").write_text(json.dumps(owner), encoding="utf-8")
+        (self.folder / ".owner.json").write_text(json.dumps(this_process()), encoding="utf-8")
         self.started = time.monotonic()
 
     def publish(
@@ -315,8 +349,17 @@ def _refuse_incompatible(contract: Contract) -> None:
     path = _contract_record(contract.table)
     if not is_file(path):
         return
-    record = json.loads(read_file(path))
-    lines = contract.incompatibilities(Column.model_validate(column) for column in record["columns"])
+    try:
+        record = parse_record(
+            read_bytes(path),
+            _CONTRACT,
+            path=path,
+            what_to_do="it is written anew from the table as it is published now",
+        )
+    except DamagedRecord as damaged:
+        say_once(str(damaged))
+        return
+    lines = contract.incompatibilities(record["columns"])
     if lines and contract.version <= record["version"]:
         raise InputError(
             f"schemas/{contract.table}.yaml: differs incompatibly from version {record['version']}, which this lake holds "
@@ -330,9 +373,10 @@ def manifest_path(stage: str, key: str) -> Path:
 
 
 def find_artifact(stage: str, key: str) -> Artifact | None:
+    """A finished output, if there is one. One whose manifest is damaged counts as not there, and is set aside to be made again."""
     try:
         return _load(stage, key)
-    except FileNotFoundError:
+    except (FileNotFoundError, DamagedRecord):
         return None
 
 
@@ -365,7 +409,9 @@ def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None 
     """The last published one that was made in the same way and has these metrics, from whatever inputs; one that is damaged is set
     aside and passed over."""
     alike = [
-        m for m in _manifests(stage) if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()
+        m
+        for m in _manifests(stage)[0]
+        if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()
     ]
     for manifest in sorted(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]), reverse=True):
         try:
@@ -384,7 +430,7 @@ def artifact_of(folder: Path, content: str) -> Artifact | None:
     stage, _, attempt, *inner = folder.relative_to(lake()).parts
     found = [
         manifest
-        for manifest in _manifests(stage)
+        for manifest in _manifests(stage)[0]
         if (manifest["content"].get(inner[0]) if inner else manifest["digest"]) == content
     ]
     if not found:
@@ -405,12 +451,13 @@ def set_aside(damage: DamagedOutput, then: str) -> None:
     artifact = damage.artifact
     path = manifest_path(artifact.stage, artifact.key)
     attempt = Path(artifact.manifest["attempt"]).name
-    record = path.parent / "damaged" / f"{artifact.key}.{attempt}" / "manifest.json"
+    record = damaged_folder(artifact.stage) / f"{artifact.key}.{attempt}" / "manifest.json"
     try:
-        text = read_file(path)
-    except FileNotFoundError:
+        content = read_bytes(path)
+        is_that = json.loads(content) == artifact.manifest
+    except (FileNotFoundError, ValueError):
         return
-    if json.loads(text) == artifact.manifest and move_unchanged(path, text, record):
+    if is_that and move_unchanged(path, record, content):
         print(
             f"{damage.problem}; {artifact.stage} {artifact.key[:12]} is set aside ({record.parent}): {then}",
             file=sys.stderr,
@@ -421,7 +468,7 @@ def load_artifact(stage: str, key: str) -> Artifact:
     """An artifact by stage and key.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or its manifest is damaged.
     """
     try:
         return _load(stage, key)
@@ -431,7 +478,31 @@ def load_artifact(stage: str, key: str) -> Artifact:
 
 
 def _load(stage: str, key: str) -> Artifact:
-    return _artifact(json.loads(read_file(manifest_path(stage, key))), stage, key)
+    path = manifest_path(stage, key)
+    content = read_bytes(path)
+    try:
+        return _artifact(_parse_manifest(content, path), stage, key)
+    except DamagedRecord as damaged:
+        aside = damaged_folder(stage) / f"{key}.{uuid.uuid4().hex}.json"
+        if not move_unchanged(path, aside, content):  # another process was first, and may have made it again
+            return _load(stage, key)
+        named = DamagedRecord(
+            path, damaged.why, f"set aside as {aside}; the stage {stage!r} makes the output again when it is run"
+        )
+        say_once(str(named))
+        raise named from None
+
+
+def damaged_folder(stage: str) -> Path:
+    return lake() / stage / "damaged"
+
+
+def _parse_manifest(content: bytes, path: Path) -> dict[str, Any]:
+    what_to_do = "what it lists counts as not there; the stage makes it again when it is run"
+    manifest = parse_record(content, _MANIFEST, path=path, what_to_do=what_to_do)
+    if not re.fullmatch(r"[\w-]+", manifest["attempt"]):
+        raise DamagedRecord(path, f"attempt: {manifest['attempt']!r} names no folder", what_to_do)
+    return manifest
 
 
 def _artifact(manifest: dict[str, Any], stage: str, key: str) -> Artifact:
@@ -451,8 +522,21 @@ def _artifact(manifest: dict[str, Any], stage: str, key: str) -> Artifact:
     return artifact
 
 
-def _manifests(stage: str) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in read_files(files_in(lake() / stage, ".json"))]
+def _manifests(stage: str) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
+    """Those of a stage's outputs, and what is wrong with those that cannot be read, which is said."""
+    manifests, damaged = [], []
+    for path, content in read_files(files_in(lake() / stage, ".json")).items():
+        try:
+            manifest = _parse_manifest(content, path)
+            if (manifest["stage"], manifest["key"]) != (stage, path.stem):
+                raise DamagedRecord(
+                    path, "it is that of another output", f"delete it, and run the stage {stage!r} again"
+                )
+            manifests.append(manifest)
+        except DamagedRecord as problem:
+            say_once(str(problem))
+            damaged.append(problem)
+    return manifests, damaged
 
 
 def checkpoint_stage(stage: str) -> str:
@@ -463,7 +547,7 @@ def checkpoint_stage(stage: str) -> str:
 def find_checkpoints(stage: str) -> list[Artifact]:
     """Without those whose manifest is damaged, which are set aside."""
     found = []
-    for manifest in _manifests(checkpoint_stage(stage)):
+    for manifest in _manifests(checkpoint_stage(stage))[0]:
         try:
             found.append(_artifact(manifest, checkpoint_stage(stage), manifest["key"]))
         except DamagedOutput as damage:
@@ -484,28 +568,51 @@ def _stage_folders() -> list[Path]:
 
 def sweep_orphans() -> int:
     """Remove what is of no more use: folders of attempts that no manifest names and whose process is gone, and
-    checkpoints of outputs that are finished; returns how many."""
+    checkpoints of outputs that are finished; returns how many.
+
+    Folders stay that a manifest names which was set aside: a release may still answer from one. Where such a manifest does not even tell
+    its folder, all folders of the stage stay.
+    """
     swept = 0
     for folder in _stage_folders():
         # Before the manifests are read: what is published meanwhile is among those.
         here = list((folder / "attempts").glob("*"))
         shared = folders_in(folder / "attempts") if store() else []
-        published = {manifest["attempt"] for manifest in _manifests(folder.name)} | _set_aside_lately(folder)
-        for orphan in (path for path in here if path.name not in published):
+        named = _named_attempts(folder.name)
+        for orphan in (path for path in here if named is not None and path.name not in named):
             if not _is_alive(orphan):
                 shutil.rmtree(orphan, ignore_errors=True)
                 swept += 1
-        for orphan in (path for path in shared if path.name not in published):
+        for orphan in (path for path in shared if named is not None and path.name not in named):
             if time.time() - last_written(orphan) > ORPHAN_AGE_SECONDS:
                 remove_folder(orphan)
                 swept += 1
         stage = folder.name.removesuffix(checkpoint_stage(""))
         if stage != folder.name:
             for checkpoint in find_checkpoints(stage):
-                if is_file(manifest_path(stage, checkpoint.metrics["of"])):
+                if (of := checkpoint.metrics.get("of")) and is_file(manifest_path(stage, of)):
                     remove_artifact(checkpoint)
                     swept += 1
     return swept
+
+
+def _named_attempts(stage: str) -> set[str] | None:
+    """Attempts that a manifest names, damaged ones among them; None where one does not tell."""
+    manifests, damaged = _manifests(stage)
+    named: set[str] | None = {manifest["attempt"] for manifest in manifests} | _set_aside_lately(lake() / stage)
+    aside = [*(Path(record.path) for record in damaged), *files_in(damaged_folder(stage), ".json")]
+    for path, content in read_files(aside).items():
+        # All that is left of most: a file is cut at its end, and the list of files stands there.
+        attempts = re.findall(rb'"attempt": ?"([\w-]+)"', content)
+        if not attempts:
+            say_once(
+                f"{path}: does not tell which folder of {lake() / stage / 'attempts'} it listed, so none of them is swept; "
+                "delete it once no release needs that output"
+            )
+            named = None
+        elif named is not None:
+            named |= {attempt.decode() for attempt in attempts}
+    return named
 
 
 def _set_aside_lately(folder: Path) -> set[str]:
@@ -526,7 +633,7 @@ def sweep_expired() -> int:
     """
     swept = 0
     for folder in _stage_folders():
-        for manifest in _manifests(folder.name):
+        for manifest in _manifests(folder.name)[0]:
             age = datetime.now(UTC) - datetime.fromisoformat(manifest["finished_at"])
             for table in filter(has_contract, manifest["content"]):
                 days, place = load_contract(table).retention_days, folder / "attempts" / manifest["attempt"]
@@ -544,19 +651,11 @@ def _expiry_mark(folder: Path, table: str) -> Path:
 
 def _is_alive(folder: Path) -> bool:
     try:
-        owner = json.loads((folder / ".owner.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        owner = _OWNER.validate_json((folder / ".owner.json").read_bytes())
+    except (OSError, ValueError):
         owner = {}
-    if owner.get("host") == platform.node():
-        return is_running(owner["pid"])
-    return time.time() - folder.stat().st_mtime < ORPHAN_AGE_SECONDS
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    state = process_state(owner)
+    if state == "unknown":
+        with suppress(FileNotFoundError):
+            return time.time() - folder.stat().st_mtime < ORPHAN_AGE_SECONDS
+    return state == "alive"

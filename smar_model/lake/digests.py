@@ -6,10 +6,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smar_model.lake.records import say_once
 from smar_model.settings import home
 
 
@@ -97,23 +100,75 @@ def _is_settled(stamp: Stamp) -> bool:
 
 
 def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
-    """As `digest_files`, for inputs that others write: a file unchanged in size and time is not read again."""
-    cache_file = home() / "file_digests.db"
-    cache_file.parent.mkdir(parents=True, exist_ok=True)
-    entries = []
-    with sqlite3.connect(cache_file, timeout=60) as cache:
-        cache.execute("CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, stamp TEXT, digest TEXT)")
-        known = dict((row[0], row[1:]) for row in cache.execute("SELECT path, stamp, digest FROM digest"))
-        for file in sorted(files):
-            stat = file.stat()
-            stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
-            old = known.get(str(file))
-            digest = old[1] if old and old[0] == stamp else digest_file(file)
-            if not old or old[0] != stamp:
-                cache.execute("INSERT OR REPLACE INTO digest VALUES (?, ?, ?)", (str(file), stamp, digest))
-            entries.append((str(file.relative_to(root)), digest))
-    cache.close()
+    """As `digest_files`, for inputs that others write: a file unchanged in size and time is not read again.
+
+    Digests are kept in `<home>/file_digests.db`, a cache: a damaged one is made anew, and where it cannot be written all files are read.
+    """
+    known, entries, new = _cached_digests(), [], []
+    for file in sorted(files):
+        stamp = _raw_stamp(file)
+        old = known.get(str(file))
+        digest = old[1] if old and old[0] == stamp else digest_file(file)
+        # One that is written meanwhile has had this content at no time.
+        if (not old or old[0] != stamp) and _raw_stamp(file) == stamp:
+            new.append((str(file), stamp, digest))
+        entries.append((str(file.relative_to(root)), digest))
+    if new:
+        _cache_digests(new)
     return digest_json(entries)
+
+
+def _raw_stamp(file: Path) -> str:
+    stat = file.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _cached_digests() -> dict[str, tuple[str, str]]:
+    """File → its stamp and digest, as far as they are known."""
+
+    def read(cache: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        return cache.execute("SELECT path, stamp, digest FROM digest").fetchall()
+
+    rows = _with_cache(read) or []
+    return {path: (stamp, digest) for path, stamp, digest in rows if _SHA256.fullmatch(str(digest))}
+
+
+def _cache_digests(rows: list[tuple[str, str, str]]) -> None:
+    _with_cache(lambda cache: cache.executemany("INSERT OR REPLACE INTO digest VALUES (?, ?, ?)", rows))
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UNUSABLE = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM),
+}
+"""What ails not the cache's content but its place, or another who has it open."""
+
+
+def _with_cache(work: Callable[[sqlite3.Connection], Any]) -> Any:
+    """What `work` does with the open cache, in one short transaction; None where the cache cannot be used."""
+    file = home() / "file_digests.db"
+    for is_last in (False, True):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(file, timeout=60)) as cache, cache:
+                cache.execute("CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, stamp TEXT, digest TEXT)")
+                return work(cache)
+        except (OSError, sqlite3.Error) as error:
+            problem = str(error)
+            # The low byte is the kind, of which there are variants.
+            is_usable = (
+                isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNUSABLE
+            )
+            if is_usable and not is_last:
+                say_once(f"{file}: damaged ({problem}); made anew, so input files are read again")
+                with suppress(OSError):
+                    for name in (file.name, *(f"{file.name}-{end}" for end in ("journal", "wal", "shm"))):
+                        file.with_name(name).unlink(missing_ok=True)
+                continue
+            break
+    say_once(f"{file}: not usable ({problem}); input files are read whole each time")
+    return None
 
 
 _SEEDS = ("smar-row-digest0", "smar-row-digest1")

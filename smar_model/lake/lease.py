@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
+
 from smar_model.errors import InputError, NoAnswer
-from smar_model.lake.artifacts import is_running
-from smar_model.lake.shared_files import read_to_replace, replace_unchanged
+from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.records import OPEN, DamagedRecord, parse_record
+from smar_model.lake.shared_files import draw_number, guarded, last_number, read_to_replace, replace_unchanged, store
 
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@with_config(OPEN)
+class _Holder(TypedDict):
+    token: str
+    pid: int
+    host: str
+    purpose: str
+    expires_at: float
+
+
+_HOLDER = TypeAdapter(_Holder)
+_held: ContextVar[tuple[Lease, ...]] = ContextVar("held leases", default=())
+
+
+@dataclass(slots=True, kw_only=True)
 class Lease:
     path: Path
     token: str
     purpose: str
     seconds: float
+    number: int = 0
+    """Larger than that of every earlier holder of the lock (a fencing token), whatever became of the lock's file; 0: not taken yet."""
 
     def verify(self) -> None:
         """To be called right before the change that the lock protects.
@@ -34,37 +52,43 @@ class Lease:
         Raises:
             InputError: the lease ran out and somebody else may hold the lock.
         """
-        holder = _holder(read_to_replace(self.path)[0])
-        if not holder or holder["token"] != self.token or holder["expires_at"] < time.time():
+        holder, _ = _holder(read_to_replace(self.path)[0], self.path)
+        is_ours = holder is not None and holder["token"] == self.token and holder["expires_at"] >= time.time()
+        if not is_ours or last_number(self.path) > self.number:
             raise InputError(f"{self.path}: the lease ran out before the change was made; run the command again")
 
     def take(self) -> dict[str, Any] | None:
         """Write our name into the lock, anew where it is there; returns the holder where it is somebody else's."""
         while True:
-            text, known_by = read_to_replace(self.path)
-            holder = _holder(text)
-            why = ""
+            content, known_by = read_to_replace(self.path)
+            holder, damage = _holder(content, self.path)
+            why = damage or ""
             if holder and holder["token"] != self.token:
-                died = holder["host"] == platform.node() and not is_running(holder["pid"])
+                died = process_state(holder) == "gone"
                 if not died and holder["expires_at"] > time.time():
                     return holder
-                why = "that process is gone" if died else "its lease ran out"
-            content = {
+                why = f"taken over from {describe(holder)}: " + (
+                    "that process is gone" if died else "its lease ran out"
+                )
+            is_renewed = holder is not None and holder["token"] == self.token
+            ours = {
                 "token": self.token,
-                "pid": os.getpid(),
-                "host": platform.node(),
+                **this_process(),
                 "purpose": self.purpose,
                 "expires_at": time.time() + self.seconds,
             }
-            if replace_unchanged(self.path, json.dumps(content), known_by):
-                if holder and why:
-                    taken = f"taken over from process {holder['pid']} on {holder['host']}"
-                    print(f"{self.path.name}: {taken}: {why}", flush=True)
+            if replace_unchanged(self.path, json.dumps(ours), known_by):
+                if why:
+                    print(f"{self.path.name}: {why}", flush=True)
+                if not is_renewed:
+                    # Only now, so that none is drawn by who does not get the lock.
+                    self.number = draw_number(self.path)
                 return None
 
     def give_back(self) -> None:
-        text, known_by = read_to_replace(self.path)
-        if (holder := _holder(text)) and holder["token"] == self.token:
+        content, known_by = read_to_replace(self.path)
+        holder, _ = _holder(content, self.path)
+        if holder and holder["token"] == self.token:
             replace_unchanged(self.path, "", known_by)
 
 
@@ -84,10 +108,32 @@ def leased(path: Path, *, purpose: str, lease_seconds: float, wait_seconds: floa
                 f"{holder['expires_at'] - time.time():.0f} s more; wait for it, or end it, and run the command again"
             )
         time.sleep(POLL_SECONDS)
+    outer = _held.set((*_held.get(), lease))
     try:
         yield lease
     finally:
+        _held.reset(outer)
         lease.give_back()
+
+
+@contextmanager
+def fenced(path: Path) -> Iterator[None]:
+    """What the block writes is written only while the lock is still ours, if this is within `leased`: on one file system nobody can take
+    it meanwhile; in an object store it is looked at right before.
+
+    Raises:
+        InputError: the lease ran out; nothing is written.
+    """
+    lease = next((lease for lease in reversed(_held.get()) if lease.path == path), None)
+    if lease is None:
+        yield
+    elif store():
+        lease.verify()
+        yield
+    else:
+        with guarded(path):
+            lease.verify()
+            yield
 
 
 @contextmanager
@@ -115,5 +161,11 @@ def describe(holder: dict[str, Any]) -> str:
     return f"process {holder['pid']} on {holder['host']}"
 
 
-def _holder(text: str) -> dict[str, Any] | None:
-    return json.loads(text) if text else None
+def _holder(content: bytes, path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Who holds the lock; and what is wrong with its file, by which nobody can be told to hold it."""
+    if not content:
+        return None, None
+    try:
+        return parse_record(content, _HOLDER, path=path, what_to_do=""), None
+    except DamagedRecord as damaged:
+        return None, f"damaged ({damaged.why}), so it counts as free; whoever held it cannot write any more"

@@ -27,6 +27,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.process_identity import temporary_beside
 
 SCHEMES = ("s3://", "gs://", "az://")
 TRANSFERS = 8
@@ -155,7 +156,7 @@ class ObjectStore:
 
         def fetch(name: str, path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+            temporary = temporary_beside(path)
             try:
                 with self._told():
                     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlparse
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import artifact_of, content_digests, lake
 from smar_model.lake.digests import digest_json, digests_once
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import complete_folder, flush, flush_files
 from smar_model.settings import home
@@ -49,7 +49,7 @@ def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "i
         if folder.is_dir() and not _is_content(folder, what, digest):
             print(f"{folder}: damaged (its content is not what was released): it is downloaded again", file=sys.stderr)
             with suppress(FileNotFoundError):  # another process is at it as well
-                (cache_folder() / cache).rename(cache_folder() / f".{cache}.{uuid.uuid4().hex}")
+                (cache_folder() / cache).rename(temporary_beside(cache_folder() / cache))
         if not folder.is_dir():
             copy_of(source, cache=cache, tracking_uri=run.settings.tracking_uri)
     name = f"version {release['version']}" if release.get("version") else f"run {release['run']}"
@@ -85,7 +85,7 @@ def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
         return _local_folder(Path(unquote(address.path)))
     folder = cache_folder() / cache
     if not folder.is_dir():
-        temporary = folder.with_name(f".{cache}.{uuid.uuid4().hex}")
+        temporary = temporary_beside(folder)
         temporary.mkdir(parents=True)
         try:
             got = _download(uri, temporary, tracking_uri)

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
-import platform
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
-from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, find_artifact, is_running, load_artifact
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.artifacts import Artifact, find_artifact, load_artifact
+from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
     create_if_absent,
     folders_in,
-    read_file,
+    read_bytes,
     read_files,
     replace_file,
 )
@@ -33,6 +37,55 @@ from smar_model.url_secrets import mask_secrets
 
 Promotion = Literal["automatic", "ask", "never"]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+
+
+@with_config(OPEN)
+class _Release(TypedDict):
+    version: NotRequired[str]
+    cutoff: NotRequired[IsoTime]
+    model_digest: NotRequired[str]
+    model_folder: NotRequired[str]
+
+
+@with_config(OPEN)
+class _Base(TypedDict):
+    run: str
+    cutoff: str
+    keys: dict[str, str]
+
+
+@with_config(OPEN)
+class _RunRecord(TypedDict):
+    name: str
+    date: str
+    settings_source: str
+    settings: dict[str, Any]
+    champion: _Release | None
+    promotion: Promotion
+    release: NotRequired[_Release | None]
+    note: NotRequired[str]
+    base: NotRequired[_Base | None]
+    warm_start: NotRequired[dict[str, Any] | None]
+    mined_from: NotRequired[dict[str, Any] | None]
+    oracle: NotRequired[dict[str, Any] | None]
+    anchors: NotRequired[dict[str, dict[str, Any]]]
+
+
+@with_config(OPEN)
+class StageState(TypedDict):
+    """What stands of a stage in the run's folder; further keys by stage and state."""
+
+    stage: str
+    state: str
+    at: IsoTime
+    key: NotRequired[str]
+    output_of: NotRequired[str]
+    message: NotRequired[str]
+    seconds: NotRequired[float]
+    metrics: NotRequired[dict[str, Any]]
+
+
+_RUN, _STATE = TypeAdapter(_RunRecord), TypeAdapter(StageState)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +158,17 @@ class Run:
         return run_folder(self.name)
 
     def state(self, stage: str) -> dict[str, Any] | None:
-        """State of a stage: `state` is running, finished, skipped, failed or killed; None: not begun."""
+        """State of a stage: `state` is running, finished, skipped, failed or killed; None: not begun.
+
+        Raises:
+            DamagedRecord: it cannot be read.
+        """
+        path = self.folder / f"{stage}.json"
         try:
-            content = json.loads(read_file(self.folder / f"{stage}.json"))
+            content = parse_state(read_bytes(path), path)
         except FileNotFoundError:
             return None
-        if content["state"] == "running" and content["host"] == platform.node() and not is_running(content["pid"]):
+        if content["state"] == "running" and process_state(content) == "gone":
             content["state"] = "killed"
         return content
 
@@ -119,11 +177,18 @@ class Run:
             "stage": stage,
             "state": state,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "host": platform.node(),
-            "pid": os.getpid(),
+            **this_process(),
             **{name: mask_secrets(value) if isinstance(value, str) else value for name, value in more.items()},
         }
         replace_file(self.folder / f"{stage}.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+    def write_failure(self, stage: str, error: BaseException, *, seconds: float) -> None:
+        """Record why a stage failed. Where that cannot be written either, for want of disk, it is said, and the error itself counts."""
+        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        try:
+            self.write_state(stage, "failed", message=message, seconds=round(seconds, 1))
+        except (OSError, UnicodeError, NoAnswer) as unwritten:
+            print(f"[{self.name}] {stage}: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)
 
     def output(self, stage: str) -> Artifact:
         """The finished output that this run took or made.
@@ -142,6 +207,9 @@ class Run:
         content = self.state(stage)
         if not content or content["state"] != "finished":
             return None
+        if "key" not in content:
+            path = self.folder / f"{stage}.json"
+            raise DamagedRecord(path, "finished, and names no output", _run_again(path))
         return load_artifact(content.get("output_of", stage), content["key"])
 
     def base_output(self, stage: str) -> Artifact | None:
@@ -180,7 +248,7 @@ def create_run(run: Run) -> Run:
     content = _portable(asdict(run)) | {"date": str(run.date), "settings": run.settings.model_dump(mode="json")}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     if create_if_absent(run.folder / "run.json", text):
-        return _read_run(text, source=run.folder / "run.json")
+        return _read_run(text.encode("utf-8"), source=run.folder / "run.json")
     old = load_run(run.name)
     if (old.date, old.settings) != (run.date, run.settings):
         raise InputError(f"run {run.name}: exists with another date or other settings; choose another name")
@@ -207,27 +275,55 @@ def load_run(name: str) -> Run:
     """
     path = run_folder(name) / "run.json"
     try:
-        text = read_file(path)
+        content = read_bytes(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such run; begin it with `smar start --run {name} …`") from None
-    return _read_run(text, source=path)
+    return _read_run(content, source=path)
 
 
-def _read_run(text: str, *, source: Path) -> Run:
-    content = json.loads(text)
-    return Run(
-        **content
-        | {
-            "date": dt.date.fromisoformat(content["date"]),
-            "settings": validate_settings(content["settings"], source=str(source)),
-        }
-    )
+def _read_run(record: bytes, *, source: Path) -> Run:
+    name = source.parent.name
+    what_to_do = f"delete it and begin the run again with `smar start --run {name} …`"
+    content = parse_record(record, _RUN, path=source, what_to_do=what_to_do)
+    if content["name"] != name:
+        raise DamagedRecord(source, f"it is that of run {content['name']!r}", what_to_do)
+    try:
+        date = dt.date.fromisoformat(content["date"])
+    except ValueError as error:
+        raise DamagedRecord(source, f"date: {error}", what_to_do) from None
+    if unknown := sorted(content.keys() - Run.__dataclass_fields__.keys()):
+        raise InputError(f"{source}: written by another version of SMAR, as {unknown[0]!r} is unknown to this one")
+    return Run(**content | {"date": date, "settings": validate_settings(content["settings"], source=str(source))})
+
+
+def parse_state(content: bytes, path: Path) -> dict[str, Any]:
+    """What a run's file says of a stage.
+
+    Raises:
+        DamagedRecord: it cannot be read.
+    """
+    state = parse_record(content, _STATE, path=path, what_to_do=_run_again(path))
+    if state["stage"] != path.stem:
+        raise DamagedRecord(path, f"it is that of {state['stage']!r}", _run_again(path))
+    return state
+
+
+def _run_again(path: Path) -> str:
+    return f"do that step again: `smar {path.stem} --run {path.parent.name}`"
 
 
 def find_runs() -> Iterator[Run]:
-    """All runs, by name; without those whose settings this version does not know."""
-    for text in read_files(folder / "run.json" for folder in folders_in(home() / "runs")):
+    """All runs, by name; without those whose settings this version does not know, and those whose record is damaged, which is said."""
+    for path, content in read_files(folder / "run.json" for folder in folders_in(home() / "runs")).items():
         try:
-            yield _read_run(text, source=home() / "runs")
+            yield _read_run(content, source=path)
+        except DamagedRecord as damaged:
+            skip_record(damaged)
         except InputError:
             continue
+
+
+def skip_record(damaged: InputError) -> None:
+    """Go on without another run's record, which is said once where it is damaged."""
+    if isinstance(damaged, DamagedRecord):
+        say_once(f"passed over: {damaged}")

@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
-import uuid
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 from smar_model.settings import home
 
 if TYPE_CHECKING:
     from smar_model.lake.object_store import ObjectStore
 
-SHARED = {"lake", "runs", "releases.jsonl", "releases.pending.json", "registry.lock"}
+SHARED = {"lake", "runs", "releases.jsonl", "releases.pending.json", "registry.lock", "registry.lock.number"}
 """What of SMAR_HOME is shared, by the first part of its name."""
+TEMPORARY_AGE_SECONDS = 24 * 3600
+"""What is being written by a process that cannot be asked for (another machine, another PID namespace) is swept after this long."""
 
 
 def store() -> ObjectStore | None:
@@ -54,22 +59,35 @@ def _shared(path: Path) -> tuple[ObjectStore, str] | None:
 
 
 def read_file(path: Path) -> str:
+    """Raises FileNotFoundError: there is none. Bytes that are no UTF-8 are replaced."""
+    return read_bytes(path).decode("utf-8", errors="replace")
+
+
+def read_bytes(path: Path) -> bytes:
     """Raises FileNotFoundError: there is none."""
     if (shared := _shared(path)) is None:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     content = shared[0].read(shared[1])
     if content is None:
         raise FileNotFoundError(f"{shared[0].url}/{shared[1]}")
-    return content[0].decode("utf-8")
+    return content[0]
 
 
-def read_files(paths: Iterable[Path]) -> list[str]:
+def read_files(paths: Iterable[Path]) -> dict[Path, bytes]:
     """Several at a time, without those that have gone meanwhile."""
     paths = list(paths)
     if not paths or (shared := _shared(paths[0])) is None:
-        return [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
-    contents = shared[0].read_many(path.relative_to(home()).as_posix() for path in paths)
-    return [content.decode("utf-8") for content in contents if content is not None]
+        contents: list[bytes | None] = [_read_if_there(path) for path in paths]
+    else:
+        contents = shared[0].read_many(path.relative_to(home()).as_posix() for path in paths)
+    return {path: content for path, content in zip(paths, contents, strict=True) if content is not None}
+
+
+def _read_if_there(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
 
 
 def is_file(path: Path) -> bool:
@@ -85,7 +103,7 @@ def create_if_absent(path: Path, text: str) -> bool:
         _write_whole(path, text)
         return True
     make_folder(path.parent)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary = temporary_beside(path)
     try:
         write_durably(temporary, text)
         os.link(temporary, path)
@@ -106,10 +124,24 @@ def replace_file(path: Path, text: str) -> None:
 
 def _write_whole(path: Path, text: str) -> None:
     make_folder(path.parent)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    write_durably(temporary, text)
-    temporary.replace(path)
+    temporary = temporary_beside(path)
+    try:
+        write_durably(temporary, text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     flush(path.parent)
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """An error of what is written in the block names the file: a full disk does not, as it shows when nothing but a descriptor is left."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def make_folder(folder: Path) -> None:
@@ -140,29 +172,28 @@ def flush_files(files: Iterable[Path], *, root: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with named_in_errors(path), path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_to_replace(path: Path) -> tuple[str, Any]:
-    """A file's text, empty where there is none, and what `replace_unchanged` wants to know it again by."""
+def read_to_replace(path: Path) -> tuple[bytes, Any]:
+    """A file's content, empty where there is none, and what `replace_unchanged` wants to know it again by."""
     if shared := _shared(path):
         from smar_model.lake.object_store import Version
 
-        content = shared[0].read(shared[1])
-        return (content[0].decode("utf-8"), content[1]) if content else ("", Version())
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text, text
+        return shared[0].read(shared[1]) or (b"", Version())
+    content = _read_if_there(path) or b""
+    return content, content
 
 
 def replace_unchanged(path: Path, text: str, known_by: Any) -> bool:
     """Replace a file that is still as it was read, as one step; False where somebody was first. An empty text removes it, or
     leaves it empty in an object store."""
     if shared := _shared(path):
-        return shared[0].swap(shared[1], text.encode(), known_by)
-    with _guarded(path):
+        return shared[0].swap(shared[1], text.encode("utf-8", "surrogateescape"), known_by)
+    with guarded(path):
         if read_to_replace(path)[1] != known_by:
             return False
         if text:
@@ -172,32 +203,100 @@ def replace_unchanged(path: Path, text: str, known_by: Any) -> bool:
     return True
 
 
-def move_unchanged(path: Path, text: str, target: Path) -> bool:
-    """Move a file that is still as it was read, as one step; False where somebody was first."""
+@contextmanager
+def guarded(path: Path) -> Iterator[FileIO]:
+    """Looking and writing are one step; the kernel frees this lock with its process. Yields the file that is locked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".guard").open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def draw_number(path: Path) -> int:
+    """A number for a holder of a lock, larger than all that were drawn for it before. Should the file that keeps the last one be lost
+    or damaged, the clock still is ahead of it: numbers are milliseconds since the epoch, at least."""
+    if _shared(path):
+        kept = _number_object(path)
+        while True:
+            old, known_by = read_to_replace(kept)
+            number = _next_number(old)
+            if replace_unchanged(kept, str(number), known_by):
+                return number
+    with guarded(path) as file, named_in_errors(path.with_suffix(".guard")):
+        file.seek(0)
+        number = _next_number(file.read())
+        file.truncate(0)  # opened for appending
+        file.write(str(number).encode())
+        os.fsync(file.fileno())
+    return number
+
+
+def last_number(path: Path) -> int:
+    """The last one that was drawn; 0 where it is not known."""
+    kept = _number_object(path) if _shared(path) else path.with_suffix(".guard")
+    return _number(read_to_replace(kept)[0])
+
+
+def _number_object(path: Path) -> Path:
+    return path.with_name(f"{path.name}.number")
+
+
+def _number(content: bytes) -> int:
+    return int(content) if re.fullmatch(rb"\d{1,18}", content) else 0
+
+
+def _next_number(old: bytes) -> int:
+    return max(_number(old) + 1, time.time_ns() // 1_000_000)
+
+
+def move_unchanged(path: Path, to: Path, content: bytes) -> bool:
+    """Move a file that still has this content; False where somebody was first. It is nowhere under both names."""
     if shared := _shared(path):
-        content = shared[0].read(shared[1])
-        if content is None or content[0] != text.encode():
+        now = shared[0].read(shared[1])
+        # Emptied first, so that one of several does it.
+        if now is None or now[0] != content or (content and not shared[0].swap(shared[1], b"", now[1])):
             return False
-        # No store deletes under a condition. What could come between takes a stage's whole work.
-        replace_file(target, text)
+        shared[0].put(to.relative_to(home()).as_posix(), content)
         remove_file(path)
         return True
-    with _guarded(target):
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    make_folder(to.parent)
+    with guarded(to.parent / "moves"):
+        if _read_if_there(path) != content:
             return False
-        path.replace(target)
-        flush(target.parent)
+        path.replace(to)
+        flush(to.parent)
         flush(path.parent)
     return True
 
 
-@contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    """Looking and writing are one step; the kernel frees this lock with its process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".guard").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def sweep_temporaries() -> int:
+    """Remove what processes that are gone were writing when they were killed, or their disk was full; returns how many.
+
+    Where a writer cannot be asked for, age decides.
+    """
+    swept = 0
+    for folder in (home(), home() / "registry-cache"):
+        swept += sum(_sweep_temporary(path) for path in folder.glob(".*"))
+    for top in ("runs", "lake"):
+        for place, folders, files in os.walk(home() / top):
+            swept += sum(_sweep_temporary(Path(place, name)) for name in [*files, *folders] if name.startswith("."))
+    return swept
+
+
+def _sweep_temporary(path: Path) -> bool:
+    if not is_temporary(path.name):
+        return False
+    try:
+        state = writer_state(path.name)
+        if state == "alive" or (state == "unknown" and time.time() - path.lstat().st_mtime < TEMPORARY_AGE_SECONDS):
+            return False
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError:  # gone meanwhile, or not ours to remove: it is in nobody's way
+        return False
+    return True
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:

@@ -23,8 +23,8 @@ from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_who
 from smar_model.lake.digests import digest_file, digest_files, digest_json
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
-from smar_model.lake.runs import Run, find_runs, load_run
-from smar_model.lake.shared_files import share_files, store
+from smar_model.lake.runs import Run, find_runs, load_run, skip_record
+from smar_model.lake.shared_files import named_in_errors, share_files, store
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import REPOSITORY, Settings, home
 
@@ -188,9 +188,15 @@ def _make_again(damage: DamagedOutput, run: Run) -> None:
 
 def _runs_with(damaged: Artifact, stage: Stage, run: Run) -> Iterator[Run]:
     """Runs for which the stage would make this very output, those at hand first."""
-    at_hand = [run, *([load_run(run.base["run"])] if run.base else [])]
+    at_hand = [run]
+    with suppress(InputError):  # its record may be damaged
+        at_hand += [load_run(run.base["run"])] if run.base else []
     for maker in chain(at_hand, find_runs()):
-        state = maker.state(stage.name) or {}
+        try:
+            state = maker.state(stage.name) or {}
+        except InputError as damaged_state:
+            skip_record(damaged_state)
+            continue
         if (state.get("key"), state.get("output_of", stage.name)) != (damaged.key, stage.name):
             continue
         if maker.base and stage.base == "taken":
@@ -226,16 +232,18 @@ def _leased(stage: Stage, run: Run) -> Iterator[None]:
 def _locked(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / f"{stage.name}.lock").open("a+", encoding="utf-8") as file:
+    path = run.folder / f"{stage.name}.lock"
+    with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            print(f"[{run.name}] {stage.name}: waits for {file.read()}, which is at it", flush=True)
+            holder = file.read().decode("utf-8", errors="replace")
+            print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        with named_in_errors(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
         yield
 
 
@@ -287,8 +295,7 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     except BaseException as error:
         if attempt:
             attempt.discard()
-        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        run.write_state(stage.name, "failed", message=message, seconds=round(time.monotonic() - started, 1))
+        run.write_failure(stage.name, error, seconds=time.monotonic() - started)
         raise
     finally:
         share_files(run.folder.glob(f"{stage.name}.*.jsonl"))

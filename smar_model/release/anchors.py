@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.lake.runs import Run, find_runs
+from smar_model.lake.runs import Run, find_runs, skip_record
 from smar_model.release.registry import PROMOTED_AT, Registry
 from smar_model.release.starting_points import is_usable
 
@@ -87,17 +87,20 @@ def find_cold_start(run: Run) -> dict[str, Any] | None:
         and other.warm_start is None
         and (other.settings.shop.root, other.settings.release.model)
         == (run.settings.shop.root, run.settings.release.model)
-        and (other.state("register") or {}).get("state") == "finished"
     ]
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
         try:
+            registered = other.state("register") or {}
+            if registered.get("state") != "finished":
+                continue
             model = other.output("finetune")
-        except InputError:
+        except InputError as missing:
+            skip_record(missing)
             continue
         if not is_usable(model, run):
             continue
         return {
-            "version": (other.state("register") or {}).get("version"),
+            "version": registered.get("version"),
             "run": other.name,
             "cutoff": other.cutoff.isoformat(),
             "model_digest": model.manifest["content"]["model"],

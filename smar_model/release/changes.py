@@ -16,7 +16,15 @@ from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.lake.lease import Lease
-from smar_model.release.history import MOVES, append_history, read_history, read_moves, read_pending, write_pending
+from smar_model.release.history import (
+    MOVES,
+    append_history,
+    read_history,
+    read_moves,
+    read_pending,
+    restored_move,
+    write_pending,
+)
 from smar_model.release.registry import CHAMPION, LAST_GOOD, PROMOTED_AT, PROMOTED_FROM, Registry, source_tag
 
 HISTORY_TAG = "smar.release."
@@ -103,33 +111,19 @@ def note_last_good(registry: Registry, version: str, index: str) -> None:
 
 
 def tag_history(registry: Registry) -> None:
-    """Bring the registered model's tags to the last moves of the history; or a history that is lost to its tags."""
+    """Bring the registered model's tags to the last moves of the history; or moves that the history has lost to its tags."""
     tags = {name: value for name, value in registry.registered().tags.items() if HISTORY_NAME.fullmatch(name)}
-    if tags and not read_moves(registry.name):
-        for name in sorted(tags):
-            number = {"number": int(name.removeprefix(HISTORY_TAG)), "evidence": {}}
-            if move := _read_short(tags[name]):
-                append_history(move | {"model": registry.name} | number)
+    known = {move["number"] for move in read_moves(registry.name)}
+    for name in sorted(tags):
+        number = int(name.removeprefix(HISTORY_TAG))
+        if number not in known and (move := restored_move(tags[name], model=registry.name, number=number)):
+            append_history(move)
     kept = {f"{HISTORY_TAG}{move['number']:05}": _short(move) for move in read_moves(registry.name)[-TAGGED:]}
     for name, value in kept.items():
         if name not in tags:
             registry.client.set_registered_model_tag(registry.name, name, value)
     for name in (name for name in tags if kept and name < min(kept)):
         registry.client.delete_registered_model_tag(registry.name, name)
-
-
-def _read_short(text: str) -> dict[str, Any] | None:
-    """The move that a tag tells; None: it tells none, as somebody has changed it."""
-    try:
-        move = json.loads(text)
-    except ValueError:
-        return None
-    is_move = (
-        isinstance(move, dict)
-        and {"at", "action", "from", "to", "run", "date"} <= move.keys()
-        and move["action"] in MOVES
-    )
-    return move if is_move else None
 
 
 def _short(move: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ Every line has `at`, `action`, `model`, `from`, `to`, `run`, `date`, `by`, `reas
     reject                        `from` = `to`: the champion, which stays; `version`: the one that a person refused
 
 A change is first noted beside it (`releases.pending.json`), so that the next command finishes what a killed process began, or drops it.
+Both are written by who holds the registry's lock alone: a holder that was paused until its lease ran out is refused (`lake/lease.py`).
 """
 
 from __future__ import annotations
@@ -15,37 +16,142 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from smar_model.lake.shared_files import flush, read_to_replace, replace_file, replace_unchanged, store
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from smar_model.lake.lease import fenced
+from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
+from smar_model.lake.shared_files import flush, named_in_errors, read_to_replace, replace_unchanged, store
 from smar_model.settings import home
 
 MOVES = {"promote", "rollback", "by hand", "found as champion"}
 """Actions that change the champion; the last was written by earlier versions of this project."""
 
 
+Change = TypedDict(
+    "Change",
+    {
+        "at": IsoTime,
+        "action": str,
+        "model": str,
+        "from": NotRequired[str | None],
+        "to": NotRequired[str | None],
+        "run": NotRequired[str],
+        "date": NotRequired[str],
+        "number": NotRequired[int],
+        "index": NotRequired[str],
+        "index_from": NotRequired[str | None],
+        "version": NotRequired[str],
+        "by": NotRequired[str],
+        "reason": NotRequired[str],
+        "evidence": NotRequired[dict[str, Any]],
+    },
+)
+Change.__pydantic_config__ = OPEN  # type: ignore[attr-defined]
+
+
+@with_config(OPEN)
+class _Begun(TypedDict):
+    """What of a change has to be known to finish it."""
+
+    action: str
+    to: str
+    index: str
+    run: str
+    by: str
+    reason: str
+    number: NotRequired[int]
+
+
+def _complete(change: dict[str, Any]) -> dict[str, Any]:
+    if change["action"] in MOVES and "number" not in change:
+        raise ValueError("a move of the champion without its number")
+    return change
+
+
+_CHANGE, _BEGUN = TypeAdapter(Change), TypeAdapter(_Begun)
+_PENDING = TypeAdapter(dict[str, Annotated[Change, BeforeValidator(_BEGUN.validate_python), AfterValidator(_complete)]])
+
+
 def history_file() -> Path:
     return home() / "releases.jsonl"
 
 
+def registry_lock() -> Path:
+    """The lock of who may write to the registry, the history and the note."""
+    return home() / "registry.lock"
+
+
 def read_history(model: str | None = None) -> list[dict[str, Any]]:
-    """Every change, of one registered model or of all, oldest first; a line that a killed process left torn is none."""
-    whole = read_to_replace(history_file())[0].rpartition("\n")[0]
-    entries = [json.loads(line) for line in whole.split("\n") if line]
-    return [entry for entry in entries if model in {None, entry["model"]}]
+    """Every change, of one registered model or of all, oldest first; a line that a killed process left torn is none, and so is one that
+    is damaged, which is said: moves among those are put back from the registered model's tags (`tag_history`)."""
+    return [entry for entry in _read_lines()[0] if model in {None, entry["model"]}]
+
+
+def is_history_whole() -> bool:
+    """Whether every line of the history can be read."""
+    return not _read_lines()[1]
+
+
+def _read_lines() -> tuple[list[dict[str, Any]], int]:
+    """The changes, and how many lines are damaged."""
+    *lines, torn = read_to_replace(history_file())[0].split(b"\n")
+    places = ((line, f"{history_file()}: line {number}") for number, line in enumerate(lines, start=1))
+    entries = [_parse_change(line, place) for line, place in places if line.strip()]
+    return [*filter(None, entries), *filter(None, [_whole_change(torn)])], entries.count(None)
+
+
+def _parse_change(line: bytes, place: str) -> dict[str, Any] | None:
+    """A change as it was written; None where it is damaged, which is said."""
+    try:
+        return parse_record(line, _CHANGE, path=place, what_to_do="passed over; correct it or leave it as it is")
+    except DamagedRecord as damaged:
+        say_once(str(damaged))
+        return None
+
+
+def restored_move(text: str, *, model: str, number: int) -> dict[str, Any] | None:
+    """A move of the champion as the registered model's tag says it in short; None where that is damaged, which is said."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    is_move = (
+        isinstance(values, dict) and {"from", "to", "run", "date"} <= values.keys() and values.get("action") in MOVES
+    )
+    move = (values if is_move else {}) | {"model": model, "number": number, "evidence": {}}
+    return _parse_change(json.dumps(move).encode("utf-8"), f"model {model!r}: tag of move {number}")
+
+
+def _whole_change(torn: bytes) -> dict[str, Any] | None:
+    """The last change, if all that its line lacks is its end."""
+    try:
+        return _CHANGE.validate_json(torn)  # type: ignore[return-value]
+    except ValueError:
+        return None
 
 
 def append_history(entry: dict[str, Any]) -> None:
-    """Add a line to the history, which is never rewritten, but for an object store, which knows whole objects alone."""
+    """Add a line to the history, which is never rewritten, but for an object store, which knows whole objects alone.
+
+    Raises:
+        InputError: the registry's lease, under which this is done, ran out; nothing is written.
+    """
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     while store():
         old, known_by = read_to_replace(history_file())
-        if replace_unchanged(history_file(), old + line, known_by):
-            return
-    with history_file().open("a+b") as file:
+        with fenced(registry_lock()):
+            if replace_unchanged(history_file(), old.decode("utf-8", "surrogateescape") + line, known_by):
+                return
+    with fenced(registry_lock()), named_in_errors(history_file()), history_file().open("a+b") as file:
         file.seek(0)
-        whole = file.read().rpartition(b"\n")
-        file.truncate(len(whole[0]) + len(whole[1]))
+        whole, end, torn = file.read().rpartition(b"\n")
+        if _whole_change(torn):
+            line = "\n" + line
+        else:
+            file.truncate(len(whole) + len(end))
         file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
@@ -54,8 +160,8 @@ def append_history(entry: dict[str, Any]) -> None:
 
 def read_moves(model: str) -> list[dict[str, Any]]:
     """Changes of the champion, oldest first, each with its number, from 1."""
-    moves = [entry for entry in read_history(model) if entry["action"] in MOVES]
-    return [{"number": place} | move for place, move in enumerate(moves, start=1)]
+    moves = [entry for entry in read_history(model) if entry["action"] in MOVES and {"from", "to"} <= entry.keys()]
+    return sorted(({"number": n} | move for n, move in enumerate(moves, start=1)), key=lambda move: move["number"])
 
 
 def new_entry(model: str, action: str, **values: Any) -> dict[str, Any]:
@@ -72,10 +178,30 @@ def read_pending(model: str) -> dict[str, Any] | None:
 
 
 def write_pending(model: str, entry: dict[str, Any] | None) -> None:
-    """Note the change that begins, or that none is under way any more. Only for who holds the registry's lease."""
-    others = {name: other for name, other in _all_pending().items() if name != model}
-    replace_file(_pending_file(), json.dumps(others | ({model: entry} if entry else {}), ensure_ascii=False))
+    """Note the change that begins, or that none is under way any more. Only for who holds the registry's lease.
+
+    Raises:
+        InputError: that ran out; nothing is written.
+    """
+    while True:
+        content, known_by = read_to_replace(_pending_file())
+        others = {name: other for name, other in _parse_pending(content).items() if name != model}
+        text = json.dumps(others | ({model: entry} if entry else {}), ensure_ascii=False)
+        with fenced(registry_lock()):
+            if replace_unchanged(_pending_file(), text, known_by):
+                return
 
 
 def _all_pending() -> dict[str, dict[str, Any]]:
-    return json.loads(read_to_replace(_pending_file())[0] or "{}")
+    return _parse_pending(read_to_replace(_pending_file())[0])
+
+
+def _parse_pending(content: bytes) -> dict[str, dict[str, Any]]:
+    if not content:
+        return {}
+    what_to_do = "it is dropped: what the registry says was done, and is written down as found there"
+    try:
+        return parse_record(content, _PENDING, path=_pending_file(), what_to_do=what_to_do)
+    except DamagedRecord as damaged:
+        say_once(str(damaged))
+        return {}

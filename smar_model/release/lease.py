@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from smar_model.lake.lease import Lease, leased
-from smar_model.settings import home
+from smar_model.release.history import registry_lock
 
 LEASE_SECONDS = 600.0
 """Longer than checking that a version loads and answers; a holder that needs more has lost the lock."""
@@ -23,4 +23,4 @@ def registry_lease(
     Raises:
         InputError: somebody else held it all the time that we waited.
     """
-    return leased(home() / "registry.lock", purpose=purpose, lease_seconds=lease_seconds, wait_seconds=wait_seconds)
+    return leased(registry_lock(), purpose=purpose, lease_seconds=lease_seconds, wait_seconds=wait_seconds)

@@ -22,8 +22,10 @@ from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import DamagedOutput, find_artifact, manifest_path
 from smar_model.lake.lease import Lease
+from smar_model.lake.process_identity import process_state
+from smar_model.lake.records import DamagedRecord, say_once
 from smar_model.lake.release_copies import cache_folder
-from smar_model.lake.runs import Run, load_run
+from smar_model.lake.runs import Run, load_run, parse_state
 from smar_model.lake.shared_files import (
     fetch_folder,
     folder_bytes,
@@ -32,15 +34,17 @@ from smar_model.lake.shared_files import (
     remove_file,
     remove_folder,
 )
-from smar_model.release.history import read_history, read_moves
+from smar_model.release.history import is_history_whole, read_history, read_moves
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, source_tag
 from smar_model.settings import Settings, home
-from smar_model.stages import REFRESH_STAGES
+from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES
 
 REFRESH_AGE = timedelta(days=1)
 """Runs that only refresh an index are many a day: from then on they are old, and so is what another build or copy has replaced."""
+STEPS = {*COMPARISON_STAGES, *REFRESH_STAGES, "start", "register", "promote", "publish-index", "rollback", "track"}
+"""Whatever may have a state in a run's folder; other JSON files there are figures."""
 Output = tuple[str, str]
 """Stage and key of an output in the lake."""
 
@@ -91,8 +95,15 @@ def prune(settings: Settings, *, dry_run: bool = False) -> Pruning:
         )
         builds = _prune_builds(pruning, kept)
         survey = _survey(registry, kept)
-        _prune_outputs(pruning, survey, builds)
-        _prune_copies(pruning, survey, builds, kept)
+        if survey.damaged:
+            names = ", ".join(str(path) for path in survey.damaged)
+            say_once(
+                f"{names}: damaged, so what those runs need is not known, and no output and no copy is removed; do those steps "
+                "again, or delete the folders of runs that are not needed"
+            )
+        else:
+            _prune_outputs(pruning, survey, builds)
+            _prune_copies(pruning, survey, builds, kept)
         _prune_records(pruning, survey)
     print(f"prune: {pruning.count} {'would be removed' if dry_run else 'removed'}, {pruning.bytes / 1e6:,.1f} MB")
     if pruning.failures:
@@ -107,15 +118,25 @@ def kept_versions(registry: Registry) -> set[str]:
     named |= {registered.last_good[0]} if registered.last_good else set()
     # Aliases, tags and the history may name versions that are gone.
     there = {str(found.version) for found in _all_versions(registry)}
-    before = {registry.predecessor(version) or _met_champion(registry, version) for version in named & there}
+    try:
+        before = {registry.predecessor(version) or _met_champion(registry, version) for version in named & there}
+    except DamagedRecord as damaged:
+        say_once(f"{damaged}; until then every version counts as kept")
+        return there
     released = [v for v in dict.fromkeys(move["to"] for move in reversed(read_moves(registry.name))) if v in there]
     return there & (named | before | set(released[: registry.settings.release.keep]))
 
 
 def _met_champion(registry: Registry, version: str) -> str | None:
-    """What a version that was not released yet would take the place of: the champion that its run was compared with."""
+    """What a version that was not released yet would take the place of: the champion that its run was compared with.
+
+    Raises:
+        DamagedRecord: that run's record cannot be read.
+    """
     try:
         run = load_run(registry.version(version).tags["smar.run"])
+    except DamagedRecord:
+        raise
     except (InputError, KeyError):  # trained elsewhere, or no version of ours
         return None
     return run.champion["version"] if run.champion else None
@@ -124,7 +145,7 @@ def _met_champion(registry: Registry, version: str) -> str | None:
 def _prune_builds(pruning: Pruning, kept: Collection[str]) -> set[str]:
     """Let go of index builds that another has replaced, and of those of versions that are not kept, whose index is then again the one
     that they were released with; returns the digests of the builds that stay."""
-    registry, staying = pruning.registry, set[str]()
+    registry, staying, is_whole = pruning.registry, set[str](), is_history_whole()
     last_good = registry.registered().last_good
     refreshes = [entry for entry in read_history(registry.name) if entry["action"] == "refresh"]
     for found in _all_versions(registry):
@@ -142,10 +163,10 @@ def _prune_builds(pruning: Pruning, kept: Collection[str]) -> set[str]:
                 continue
             digest = name.removeprefix(source_tag(""))
             replaced = max(
-                (e["at"] for e in refreshes if (e["to"], e["index_from"]) == (version, digest)), default=None
+                (e["at"] for e in refreshes if (e.get("to"), e.get("index_from")) == (version, digest)), default=None
             )
-            # Readers may still be opening it.
-            is_fresh = version in kept and not _is_older(replaced, REFRESH_AGE)
+            # Readers may still be opening it; a line that cannot be read may say so.
+            is_fresh = version in kept and (not _is_older(replaced, REFRESH_AGE) or (replaced is None and not is_whole))
             if is_fresh or (version, digest) == last_good:
                 staying.add(digest)
             else:
@@ -200,6 +221,8 @@ class Survey:
     """Outputs of the others."""
     old_records: list[Path] = field(default_factory=list)
     """Folders of old runs that only refreshed an index, or never began."""
+    damaged: list[Path] = field(default_factory=list)
+    """Records that cannot be read, so that it is not known what they need."""
 
 
 def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
@@ -216,23 +239,27 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
     fetch_folder(home() / "runs", suffix=".json")
     folders = folders_in(home() / "runs")
     for folder in folders:
-        states = _states(folder)
+        states, damaged = _states(folder)
+        survey.damaged += damaged
         is_refresh = bool(states.keys() & REFRESH_STAGES.keys()) and "finetune" not in states
         at = max((state["at"] for state in states.values()), default=None)
-        is_young = not _is_older(at, REFRESH_AGE if is_refresh else timedelta(days=registry.settings.release.keep_days))
+        is_young = bool(damaged) or not _is_older(
+            at, REFRESH_AGE if is_refresh else timedelta(days=registry.settings.release.keep_days)
+        )
         if not (folder / "run.json").is_file():
             survey.old_records += [] if is_young else [folder]
             continue
         try:
             runs[folder.name] = run = load_run(folder.name)
-        except InputError:
+        except InputError as error:
             kept.add(folder.name)
+            survey.damaged += [folder / "run.json"] if isinstance(error, DamagedRecord) else []
             continue
         is_ours = (run.settings.release.model, run.settings.tracking_uri) == (
             registry.name,
             registry.settings.tracking_uri,
         )
-        is_running = any((run.state(stage) or {}).get("state") == "running" for stage in states)
+        is_running = any(s["state"] == "running" and process_state(s) != "gone" for s in states.values())
         if is_young or is_running or not is_ours or folder.name in trained:
             kept.add(folder.name)
         elif is_refresh and _is_older(at, timedelta(days=registry.settings.release.keep_days)):
@@ -248,28 +275,31 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
             survey.old |= outputs
             continue
         survey.needed |= outputs
-        if (folder / "run.json").is_file():
+        if (folder / "run.json").is_file() and folder / "run.json" not in survey.damaged:
             content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             survey.needed |= set(((content.get("base") or {}).get("keys") or {}).items())
             survey.paths |= {str(home() / folder) for folder in _folders(content)}
     return survey
 
 
-def _states(folder: Path) -> dict[str, dict[str, Any]]:
-    """Stage → its state as it is written in a run's folder."""
-    found = {}
+def _states(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
+    """Stage → its state as it is written in a run's folder; and the files there that cannot be read."""
+    states, damaged = {}, []
     for path in folder.glob("*.json"):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        if path.stem not in STEPS:
             continue
-        if isinstance(content, dict) and {"stage", "state", "at"} <= content.keys():
-            found[content["stage"]] = content
-    return found
+        try:
+            states[path.stem] = parse_state(path.read_bytes(), path)
+        except FileNotFoundError:
+            continue
+        except (OSError, DamagedRecord):
+            damaged.append(path)
+    return states, damaged
 
 
 def _outputs(folder: Path) -> set[Output]:
-    return {(s.get("output_of", stage), s["key"]) for stage, s in _states(folder).items() if "key" in s}
+    states, _ = _states(folder)
+    return {(s.get("output_of", stage), s["key"]) for stage, s in states.items() if "key" in s}
 
 
 def _folders(content: dict[str, Any]) -> Iterator[str]:

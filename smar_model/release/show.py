@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,8 @@ COMPARISONS = ("over_", "not_worse_than_")
 
 def show_history(*, as_json: bool) -> None:
     """Print every change, oldest first, with who and why; refreshes of one version that follow each other are one line."""
-    entries = read_history()
+    # What was put back where a line was damaged stands at the end.
+    entries = sorted(read_history(), key=lambda entry: datetime.fromisoformat(entry["at"]).timestamp())
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
@@ -123,14 +125,14 @@ def show_history(*, as_json: bool) -> None:
         print("no release yet; `make retrain` makes the first")
     refreshes = 0
     for entry, after in zip(entries, [*entries[1:], None], strict=True):
-        alike = [(e["action"], e["model"], e["to"]) if e else None for e in (entry, after)]
+        alike = [(e["action"], e["model"], e.get("to")) if e else None for e in (entry, after)]
         refreshes += entry["action"] == "refresh"
         if entry["action"] == "refresh" and alike[0] == alike[1]:
             continue
         print(f"{entry['at']}  {entry['model']}: {_told(entry, refreshes)}")
         refreshes = 0
         if entry["action"] in MOVES:
-            reasons = entry["evidence"].get("reasons", [])
+            reasons = entry.get("evidence", {}).get("reasons", [])
             told = [r for r in reasons if not r["passed"] or r["rule"].startswith(COMPARISONS)]
             for reason in told:
                 print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
@@ -139,6 +141,8 @@ def show_history(*, as_json: bool) -> None:
 
 
 def _told(entry: dict[str, Any], refreshes: int) -> str:
+    # What a damaged line or a tag does not tell is shown as such.
+    entry = dict.fromkeys(("from", "to", "run", "date", "index", "version", "reason"), "?") | entry
     origin = f"run {entry['run']}, data up to {entry['date']}"
     by = f" by {entry['by']}" if entry.get("by") else ""
     if entry["action"] == "refresh":

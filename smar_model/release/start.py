@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -13,8 +12,9 @@ from typing import Any
 
 from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.artifacts import sweep_expired, sweep_orphans
+from smar_model.lake.process_identity import this_process
 from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder
-from smar_model.lake.shared_files import is_file, replace_file
+from smar_model.lake.shared_files import is_file, replace_file, sweep_temporaries
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY, Settings, load_settings, refuse_secrets, validate_settings
@@ -71,7 +71,7 @@ def start_run(
         _record_failure(folder, str(error))
         raise
     with recorded_step(run, "start") as details:
-        swept, expired = sweep_orphans(), sweep_expired()
+        swept, expired = sweep_orphans() + sweep_temporaries(), sweep_expired()
         if is_file(folder / "run.json"):
             run = create_run(run)
             if release and release.isdigit() and run.release and run.release["version"] != release:
@@ -98,7 +98,7 @@ def start_run(
         f"{run.cutoff:%Y-%m-%d}, champion: {rival}, anchors: {describe_anchors(run)}, pretraining: {describe_base(run)}, "
         f"promotion: {run.promotion}"
         + (f", works on version {run.release['version']}" if run.release and run.release != run.champion else "")
-        + (f"; removed {swept} unfinished output(s) of dead processes" if swept else "")
+        + (f"; removed {swept} unfinished output(s) and file(s) of dead processes" if swept else "")
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
     return load_run(name)
@@ -224,9 +224,11 @@ def _record_failure(folder: Path, message: str) -> None:
         "stage": "start",
         "state": "failed",
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "host": platform.node(),
-        "pid": os.getpid(),
+        **this_process(),
         "message": message,
         "seconds": 0.0,
     }
-    replace_file(folder / "start.json", json.dumps(content, indent=1, ensure_ascii=False))
+    try:
+        replace_file(folder / "start.json", json.dumps(content, indent=1, ensure_ascii=False))
+    except (OSError, UnicodeError) as unwritten:  # what it would have said is raised all the same
+        print(f"[{folder.name}] start: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import Artifact, DamagedOutput
 from smar_model.lake.release_copies import released_folder
-from smar_model.lake.runs import Run, find_runs, load_run
+from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.stage import digest_making
 from smar_model.stages import STAGES
 
@@ -56,7 +56,11 @@ def find_base(run: Run) -> dict[str, Any] | None:
     oldest = run.cutoff - MAXIMUM_AGE if policy == "auto" else datetime.min.replace(tzinfo=run.cutoff.tzinfo)
     earlier = [other for other in find_runs() if oldest <= other.cutoff < run.cutoff and other.base is None]
     for other in sorted(earlier, key=lambda other: (other.cutoff, other.name), reverse=True):
-        gate = other.state("gate")
+        try:
+            gate = other.state("gate")
+        except InputError as damaged:
+            skip_record(damaged)
+            continue
         if not gate or gate.get("metrics", {}).get("decision") != "promote":
             continue
         if outputs := _reusable(other, run):
@@ -74,6 +78,7 @@ def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
     try:
         outputs = {name: other.output(name) for name in (*before, "pretrain")}
     except InputError as error:
+        skip_record(error)
         if isinstance(error, DamagedOutput):
             print(f"[{run.name}] start: run {other.name} is not built on: {error}", file=sys.stderr)
         return None
@@ -104,7 +109,8 @@ def earlier_release(run: Run, champion: dict[str, Any] | None) -> dict[str, Any]
             champion = earlier.champion
             if champion:
                 released_folder(earlier, champion, "model")
-        except InputError:  # trained elsewhere, or gone since
+        except InputError as missing:  # trained elsewhere, or gone since
+            skip_record(missing)
             return None
     return champion
 
@@ -165,7 +171,11 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
     kinds = {stage: truth for truth, stage in REVEAL.items()}
     found = []
     for other in find_runs():
-        told = other.state("prepare-items") or {}
+        try:
+            told = other.state("prepare-items") or {}
+        except InputError as damaged:
+            skip_record(damaged)
+            continue
         if (
             told.get("output_of") not in kinds
             or other.cutoff > run.cutoff
@@ -174,7 +184,8 @@ def find_oracle(run: Run) -> dict[str, Any] | None:
             continue
         try:
             model = other.output("finetune")
-        except InputError:
+        except InputError as missing:
+            skip_record(missing)
             continue
         found.append((other.cutoff, kinds[told["output_of"]] == "visible", other.name, kinds[told["output_of"]], model))
     for cutoff, _, name, truth, model in sorted(found, key=lambda entry: entry[:3], reverse=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from smar_model.errors import InputError, NothingToDo
+from smar_model.errors import NothingToDo
 from smar_model.lake.runs import Run
 
 
@@ -23,7 +23,6 @@ def recorded_step(run: Run, step: str) -> Iterator[dict[str, Any]]:
         run.write_state(step, "skipped", message=str(nothing), seconds=round(time.monotonic() - started, 1))
         raise
     except BaseException as error:
-        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        run.write_state(step, "failed", message=message, seconds=round(time.monotonic() - started, 1))
+        run.write_failure(step, error, seconds=time.monotonic() - started)
         raise
     run.write_state(step, "finished", seconds=round(time.monotonic() - started, 1), **details)

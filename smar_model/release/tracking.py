@@ -22,6 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.digests import digest_file
+from smar_model.lake.records import read_lines
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import fetched
 from smar_model.lake.stage import resources_file
@@ -228,7 +229,7 @@ def _speed(run: Run, stage: str, at: int) -> list[Metric]:
     file = fetched(run.folder / f"{stage}.history.jsonl")
     if not file.is_file():
         return []
-    points = {p["step"]: p["pairs_per_second"] for p in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
+    points = {p["step"]: p["pairs_per_second"] for p in read_lines(file, needs={"step", "pairs_per_second"})}
     return [Metric("pairs_per_second", value, at, step) for step, value in points.items()]
 
 
@@ -239,7 +240,7 @@ def _resources(run: Run, stage: str, began: int) -> list[Metric]:
         return []
     return [
         Metric(f"system/{name}", value, began + int(1_000 * sample["seconds"]), number)
-        for number, sample in enumerate(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+        for number, sample in enumerate(read_lines(file, needs={"seconds"}))
         for name, value in sample.items()
         if name != "seconds"
     ]

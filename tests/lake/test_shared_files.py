@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,15 @@ from smar_model.cli import main
 from smar_model.doctor import examine
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import artifacts, object_store, shared_files
-from smar_model.lake.artifacts import Attempt, DamagedOutput, find_artifact, lake, load_artifact, remove_artifact
+from smar_model.lake.artifacts import (
+    Attempt,
+    DamagedOutput,
+    find_artifact,
+    lake,
+    load_artifact,
+    remove_artifact,
+    sweep_orphans,
+)
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.release_copies import released_folder
@@ -31,6 +40,7 @@ from smar_model.lake.runs import create_run, find_runs, load_run
 from smar_model.lake.shared_files import create_if_absent, files_in, read_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.release.history import append_history, new_entry, read_history
+from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY, home
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.test_lease import COUNT
@@ -332,3 +342,43 @@ def test_no_line_of_the_history_is_lost(on: Callable[[str], Path]) -> None:
         list(pool.map(lambda n: append_history(new_entry("m", "promote", number=n)), range(12)))
     on("second")
     assert sorted(entry["number"] for entry in read_history("m")) == list(range(12))
+
+
+def test_a_damaged_manifest_is_set_aside_once_for_all_machines(on: Callable[[str], Path]) -> None:
+    tiny_run(home() / "shop")
+    made = run_stage(WORK, load_run("tiny"))
+    store = shared_files.store()
+    assert store is not None
+    store.put(f"lake/{WORK.name}/{made.key}.json", b'{"stage": \xff')
+    on("second")
+    assert sweep_orphans() == 0
+    assert find_artifact(WORK.name, made.key) is None
+    on("first")
+    assert run_stage(WORK, load_run("tiny")).digest == made.digest
+    on("second")
+    assert load_run("tiny").output(WORK.name).place != made.place
+    damaged = [Path(found.name).name for found in store.within(f"lake/{WORK.name}/damaged")]
+    assert len(damaged) == 1 and damaged[0].startswith(made.key)
+
+
+def test_holders_of_the_registry_have_growing_numbers_on_all_machines_and_a_late_one_writes_nothing(
+    on: Callable[[str], Path],
+) -> None:
+    store = shared_files.store()
+    assert store is not None
+    with registry_lease(purpose="slow", lease_seconds=0.05) as slow:
+        time.sleep(0.1)
+        on("second")
+        with registry_lease(purpose="quick", wait_seconds=0) as quick:
+            append_history(new_entry("m", "promote", number=1))
+        assert quick.number > slow.number
+        for damage in (b"\xff", b""):
+            store.put("registry.lock", damage)
+            store.put("registry.lock.number", damage)
+            with registry_lease(purpose="next", wait_seconds=0) as lease:
+                assert lease.number > quick.number
+                lease.verify()
+        on("first")
+        with pytest.raises(InputError, match="lease ran out"):
+            append_history(new_entry("m", "promote", number=2))
+    assert [entry["number"] for entry in read_history("m")] == [1]

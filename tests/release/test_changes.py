@@ -289,6 +289,55 @@ def test_a_registry_lost_at_any_step_leaves_one_release_whole_and_the_next_comma
     assert step > 4, "the command has more steps than these"
 
 
+DAMAGED = {
+    "line of the history": "releases.jsonl",
+    "note": "releases.pending.json",
+    "lock": "registry.lock",
+    "number of the lock's holder": "registry.guard",
+    "record of the run that trained what is left": "runs/second/run.json",
+    "record of the run that trained what is returned to": "runs/first/run.json",
+    "record of another run": "runs/third/run.json",
+    "state of another run": "runs/third/gate.json",
+    "manifest of the index that is returned to": "lake/index",
+    "manifest of the model that is returned to": "lake/finetune",
+    "manifest of a refreshed index": "lake/refresh-index",
+    "manifest of refreshed embeddings": "lake/embed-release",
+    "contract's record": "lake/contracts",
+    "cache of digests": "file_digests.db",
+}
+
+
+CONTENTS = (b"", b"\xff\x00{", b"[1]", b'{"at": ')
+
+
+def test_a_rollback_works_with_any_one_small_file_damaged(
+    made: tuple[Releases, Path], releases: Releases, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, back = releases.pointer(), CHANGES["rollback"].after(releases)
+    lake = tmp_path / "lake"
+    shutil.copytree(releases.home / "lake", lake)
+    for number, (what, name) in enumerate(DAMAGED.items()):
+        target, content = releases.home / name, CONTENTS[number % len(CONTENTS)]
+        for file in sorted(target.glob("*.json")) if target.is_dir() else [target]:
+            old = file.read_bytes() if file.is_file() else b""
+            # The second move, which says what the champion's predecessor is.
+            lines = old.splitlines(keepends=True)
+            file.write_bytes(
+                b"".join([*lines[:1], content + b"\n", *lines[2:]]) if file.suffix == ".jsonl" else content
+            )
+        run = refresh_run(releases.home, f"damaged-{number}", release="previous")
+        assert run.release is not None and run.release["version"] == "1", what
+        assert publish_index(run) == "published", what
+        assert roll_back(run, reason="a fault", by="Ada") == "rolled back", what
+        assert assert_whole(releases, back) != before
+        assert [move["number"] for move in read_moves("smar")] == [1, 2, 3], what
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        releases.put_back(made[1])
+        shutil.rmtree(releases.home / "lake")
+        shutil.copytree(lake, releases.home / "lake")
+
+
 def test_a_refresh_moves_the_index_of_its_release_and_says_what_changed(releases: Releases) -> None:
     old = releases.pointer()
     assert publish_index(releases.refresh_second) == "published"

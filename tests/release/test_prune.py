@@ -216,6 +216,27 @@ def test_what_a_running_or_young_run_takes_or_names_stays(shop: Shop) -> None:
     assert shop.there("old", "prepare-items", "embed") == [True, False]
 
 
+@pytest.mark.parametrize("damaged", ["run.json", "prepare-items.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"{}"], ids=["empty", "binary", "no fields"])
+def test_while_it_is_not_known_what_a_run_needs_nothing_is_removed_that_it_may(
+    shop: Shop, damaged: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs = shop.run("needs", 2)
+    needs.take(shop.run("old", 60, "prepare-items").output("prepare-items"), stage="prepare-items")
+    file = needs.folder / damaged
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    prune(shop.settings)
+    assert shop.there("old", "prepare-items") == [True]
+    assert shop.there("run-1", *STAGES) == [True] * 3
+    said = [line for line in capsys.readouterr().err.splitlines() if str(file) in line]
+    assert len(said) == 1 and "no output and no copy is removed" in said[0]
+    file.write_bytes(whole)
+    prune(shop.settings)
+    assert shop.there("old", "prepare-items") == [True]
+    assert shop.there("run-1", *STAGES) == [False] * 3
+
+
 def test_the_newest_oracle_stays_and_older_ones_go(shop: Shop) -> None:
     for name, days in (("oracle-1", 60), ("oracle-2", 50)):
         run = shop.run(name, days, "finetune", "reveal-visible-truth")
