@@ -268,6 +268,11 @@ def _manifests(stage: str) -> list[dict[str, Any]]:
     return [json.loads(text) for text in read_files(files_in(lake() / stage, ".json"))]
 
 
+def has_output(stage: str, digest: str) -> bool:
+    """Whether the stage has an output of this content."""
+    return any(manifest["digest"] == digest for manifest in _manifests(stage))
+
+
 def checkpoint_stage(stage: str) -> str:
     """Name under which a stage's checkpoints are published."""
     return f"{stage}-checkpoint"

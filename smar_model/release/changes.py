@@ -15,7 +15,7 @@ from typing import Any
 
 from smar_model.lake.lease import Lease
 from smar_model.release.history import MOVES, append_history, read_history, read_moves, read_pending, write_pending
-from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, source_tag
+from smar_model.release.registry import CHAMPION, LAST_GOOD, Registry, signature_tag, source_tag
 
 HISTORY_TAG = "smar.release."
 """Tags of the registered model, each a move of the champion in short: `smar.release.00007`."""
@@ -40,8 +40,9 @@ def carry_out(registry: Registry, lease: Lease, entry: dict[str, Any]) -> None:
     if entry["action"] in MOVES:
         registry.client.set_registered_model_alias(registry.name, CHAMPION, entry["to"])
     else:
-        # The place first: readers ask for it once they have met the digest.
+        # Place and signature first: readers ask for them once they have met the digest.
         registry.tag(entry["to"], source_tag(entry["index"]), entry["index_source"])
+        registry.tag(entry["to"], signature_tag(entry["index"]), entry["index_signature"])
         registry.tag(entry["to"], "index", entry["index"])
     write_down(registry, entry)
 

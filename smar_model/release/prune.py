@@ -35,7 +35,7 @@ from smar_model.lake.shared_files import (
 from smar_model.release.history import predecessor, read_history, read_moves
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
-from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, source_tag
+from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, signature_tag, source_tag
 from smar_model.settings import Settings, home
 from smar_model.stages import REFRESH_STAGES
 
@@ -181,6 +181,7 @@ def _let_go(pruning: Pruning, version: str, digest: str, source: str) -> None:
         pruning.failures.append(f"{what}: {type(error).__name__}: {error}")
         return
     registry.client.delete_model_version_tag(registry.name, version, source_tag(digest))
+    registry.client.delete_model_version_tag(registry.name, version, signature_tag(digest))
     pruning.count += 1
 
 

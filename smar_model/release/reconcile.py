@@ -73,13 +73,16 @@ def reconcile_champion(registry: Registry) -> Reconciled:
         return Reconciled(champion=last_good if known else None, problem=problem, done=done)
     version = registry.version(named)
     pointer = named, version.tags.get("index", "")
-    if pointer == last_good and named == known:
-        return Reconciled(champion=pointer, problem=None, done=done)
     try:
         release = registry.release(named)
+        if pointer == last_good and named == known:
+            if CANNOT_SERVE in version.tags:
+                registry.client.delete_model_version_tag(registry.name, named, CANNOT_SERVE)
+            return Reconciled(champion=pointer, problem=None, done=done)
         evidence = {"answered": verify_release(release)}
     except InputError as error:
         registry.tag(named, CANNOT_SERVE, str(error)[:1_000])
+        last_good = last_good if last_good != pointer else None
         problem = f"the champion of model {registry.name!r}, {_line(error)}; {_what_to_do(last_good)}"
         return Reconciled(champion=last_good, problem=problem, done=done)
     entry = new_entry(

@@ -16,7 +16,8 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, manifest_path
 from smar_model.lake.digests import digest_json
-from smar_model.lake.release_copies import WITHIN_VERSION, cache_folder
+from smar_model.lake.release_copies import cache_folder
+from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run
 from smar_model.release.changes import note_last_good, tag_history
 from smar_model.release.history import append_history, new_entry

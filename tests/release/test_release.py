@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
-from smar_model.lake.release_copies import WITHIN_VERSION
+from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
 from smar_model.network.model import model_digest
 from smar_model.release.anchors import best_release, find_anchors, find_best_release, find_cold_start
