@@ -54,8 +54,12 @@ def reconcile(settings: Settings) -> Reconciled:
     return found
 
 
-def reconcile_champion(registry: Registry) -> Reconciled:
-    """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error."""
+def reconcile_champion(registry: Registry, *, verify_known: bool = True) -> Reconciled:
+    """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error.
+
+    Args:
+        verify_known: whether the files of a champion that served before are verified again.
+    """
     finished = finish_pending(registry)
     done = [finished] if finished else []
     registered = registry.registered()
@@ -73,9 +77,12 @@ def reconcile_champion(registry: Registry) -> Reconciled:
         return Reconciled(champion=last_good if known else None, problem=problem, done=done)
     version = registry.version(named)
     pointer = named, version.tags.get("index", "")
+    is_known = pointer == last_good and named == known
+    if is_known and not verify_known:
+        return Reconciled(champion=pointer, problem=None, done=done)
     try:
         release = registry.release(named)
-        if pointer == last_good and named == known:
+        if is_known:
             if CANNOT_SERVE in version.tags:
                 registry.client.delete_model_version_tag(registry.name, named, CANNOT_SERVE)
             return Reconciled(champion=pointer, problem=None, done=done)

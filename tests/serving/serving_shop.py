@@ -42,7 +42,8 @@ class ServingShop:
         """Refresh a version with another index, or go back to the one that it was released with."""
         source = index.folder.as_uri() if index else WITHIN_VERSION
         digest = index.digest if index else self.runs[version].output("index").digest
-        self.registry.tag(version, signature_tag(digest), self.signatures.get(digest, ""))
+        if index:
+            self.registry.tag(version, signature_tag(digest), self.signatures[digest])
         for tag, value in (("index_source", source), ("index", digest)):
             self.registry.client.set_model_version_tag(self.registry.name, version, tag, value)
 
@@ -85,5 +86,7 @@ def make_serving_shop(
     shop = ServingShop(
         home=home, settings_file=write_settings(home), runs=runs, refreshed=refreshed, signatures=signatures
     )
+    for version, index in refreshed.items():
+        shop.registry.tag(version, signature_tag(index.digest), signatures[index.digest])
     shop.promote("1")
     return shop
