@@ -89,7 +89,7 @@ def reconcile_champion(registry: Registry, *, verify_known: bool = True) -> Reco
         evidence = {"answered": verify_release(release)}
     except InputError as error:
         registry.tag(named, CANNOT_SERVE, str(error)[:1_000])
-        last_good = last_good if last_good != pointer else None
+        last_good = last_good if last_good != pointer and _is_whole(registry, last_good) else None
         problem = f"the champion of model {registry.name!r}, {_line(error)}; {_what_to_do(last_good)}"
         return Reconciled(champion=last_good, problem=problem, done=done)
     entry = new_entry(
@@ -113,6 +113,17 @@ def reconcile_champion(registry: Registry, *, verify_known: bool = True) -> Reco
     if CANNOT_SERVE in version.tags:
         registry.client.delete_model_version_tag(registry.name, named, CANNOT_SERVE)
     return Reconciled(champion=pointer, problem=None, done=done)
+
+
+def _is_whole(registry: Registry, pointer: Pointer | None) -> bool:
+    """Whether a release is still what was signed."""
+    if pointer is None:
+        return False
+    try:
+        registry.release(pointer[0], index=pointer[1])
+    except InputError:
+        return False
+    return True
 
 
 def _line(error: InputError) -> str:
