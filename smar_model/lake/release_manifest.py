@@ -14,10 +14,12 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from smar_model.errors import InputError
@@ -172,6 +174,11 @@ def verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     Raises:
         InputError: names the first that is missing, changed or not listed.
     """
+    with _damage_named(folder):
+        _verify_files(folder, files)
+
+
+def _verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     there = list_files(folder)
     for name in sorted(files.keys() - there.keys()):
         raise InputError(f"{folder / name}: gone, a file of this release")
@@ -231,13 +238,32 @@ def _verify_unsigned(release: dict[str, Any]) -> None:
 
 
 def model_content_digest(folder: Path) -> str:
-    """Digest of a model's folder, as `model_digest` in the room of the network has it."""
-    return _folder_digest(str(folder), True, _stamps(folder))
+    """Digest of a model's folder, as `model_digest` in the room of the network has it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    with _damage_named(folder):
+        return _folder_digest(str(folder), True, _stamps(folder))
 
 
 def content_digest(folder: Path) -> str:
-    """Digest of an output's folder, as its manifest in the lake has it."""
-    return _folder_digest(str(folder), False, _stamps(folder))
+    """Digest of an output's folder, as its manifest in the lake has it.
+
+    Raises:
+        InputError: a file cannot be read, or is no table where it has to be one.
+    """
+    with _damage_named(folder):
+        return _folder_digest(str(folder), False, _stamps(folder))
+
+
+@contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder}: damaged: {told}") from error
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import Run
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
@@ -27,6 +29,12 @@ from smar_model.serving.follower import Follower
 from smar_model.serving.metrics import Metrics
 from tests.release.judged_runs import judged_run, refreshed_index, write_settings
 from tests.tiny_shop import LAST_DAY, write_tiny_shop
+
+RELEASED: dict[Literal["model", "index"], str] = {
+    "model": "weights.safetensors",
+    "index": "index_items/part-0.parquet",
+}
+"""A file of each of the two folders that stages read of a release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +272,21 @@ def test_a_champion_that_was_verified_before_is_verified_again(shop: Attacked) -
         reconcile(shop.first.settings)
     assert isinstance(shop.run_smar("champion", "--settings", str(shop.settings_file)), InputError)
     assert not shop.marker.exists()
+
+
+def test_a_stage_reads_the_release_that_its_run_met_or_none(shop: Attacked) -> None:
+    run = start_run(settings_path=shop.settings_file, name="met-1", day=LAST_DAY, promotion="automatic", steps=())
+    assert run.champion and run.champion["release_digest"]
+    for what, name in RELEASED.items():
+        folder = released_folder(run, run.champion, what)
+        file = folder / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(InputError, match="damaged") as raised:
+            released_folder(run, run.champion, what)
+        assert len(str(raised.value).splitlines()) == 1
+        file.write_bytes(whole)
+        assert released_folder(run, run.champion, what) == folder
 
 
 def as_before_signatures(shop: Attacked) -> None:
