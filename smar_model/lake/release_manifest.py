@@ -115,7 +115,7 @@ def verify_release_files(release: dict[str, Any], *, model: str, index_signature
         raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
     else:
         digest = None
-        _verify_unsigned(release)
+        verify_by_record(release)
     if release["index_source"] != WITHIN_VERSION:
         if digest or index_signature:
             _verify_index_signature(release, model=model, signature=index_signature)
@@ -205,8 +205,12 @@ def _verify_index_signature(release: dict[str, Any], *, model: str, signature: s
             raise InputError(f"{what}: signed for another {name}, {str(statement.get(name))[:64]!r}")
 
 
-def _verify_unsigned(release: dict[str, Any]) -> None:
-    """Whether this lake's own records vouch for a version that was made before releases were signed."""
+def verify_by_record(release: dict[str, Any]) -> None:
+    """Whether this lake's own records vouch for model, index and settings of a version, as one from before releases were signed needs.
+
+    Raises:
+        InputError: they do not.
+    """
     to_do = f"verify and sign it: `smar sign --settings FILE --version {release['version']}`"
     try:
         run = load_run(release["run"])

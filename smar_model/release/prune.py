@@ -314,7 +314,7 @@ def _prune_copies(pruning: Pruning, survey: Survey, builds: Collection[str], kep
     """Local copies of versions that are not kept and of builds that are gone, and what killed processes were copying."""
     staying = {f"{pruning.registry.name}-{version}" for version in kept} | {f"index-{digest}" for digest in builds}
     ours = re.compile(rf"{re.escape(pruning.registry.name)}-\d+|index-[0-9a-f]+|\..*")
-    left = [*home().glob(".register-*"), *home().glob(".publish-*")]
+    left = [*home().glob(".register-*"), *home().glob(".publish-*"), *home().glob(".sign-*")]
     for folder in [*sorted(cache_folder().glob("*")), *left]:
         is_old = time.time() - folder.stat().st_mtime > REFRESH_AGE.total_seconds()
         if folder.name not in staying and is_old and ours.fullmatch(folder.name) and not _is_named(folder, survey):

@@ -14,11 +14,8 @@ from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import has_output
-from smar_model.lake.digests import digest_bytes
 from smar_model.lake.release_copies import discard_copy
 from smar_model.lake.release_manifest import (
-    MANIFEST,
-    SIGNATURE,
     WITHIN_VERSION,
     content_digest,
     list_files,
@@ -29,6 +26,7 @@ from smar_model.lake.release_manifest import (
     recorded_manifest,
     sign_index,
     sign_manifest,
+    verify_by_record,
     verify_files,
     verify_release_files,
 )
@@ -62,6 +60,10 @@ def sign_version(settings: Settings, version: str, *, by: str, without_record: b
         signed = f"version {version} of model {registry.name!r}: {verified}"
         if tags["index"] != released_index(tags):
             signed += f"; {_sign_current_index(registry, version, without_record=without_record)}"
+        digest = registry.release(version)["release_digest"]
+        if is_file(run_folder(release["run"]) / "run.json"):  # where no run is, its record must not seem to be
+            record_manifest(release["run"], manifest)
+        registry.tag(version, "smar.release_digest", digest)
         entry = new_entry(
             registry.name,
             "sign",
@@ -70,9 +72,8 @@ def sign_version(settings: Settings, version: str, *, by: str, without_record: b
             date=release["date"],
             by=by,
             reason=verified,
-            evidence={"release_digest": digest_bytes(manifest.encode())},
+            evidence={"release_digest": digest},
         )
-        registry.release(version)
         append_history(entry)
     print(f"sign: {signed}")
 
@@ -86,10 +87,10 @@ def _sign(registry: Registry, release: dict[str, Any], *, without_record: bool) 
         manifest, verified = recorded, f"every file is what run {release['run']} recorded"
     else:
         try:
-            manifest, content = read_manifest(folder)
-        except InputError as error:
-            return _sign_anew(registry, release, str(error), without_record=without_record)
-        verify_files(folder, content["files"])
+            manifest, _ = read_manifest(folder)
+        except InputError:
+            return _sign_anew(registry, release, without_record=without_record)
+        verify_release_files(release, model=registry.name, index_signature=None)
         verified = "every file is what a trusted key signed"
     with tempfile.TemporaryDirectory(dir=home(), prefix=".sign-") as name:
         sign_manifest(Path(name), manifest)
@@ -97,13 +98,10 @@ def _sign(registry: Registry, release: dict[str, Any], *, without_record: bool) 
     return manifest, verified
 
 
-def _sign_anew(registry: Registry, release: dict[str, Any], why: str, *, without_record: bool) -> tuple[str, str]:
+def _sign_anew(registry: Registry, release: dict[str, Any], *, without_record: bool) -> tuple[str, str]:
     folder = Path(release["folder"])
-    is_old = not (folder / MANIFEST).exists() and not (folder / SIGNATURE).exists()
     try:
-        if not is_old:
-            raise InputError(why)
-        verify_release_files(release, model=registry.name, index_signature=None)
+        verify_by_record(release)
         verified = f"model, index and settings are what run {release['run']} recorded"
     except InputError as error:
         if not without_record:
@@ -123,10 +121,9 @@ def _sign_anew(registry: Registry, release: dict[str, Any], why: str, *, without
         _refuse_others(folder, written)
         about = {n: release[n] for n in ("run", "date", "cutoff", "model_digest", "index_digest")}
         manifest = make_manifest(written, about | {"model": registry.name})
-        sign_manifest(written, manifest)
         shutil.rmtree(written / "artifacts")  # what lies there stays
-        if is_file(run_folder(release["run"]) / "run.json"):  # where no run is, its record must not seem to be
-            record_manifest(release["run"], manifest)
+        _send(registry, release, written)  # before the signature: killed between, it is what it was
+        sign_manifest(written, manifest)
         _send(registry, release, written)
     return manifest, f"{verified}; MLflow's files of it are written anew"
 
@@ -160,8 +157,6 @@ def _model_id(registry: Registry, release: dict[str, Any]) -> str:
 def _send(registry: Registry, release: dict[str, Any], folder: Path) -> None:
     """Put files into a version, where all who read it find them."""
     registry.client.log_model_artifacts(_model_id(registry, release), str(folder))
-    digest = digest_bytes((folder / MANIFEST).read_bytes())
-    registry.tag(release["version"], "smar.release_digest", digest)
     discard_copy(Path(release["folder"]), at_any_age=True)
 
 

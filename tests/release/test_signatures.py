@@ -12,6 +12,7 @@ from typing import Literal
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from smar_model.cli import app
@@ -379,3 +380,27 @@ def test_mlflow_loads_a_signed_version_and_leaves_it_as_it_is(shop: Attacked) ->
     for _ in range(2):
         mlflow.pyfunc.load_model("models:/smar/2")
     shop.registry.release("2")
+
+
+def test_signing_that_was_cut_off_is_done_again(shop: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = MlflowClient.log_model_artifacts
+    for number in (1, 2, 3):
+        as_before_signatures(shop) if number == 1 else None
+        sent: list[str] = []
+
+        def cut_off(
+            client: MlflowClient, model: str, folder: str, sent: list[str] = sent, last: int = number, **more: str
+        ) -> None:
+            sent.append(model)
+            if len(sent) == last:
+                shutil.copyfile(Path(folder) / "MLmodel", shop.folder("2") / "MLmodel")
+                if (Path(folder) / "release.json").exists():
+                    shutil.copyfile(Path(folder) / "release.json", shop.folder("2") / "release.json")
+                raise OSError("the connection was lost")
+            send(client, model, folder, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_model_artifacts", cut_off)
+            failed = sign(shop)
+        assert isinstance(failed, OSError) == (number < 3)
+    assert shop.registry.release("2")["release_digest"]
