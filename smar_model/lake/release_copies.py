@@ -71,6 +71,8 @@ def discard_copy(folder: Path, *, at_any_age: bool = False) -> bool:
         copy.rename(aside)  # at once: another process may be bringing it
     except FileNotFoundError:  # another process was first
         return True
+    except OSError:  # a disk that is mounted to be read only
+        return False
     shutil.rmtree(aside, ignore_errors=True)
     return True
 
