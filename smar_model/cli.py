@@ -195,6 +195,22 @@ def reconcile(settings: SettingsOption) -> None:
 
 
 @app.command()
+def sign(
+    settings: SettingsOption,
+    version: Annotated[str, typer.Option("--version", help="Number of the model version.")],
+    by: Annotated[Optional[str], typer.Option(help="Who; default: this machine's user.")] = None,  # noqa: UP045
+    without_record: Annotated[
+        bool,
+        typer.Option("--without-record", help="Though its run was made in another lake: you vouch for it."),
+    ] = False,
+) -> None:
+    """Verify a version and sign it again, with the key at hand: one from before signatures, or whose key was lost or changed."""
+    from smar_model.release.sign import sign_version
+
+    sign_version(load_settings(settings), version, by=by or _this_user(), without_record=without_record)
+
+
+@app.command()
 def prune(
     settings: SettingsOption,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,

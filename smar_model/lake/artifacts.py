@@ -539,6 +539,11 @@ def _manifests(stage: str) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
     return manifests, damaged
 
 
+def has_output(stage: str, digest: str) -> bool:
+    """Whether the stage has an output of this content."""
+    return any(manifest["digest"] == digest for manifest in _manifests(stage)[0])
+
+
 def checkpoint_stage(stage: str) -> str:
     """Name under which a stage's checkpoints are published."""
     return f"{stage}-checkpoint"

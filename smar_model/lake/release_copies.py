@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import artifact_of, content_digests, lake
-from smar_model.lake.digests import digest_json, digests_once
+from smar_model.lake.artifacts import artifact_of, lake
 from smar_model.lake.process_identity import temporary_beside
+from smar_model.lake.release_manifest import WITHIN_VERSION, content_digest, model_content_digest
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import complete_folder, flush, flush_files
 from smar_model.settings import home
 
 REGISTERED_FROM = ("mlflow-artifacts", "lake")
 """Folders of the home folder in which an embedded registry's artifacts lie."""
-WITHIN_VERSION = "version"
-"""Value of the tag `index_source`: the build that the version was released with lies in the version itself."""
+COPY_SECONDS = 120
+"""A copy that is not what was signed is brought again, but not more often than this."""
 
 
 def cache_folder() -> Path:
@@ -29,15 +28,16 @@ def cache_folder() -> Path:
 
 
 def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "index"]) -> Path:
-    """Folder of a release's model or index, as a run has recorded it, its content verified.
+    """Folder of a release's model or index, as a run has recorded it. When the run began the release was verified by its signature; here
+    its content is, by the digest that was recorded then.
 
     Raises:
         DamagedOutput: it lies in the lake and has changed.
-        InputError: it is gone, or has changed where it cannot be brought again.
+        InputError: it is gone, or has another content.
     """
-    folder, digest = home() / release[f"{what}_folder"], release[f"{what}_digest"]
+    folder, source = home() / release[f"{what}_folder"], None
     if folder.is_relative_to(lake()):
-        artifact = artifact_of(folder, digest)
+        artifact = artifact_of(folder, release[f"{what}_digest"])
         if artifact:
             return artifact.folder.joinpath(*folder.relative_to(lake()).parts[3:])
         # Some of it may be here: other files of the output were read, or bringing it was cut off.
@@ -45,33 +45,41 @@ def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "i
     elif folder.is_relative_to(cache_folder()):
         own_place = release.get("index_source", WITHIN_VERSION) if what == "index" else WITHIN_VERSION
         source = release["source"] if own_place == WITHIN_VERSION else own_place
-        cache = folder.relative_to(cache_folder()).parts[0]
-        if folder.is_dir() and not _is_content(folder, what, digest):
-            print(f"{folder}: damaged (its content is not what was released): it is downloaded again", file=sys.stderr)
-            with suppress(FileNotFoundError):  # another process is at it as well
-                (cache_folder() / cache).rename(temporary_beside(cache_folder() / cache))
-        if not folder.is_dir():
-            copy_of(source, cache=cache, tracking_uri=run.settings.tracking_uri)
     name = f"version {release['version']}" if release.get("version") else f"run {release['run']}"
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: the {what} of {name}, which run {run.name} met when it began, is gone; start a new run"
-        )
-    if not _is_content(folder, what, digest):
-        raise InputError(
-            f"{folder}: damaged (its content is not that of the {what} of {name}, {digest[:12]}), which run {run.name} met when it "
-            "began; start a new run"
-        )
-    return folder
+    while True:
+        if source:
+            cache = folder.relative_to(cache_folder()).parts[0]
+            copy_of(source, cache=cache, tracking_uri=run.settings.tracking_uri)
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: the {what} of {name}, which run {run.name} met when it began, is gone; start a new run"
+            )
+        digest = model_content_digest(folder) if what == "model" else content_digest(folder)
+        if digest == release[f"{what}_digest"]:
+            return folder
+        if not (source and discard_copy(folder)):
+            raise InputError(
+                f"{folder}: damaged, or another {what} than {release[f'{what}_digest'][:12]}, that of {name} which run {run.name} "
+                "met when it began; start a new run"
+            )
 
 
-def _is_content(folder: Path, what: Literal["model", "index"], digest: str) -> bool:
-    """Whether a release's folder holds the model or the index of this digest."""
-    if what == "index":
-        return digest_json(content_digests(folder)) == digest
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    names = [f"{folder.name}/{file.name}" for file in files]
-    return digest_json(list(zip(names, digests_once(files), strict=True))) == digest
+def discard_copy(folder: Path, *, at_any_age: bool = False) -> bool:
+    """Remove the copy that a folder is, or lies in, so that it is brought again; False: it is no copy, or has just been brought."""
+    if not folder.is_relative_to(cache_folder()):
+        return False
+    copy = cache_folder() / folder.relative_to(cache_folder()).parts[0]
+    aside = temporary_beside(copy)
+    try:
+        if not at_any_age and time.time() - copy.stat().st_mtime < COPY_SECONDS:
+            return False
+        copy.rename(aside)  # at once: another process may be bringing it
+    except FileNotFoundError:  # another process was first
+        return True
+    except OSError:  # a disk that is mounted to be read only
+        return False
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
 
 
 def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
@@ -36,7 +35,7 @@ def find_anchors(run: Run, champion: dict[str, Any] | None) -> dict[str, dict[st
 
 
 def find_best_release(run: Run) -> dict[str, Any] | None:
-    """The best of the versions that were champion, by `best_release`; one whose files are gone is passed over."""
+    """The best of the versions that were champion, by `best_release`; one that is refused, as its files are gone, is passed over."""
     registry = Registry(run.settings)
     tags = {str(v.version): v.tags for v in registry.client.search_model_versions(f"name = '{registry.name}'")}
     promoted = [found for version, of in tags.items() if (found := _promoted(version, of))]
@@ -44,10 +43,9 @@ def find_best_release(run: Run) -> dict[str, Any] | None:
         promoted.remove(found)
         with suppress(InputError):
             release = registry.release(found["version"])
-            if Path(release["model_folder"]).is_dir():
-                return {
-                    n: release[n] for n in ("version", "run", "cutoff", "model_digest", "model_folder", "source")
-                } | {"over_bm25": found["over_bm25"]}
+            return {n: release[n] for n in ("version", "run", "cutoff", "model_digest", "model_folder", "source")} | {
+                "over_bm25": found["over_bm25"]
+            }
     return None
 
 

@@ -25,7 +25,15 @@ from smar_model.release.history import (
     restored_move,
     write_pending,
 )
-from smar_model.release.registry import CHAMPION, LAST_GOOD, PROMOTED_AT, PROMOTED_FROM, Registry, source_tag
+from smar_model.release.registry import (
+    CHAMPION,
+    LAST_GOOD,
+    PROMOTED_AT,
+    PROMOTED_FROM,
+    Registry,
+    signature_tag,
+    source_tag,
+)
 
 HISTORY_TAG = "smar.release."
 """Tags of the registered model, each a move of the champion in short: `smar.release.00007`."""
@@ -51,8 +59,9 @@ def carry_out(registry: Registry, lease: Lease, entry: dict[str, Any]) -> None:
     if entry["action"] in MOVES:
         registry.client.set_registered_model_alias(registry.name, CHAMPION, entry["to"])
     else:
-        # The place first: readers ask for it once they have met the digest.
+        # Place and signature first: readers ask for them once they have met the digest.
         registry.tag(entry["to"], source_tag(entry["index"]), entry["index_source"])
+        registry.tag(entry["to"], signature_tag(entry["index"]), entry["index_signature"])
         registry.tag(entry["to"], "index", entry["index"])
     write_down(registry, entry)
 

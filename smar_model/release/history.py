@@ -4,6 +4,7 @@ Every line has `at`, `action`, `model`, `from`, `to`, `run`, `date`, `by`, `reas
 
     promote, rollback, by hand    moves: `number`; `from`, `to`: the champion before and after; `index`: the build that `to` answers by
     refresh                       `from` = `to`: the version; `index_from`, `index`: its build before and after
+    sign                          `from` = `to`: the version, signed again
     reject                        `from` = `to`: the champion, which stays; `version`: the one that a person refused
 
 A change is first noted beside it (`releases.pending.json`), so that the next command finishes what a killed process began, or drops it.

@@ -37,7 +37,7 @@ from smar_model.lake.shared_files import (
 from smar_model.release.history import is_history_whole, read_history, read_moves
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
-from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, source_tag
+from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, released_index, signature_tag, source_tag
 from smar_model.settings import Settings, home
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES
 
@@ -204,6 +204,7 @@ def _let_go(pruning: Pruning, version: str, digest: str, source: str) -> None:
         pruning.failures.append(f"{what}: {type(error).__name__}: {error}")
         return
     registry.client.delete_model_version_tag(registry.name, version, source_tag(digest))
+    registry.client.delete_model_version_tag(registry.name, version, signature_tag(digest))
     pruning.count += 1
 
 
@@ -349,7 +350,7 @@ def _prune_copies(pruning: Pruning, survey: Survey, builds: Collection[str], kep
     """Local copies of versions that are not kept and of builds that are gone, and what killed processes were copying."""
     staying = {f"{pruning.registry.name}-{version}" for version in kept} | {f"index-{digest}" for digest in builds}
     ours = re.compile(rf"{re.escape(pruning.registry.name)}-\d+|index-[0-9a-f]+|\..*")
-    left = [*home().glob(".register-*"), *home().glob(".publish-*")]
+    left = [*home().glob(".register-*"), *home().glob(".publish-*"), *home().glob(".sign-*")]
     for folder in [*sorted(cache_folder().glob("*")), *left]:
         is_old = time.time() - folder.stat().st_mtime > REFRESH_AGE.total_seconds()
         if folder.name not in staying and is_old and ours.fullmatch(folder.name) and not _is_named(folder, survey):

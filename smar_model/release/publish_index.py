@@ -8,13 +8,14 @@ from pathlib import Path
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.release_manifest import sign_index
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out
 from smar_model.release.history import new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion
 from smar_model.release.register import place
-from smar_model.release.registry import Registry, released_index, source_tag
+from smar_model.release.registry import Registry, released_index, signature_tag, source_tag
 from smar_model.release.steps import recorded_step
 from smar_model.release.verify import verify_release
 from smar_model.settings import home
@@ -51,23 +52,25 @@ def _publish(run: Run) -> tuple[str, str]:
         )
     short = build.digest[:12]
     unchanged = "unchanged", f"version {version} has this index already, {short}"
-    if tags["index"] == build.digest:
-        answered, source = None, ""
+    if _is_current(build, tags):
+        answered, source, signature = None, "", ""
     else:
         # Before the lease: a large build takes a while to check and to send.
         changed = {"index_digest": build.digest, "index_folder": str(build.folder)}
         # Not the folders that the run met: a copy from a server may be gone.
         whole = registry.release(version, index=released_index(dict(tags))) | changed
-        answered, source = verify_release(whole), _place(registry, version, build)
+        about = {"model": registry.name, "model_digest": made_for, "index_digest": build.digest, "run": run.name}
+        answered, signature = verify_release(whole), sign_index(about)
+        source = _place(registry, version, build)
     with registry_lease(purpose=f"publish-index {run.name}") as lease:
         found = reconcile_champion(registry)
         for line in found.lines:
             print(f"[{run.name}] publish-index: {line}", flush=True)
-        now = registry.version(version).tags
-        current = now["index"]
-        if answered is None or current == build.digest:
+        tags = registry.version(version).tags
+        current = tags["index"]
+        if answered is None or _is_current(build, tags):
             # Made again, as it was damaged, it lies elsewhere in the lake.
-            if now.get(source_tag(current), "").startswith("file:") and current == build.digest:
+            if tags.get(source_tag(current), "").startswith("file:") and current == build.digest:
                 registry.tag(version, source_tag(current), build.folder.as_uri())
             return unchanged
         is_broken = found.problem is not None and found.champion is not None and found.champion[0] == version
@@ -78,7 +81,9 @@ def _publish(run: Run) -> tuple[str, str]:
         entry = new_entry(
             registry.name,
             "refresh",
-            **{"from": version, "to": version, "index_from": current, "index": build.digest, "index_source": source},
+            **{"from": version, "to": version, "index_from": current, "index": build.digest},
+            index_source=source,
+            index_signature=signature,
             run=run.name,
             date=str(run.date),
             by="smar publish-index",
@@ -87,6 +92,12 @@ def _publish(run: Run) -> tuple[str, str]:
         )
         carry_out(registry, lease, entry)
     return "published", f"version {version} answers by index {short}, of {build.metrics['items']:,.0f} items"
+
+
+def _is_current(build: Artifact, tags: dict[str, str]) -> bool:
+    """Whether the version answers by this build, and it is signed: alone, or with the version that it was released with."""
+    is_signed = signature_tag(build.digest) in tags or released_index(tags) == build.digest
+    return tags["index"] == build.digest and is_signed
 
 
 _FIGURES = ("items", "items_added", "items_removed", "recall_at_100")

@@ -59,8 +59,7 @@ def reconcile_champion(registry: Registry, *, opened: bool = False) -> Reconcile
     """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error.
 
     Args:
-        opened: open the champion although it has been verified before: its files may have been lost or damaged since. False: see that
-            its folders are there.
+        opened: open the champion although it has served before. False: see by digest and signature that its files are those that were released.
     """
     finished = finish_pending(registry)
     done = [finished] if finished else []

@@ -1,4 +1,4 @@
-"""`smar register`: the run's model, its index and report as one immutable MLflow model version, alias `challenger`."""
+"""`smar register`: the run's model, its index and report as one immutable MLflow model version, signed, alias `challenger`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,25 @@ import yaml
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
-from smar_model.lake.release_copies import WITHIN_VERSION
+from smar_model.lake.digests import digest_bytes
+from smar_model.lake.release_manifest import (
+    WITHIN_VERSION,
+    content_digest,
+    make_manifest,
+    model_content_digest,
+    record_manifest,
+    sign_manifest,
+)
 from smar_model.lake.runs import Run
+from smar_model.lake.signing_keys import signing_key
 from smar_model.release.lease import registry_lease
 from smar_model.release.registry import CHALLENGER, Registry
 from smar_model.release.steps import recorded_step
 from smar_model.release.tracking import parent_run
 from smar_model.settings import REPOSITORY, home
 
+NO_BYTECODE = "__pycache__"
+"""Name in a version at which Python would keep bytecode of `pyfunc_model.py` when MLflow loads it, and run what it finds there."""
 SERVING_PACKAGES = (
     "faiss-cpu",
     "mlflow",
@@ -45,7 +56,7 @@ def register_run(run: Run) -> str:
     """Make the version of a run's model and index, or find the one made before; returns its number.
 
     Raises:
-        InputError: the run lacks a finished output, or its index was built from another finetuned model.
+        InputError: the run lacks a finished output, its index was built from another finetuned model, or there is no key to sign with.
     """
     with recorded_step(run, "register") as details:
         finetune, index = run.output("finetune"), run.output("index")
@@ -54,29 +65,39 @@ def register_run(run: Run) -> str:
                 f"run {run.name}: its index was built for another model; run `smar index --run {run.name}`"
             )
         registry = Registry(run.settings)
+        signing_key()  # before any work
         with registry_lease(purpose=f"register {run.name}"):
             version = registry.find(model_digest=finetune.manifest["content"]["model"], index_digest=index.digest)
+            if version is not None:
+                try:
+                    registry.release(version, index=index.digest)
+                except InputError as error:
+                    print(f"[{run.name}] register: {error}; another version is made", flush=True)
+                    version = None
             reused = version is not None
             version = version or _new_version(registry, run, finetune, index)
+            release = registry.release(version, index=index.digest)
             if registry.aliased(CHALLENGER) != version:
                 registry.client.set_registered_model_alias(registry.name, CHALLENGER, version)
         details |= {"reused": reused, "version": version, "metrics": {"version": int(version)}}
+        details |= {"release_digest": release["release_digest"]}
     print(f"[{run.name}] register: version {version} of {registry.name!r} {'found again' if reused else 'made'}")
     return version
 
 
 def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifact) -> str:
-    import mlflow
     from mlflow.exceptions import MlflowException
 
-    from smar_model.retrieval import pyfunc_model
-
-    mlflow.set_tracking_uri(run.settings.tracking_uri)
-    mlflow.set_registry_uri(run.settings.tracking_uri)
     parent = parent_run(registry, run)
-    with tempfile.TemporaryDirectory(dir=home(), prefix=".register-") as name, warnings.catch_warnings():
-        # MLflow advises type hints and an input example in place of the signature that we state.
-        warnings.simplefilter("ignore", UserWarning)
+    about = {
+        "model": registry.name,
+        "run": run.name,
+        "date": str(run.date),
+        "cutoff": run.cutoff.isoformat(),
+        "model_digest": finetune.manifest["content"]["model"],
+        "index_digest": index.digest,
+    }
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".register-") as name:
         staging = Path(name)
         place(finetune, staging, only="model")
         place(index, staging / "index")
@@ -84,14 +105,9 @@ def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifa
         (staging / "settings.yaml").write_text(
             yaml.safe_dump(run.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
-        with mlflow.start_run(run_id=parent):
-            info = mlflow.pyfunc.log_model(
-                name=registry.name,
-                python_model=str(Path(pyfunc_model.__file__)),
-                artifacts={n: str(staging / n) for n in ("model", "index", "report.html", "settings.yaml")},
-                signature=pyfunc_model.SIGNATURE,
-                pip_requirements=pinned_requirements(),
-            )
+        info, manifest = _log_signed(registry, run, parent, staging, about)
+    # In the lake before there is a version: one whose manifest was never recorded would be an older one for its readers.
+    record_manifest(run.name, manifest)
     try:
         registry.client.create_registered_model(
             registry.name, description="Text queries to items with text and pictures; alias `champion` is what serves."
@@ -104,11 +120,76 @@ def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifa
         source=info.model_uri,
         run_id=parent,
         model_id=info.model_id,  # without it a server takes no model whose files it keeps itself
-        tags=version_tags(run, finetune, index),
+        tags=version_tags(run, finetune, index) | {"smar.release_digest": digest_bytes(manifest.encode())},
         description=f"Trained by run {run.name} on {run.days[0]} to {run.training_days[-1]}, judged on "
         f"{run.evaluation_days[0]} to {run.date}. The report is among its artifacts: artifacts/report.html.",
     )
     return str(created.version)
+
+
+def _log_signed(registry: Registry, run: Run, parent: str, staging: Path, about: dict[str, str]) -> tuple[Any, str]:
+    """Log what lies in `staging` as an MLflow model; returns what MLflow says of it, and its manifest."""
+    import mlflow
+    from mlflow.models import Model
+
+    mlflow.set_tracking_uri(run.settings.tracking_uri)
+    mlflow.set_registry_uri(run.settings.tracking_uri)
+    signer = ReleaseSigner(about)
+    with mlflow.start_run(run_id=parent):
+        info = Model.log(artifact_path=None, name=registry.name, flavor=signer, staging=staging)
+    return info, signer.manifest
+
+
+class ReleaseSigner:
+    """What MLflow takes for a flavor: it has all files of a version written on this machine, signs them, and MLflow sends those very files."""
+
+    __name__ = "mlflow.pyfunc"
+
+    def __init__(self, about: dict[str, str]) -> None:
+        self.about = about
+        self.manifest = ""
+
+    def save_model(self, path: str, mlflow_model: Any, staging: Path) -> None:
+        """Write and sign a version.
+
+        Raises:
+            InputError: model or index in `staging` are not what the version will name, or there is no key.
+        """
+        folder = Path(path)
+        save_pyfunc(folder, mlflow_model, staging)
+        model, index = (folder / "artifacts" / name for name in ("model", "index"))
+        for made, content, digest in (
+            (model, model_content_digest(model), self.about["model_digest"]),
+            (index, content_digest(index), self.about["index_digest"]),
+        ):
+            if content != digest:
+                raise InputError(f"{made}: damaged: not what its stage made ({digest[:12]}); nothing is registered")
+        self.manifest = make_manifest(folder, self.about)
+        sign_manifest(folder, self.manifest)
+
+
+def save_pyfunc(folder: Path, mlflow_model: Any, staging: Path) -> None:
+    """Write all of a version that is not signed yet: MLflow's files and, under `artifacts/`, what lies in `staging`."""
+    import mlflow
+
+    from smar_model.retrieval import pyfunc_model
+
+    with warnings.catch_warnings():
+        # MLflow advises type hints and an input example in place of the signature that we state.
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            mlflow_model=mlflow_model,
+            python_model=str(Path(pyfunc_model.__file__)),
+            artifacts={name: str(staging / name) for name in ("model", "index", "report.html", "settings.yaml")},
+            signature=pyfunc_model.SIGNATURE,
+            pip_requirements=pinned_requirements(),
+        )
+    for cached in folder.rglob("__pycache__"):
+        shutil.rmtree(cached)
+    (folder / NO_BYTECODE).write_text(
+        "A file, so that Python keeps no bytecode beside what is signed.\n", encoding="utf-8"
+    )
 
 
 def version_tags(run: Run, finetune: Artifact, index: Artifact) -> dict[str, str]:

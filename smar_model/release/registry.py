@@ -9,11 +9,14 @@ Alias `champion` → version → tag `index` is the only way in (design, decisio
     smar.promoted_from                 the champion that it first took the place of, or `none`
     smar.promoted_at                   when it became the champion; not there of one that never was
     smar.index_digest, index_source    content digest of the index build that it was released with, and where that lies
+    smar.release_digest                digest of its manifest, to find it by
     index                              content digest of its current build
     index_source.DIGEST                where another build than that of the release lies
+    index_signature.DIGEST             the signed statement that this build was made for the version
     smar.cannot_serve                  why it does not serve although it was made the champion by hand
 
-One tag, `index`, moves an index: whoever meets a new digest finds its place, which was written before. Tags of the registered model:
+Tags can be written by whoever reaches MLflow, so nothing is believed but what is signed, or recorded in the lake
+(`smar_model/lake/release_manifest.py`). One tag, `index`, moves an index: whoever meets a new digest finds its place, which was written before. Tags of the registered model:
 
     smar.last_good                     version and index build that were last verified to serve as the champion
     smar.release.NUMBER                the moves of the champion in short (`smar history` has them whole)
@@ -42,7 +45,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from smar_model.errors import InputError
-from smar_model.lake.release_copies import WITHIN_VERSION, copy_of
+from smar_model.lake.release_copies import copy_of, discard_copy
+from smar_model.lake.release_manifest import WITHIN_VERSION, verify_release_files
 from smar_model.settings import Settings, home
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -56,6 +60,11 @@ Pointer = tuple[str, str]
 def source_tag(index: str) -> str:
     """Tag of a version that says where this build of its index lies."""
     return f"index_source.{index}"
+
+
+def signature_tag(index: str) -> str:
+    """Tag of a version that holds the signature of this build of its index."""
+    return f"index_signature.{index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,20 +188,38 @@ class Registry:
         return True
 
     def release(self, version: str, *, index: str | None = None) -> dict[str, Any]:
-        """A version as plain values, its folders on this machine.
+        """A version as plain values, its folders on this machine and verified: every file is what was signed.
 
         Args:
             index: digest of one of its index builds; None: the current one.
 
         Returns:
             version (text), run, date, cutoff (ISO time), started_from (what fine-tuning went on from), model_digest, index_digest, source and
-            index_source (where MLflow keeps them; the latter WITHIN_VERSION: in the version), folder (all of the version), model_folder and
-            index_folder.
+            index_source (where MLflow keeps them; the latter WITHIN_VERSION: in the version), folder (all of the version), model_folder,
+            index_folder and release_digest (of its manifest; None: made before releases were signed).
 
         Whether the index was built by the model is for whoever loads them to check: `Searcher.load` does.
 
         Raises:
-            InputError: there is no such version, it was not made by `smar register`, it names no place of this build, or its files are gone.
+            InputError: there is no such version, it was not made by `smar register`, it names no place of this build, or it is not what
+                was signed.
+        """
+        while True:
+            release, index_signature = self.unverified_release(version, index=index)
+            try:
+                digest = verify_release_files(release, model=self.name, index_signature=index_signature)
+                return release | {"release_digest": digest}
+            except InputError as error:
+                copies = {Path(release["folder"]), Path(release["index_folder"])}
+                # All of them: which one is damaged is not asked.
+                if not any([discard_copy(copy) for copy in copies]):
+                    raise InputError(f"version {version} is refused: {error}") from error
+
+    def unverified_release(self, version: str, *, index: str | None = None) -> tuple[dict[str, Any], str | None]:
+        """What the registry says of a version, as `release` returns it, and of the signature of its index build. Nothing of it is verified.
+
+        Raises:
+            InputError: there is no such version, it was not made by `smar register`, or it names no place of this build, or its files are gone.
         """
         found = self.version(version)
         if found.status != "READY":
@@ -228,7 +255,7 @@ class Registry:
             )
         except InputError as error:
             raise InputError(f"version {version}: {error}") from error
-        return {
+        release = {
             "version": str(found.version),
             "run": found.tags["smar.run"],
             "date": found.tags["smar.date"],
@@ -242,6 +269,7 @@ class Registry:
             "model_folder": str(folder / "artifacts" / "model"),
             "index_folder": str(index_folder),
         }
+        return release, found.tags.get(signature_tag(index))
 
     def _copy(self, uri: str, cache: str) -> Path:
         return copy_of(uri, cache=cache, tracking_uri=self.settings.tracking_uri)

@@ -43,7 +43,9 @@ def search_release(
 
     trained_with = load_recorded_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
     pictures = ShopInputs.of(trained_with).pictures()
-    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    searcher = Searcher.load(
+        Path(release["model_folder"]), Path(release["index_folder"]), model_digest=release["model_digest"]
+    )
     found, p = searcher.search([query], k=k, departments=departments, routing=routing)
     hits = [
         {
@@ -151,6 +153,8 @@ def _told(entry: dict[str, Any], refreshes: int) -> str:
         return f"version {entry['to']}: index refreshed{times}{by}: {digests}  ({origin})"
     if entry["action"] == "reject":
         return f"version {entry['version']} rejected{by}, version {entry['to'] or 'none'} stays  ({origin}): {entry['reason']}"
+    if entry["action"] == "sign":
+        return f"version {entry['to']} signed again{by}  ({origin}): {entry['reason']}"
     # The rules below say why a gate promoted.
     why = f": {entry['reason']}" if entry.get("reason") and by != " by the gate" else ""
     return f"version {entry['from'] or 'none'} → {entry['to']}  ({entry['action']}{by}, {origin}){why}"

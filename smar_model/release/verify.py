@@ -1,4 +1,4 @@
-"""Whether a release can serve: it loads as readers load it, its index was built by its model, and it answers."""
+"""Whether a release can serve: it loads as readers load it, its index was built by its model, and it answers. No code of it is run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import content_digests
-from smar_model.lake.digests import digest_json
+from smar_model.lake.release_manifest import content_digest
 
 
 def verify_release(release: dict[str, Any]) -> dict[str, Any]:
-    """Open a version as `Registry.release` describes it and as MLflow serves it, and ask it for one of its own items by title.
+    """Open a version as `Registry.release` describes it, by the class that MLflow serves it with, and ask it for one of its own items by
+    title. The class is this project's own, never the version's copy of it.
 
     Returns:
         The query, how many items it found, and P(q).
@@ -36,19 +36,23 @@ def _answer(release: dict[str, Any]) -> dict[str, Any]:
         if not folder.is_dir():
             raise InputError(f"{folder}: this folder is gone")
     # torch and FAISS take seconds to import: not where there is nothing to open.
-    import mlflow
     import pandas as pd
+    from mlflow.pyfunc import PythonModelContext
 
-    from smar_model.retrieval.search import Searcher
+    from smar_model.retrieval.pyfunc_model import SmarSearchModel
 
-    searcher = Searcher.load(model_folder, index_folder)
+    settings = Path(release["folder"]) / "artifacts" / "settings.yaml"
+    artifacts = {"model": str(model_folder), "index": str(index_folder), "settings.yaml": str(settings)}
+    context, model = PythonModelContext(artifacts, model_config={}), SmarSearchModel()
+    model.load_context(context)
+    searcher = model.searcher
     if searcher.manifest["model_digest"] != release["model_digest"]:
         raise InputError(f"{model_folder}: another model than {release['model_digest'][:12]}, which the version names")
-    if digest_json(content_digests(index_folder)) != release["index_digest"]:
+    if content_digest(index_folder) != release["index_digest"]:
         raise InputError(f"{index_folder}: another index than {release['index_digest'][:12]}, which the version names")
     query = searcher.items["title"][0]
     found, p = searcher.search([query], k=10)
-    served = mlflow.pyfunc.load_model(release["folder"]).predict(pd.DataFrame({"query": [query]}), params={"k": 10})
+    served = model.predict(context, pd.DataFrame({"query": [query]}), {"k": 10})
     scores = [hit.score for hit in found[0]] + list(served["score"][0])
     if not found[0] or not len(served["score"][0]) or not all(map(math.isfinite, [*scores, float(p[0])])):
         raise InputError(f"no usable answer to {query!r}, scores {scores}")

@@ -75,12 +75,13 @@ def _files_of(part: int | None) -> tuple[str, str]:
 
 
 def open_index(
-    folder: Path, model_folder: Path, *, part: int | None = None
+    folder: Path, model_folder: Path, *, part: int | None = None, made_for: str | None = None
 ) -> tuple[dict[str, Any], list[faiss.Index], pa.Table]:
     """Manifest, the parts of a published index one after the other, and their items.
 
     Args:
         part: number of the only part that is opened, with its items; None: all.
+        made_for: digest of the model, where all files of both folders have been verified already; None: they are verified here.
 
     Raises:
         InputError: a file is missing or damaged, the index was built by another model, or it has no such part.
@@ -93,7 +94,7 @@ def open_index(
         }
         # Indexes of earlier versions list no files.
         for name, digest in manifest.get("files", {}).items():
-            if name not in others and digest_file(folder / name) != digest:
+            if made_for is None and name not in others and digest_file(folder / name) != digest:
                 raise InputError(
                     f"{folder / name}: damaged: its content is not what index.json lists; build the index again"
                 )
@@ -106,7 +107,7 @@ def open_index(
         raise InputError(
             f"{folder}: not a whole index (index.json, index.faiss): {str(error).splitlines()[0]}"
         ) from error
-    if model != model_digest(model_folder):
+    if model != (made_for or model_digest(model_folder)):
         raise InputError(f"{folder}: this index was built by another model than {model_folder}; build it again")
     vectors = [index.ntotal for index in indexes]
     if vectors != [size for _, size in parts] or sum(vectors) != len(items):

@@ -167,16 +167,19 @@ class Searcher:
             self.index.enable_lookup()
 
     @classmethod
-    def load(cls, model_folder: Path, index_folder: Path, *, part: int | None = None) -> Searcher:
+    def load(
+        cls, model_folder: Path, index_folder: Path, *, part: int | None = None, model_digest: str | None = None
+    ) -> Searcher:
         """Open a released pair.
 
         Args:
             part: number of the only part of the index that is opened, from 0; None: all of it.
+            model_digest: digest of the model, where all files of the pair have been verified already; None: they are verified here.
 
         Raises:
             InputError: the index is damaged, was built by another model, or has no such part.
         """
-        manifest, parts, items = open_index(index_folder, model_folder, part=part)
+        manifest, parts, items = open_index(index_folder, model_folder, part=part, made_for=model_digest)
         index, model = PartedIndex(parts), load_model(model_folder)
         if index.d != 2 * model.shape.network.dimension:
             raise InputError(

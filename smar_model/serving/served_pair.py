@@ -13,8 +13,6 @@ import pyarrow.dataset as ds
 
 from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import content_digests
-from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import load_run
 from smar_model.network.model import load_model, model_digest
 from smar_model.retrieval.embed import embed_catalogue
@@ -38,29 +36,17 @@ class ServedPair:
 
 
 def open_release(release: dict[str, Any], *, part: int | None = None) -> ServedPair:
-    """Open a version as `Registry.release` describes it, every file checked against the digests that it names.
+    """Open a version as `Registry.release` describes it, which has verified every file of it.
 
     Args:
         part: number of the part of its index that is opened, from 0; None: all of it.
 
     Raises:
-        InputError: files are damaged or missing, the index was built by another model, or has no such part.
+        InputError: the index was built by another model, or has no such part.
     """
-    model_folder, index_folder = Path(release["model_folder"]), Path(release["index_folder"])
-    for folder in (model_folder, index_folder):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: version {release['version']} lacks this folder")
-    if digest_json(content_digests(index_folder)) != release["index_digest"]:
-        raise InputError(
-            f"{index_folder}: damaged, or another index than {release['index_digest'][:12]}, which version "
-            f"{release['version']} names"
-        )
-    searcher = Searcher.load(model_folder, index_folder, part=part)
-    if searcher.manifest["model_digest"] != release["model_digest"]:
-        raise InputError(
-            f"{model_folder}: damaged, or another model than {release['model_digest'][:12]}, which version "
-            f"{release['version']} names"
-        )
+    searcher = Searcher.load(
+        Path(release["model_folder"]), Path(release["index_folder"]), part=part, model_digest=release["model_digest"]
+    )
     _warm(searcher)
     return ServedPair(
         version=release["version"],

@@ -45,9 +45,13 @@ VARIABLES = {
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The store, and the key of the team whose machines share it."""
+    key = tmp_path_factory.mktemp("keys") / "signing_key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True)
+    key.chmod(0o600)
     with running_s3() as variables:
-        yield variables
+        yield variables | {"SMAR_SIGNING_KEY": str(key)}
 
 
 @pytest.fixture(scope="module")

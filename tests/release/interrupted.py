@@ -64,12 +64,15 @@ class Steps:
 
     def watch_record(self, patch: pytest.MonkeyPatch) -> None:
         from smar_model.lake.runs import Run
-        from smar_model.release import changes, promote, publish_index, rollback
+        from smar_model.release import changes, promote, publish_index, register, rollback
 
         for place, name in (
             (changes, "write_pending"),
             (changes, "append_history"),
             (promote, "append_history"),
+            (register, "sign_manifest"),
+            (register, "record_manifest"),
+            (publish_index, "sign_index"),
             *((module, "verify_release") for module in (promote, publish_index, rollback)),
             (Run, "write_state"),
         ):

@@ -545,7 +545,10 @@ def test_a_champion_set_by_hand_is_verified_and_written_down(
 
 def test_an_index_set_by_hand_is_verified_and_written_down(releases: Releases) -> None:
     refreshed = releases.refresh_second.output("refresh-index")
-    releases.registry.tag("2", source_tag(refreshed.digest), refreshed.folder.as_uri())
+    publish_index(releases.refresh_second)
+    releases.registry.tag("2", "index", build(releases.second, "index"))
+    reconcile(releases.first.settings)
+    assert read_history("smar")[-1]["index"] == build(releases.second, "index")
     releases.registry.tag("2", "index", refreshed.digest)
     reconcile(releases.first.settings)
     entry = read_history("smar")[-1]
@@ -574,8 +577,8 @@ def _own_index(releases: Releases) -> None:
 @pytest.mark.parametrize(
     ("spoil", "mend", "says"),
     [
-        (_damage_model, _repair_model, "another model"),
-        (_foreign_index, _own_index, "built by another model"),
+        (_damage_model, _repair_model, "weights.safetensors: gone, a file of this release"),
+        (_foreign_index, _own_index, "has no signature"),
         (
             lambda releases: releases.registry.client.delete_model_version_tag("smar", "3", "smar.run"),
             lambda releases: releases.registry.tag("3", "smar.run", "third"),
@@ -689,7 +692,7 @@ def test_a_version_registered_after_being_killed_is_one_version(
 ) -> None:
     before = releases.pointer()
     fresh = judged_run(releases.home, "fresh", seed=5)
-    for call in ("create_model_version", "set_registered_model_alias"):
+    for call in ("sign_manifest", "record_manifest", "create_model_version", "set_registered_model_alias"):
         assert killed_at(call, ["register", "--run", "fresh"]) == -signal.SIGKILL
         assert releases.pointer() == before
     register_run(fresh)

@@ -16,7 +16,8 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
 from smar_model.lake.digests import digest_json
-from smar_model.lake.release_copies import WITHIN_VERSION, cache_folder
+from smar_model.lake.release_copies import cache_folder
+from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run
 from smar_model.release.changes import note_last_good, tag_history
 from smar_model.release.history import append_history, new_entry
@@ -269,7 +270,7 @@ def test_index_builds_that_were_replaced_go_and_old_releases_get_their_own_back(
     tags = shop.registry.version("3").tags
     assert tags["index"] == OWN + "3"
     assert not [n for n in tags if n.startswith("index_source.")]
-    assert shop.registry.release("3")["index_folder"].endswith("version-3/artifacts/index")
+    assert shop.registry.unverified_release("3")[0]["index_folder"].endswith("version-3/artifacts/index")
     # Runs that only refresh leave their outputs after a day, and their records later.
     assert shop.there("refresh-8-0.1", "embed-release") == [True]
     assert shop.there("refresh-7-5", "embed-release") == [False]

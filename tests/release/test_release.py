@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt
-from smar_model.lake.release_copies import WITHIN_VERSION
+from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
 from smar_model.network.model import model_digest
 from smar_model.release.anchors import best_release, find_anchors, find_best_release, find_cold_start
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
-from smar_model.release.registry import Registry, serving_or_version
+from smar_model.release.registry import Registry, serving_or_version, signature_tag
 from smar_model.release.start import start_run
 from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
@@ -198,9 +198,14 @@ def test_a_version_that_does_not_answer_stays_out_and_shows_as_failed(home: Path
 
     foreign = Path(registry.release("1")["index_folder"]).as_uri()
     registry.tag(number, "index_source", foreign)
-    with pytest.raises(InputError, match="built by another model"):
+    with pytest.raises(InputError, match="has no signature"):
+        promote_run(run)
+    tag = signature_tag(registry.version(number).tags["index"])
+    registry.tag(number, tag, "{}")
+    with pytest.raises(InputError, match="its signature is not readable"):
         promote_run(run)
     registry.tag(number, "index_source", WITHIN_VERSION)
+    registry.client.delete_model_version_tag("smar", number, tag)
 
     assert version_of(run) == "1"
     assert not (home / "registry.lock").exists()

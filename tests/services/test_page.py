@@ -256,7 +256,7 @@ def test_a_version_that_cannot_be_opened_says_why_beside_one_that_answers(page: 
     page.goto("/")
     choose(page, "right", "3")
     search(page, "red shirt")
-    expect(page.locator(".failed")).to_contain_text("damaged, or another index")
+    expect(page.locator(".failed")).to_contain_text("has no signature")
     expect(page.locator("#said")).to_contain_text("24 items and no answer for “red shirt”")
     expect(page.locator(".column").first.locator("li")).to_have_count(24)
 

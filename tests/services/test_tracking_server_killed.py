@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from smar_model.errors import InputError
 from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.runs import Run
 from smar_model.release.changes import HISTORY_TAG
@@ -28,6 +30,7 @@ from smar_model.release.reconcile import reconcile
 from smar_model.release.register import register_run
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.release.rollback import roll_back
+from smar_model.release.sign import sign_version
 from smar_model.release.tracking import track_run
 from smar_model.release.verify import verify_release
 from smar_model.retrieval.search import Searcher
@@ -216,6 +219,38 @@ def test_an_index_on_the_server_goes_once_another_has_replaced_it_for_a_day(
     prune(first.settings)
     left = {f.path for f in registry.client.list_artifacts(version.run_id)}
     assert left == {path for path in kept if not path.startswith("index-")}
+    assert_whole(first)
+
+
+def test_a_changed_copy_is_brought_again_and_what_was_changed_on_the_server_is_refused(
+    home: Path, server: Server, first: Run
+) -> None:
+    registry = Registry(first.settings)
+    release = registry.release("1")
+    copied = Path(release["model_folder"]) / "network.json"
+    whole = copied.read_bytes()
+    copied.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match=r"network\.json: damaged"):
+        registry.release("1")  # it has just been brought
+    os.utime(release["folder"], (time.time() - 3_600,) * 2)
+    assert registry.release("1") == release
+    assert copied.read_bytes() == whole
+
+    model = str(registry.version("1").source).removeprefix("models:/")
+    (on_server,) = (server.folder / "artifacts").rglob(f"{model}/artifacts/pyfunc_model.py")
+    code = on_server.read_bytes()
+    on_server.write_bytes(code + b"raise SystemExit(77)\n")
+    assert registry.release("1") == release, "what was verified is used on"
+    shutil.rmtree(cache_folder())
+    with pytest.raises(InputError, match=r"pyfunc_model\.py: damaged, or changed"):
+        reconcile(first.settings)
+    on_server.write_bytes(code)
+    # With the key gone nothing serves, until the version is signed by another.
+    (home / "keys").rename(home / "lost")
+    with pytest.raises(InputError, match="not among the trusted ones"):
+        reconcile(first.settings)
+    for version in {"1", pointer(first)[0]}:
+        sign_version(first.settings, version, by="Ada")
     assert_whole(first)
 
 

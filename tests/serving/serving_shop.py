@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.lake.artifacts import Artifact
-from smar_model.lake.release_copies import WITHIN_VERSION
+from smar_model.lake.release_manifest import WITHIN_VERSION, sign_index
 from smar_model.lake.runs import Run
 from smar_model.release.register import register_run
-from smar_model.release.registry import CHAMPION, Registry
+from smar_model.release.registry import CHAMPION, Registry, signature_tag
 from smar_model.settings import Settings
 from tests.release.judged_runs import judged_run, refreshed_index, write_settings
 from tests.tiny_shop import write_tiny_shop
@@ -24,6 +24,8 @@ class ServingShop:
     """Version → the run that it came from."""
     refreshed: dict[str, Artifact]
     """Version → another index of its model, over one item fewer."""
+    signatures: dict[str, str]
+    """Digest of such an index → its signature, as `smar publish-index` makes it."""
 
     @property
     def settings(self) -> Settings:
@@ -40,6 +42,8 @@ class ServingShop:
         """Refresh a version with another index, or go back to the one that it was released with."""
         source = index.folder.as_uri() if index else WITHIN_VERSION
         digest = index.digest if index else self.runs[version].output("index").digest
+        if index:
+            self.registry.tag(version, signature_tag(digest), self.signatures[digest])
         for tag, value in (("index_source", source), ("index", digest)):
             self.registry.client.set_model_version_tag(self.registry.name, version, tag, value)
 
@@ -68,6 +72,21 @@ def make_serving_shop(
         version: refreshed_index(home, run, f"refreshed-{version}", items=refreshed_items)
         for version, run in runs.items()
     }
-    shop = ServingShop(home=home, settings_file=write_settings(home), runs=runs, refreshed=refreshed)
+    signatures = {
+        index.digest: sign_index(
+            {
+                "model": "smar",
+                "model_digest": runs[version].output("finetune").manifest["content"]["model"],
+                "index_digest": index.digest,
+                "run": f"refreshed-{version}",
+            }
+        )
+        for version, index in refreshed.items()
+    }
+    shop = ServingShop(
+        home=home, settings_file=write_settings(home), runs=runs, refreshed=refreshed, signatures=signatures
+    )
+    for version, index in refreshed.items():
+        shop.registry.tag(version, signature_tag(index.digest), signatures[index.digest])
     shop.promote("1")
     return shop

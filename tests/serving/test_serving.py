@@ -345,7 +345,7 @@ def test_an_index_that_another_model_built_is_refused(shop: ServingShop, client:
     client.app.state.follower._others.clear()  # type: ignore[attr-defined]
     shop.point_to("1", shop.refreshed["2"])
     wait_until(lambda: bool(served(client)[3]))
-    assert "built by another model" in served(client)[3][0]
+    assert "signed for another model_digest" in served(client)[3][0]
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
 
 
@@ -360,7 +360,7 @@ def test_another_version_that_cannot_be_opened_fails_its_own_requests_alone(
     try:
         refused = [client.get("/search", params={"q": "red shirt", "version": "2"}) for _ in range(3)]
         assert {answer.status_code for answer in refused} == {503}
-        assert all("damaged, or another index" in answer.json()["detail"] for answer in refused)
+        assert all("index.faiss: damaged, or changed" in answer.json()["detail"] for answer in refused)
         assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1, "it was opened again for each request"
         assert served(client) == (*pair_of(shop, "1"), [])
         assert client.get("/search", params={"q": "red shirt"}).status_code == 200
@@ -398,7 +398,7 @@ def test_in_the_place_of_a_champion_that_cannot_be_opened_the_last_good_release_
             wait_until(lambda: client.get("/readyz").status_code == 200)
             *pair, problems = served(client)
             assert tuple(pair) == pair_of(shop, "1")
-            assert "version 2 with index" in problems[0] and "built by another model" in problems[0]
+            assert "version 2 with index" in problems[0] and "signed for another model_digest" in problems[0]
             assert "version 1 with index" in problems[0] and "answers in its place" in problems[0]
             assert client.get("/readyz").json()["is_champion"] is False
             assert metric(client, "smar_serving_champion") == 0

@@ -1,0 +1,322 @@
+"""What is signed of a release, and what is verified before anything of it is opened.
+
+    <version>/release.json          the manifest (format 2): every file of the version by size and SHA-256, what the version is
+    <version>/release.sig           its signature
+    <home>/runs/<run>/release.json  the manifest as the run recorded it that made the release
+    tag index_signature.DIGEST      of a version: the signature of an index build that a refresh made for it
+
+A version without a manifest was made before there was one (format 1). The records of the lake that made it vouch for it, or nothing does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import content_digests, has_output
+from smar_model.lake.digests import digest_bytes, digest_json, digests_once
+from smar_model.lake.runs import load_run, run_folder
+from smar_model.lake.shared_files import read_file, replace_file
+from smar_model.lake.signing_keys import sign, verify_signature
+from smar_model.settings import load_settings
+
+FORMAT = 2
+MANIFEST, SIGNATURE = "release.json", "release.sig"
+WITHIN_VERSION = "version"
+"""Value of the tag `index_source`: the build that the version was released with lies in the version itself."""
+MLFLOW_NOTE = "registered_model_meta"
+"""File that MLflow itself puts into a version on a local disk when it loads it: the model's name and the version's number."""
+LARGEST_MANIFEST = 16 * 2**20
+"""Bytes; a release has dozens of files, of a hundred bytes each in the manifest."""
+# Signed with the content, so that neither signature passes for the other.
+_RELEASE, _INDEX = b"smar release\n", b"smar index\n"
+
+
+def make_manifest(folder: Path, about: dict[str, Any]) -> str:
+    """The manifest of a version's folder as it lies on this machine.
+
+    Args:
+        about: model (the registered model's name), run, date, cutoff, model_digest, index_digest.
+    """
+    there = list_files(folder)
+    digests = digests_once(folder / name for name in there)
+    files = {
+        name: {"bytes": size, "sha256": digest} for (name, size), digest in zip(there.items(), digests, strict=True)
+    }
+    return _canonical({"format": FORMAT, **about, "files": files})
+
+
+def sign_manifest(folder: Path, manifest: str) -> None:
+    """Write a manifest and its signature into a version's folder.
+
+    Raises:
+        InputError: there is no key to sign with.
+    """
+    signature = sign(_RELEASE + manifest.encode())
+    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+    (folder / SIGNATURE).write_text(_canonical(signature), encoding="utf-8")
+
+
+def sign_index(about: dict[str, Any]) -> str:
+    """The signed statement about an index build, for the tag of its version.
+
+    Args:
+        about: model (the registered model's name), model_digest, index_digest, run (that made the build).
+    """
+    statement = {"format": FORMAT, **about}
+    return _canonical(statement | {"signed": sign(_INDEX + _canonical(statement).encode())})
+
+
+def record_manifest(run: str, manifest: str) -> None:
+    """Keep the manifest with the run that made the release, in the lake, which MLflow does not reach."""
+    replace_file(run_folder(run) / MANIFEST, manifest)
+
+
+def recorded_manifest(release: dict[str, Any]) -> str | None:
+    """The manifest that the release's run recorded; None: no record of it is in this lake, or the run has made another release since."""
+    try:
+        text = read_file(run_folder(release["run"]) / MANIFEST)
+        content = json.loads(text)
+        is_about_it = content["model_digest"] == release["model_digest"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: then the signature alone decides
+        return None
+    return text if is_about_it else None
+
+
+def verify_release_files(release: dict[str, Any], *, model: str, index_signature: str | None) -> str | None:
+    """Whether a version is, file by file, what was signed. Nothing of it has to be opened before.
+
+    Args:
+        release: as `Registry.release` describes it.
+        model: name of the registered model.
+        index_signature: the statement about its index build, where that is not the one that lies in the version.
+
+    Returns:
+        The digest of its manifest; None: a version of format 1, for which this lake's records vouch.
+
+    Raises:
+        InputError: a file was changed, added or removed, the signature is missing, wrong or by a key that is not trusted, it is of another
+            version or index, or the lake recorded another manifest.
+    """
+    folder, index_folder = Path(release["folder"]), Path(release["index_folder"])
+    for needed in (folder, Path(release["model_folder"]), index_folder):
+        if not needed.is_dir():
+            raise InputError(f"{needed}: version {release['version']} lacks this folder")
+    recorded = recorded_manifest(release)
+    if any(os.path.lexists(folder / name) for name in (MANIFEST, SIGNATURE)):
+        digest: str | None = _verify_manifest(folder, release, model=model, recorded=recorded)
+    elif recorded is not None:
+        raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
+    else:
+        digest = None
+        verify_by_record(release)
+    if release["index_source"] != WITHIN_VERSION:
+        if digest or index_signature:
+            _verify_index_signature(release, model=model, signature=index_signature)
+        if content_digest(index_folder) != release["index_digest"]:
+            raise InputError(
+                f"{index_folder}: damaged, or another index than {release['index_digest'][:12]}, which version "
+                f"{release['version']} names"
+            )
+    return digest
+
+
+def read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Text and content of a version's manifest, whose signature by a trusted key has been verified.
+
+    Raises:
+        InputError: it is not whole, or its signature does not fit.
+    """
+    texts = []
+    for name in (MANIFEST, SIGNATURE):
+        file = folder / name
+        try:
+            if not stat.S_ISREG(file.lstat().st_mode) or file.stat().st_size > LARGEST_MANIFEST:
+                raise InputError(f"{file}: not a file of a release")
+            texts.append(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(f"{file}: missing or not readable, so that nothing vouches for this release") from None
+    try:
+        verify_signature(_RELEASE + texts[0].encode(), _loaded(texts[1]))
+    except InputError as error:
+        raise InputError(f"{folder / SIGNATURE}: {error}") from None
+    content = _loaded(texts[0])
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{folder / MANIFEST}: of another format than {FORMAT}, which this version of SMAR reads")
+    return texts[0], content
+
+
+def _verify_manifest(folder: Path, release: dict[str, Any], *, model: str, recorded: str | None) -> str:
+    text, content = read_manifest(folder)
+    stated = {name: release[name] for name in ("run", "date", "cutoff", "model_digest")} | {"model": model}
+    if release["index_source"] == WITHIN_VERSION:
+        stated["index_digest"] = release["index_digest"]
+    for name, value in stated.items():
+        if content.get(name) != value:
+            raise InputError(
+                f"{folder / MANIFEST}: signed for the {name} {str(content.get(name))[:64]!r}; the registry says {value[:64]!r}"
+            )
+    if recorded is not None and _loaded(recorded).get("index_digest") == content["index_digest"] and recorded != text:
+        raise InputError(f"{folder / MANIFEST}: not the manifest that run {release['run']} recorded when it was made")
+    verify_files(folder, content["files"])
+    return digest_bytes(text.encode())
+
+
+def verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Whether a version's folder has the files of its manifest and no other.
+
+    Raises:
+        InputError: names the first that is missing, changed or not listed.
+    """
+    with _damage_named(folder):
+        _verify_files(folder, files)
+
+
+def _verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    there = list_files(folder)
+    for name in sorted(files.keys() - there.keys()):
+        raise InputError(f"{folder / name}: gone, a file of this release")
+    for name in sorted(there.keys() - files.keys()):
+        raise InputError(f"{folder / name}: no file of this release; it was put there after it was signed")
+    digests = digests_once(folder / name for name in files)
+    for (name, entry), digest in zip(files.items(), digests, strict=True):
+        if there[name] != entry["bytes"] or digest != entry["sha256"]:
+            raise InputError(f"{folder / name}: damaged, or changed after it was signed")
+
+
+def _verify_index_signature(release: dict[str, Any], *, model: str, signature: str | None) -> None:
+    what = f"the index {release['index_digest'][:12]} of version {release['version']}"
+    if signature is None:
+        raise InputError(f"{what} has no signature; `smar publish-index` signs what it publishes")
+    try:
+        statement = _loaded(signature)
+        signed = statement.pop("signed") if isinstance(statement, dict) and "signed" in statement else None
+        verify_signature(_INDEX + _canonical(statement).encode(), signed)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    stated = {"format": FORMAT, "model": model} | {name: release[name] for name in ("model_digest", "index_digest")}
+    for name, value in stated.items():
+        if statement.get(name) != value:
+            raise InputError(f"{what}: signed for another {name}, {str(statement.get(name))[:64]!r}")
+
+
+def verify_by_record(release: dict[str, Any]) -> None:
+    """Whether this lake's own records vouch for model, index and settings of a version, as one from before releases were signed needs.
+
+    Raises:
+        InputError: they do not.
+    """
+    to_do = f"verify and sign it: `smar sign --settings FILE --version {release['version']}`"
+    try:
+        run = load_run(release["run"])
+        model, index = run.output("finetune").manifest["content"]["model"], run.output("index").digest
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        told = str(error).splitlines()[0] if isinstance(error, InputError) else f"run {release['run']}: not readable"
+        raise InputError(f"not signed, and no record in this lake vouches for it ({told}); {to_do}") from None
+    if release["index_source"] == WITHIN_VERSION:
+        is_known = index == release["index_digest"]
+    else:
+        is_known = any(has_output(stage, release["index_digest"]) for stage in ("index", "refresh-index"))
+    if model != release["model_digest"] or not is_known:
+        raise InputError(f"not signed, and not what the record of run {run.name} says it made; {to_do}")
+    if (str(run.date), run.cutoff.isoformat()) != (release["date"], release["cutoff"]):
+        raise InputError(f"not signed, and of another day than run {run.name}, which made it; {to_do}")
+    folder = Path(release["model_folder"])
+    if model_content_digest(folder) != model:
+        raise InputError(
+            f"{folder}: damaged, or another model than {model[:12]}, which version {release['version']} names"
+        )
+    folder = Path(release["index_folder"])
+    if content_digest(folder) != release["index_digest"]:
+        raise InputError(
+            f"{folder}: damaged, or another index than {release['index_digest'][:12]}, which version {release['version']} names"
+        )
+    settings = Path(release["folder"]) / "artifacts" / "settings.yaml"
+    if load_settings(settings) != run.settings:
+        raise InputError(f"{settings}: not the settings of run {run.name}, which made version {release['version']}")
+
+
+def model_content_digest(folder: Path) -> str:
+    """Digest of a model's folder, as `model_digest` in the room of the network has it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    with _damage_named(folder):
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        names = [f"{folder.name}/{file.name}" for file in files]
+        return digest_json(list(zip(names, digests_once(files), strict=True)))
+
+
+def content_digest(folder: Path) -> str:
+    """Digest of an output's folder, as its manifest in the lake has it.
+
+    Raises:
+        InputError: a file cannot be read, or is no table where it has to be one.
+    """
+    with _damage_named(folder):
+        return digest_json(content_digests(folder))
+
+
+@contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder}: damaged: {told}") from error
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Files of a version by their path in it, in bytes; without manifest, signature and MLflow's note. Python's caches are removed.
+
+    Raises:
+        InputError: there is something else than plain files and folders.
+    """
+    return dict(_walk(folder, folder))
+
+
+def _walk(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path, status = Path(entry.path), entry.stat(follow_symlinks=False)
+        name = path.relative_to(root).as_posix()
+        if stat.S_ISDIR(status.st_mode) and entry.name == "__pycache__":
+            # Left by who had MLflow load the version here, or planted: nothing of ours reads it, and nobody else shall.
+            shutil.rmtree(path, ignore_errors=True)
+        elif stat.S_ISDIR(status.st_mode):
+            yield from _walk(path, root)
+        elif not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: a link or a device, no file of a release")
+        elif name not in {MANIFEST, SIGNATURE} and not (name == MLFLOW_NOTE and _is_mlflow_note(path)):
+            yield name, status.st_size
+
+
+def _is_mlflow_note(file: Path) -> bool:
+    if file.stat().st_size > 1_000:
+        return False
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and content.keys() == {"model_name", "model_version"}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError("not readable") from None
