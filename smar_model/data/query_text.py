@@ -30,3 +30,13 @@ def normalise_query(text: str) -> str:
     for pattern, mask in ((EMAIL, "<email>"), (CARD, "<card>"), (PHONE, "<phone>")):
         query = pattern.sub(mask, query)
     return query
+
+
+def beginning(text: str, characters: int) -> str:
+    """The first characters of a query with the same normal form, at a cost that a text of any length cannot raise.
+
+    One character may stand for 18 (U+FDFA), so the text is cut before NFKC and after it. `normalise_query` of what is left may still be three times
+    as long, by case folding. A query that is no longer than `characters` in NFKC keeps its normal form to the letter.
+    """
+    short = " ".join(text.split())[:characters]
+    return unicodedata.normalize("NFKC", short)[:characters]

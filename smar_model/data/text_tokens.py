@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from smar_model.data.query_text import normalise_query
+from smar_model.data.query_text import beginning, normalise_query
 from smar_model.errors import InputError
+
+CHARACTERS_A_TOKEN = 32
+"""Of a query so many are looked at for each token that the model reads, which has four or five on average, seldom more than fifteen."""
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -37,8 +40,10 @@ def pad(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
 
 
 def encode_queries(tokenizer: Tokenizer, queries: Sequence[str], length: int) -> np.ndarray:
-    """Queries to ids (B, L) int64, normalised as the training data were."""
-    encoded = tokenizer.encode_batch([normalise_query(q) for q in queries], add_special_tokens=False)
+    """Queries to ids (B, L) int64, normalised as the training data were. What lies far behind the last token is cut off first."""
+    longest = length * CHARACTERS_A_TOKEN
+    texts = [normalise_query(beginning(query, longest))[:longest] for query in queries]
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
     return pad([e.ids for e in encoded], length)
 
 
