@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -74,9 +74,10 @@ KINDS: dict[str, Callable[[Any, str], list[Any] | None]] = {
 """Abuse → what does it once to the server of an address, by `abusive_clients`; connections that it returns are kept for a while."""
 
 
-def abuse(name: str, address: str) -> None:
+def abuse(name: str, address: str, began: Event) -> None:
     """Abuse a server, again and again, until this process is ended."""
     by, kept = clients(), []
+    began.set()
     while True:
         with suppress(OSError):  # what a server does to such clients is not what is measured
             kept.append(KINDS[name](by, address))
@@ -107,9 +108,11 @@ class Client:
 def measure(address: str, process: psutil.Process, name: str, seconds: float) -> str:
     """One row of the table."""
     began = process.memory_info().rss
-    abuser: BaseProcess = multiprocessing.get_context("spawn").Process(target=abuse, args=(name, address))
+    started = multiprocessing.get_context("spawn").Event()
+    abuser = multiprocessing.get_context("spawn").Process(target=abuse, args=(name, address, started))
     abuser.start()
-    probe, shopper, until = Client(address), Client(address), time.monotonic() + seconds + 1
+    started.wait()
+    probe, shopper, until = Client(address), Client(address), time.monotonic() + seconds
     healthy: list[float] = []
     searched: list[float | None] = []
     failed, largest, turn = 0, began, 0

@@ -103,7 +103,7 @@ class PartAnswer:
         if not 400 <= self.status < 600 or self.status == 500:
             self.refuse("is none of a part")
         try:
-            return Refused(self.status, _Refusal.model_validate_json(self.content).detail)
+            return Refused(self.status, " ".join(_Refusal.model_validate_json(self.content).detail.split()))
         except ValidationError:
             self.refuse("is none of a part")
 

@@ -17,7 +17,7 @@ LIGATURES = "\ufdfa" * 10_000
 """Each stands for 18 characters."""
 MARKS = "a" + "\u0316\u0301" * 4_999
 """Which Unicode puts in another order."""
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until a client that the server should have answered or closed gives up."""
 
 
