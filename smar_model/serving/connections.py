@@ -74,7 +74,7 @@ class Connections(ServerState):
                 return
 
     def sweep(self) -> None:
-        """Close the connections whose time is over; called about once a second."""
+        """Close the connections whose time is over; called twice a second."""
         now = time.monotonic()
         for connection in list(self.connections):
             if isinstance(connection, BoundedConnection):

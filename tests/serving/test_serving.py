@@ -516,7 +516,7 @@ try:
 except KeyboardInterrupt:
     pass
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert done.stdout.splitlines()[-1:] == ["[200, 200, 200, 200] []"], done.stdout + done.stderr
 
 
