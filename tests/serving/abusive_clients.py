@@ -58,7 +58,8 @@ def status_of(answer: bytes) -> int | None:
 
 def search_request(queries: Sequence[str], k: int) -> bytes:
     body = json.dumps({"queries": queries, "k": k}, ensure_ascii=False).encode()
-    return b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def get_request(path: str, *, close: bool = True) -> bytes:
