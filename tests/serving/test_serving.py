@@ -499,7 +499,7 @@ def get(path):
         return answer.status
 
 def ask():
-    for _ in range(600):
+    for _ in range(6_000):
         try:
             if get("readyz") == 200:
                 break
