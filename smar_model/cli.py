@@ -358,6 +358,10 @@ def serve(
             help="Address of a server with a part, one option for each: this one asks them all and holds none."
         ),
     ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="After SIGTERM, how long requests are still answered while /readyz says 503."),
+    ] = 5.0,
 ) -> None:
     """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
     from smar_model.serving.server import serve as run_server
@@ -369,9 +373,17 @@ def serve(
                 raise InputError(
                     f"--front {address}: holds a password or key, which logs would show; name the server alone, as http://host:port"
                 )
-        serve_front(front, host=host, port=port)
+        serve_front(front, host=host, port=port, drain_seconds=drain_seconds)
         return
-    run_server(load_settings(settings), host=host, port=port, poll_seconds=poll_seconds, others_kept=others, part=part)
+    run_server(
+        load_settings(settings),
+        host=host,
+        port=port,
+        poll_seconds=poll_seconds,
+        others_kept=others,
+        part=part,
+        drain_seconds=drain_seconds,
+    )
 
 
 @app.command()

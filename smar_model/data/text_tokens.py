@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from smar_model.data.query_text import normalise_query
+from smar_model.data.query_text import beginning, normalise_query
 from smar_model.errors import InputError
 
 NUMBERS_FILE = "catalogue_numbers.txt"
 """Beside tokenizer.json where the catalogue holds numbers that look like those of cards or telephones: one a line."""
+CHARACTERS_A_TOKEN = 32
+"""Of a query so many are looked at for each token that the model reads, which has four or five on average, seldom more than fifteen."""
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -48,9 +50,10 @@ def load_numbers(tokenizer_file: Path) -> frozenset[str]:
 def encode_queries(
     tokenizer: Tokenizer, queries: Sequence[str], length: int, catalogue_numbers: Collection[str] = frozenset()
 ) -> np.ndarray:
-    """Queries to ids (B, L) int64, normalised as the training data were."""
-    normalised = [normalise_query(q, catalogue_numbers) for q in queries]
-    encoded = tokenizer.encode_batch(normalised, add_special_tokens=False)
+    """Queries to ids (B, L) int64, normalised as the training data were. What lies far behind the last token is cut off first."""
+    longest = length * CHARACTERS_A_TOKEN
+    texts = [normalise_query(beginning(query, longest), catalogue_numbers)[:longest] for query in queries]
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
     return pad([e.ids for e in encoded], length)
 
 

@@ -1,8 +1,8 @@
 """The HTTP interface: a JSON API described by `/openapi.json`, a page, health, metrics.
 
 Requests are parsed and written in one event loop; searches run in as many threads as there are cores, each computing with one thread of
-its own. FAISS and torch let go of Python's lock while they compute, so that many clients share the cores in the order they came, and a
-search is never slowed down by more threads than there are cores.
+its own (`bounded_work.py`). FAISS and torch let go of Python's lock while they compute, so that many clients share the cores in the order they came,
+and a search is never slowed down by more threads than there are cores. What a request may cost is known, and bounded, before work on it begins.
 """
 
 from __future__ import annotations
@@ -14,44 +14,52 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote
 
-import faiss
-import torch
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import ClientDisconnect
 
 from smar_model.errors import InputError
 from smar_model.lake.picture_stores import UnusablePicture
 from smar_model.release.registry import CHALLENGER, CHAMPION
 from smar_model.retrieval.search import RoutedBy
+from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Budget, SearchThreads, in_time
 from smar_model.serving.follower import Follower, NotServed
 from smar_model.serving.metrics import Metrics
-from smar_model.serving.middleware import BoundedBodies, MeasuredRequests
+from smar_model.serving.middleware import BoundedBodies, HeadRequests, MeasuredRequests, PiecewiseAnswers
 from smar_model.serving.pictures import SmallPictures
 from smar_model.serving.served_pair import TEXT_ONLY, ServedPair
 from smar_model.settings import Settings
-
-Result = TypeVar("Result")
 
 MAXIMUM_QUERY = 10_000
 """Characters; the model reads the first few words."""
 MAXIMUM_QUERIES = 256
 """Of one batch."""
 MAXIMUM_HITS = 1_000
-MAXIMUM_BODY = 16_000_000
-"""Bytes: a batch of the longest queries, each character escaped."""
-MAXIMUM_WAITING = 512
-"""Searches that run or wait; more are turned away at once rather than answered too late."""
+"""A query."""
+MAXIMUM_ANSWER_HITS = 12_800
+"""Over all queries of a batch: 50 each of the largest."""
+MAXIMUM_BODY = 1_000_000
+"""Bytes."""
+MAXIMUM_NAME = 4_096
+"""Characters of a picture's name."""
+PICTURE_TYPE = "image/jpeg"
+MAXIMUM_DETAIL = 1_000
+"""Characters of what is wrong with a request."""
+MAXIMUM_OPENING = 8
+"""Requests that wait for a version to be opened."""
+MAXIMUM_DRAWING = 256
+"""Requests that wait for a picture."""
 SWITCH_SECONDS = 0.0005
 """How long one thread may keep Python to itself. While a pair is opened, which is much Python, a search asks for it back dozens of times."""
 
@@ -70,7 +78,9 @@ RoutingName = Annotated[
         description="How text and pictures are weighed in the place of the model's own way: `text` and `pictures` ask one of both"
     ),
 ]
-Departments = Annotated[list[str], Field(max_length=100, description="Only their items; none: all")]
+Department = Annotated[str, Field(max_length=1_000)]
+Departments = Annotated[list[Department], Field(max_length=100, description="Only their items; none: all")]
+PictureName = Annotated[str, Query(min_length=1, max_length=MAXIMUM_NAME)]
 
 
 class HitAnswer(BaseModel):
@@ -104,15 +114,45 @@ class BatchQuestion(BaseModel):
 async def one_question(
     q: Annotated[QueryText, Query()],
     k: Annotated[HitCount, Query()] = 10,
-    department: Annotated[list[str], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
+    department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
     version: Annotated[VersionName, Query()] = CHAMPION,
     routing: Annotated[RoutingName, Query()] = None,
 ) -> BatchQuestion:
     """What `GET /search` asks."""
-    return BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing)
+    return _checked(BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing))
+
+
+async def batch_question(request: Request) -> BatchQuestion:
+    """What `POST /search` asks. Pydantic reads the JSON itself: a value that is none of the question's is never made."""
+    try:
+        return _checked(BatchQuestion.model_validate_json(await request.body()))
+    except ClientDisconnect:  # nobody is there to be told
+        raise HTTPException(400, "the body has not come whole") from None
+    except ValidationError as error:
+        raise RequestValidationError(
+            [e | {"loc": ("body", *e["loc"])} for e in error.errors(include_url=False, include_input=False)]
+        ) from None
+
+
+def _checked(question: BatchQuestion) -> BatchQuestion:
+    for number, query in enumerate(question.queries, start=1):
+        if not query.strip():
+            raise HTTPException(422, f"query {number} is empty")
+    hits = len(question.queries) * question.k
+    if hits > MAXIMUM_ANSWER_HITS:
+        raise HTTPException(
+            422,
+            f"{len(question.queries)} queries with k = {question.k} are {hits:,} hits, more than {MAXIMUM_ANSWER_HITS:,}",
+        )
+    return question
 
 
 OneQuestion = Annotated[BatchQuestion, Depends(one_question)]
+SentQuestion = Annotated[BatchQuestion, Depends(batch_question)]
+QUESTION_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": BatchQuestion.model_json_schema()}}}
+}
+"""For the document: FastAPI does not see what `batch_question` reads."""
 
 
 class BatchAnswer(BaseModel):
@@ -171,8 +211,10 @@ def create_app(
     )
     pictures = SmallPictures(settings)
     cores = len(os.sched_getaffinity(0))
-    searching = _SearchThreads(cores, metrics)
+    searching = SearchThreads(cores, metrics)
     opening, drawing = ThreadPoolExecutor(1, "open"), ThreadPoolExecutor(cores, "picture")
+    to_open = Budget(MAXIMUM_OPENING, "other versions are being opened; try again")
+    to_draw = Budget(MAXIMUM_DRAWING, "too many pictures at once; try again")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -180,7 +222,8 @@ def create_app(
         follower.start()
         yield
         follower.stop()
-        for pool in (searching.pool, opening, drawing):
+        searching.close()
+        for pool in (opening, drawing):
             pool.shutdown(wait=False, cancel_futures=True)
         pictures.close()
 
@@ -192,30 +235,28 @@ def create_app(
             pointer = follower.resolved(name)
             if pair := follower.opened(pointer):
                 return pair
-            return await asyncio.get_running_loop().run_in_executor(opening, follower.open, pointer)
+            with to_open.taken(1):
+                return await in_time(asyncio.get_running_loop().run_in_executor(opening, follower.open, pointer))
         except NotServed as error:
             known = name in {CHAMPION, CHALLENGER, TEXT_ONLY} or (follower.view and name in follower.view.versions)
             raise HTTPException(503 if known else 404, str(error)) from None
 
     async def answer(question: BatchQuestion, *, batch: bool) -> Response:
-        for number, query in enumerate(question.queries, start=1):
-            if not query.strip():
-                raise HTTPException(422, f"query {number} is empty")
         pair = await pair_named(question.version)
-
-        def search_and_write() -> str:
-            answers = _search(pair, question)
-            return (answers if batch else answers.answers[0]).model_dump_json()
-
-        return Response(await searching.run(search_and_write), media_type="application/json")
+        queries = len(question.queries)
+        return await searching.answer(
+            lambda run: run(lambda: _search_and_write(pair, question, batch=batch)),
+            queries=queries,
+            hits=queries * question.k,
+        )
 
     @app.get("/search", response_model=SearchAnswer, tags=["search"])
     async def search(question: OneQuestion) -> Any:
         """The best items for one query."""
         return await answer(question, batch=False)
 
-    @app.post("/search", response_model=BatchAnswer, tags=["search"])
-    async def search_batch(question: BatchQuestion) -> Any:
+    @app.post("/search", response_model=BatchAnswer, tags=["search"], openapi_extra=QUESTION_BODY)
+    async def search_batch(question: SentQuestion) -> Any:
         """The best items for each of many queries."""
         return await answer(question, batch=True)
 
@@ -224,35 +265,43 @@ def create_app(
         """What can be asked, and departments and example queries of the champion."""
         return _versions(follower)
 
-    @app.get("/picture", response_class=Response, tags=["search"], responses={200: {"content": {"image/jpeg": {}}}})
-    async def picture(name: Annotated[str, Query(min_length=1, max_length=4_096)]) -> Response:
+    @app.get("/picture", response_class=Response, tags=["search"], responses={200: {"content": {PICTURE_TYPE: {}}}})
+    async def picture(name: PictureName) -> Response:
         """A picture of the shop, small, by its name in the catalogue."""
-        try:
-            content = await asyncio.get_running_loop().run_in_executor(drawing, pictures.read, name)
-        except UnusablePicture as error:
-            raise HTTPException(404, f"{error.reason}: {error.detail}") from None
-        except InputError as error:
-            raise HTTPException(404, str(error)) from None
-        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "public, max-age=3600"})
+        with to_draw.taken(1):
+            drawn = await in_time(asyncio.get_running_loop().run_in_executor(drawing, pictures.small, name))
+        if isinstance(drawn, UnusablePicture):
+            raise HTTPException(404, f"{drawn.reason}: {drawn.detail}")
+        if isinstance(drawn, InputError):
+            raise HTTPException(503, str(drawn), headers=BUSY)
+        return picture_response(drawn)
 
     @app.get("/readyz", response_model=ReadyAnswer, tags=["operation"], responses={503: {"model": ReadyAnswer}})
     async def readyz() -> Any:
-        """Whether it answers searches (503 before the first champion is open), with which pair, and what is wrong."""
-        described = follower.described()
-        return JSONResponse(described, 200 if described["ready"] else 503)
+        """Whether it answers searches (503 before the first champion is open, and before it ends), with which pair, and what is wrong."""
+        return ready_answer(app, ReadyAnswer.model_validate(follower.described()))
 
     @app.exception_handler(InputError)
     async def bad_input(request: Request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
-
-    @app.exception_handler(RequestValidationError)
-    async def bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        """Without the input, which may be long, or no text that JSON can hold."""
-        problems = [f"{'.'.join(str(part) for part in e['loc'][1:]) or 'request'}: {e['msg']}" for e in error.errors()]
-        text = "; ".join(problems).encode("utf-8", "replace").decode()
-        return JSONResponse({"detail": text}, 422)
+        return _unusable(str(error))
 
     return app
+
+
+def picture_response(content: bytes) -> Response:
+    """A small picture, which browsers may keep."""
+    return Response(content, media_type=PICTURE_TYPE, headers={"Cache-Control": "public, max-age=3600"})
+
+
+def ready_answer(app: FastAPI, state: ReadyAnswer) -> JSONResponse:
+    """For `/readyz`: no server is ready that has been told to end."""
+    if app.state.draining:
+        state = state.model_copy(update={"ready": False, "problems": [*state.problems, "it has been told to end"]})
+    return JSONResponse(state.model_dump(), 200 if state.ready else 503)
+
+
+def _unusable(detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail[:MAXIMUM_DETAIL].encode("utf-8", "replace").decode()}, 422)
 
 
 def new_app(
@@ -263,8 +312,19 @@ def new_app(
     app = FastAPI(
         title="SMAR search", version="1", description=description, lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    app.state.metrics = metrics
+    app.state.draining = False
     app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
+    app.add_middleware(PiecewiseAnswers)
     app.add_middleware(MeasuredRequests, metrics=metrics)
+    app.add_middleware(HeadRequests)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Without the input, which may be long, or no text that JSON can hold."""
+        return _unusable(
+            "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'request'}: {e['msg']}" for e in error.errors())
+        )
 
     @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
     async def healthz() -> str:
@@ -283,38 +343,12 @@ def new_app(
     return app
 
 
-class _SearchThreads:
-    """First come first served."""
-
-    def __init__(self, count: int, metrics: Metrics) -> None:
-        self.pool = ThreadPoolExecutor(count, "search", initializer=_compute_alone)
-        self.metrics = metrics
-        self.waiting = 0
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        if self.waiting >= MAXIMUM_WAITING:
-            raise HTTPException(503, "too many searches at once; try again", headers={"Retry-After": "1"})
-        self.waiting += 1
-        self.metrics.searching.set(self.waiting)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-        finally:
-            self.waiting -= 1
-            self.metrics.searching.set(self.waiting)
-
-
-def _compute_alone() -> None:
-    """Both libraries count their threads for each thread that calls them."""
-    faiss.omp_set_num_threads(1)
-    torch.set_num_threads(1)
-
-
-def _search(pair: ServedPair, question: BatchQuestion) -> BatchAnswer:
+def _search_and_write(pair: ServedPair, question: BatchQuestion, *, batch: bool) -> bytes:
     started = time.perf_counter()
     found, p = pair.searcher.search(
         question.queries, k=question.k, departments=question.departments, routing=question.routing
     )
-    answers = [
+    answers = (
         SearchAnswer(
             query=query,
             p=float(probability),
@@ -334,8 +368,26 @@ def _search(pair: ServedPair, question: BatchQuestion) -> BatchAnswer:
             ],
         )
         for query, probability, hits in zip(question.queries, p, found, strict=True)
-    ]
-    return BatchAnswer(answers=answers, milliseconds=1_000 * (time.perf_counter() - started))
+    )
+    return write_answers(answers, started, batch=batch)
+
+
+def write_answers(answers: Iterable[SearchAnswer], started: float, *, batch: bool) -> bytes:
+    """JSON of a `BatchAnswer`, or of the only answer. Each answer is made, written and forgotten before the next.
+
+    Raises:
+        InputError: it is longer than an answer may be.
+    """
+    written, size = [], 0
+    for answer in answers:
+        written.append(answer.model_dump_json().encode())
+        size += len(written[-1])
+        if size > MAXIMUM_ANSWER:
+            raise InputError(f"an answer of more than {MAXIMUM_ANSWER:,} bytes; ask for fewer queries or a smaller k")
+    if not batch:
+        return written[0]
+    milliseconds = 1_000 * (time.perf_counter() - started)
+    return b'{"answers":[%b],"milliseconds":%b}' % (b",".join(written), str(milliseconds).encode())
 
 
 def _versions(follower: Follower) -> VersionsAnswer:

@@ -84,6 +84,7 @@ class Follower:
     """Tags of the version that could not be opened, and when to try again if they stay as they are."""
     _unopened: dict[tuple[str, str | None], tuple[str, float]] = field(default_factory=dict)
     """Of others: why they could not be opened, and when to try again; a page asks for the same one with every search."""
+    _examples_again_at: float = 0.0
     _registry: Registry | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -127,6 +128,8 @@ class Follower:
         self.metrics.serving_champion.set(float(self.champion is not None and self.reload_problem is None))
         if self.champion:
             self.text_only_missing = PART_OF_NONE if self.part is not None else why_no_text_only(self.champion.run)
+            if not self.examples and time.monotonic() >= self._examples_again_at:
+                self._find_examples(self.champion)
 
     def _see(self) -> RegistryView:
         self._registry = self._registry or Registry(self.settings)
@@ -195,9 +198,13 @@ class Follower:
             self._keep(before)
         self.metrics.serving.labels(pair.version, pair.model_digest, pair.index_digest).set(1)
         log.warning("serving %s, opened in %.1f s", self._serving(), seconds)
+        self._find_examples(pair)
+
+    def _find_examples(self, pair: ServedPair) -> None:
+        self._examples_again_at = time.monotonic() + RETRY_SECONDS
         try:
             self.examples = example_queries(pair)
-        except Exception as error:  # the page goes without
+        except Exception as error:  # the page goes without until the next try
             log.warning("no example queries of run %s: %s", pair.run, _described(error))
             self.examples = []
 

@@ -2,41 +2,66 @@
 
 A request goes to all parts at once; the best of what they find are the best. While releases change, parts may for a moment answer
 with different pairs of model and index: then all are asked again, so that no answer is mixed. The front itself holds no model and
-follows no registry.
+follows no registry. What stands between it and a part, a balancer for one, may answer anything: what is no answer of a part is named, 502.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import httpx
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 
 from smar_model.serving.app import (
+    MAXIMUM_DETAIL,
+    PICTURE_TYPE,
+    QUESTION_BODY,
+    SWITCH_SECONDS,
     BatchAnswer,
     BatchQuestion,
     DepartmentSize,
     HitAnswer,
     OneQuestion,
+    PictureName,
     ReadyAnswer,
     SearchAnswer,
+    SentQuestion,
     VersionsAnswer,
     new_app,
+    picture_response,
+    ready_answer,
+    write_answers,
 )
+from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads
 from smar_model.serving.metrics import Metrics
 
 log = logging.getLogger("smar.serving")
 
+Model = TypeVar("Model", bound=BaseModel)
+
 AGREE_SECONDS = 10.0
 """Parts follow the registry every two seconds, by default; after so many without agreement something is wrong."""
 PAUSE_SECONDS = 0.1
-ANSWER_SECONDS = 30.0
+PART_SECONDS = 20.0
+"""For the whole answer of a part."""
+MAXIMUM_PART_ANSWER = MAXIMUM_ANSWER + 1_000_000
+"""Bytes."""
+
+
+class NotTheSame(Exception):
+    """Parts answer with different pairs of model and index: which."""
 
 
 class Refused(Exception):
@@ -47,39 +72,116 @@ class Refused(Exception):
         self.status, self.detail = status, detail
 
 
+@dataclass(frozen=True, slots=True)
+class PartAnswer:
+    """What came from a part's address."""
+
+    address: str
+    status: int
+    content_type: str
+    content: bytes
+
+    def as_a(self, kind: type[Model]) -> Model:
+        """The answer as JSON of a kind.
+
+        Raises:
+            HTTPException: 502, it is none.
+        """
+        try:
+            return kind.model_validate_json(self.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the answer"
+            self.refuse(f"is no {kind.__name__} ({where}: {first['msg']})")
+
+    def refusal(self) -> Refused:
+        """A part's own words for what it does not answer.
+
+        Raises:
+            HTTPException: 502, what came is no refusal of a part.
+        """
+        if not 400 <= self.status < 600 or self.status == 500:
+            self.refuse("is none of a part")
+        try:
+            return Refused(self.status, " ".join(_Refusal.model_validate_json(self.content).detail.split()))
+        except ValidationError:
+            self.refuse("is none of a part")
+
+    def refuse(self, why: str) -> NoReturn:
+        kind = self.content_type.partition(";")[0][:50] or "no type"
+        _not_answered(
+            502,
+            self.address,
+            f"what it answers (status {self.status}, {kind}, {len(self.content):,} bytes) {why}"[:500],
+        )
+
+
+class _Refusal(BaseModel):
+    detail: str
+
+
+def _not_answered(status: int, address: str, why: str) -> NoReturn:
+    log.error("%s: %s", address, why)
+    raise HTTPException(status, f"{address}: {why}", headers=BUSY)
+
+
 class Parts:
     """The servers behind a front."""
 
     def __init__(self, addresses: Sequence[str], client: httpx.AsyncClient | None = None) -> None:
         self.addresses = [address.rstrip("/") for address in addresses]
-        self.client = client or httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None))
+        self.client = client or httpx.AsyncClient(timeout=PART_SECONDS, limits=httpx.Limits(max_connections=None))
 
-    async def ask(self, method: str, path: str, *, refusal: int | None = None, **options: Any) -> list[dict[str, Any]]:
+    async def fetch(self, method: str, address: str, path: str, **options: Any) -> PartAnswer:
+        """What one part answers, whatever it is.
+
+        Raises:
+            HTTPException: 503, it does not answer in time; 502, it answers more than a part would, or no HTTP.
+        """
+        content = bytearray()
+        try:
+            async with (
+                asyncio.timeout(PART_SECONDS),
+                self.client.stream(method, f"{address}/{path}", follow_redirects=False, **options) as answer,
+            ):
+                async for piece in answer.aiter_bytes():
+                    content += piece
+                    if len(content) > MAXIMUM_PART_ANSWER:
+                        _not_answered(502, address, f"answers more than {MAXIMUM_PART_ANSWER:,} bytes")
+                return PartAnswer(address, answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+        except TimeoutError:
+            _not_answered(503, address, f"does not answer within {PART_SECONDS:g} s")
+        except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+            _not_answered(502, address, f"does not answer ({type(error).__name__}: {error})"[:300])
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            _not_answered(503, address, f"does not answer ({type(error).__name__})")
+
+    async def ask(self, method: str, path: str, *, refusal: int | None = None, **options: Any) -> list[PartAnswer]:
         """Answers of all parts, in their order; without those that refuse with the status `refusal`, unless all do.
 
         Raises:
             Refused: one of them does, with another status, or all of them.
-            HTTPException: one of them does not answer.
+            HTTPException: one of them does not answer, or something else does in its place.
         """
-        answers = await asyncio.gather(
-            *(self.client.request(method, f"{address}/{path}", **options) for address in self.addresses),
-            return_exceptions=True,
-        )
-        found, refused = [], []
-        for address, answer in zip(self.addresses, answers, strict=True):
+        asked = (self.fetch(method, address, path, **options) for address in self.addresses)
+        answers: list[PartAnswer] = []
+        refused: list[Refused] = []
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(answer, BaseException):
-                log.error("%s: %s: %s", address, type(answer).__name__, answer)
-                raise HTTPException(503, f"{address}: does not answer ({type(answer).__name__})")
-            if answer.status_code == 200:
-                found.append(answer.json())
+                raise answer
+            if answer.status == 200:
+                answers.append(answer)
             else:
-                refused.append(Refused(answer.status_code, str(answer.json().get("detail"))))
-        if refused and (not found or any(each.status != refusal for each in refused)):
+                refused.append(answer.refusal())
+        if refused and (not answers or any(each.status != refusal for each in refused)):
             raise refused[0]
-        return found
+        return answers
 
-    async def search(self, question: BatchQuestion) -> BatchAnswer:
-        """What one server with the whole index would answer.
+    async def search(self, question: BatchQuestion, run: Run, *, batch: bool) -> bytes:
+        """JSON of what one server with the whole index would answer.
+
+        Args:
+            run: runs work in a thread; answers of parts are large.
 
         Raises:
             Refused: as `ask`.
@@ -89,17 +191,34 @@ class Parts:
         body = question.model_dump(mode="json")
         while True:
             # A department may have no item in some of the parts.
-            given = await self.ask("POST", "search", json=body, refusal=422 if question.departments else None)
-            answers = [BatchAnswer.model_validate(one).answers for one in given]
-            pairs = {(one.version, one.model_digest, one.index_digest) for each in answers for one in each}
-            if len(pairs) == 1:
-                break
-            if time.monotonic() > deadline:
-                served = ", ".join(sorted(f"version {v} with index {str(index)[:12]}" for v, _, index in pairs))
-                raise HTTPException(503, f"the parts do not serve the same: {served}")
+            answers = await self.ask("POST", "search", json=body, refusal=422 if question.departments else None)
+            try:
+                return await run(partial(_merge_and_write, answers, question, started, batch=batch))
+            except NotTheSame as error:
+                if time.monotonic() > deadline:
+                    raise HTTPException(503, f"the parts do not serve the same: {error}"[:500], headers=BUSY) from None
             await asyncio.sleep(PAUSE_SECONDS)
-        merged = [merge(of_query, question.k) for of_query in zip(*answers, strict=True)]
-        return BatchAnswer(answers=merged, milliseconds=1_000 * (time.perf_counter() - started))
+
+
+def _merge_and_write(given: Sequence[PartAnswer], question: BatchQuestion, started: float, *, batch: bool) -> bytes:
+    answers = []
+    for one in given:
+        answers.append(one.as_a(BatchAnswer).answers)
+        if [each.query for each in answers[-1]] != question.queries:
+            one.refuse("is to other queries than were asked")
+        if (
+            others := {each.version for each in answers[-1]} - {question.version}
+            if question.version.isdigit()
+            else set()
+        ):
+            one.refuse(f"is by version {others.pop()}, not by {question.version}")
+        if not all(math.isfinite(hit.score) for each in answers[-1] for hit in each.hits):
+            one.refuse("has scores that are no numbers")
+    pairs = {(each.version, each.model_digest, each.index_digest) for of_part in answers for each in of_part}
+    if len(pairs) > 1:
+        raise NotTheSame(", ".join(sorted(f"version {v} with index {str(index)[:12]}" for v, _, index in pairs)))
+    merged = (merge(of_query, question.k) for of_query in zip(*answers, strict=True))
+    return write_answers(merged, started, batch=batch)
 
 
 def merge(answers: Sequence[SearchAnswer], k: int) -> SearchAnswer:
@@ -117,28 +236,40 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
         client: by which they are asked; None: one of its own.
     """
     parts, metrics = Parts(addresses, client), Metrics()
+    merging = SearchThreads(len(os.sched_getaffinity(0)), metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sys.setswitchinterval(SWITCH_SECONDS)
         yield
+        merging.close()
         await parts.client.aclose()
 
     app = new_app("Text queries to a shop's items, answered by the parts of an index.", metrics, lifespan)
 
+    async def answer(question: BatchQuestion, *, batch: bool) -> Response:
+        queries = len(question.queries)
+        return await merging.answer(
+            lambda run: parts.search(question, run, batch=batch),
+            queries=queries,
+            hits=queries * question.k,
+            parts=len(addresses),
+        )
+
     @app.get("/search", response_model=SearchAnswer, tags=["search"])
     async def search(question: OneQuestion) -> Any:
         """The best items for one query."""
-        return (await parts.search(question)).answers[0]
+        return await answer(question, batch=False)
 
-    @app.post("/search", response_model=BatchAnswer, tags=["search"])
-    async def search_batch(question: BatchQuestion) -> Any:
+    @app.post("/search", response_model=BatchAnswer, tags=["search"], openapi_extra=QUESTION_BODY)
+    async def search_batch(question: SentQuestion) -> Any:
         """The best items for each of many queries."""
-        return await parts.search(question)
+        return await answer(question, batch=True)
 
     @app.get("/versions", response_model=VersionsAnswer, tags=["search"])
     async def versions() -> Any:
         """What can be asked, as the first part says, and departments of all."""
-        given = [VersionsAnswer.model_validate(one) for one in await parts.ask("GET", "versions")]
+        given = [one.as_a(VersionsAnswer) for one in await parts.ask("GET", "versions")]
         sizes: dict[str, int] = {}
         for department in (department for each in given for department in each.departments):
             sizes[department.name] = sizes.get(department.name, 0) + department.items
@@ -146,31 +277,44 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
         departments = [DepartmentSize(name=name, items=items) for name, items in ordered]
         return given[0].model_copy(update={"departments": departments})
 
-    @app.get("/picture", response_class=Response, tags=["search"], responses={200: {"content": {"image/jpeg": {}}}})
-    async def picture(name: Annotated[str, Query(min_length=1, max_length=4_096)]) -> Response:
+    @app.get("/picture", response_class=Response, tags=["search"], responses={200: {"content": {PICTURE_TYPE: {}}}})
+    async def picture(name: PictureName) -> Response:
         """A picture of the shop, by way of the first part."""
-        answer = await parts.client.get(f"{parts.addresses[0]}/picture", params={"name": name})
-        kept = {key: answer.headers[key] for key in ("content-type", "cache-control") if key in answer.headers}
-        return Response(answer.content, answer.status_code, headers=kept)
+        answer = await parts.fetch("GET", parts.addresses[0], "picture", params={"name": name})
+        if answer.status != 200:
+            raise answer.refusal()
+        if answer.content_type != PICTURE_TYPE or not answer.content:
+            answer.refuse("is no picture")
+        return picture_response(answer.content)
 
     @app.get("/readyz", response_model=ReadyAnswer, tags=["operation"], responses={503: {"model": ReadyAnswer}})
     async def readyz() -> Any:
         """Whether all parts are ready with the same pair."""
-        try:
-            given = [ReadyAnswer.model_validate(one) for one in await parts.ask("GET", "readyz")]
-        except (Refused, HTTPException) as error:
+        asked = (parts.fetch("GET", address, "readyz") for address in parts.addresses)
+        states, problems = [], []
+        for address, answer in zip(parts.addresses, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            try:
+                if isinstance(answer, BaseException):
+                    raise answer
+                if answer.status not in {200, 503}:
+                    raise answer.refusal()
+                states.append(answer.as_a(ReadyAnswer))
+                problems += [f"{address}: {problem}" for problem in states[-1].problems]
+            except (Refused, HTTPException) as error:
+                problems.append(error.detail)
+        whole = len(states) == len(parts.addresses) and all(one.ready for one in states)
+        agree = len({(one.version, one.model_digest, one.index_digest) for one in states}) == 1
+        if whole and not agree:
+            problems.append("the parts do not serve the same")
+        if not whole or not agree:
             nothing = dict.fromkeys(("version", "model_digest", "index_digest"))
-            problem = {"ready": False, "is_champion": False, "problems": [str(error.detail)]}
-            return JSONResponse(nothing | problem, 503)
-        agree = len({(one.version, one.model_digest, one.index_digest) for one in given}) == 1
-        problems = [problem for one in given for problem in one.problems]
-        problems += [] if agree else ["the parts do not serve the same"]
-        champion = all(one.is_champion for one in given)
-        ready = given[0].model_copy(update={"ready": agree, "is_champion": champion, "problems": problems})
-        return JSONResponse(ready.model_dump(), 200 if agree else 503)
+            return ready_answer(app, ReadyAnswer(ready=False, is_champion=False, problems=problems, **nothing))
+        champion = all(one.is_champion for one in states)
+        return ready_answer(app, states[0].model_copy(update={"is_champion": champion, "problems": problems}))
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
-        return JSONResponse({"detail": error.detail}, error.status)
+        headers = BUSY if error.status in {429, 503} else {}
+        return JSONResponse({"detail": error.detail[:MAXIMUM_DETAIL]}, error.status, headers=headers)
 
     return app

@@ -24,6 +24,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.closed_connections = Counter(
+            "smar_closed_connections",
+            "Connections ended as the client sent too much, too slowly or no HTTP, or did not read its answer.",
+            ["reason"],
+            registry=registry,
+        )
         self.searching = Gauge(
             "smar_searches_in_progress", "Searches that run or wait for a thread.", registry=registry
         )

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
+import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from smar_model.errors import InputError
+from smar_model.serving.connections import MAXIMUM_CONNECTIONS, BoundedConnection, Connections
 from smar_model.settings import Settings
 
+DRAIN_SECONDS = 5.0
 SHUTDOWN_SECONDS = 10
+"""For requests under way, once no new one is taken."""
+SEND_BUFFER = 256 * 1_024
+"""Bytes of each connection that the operating system may hold of an answer; it would let them grow to megabytes."""
+OTHER_FILES = 500
+"""That may be open beside connections."""
 
 
 def serve(
-    settings: Settings, *, host: str, port: int, poll_seconds: float, others_kept: int, part: int | None = None
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    poll_seconds: float,
+    others_kept: int,
+    part: int | None = None,
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> None:
     """Serve until a signal comes; requests under way are answered first.
+
+    Args:
+        drain_seconds: from SIGTERM on, how long requests are still taken while `/readyz` says 503, so that balancers see it in time.
 
     Raises:
         InputError: the address cannot be had.
@@ -33,10 +54,10 @@ def serve(
 
     app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept, part=part)
     what = f"model {settings.release.model!r}" + (f", part {part} of its index," if part is not None else "")
-    _run(app, what, host, port)
+    _run(app, what, host, port, drain_seconds)
 
 
-def serve_front(addresses: Sequence[str], *, host: str, port: int) -> None:
+def serve_front(addresses: Sequence[str], *, host: str, port: int, drain_seconds: float = DRAIN_SECONDS) -> None:
     """Likewise in front of servers that hold a part of the index each.
 
     Raises:
@@ -47,7 +68,7 @@ def serve_front(addresses: Sequence[str], *, host: str, port: int) -> None:
     _set_spark_aside()
     from smar_model.serving.front import create_front
 
-    _run(create_front(addresses), f"{len(addresses)} parts of an index", host, port)
+    _run(create_front(addresses), f"{len(addresses)} parts of an index", host, port, drain_seconds)
 
 
 def _set_spark_aside() -> None:
@@ -55,16 +76,61 @@ def _set_spark_aside() -> None:
     sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
 
 
-def _run(app: FastAPI, what: str, host: str, port: int) -> None:
+class Server(uvicorn.Server):
+    """uvicorn's server with bounded connections. It drains on SIGTERM, and ends at once on a second signal."""
+
+    server_state: Connections
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.app = app
+        self.drain_seconds = drain_seconds
+        self.server_state = Connections(app.state.metrics, maximum=_possible_connections())
+        self._ends_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal is not raised again afterwards, as uvicorn would: to end when told to is no failure."""
+        if self._ends_at is not None:
+            os._exit(128 + sig)
+        self.app.state.draining = self.server_state.last_answers = True
+        self._ends_at = time.monotonic() + (self.drain_seconds if sig == signal.SIGTERM else 0.0)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 5 == 0:
+            self.server_state.sweep()
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _possible_connections() -> int:
+    """As many as the server takes, fewer where this process may not open so many files."""
+    wanted = MAXIMUM_CONNECTIONS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(16, min(MAXIMUM_CONNECTIONS, soft - OTHER_FILES))
+    return MAXIMUM_CONNECTIONS
+
+
+def _run(app: FastAPI, what: str, host: str, port: int, drain_seconds: float) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False
+        app,
+        http=BoundedConnection,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        server_header=False,
     )
     with _listening(host, port) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # those that it accepts have the same
         address, actual = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         print(f"Serving {what} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config, app, drain_seconds=drain_seconds).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

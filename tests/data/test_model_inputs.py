@@ -10,10 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from smar_model.data.catalogue import look, picture_view, read_catalogue, read_catalogue_numbers, read_thumbnails
-from smar_model.data.text_tokens import encode_items, encode_queries, pad, trim
+from smar_model.data.query_text import beginning, normalise_query
+from smar_model.data.text_tokens import CHARACTERS_A_TOKEN, encode_items, encode_queries, pad, trim
 from smar_model.network.model import load_model, save_model
 from smar_model.retrieval.search import QueryEncoder
 from tests.network.small_models import small_model
@@ -135,3 +138,77 @@ def test_training_reads_no_item_changed_after_the_cutoff(tmp_path: Path) -> None
     file = write_rows(tmp_path / "catalogue.parquet", "catalogue", rows)
     assert read_catalogue([file], before=new)["item_id"].tolist() == ["old"]
     assert len(read_catalogue([file])) == 2
+
+
+LENGTH = 12
+READABLE = LENGTH * CHARACTERS_A_TOKEN
+LONG = {
+    "ligatures": "\ufdfa" * 10_000,
+    "combining marks": "a" + "\u0316\u0301" * 5_000,
+    "letters that case folding doubles": "ß" * 10_000,
+    "digits": "1234567890" * 1_000,
+    "one word": "a" * 10_000,
+    "white space": " \u3000\t" * 3_000 + "red shirt",
+    "addresses": "a@b.cd " * 1_400,
+}
+
+
+class WatchedTokenizer:
+    """A tokenizer that notes how long the texts were that it was given."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.longest = 0
+
+    def encode_batch(self, texts: list[str], **options: bool) -> list:
+        self.longest = max([self.longest, *map(len, texts)])
+        return self.tokenizer.encode_batch(texts, **options)
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_query_costs_no_more_than_its_beginning(tokenizer: Tokenizer, kind: str) -> None:
+    watched = WatchedTokenizer(tokenizer)
+    ids = encode_queries(watched, [LONG[kind], "red shirt"], LENGTH)  # type: ignore[arg-type]
+    assert watched.longest <= READABLE
+    assert (
+        ids[1] == encode_queries(tokenizer, ["red shirt"], ids.shape[1])[0][:2].tolist() + [0] * (ids.shape[1] - 2)
+    ).all()
+    if kind == "white space":
+        assert ids[0].tolist() == ids[1].tolist()
+
+
+WORDS = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("aÉſß0123 +-@.\u0345\u0301\u0316ﬁ\ufdfa"), max_size=15
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(WORDS, max_size=20).map(" ".join))
+def test_what_fits_into_the_beginning_keeps_its_normal_form(text: str) -> None:
+    short = text[: READABLE // 18]
+    assert normalise_query(beginning(short, READABLE)) == normalise_query(short)
+
+
+def test_what_a_model_reads_of_queries_that_people_type_is_what_it_read_of_all(tokenizer: Tokenizer) -> None:
+    words = [
+        "red",
+        "Blue",
+        "ＳＨＩＲＴ",
+        "dress,",
+        "Straßenschuhe",
+        "w7",
+        "a@b.com",
+        "İstanbul",
+        "红色连衣裙",
+        "4111 1111 1111 1111",
+        "  ",
+        "ﬁne",
+    ]
+    queries = [
+        " ".join(words[(n * step) % len(words)] for n in range(count))
+        for step in range(1, 8)
+        for count in (1, 3, 12, 40, 400)
+    ]
+    for length in (LENGTH, 32):
+        every = [e.ids for e in tokenizer.encode_batch([normalise_query(q) for q in queries], add_special_tokens=False)]
+        assert (encode_queries(tokenizer, queries, length) == pad(every, length)).all()

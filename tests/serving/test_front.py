@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -145,6 +149,98 @@ def test_a_part_that_is_away_is_named(parts: list[FastAPI]) -> None:
     for answer in (front.post("/search", json=question()), front.get("/readyz")):
         assert answer.status_code == 503 and "http://part-1: does not answer" in answer.text
     assert front.get("/healthz").text == "ok\n"
+
+
+class Balancer(BaseHTTPRequestHandler):
+    """What stands before a part and answers in its place."""
+
+    status, content_type, content, headers_more, slow = 200, "text/html", b"", (), 0.0
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        for name, value in (("Content-Type", self.content_type), *self.headers_more):
+            self.send_header(name, value)
+        self.end_headers()
+        for at in range(0, len(self.content), 100):
+            self.wfile.write(self.content[at : at + 100])
+            time.sleep(self.slow)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def balancer(**answer: Any) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Balancer", (Balancer,), answer))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+PAGE = b"<html><body>502 Bad Gateway</body></html>"
+PAIR = {"version": "1", "model_digest": "a", "index_digest": "b", "p": 0.5}
+HIT = {"rank": 1, "item_id": "i", "title": "t", "department": "d", "score": 1.0, "pictures": []}
+
+
+def given(*queries: str, **more: Any) -> bytes:
+    answers = [PAIR | {"query": query, "hits": [HIT]} | more for query in queries]
+    return json.dumps({"answers": answers, "milliseconds": 1}).encode()
+
+
+ODD = {
+    "a balancer's page": (502, {"status": 502, "content": PAGE}),
+    "a page with 200": (502, {"content": PAGE}),
+    "nothing": (502, {}),
+    "half of an answer": (502, {"content": given(*QUERIES)[:-20], "content_type": "application/json"}),
+    "another shape": (502, {"content": b"[1, 2]"}),
+    "JSON of another service": (502, {"status": 503, "content": b'{"error": "down"}'}),
+    "no status of a refusal": (502, {"status": 204}),
+    "an empty batch": (502, {"content": given()}),
+    "fewer answers": (502, {"content": given(*QUERIES[:-1])}),
+    "answers to other queries": (502, {"content": given(*QUERIES[1:], QUERIES[0])}),
+    "another version": (502, {"content": given(*QUERIES, version="3")}),
+    "no number as a score": (502, {"content": given(*QUERIES, hits=[HIT | {"score": float("nan")}])}),
+    "a redirect": (502, {"status": 302, "headers_more": (("Location", "http://127.0.0.1:1/"),)}),
+    "a part's own fault": (502, {"status": 500, "content": b"Internal Server Error"}),
+    "no text": (502, {"content": b"\xff\xfe" * 100}),
+    "a broken encoding": (502, {"content": PAGE, "headers_more": (("Content-Encoding", "gzip"),)}),
+    "too much": (502, {"content": b" " * 30_000}),
+    "slowly": (503, {"content": b" " * 10_000, "slow": 0.1}),
+    "a part's refusal": (503, {"status": 503, "content": b'{"detail": "too many searches at once"}'}),
+    "what a part does not know": (404, {"status": 404, "content": b'{"detail": "no such version"}'}),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_answer_of_a_part_is_named_in_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, answer = ODD[kind]
+    if kind == "too much":
+        monkeypatch.setattr(fronting, "MAXIMUM_PART_ANSWER", 20_000)
+    elif kind == "slowly":
+        monkeypatch.setattr(fronting, "PART_SECONDS", 1.0)
+    with balancer(**answer) as address, TestClient(create_front([address])) as front:
+        search = front.post("/search", json=question(version="1"))
+        detail = search.json()["detail"]
+        assert search.status_code == status and "\n" not in detail and len(detail) < 600, search.text
+        assert kind.endswith(("refusal", "know")) or detail.startswith(address)
+        assert front.get("/search", params={"q": "red"}).status_code in {status, 502}
+        for path, answered in (
+            ("/versions", {200, 404, 502, 503}),
+            ("/readyz", {503}),
+            ("/picture?name=a.jpg", {404, 502, 503}),
+        ):
+            assert front.get(path).status_code in answered, path
+        assert front.get("/healthz").status_code == front.head("/healthz").status_code == 200
+    with TestClient(create_front([address])) as front:
+        gone = front.get("/picture?name=a.jpg")
+        assert gone.status_code == 503 and gone.json()["detail"] == f"{address}: does not answer (ConnectError)"
 
 
 def test_an_index_without_that_part_is_not_served(shop: ServingShop) -> None:

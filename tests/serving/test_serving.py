@@ -29,6 +29,7 @@ from smar_model.retrieval.search import Searcher
 from smar_model.serving.app import MAXIMUM_BODY, create_app
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
+from tests.serving.abusive_clients import connected, send
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 from tests.tiny_shop import ITEMS, draw_picture
 
@@ -142,10 +143,12 @@ def test_hostile_queries_are_answered_like_others(client: TestClient, kind: str)
         ({"queries": ["red"] * 257}, "at most 256 items"),
         ({"queries": ["red"], "k": 0}, "k: Input should be greater than or equal to 1"),
         ({"queries": ["red"], "k": 1_001}, "k: Input should be less than or equal to 1000"),
+        ({"queries": ["red"] * 256, "k": 51}, "256 queries with k = 51 are 13,056 hits, more than 12,800"),
+        ({"queries": ["red"], "departments": ["x" * 1_001]}, "departments.0: String should have at most 1000"),
         ({"queries": ["red"], "routing": "best"}, "routing: Input should be 'soft', 'hard', 'text' or 'pictures'"),
         ({"queries": ["red"], "version": "../1"}, "version: String should match pattern"),
         ({"queries": ["red"], "departments": ["Shoes"]}, "department 'Shoes': this index has no item in it"),
-        ({"queries": "red"}, "queries: Input should be a valid list"),
+        ({"queries": "red"}, "queries: Input should be a valid array"),
         ({}, "queries: Field required"),
     ],
 )
@@ -242,6 +245,44 @@ def test_pictures_are_small_jpegs_of_the_shop_and_nothing_else(shop: ServingShop
         refused = client.get("/picture", params={"name": name})
         assert refused.status_code == 404, name
         assert b"secret" not in refused.content
+
+
+NAMES = {
+    "5,000 characters": "x" * 5_000,
+    "a component of 256 bytes": "a/" + "x" * 256,
+    "a path beyond PATH_MAX": "abc/" * 1_020 + "x.jpg",
+    "10,000 bytes of 4-byte characters": "👗" * 2_500,
+    "NUL": "a\0.jpg",
+    "upwards": "../shop/pictures/000.jpg",
+    "upwards in the middle": "a/../../pictures/000.jpg",
+    "an encoded slash": "..%2f..%2fetc%2fpasswd",
+    "a file as a folder": "000.jpg/inside.jpg",
+    "a folder": "./",
+    "a long URL": "http://x/" + "y" * 4_000,
+    "a device": "/dev/zero",
+    "separators": "/" * 4_000,
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_no_name_of_a_picture_is_a_fault_of_the_server(client: TestClient, kind: str) -> None:
+    refused = client.get("/picture", params={"name": NAMES[kind]})
+    assert refused.status_code in {404, 422}
+    assert 0 < len(refused.json()["detail"]) < 500
+
+
+@pytest.mark.parametrize("raw", ["%ed%a0%80.jpg", "%ff%fe", "%00", "%2e%2e%2fitems.parquet", "%f0%9f%91%97" * 1_000])
+def test_no_bytes_of_a_name_are_a_fault_of_the_server(client: TestClient, raw: str) -> None:
+    assert client.get(f"/picture?name={raw}").status_code in {404, 422}
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/versions", "/openapi.json", "/search?q=red", "/search", "/picture?name=000.jpg", "/none"])  # fmt: skip
+def test_head_says_what_get_would_without_the_body(client: TestClient, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers.keys() == get.headers.keys()
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert client.put("/search").status_code == 405
 
 
 def test_the_document_describes_what_is_answered(client: TestClient) -> None:
@@ -477,7 +518,8 @@ except KeyboardInterrupt:
 
 def test_the_command_serves_until_it_is_told_to_end(shop: ServingShop) -> None:
     command = [sys.executable, "-m", "smar_model.cli", "serve", "--settings", str(shop.settings_file)]
-    process = subprocess.Popen([*command, "--port", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    options = ["--port", "0", "--drain-seconds", "1"]
+    process = subprocess.Popen([*command, *options], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
@@ -492,8 +534,12 @@ def test_the_command_serves_until_it_is_told_to_end(shop: ServingShop) -> None:
         taken = subprocess.run([*command, "--port", address[1]], cwd=REPOSITORY, capture_output=True, text=True)
         assert taken.returncode == 2
         assert "choose --host and --port" in taken.stderr
+        half_sent = connected(address[0])
+        send(half_sent, b"GET /healthz HTTP/1.1\r\n")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE_SECONDS) in {0, -signal.SIGTERM}
+        # Although a client has not sent all of its request.
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
+        half_sent.close()
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,173 @@
+"""What searches may take of a server at once: threads, memory for their answers, and time.
+
+Small requests, which are what shoppers send, never wait behind large ones: they have threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import faiss
+import torch
+from fastapi import HTTPException, Response
+from starlette.types import Receive, Scope, Send
+
+from smar_model.serving.metrics import Metrics
+
+Answer = TypeVar("Answer")
+
+SMALL_QUERIES, SMALL_HITS = 16, 256
+"""A request for no more than both is small."""
+MAXIMUM_WAITING = 512
+"""Small requests that run or wait; more are turned away at once rather than answered too late."""
+BYTES_A_HIT = 300
+"""Of an answer, about."""
+MAXIMUM_ANSWER = 8_000_000
+"""Bytes."""
+MAXIMUM_LARGE = 48_000_000
+"""Bytes of all large answers that are waited for, made or sent."""
+ANSWER_SECONDS = 30.0
+"""From a request to the beginning of its answer."""
+BUSY = {"Retry-After": "1"}
+
+
+Run = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+
+
+class Budget:
+    """An amount that is taken before it is used, and given back."""
+
+    def __init__(self, maximum: int, full: str) -> None:
+        """`full`: what a client is told for which nothing is left."""
+        self.maximum, self.full, self.used = maximum, full, 0
+
+    def has(self, amount: int) -> bool:
+        """Whether so much is left; the first one may have any amount."""
+        return not self.used or self.used + amount <= self.maximum
+
+    def take(self, amount: int) -> None:
+        """Take so much.
+
+        Raises:
+            HTTPException: 503, more than is left.
+        """
+        if not self.has(amount):
+            raise HTTPException(503, self.full, headers=BUSY)
+        self.used += amount
+
+    def give_back(self, amount: int) -> None:
+        self.used -= amount
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        self.take(amount)
+        try:
+            yield
+        finally:
+            self.give_back(amount)
+
+
+async def in_time(answer: Awaitable[Answer]) -> Answer:
+    """Wait for an answer as long as a client may have to.
+
+    Raises:
+        HTTPException: 503, it has taken longer.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await answer
+    except TimeoutError:
+        raise HTTPException(503, f"no answer within {ANSWER_SECONDS:g} s; try again", headers=BUSY) from None
+
+
+class JSONText(Response):
+    """An answer that is JSON already, for which a budget is charged until it has been sent."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: bytes, *, sent: Callable[[], None] = lambda: None) -> None:
+        super().__init__(content)
+        self.sent = sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.sent()
+
+
+class SearchThreads:
+    """Threads that search, first come first served within each of both sizes."""
+
+    def __init__(self, count: int, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._small = ThreadPoolExecutor(count, "search", initializer=_compute_alone)
+        self._large = ThreadPoolExecutor(max(1, count // 2), "large-search", initializer=_compute_alone)
+        self._small_budget = Budget(MAXIMUM_WAITING, "too many searches at once; try again")
+        self._large_budget = Budget(
+            MAXIMUM_LARGE, "too many large searches at once; try again, or ask for less at once"
+        )
+        self._searching = 0
+
+    async def answer(
+        self, make: Callable[[Run], Awaitable[bytes]], *, queries: int, hits: int, parts: int = 1
+    ) -> Response:
+        """What `make` returns, as a response. It is given a function that runs work in one of the threads.
+
+        Args:
+            queries: of the request.
+            hits: that it asks for, over all queries.
+            parts: answers of so many servers are held for it.
+
+        Raises:
+            HTTPException: 503, there is too much to do already, or it takes too long.
+        """
+        small = queries <= SMALL_QUERIES and hits <= SMALL_HITS
+        pool, budget = (self._small, self._small_budget) if small else (self._large, self._large_budget)
+        cost = 1 if small else hits * parts * BYTES_A_HIT
+        budget.take(cost)
+        self._count(+1)
+        loop, last = asyncio.get_running_loop(), Future[bytes]()
+        last.set_result(b"")
+
+        async def run(work: Callable[[], bytes]) -> bytes:
+            nonlocal last
+            last = pool.submit(work)
+            return await asyncio.wrap_future(last)
+
+        def end(charge: int) -> None:
+            budget.give_back(charge)
+            self._count(-1)
+
+        def end_from_thread(done: Future[bytes]) -> None:
+            with suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(end, cost)
+
+        try:
+            content = await in_time(make(run))
+        except BaseException:
+            last.add_done_callback(end_from_thread)  # a thread that is at it cannot be stopped
+            raise
+        if small:
+            end(cost)
+            return JSONText(content)
+        budget.give_back(cost - len(content))
+        return JSONText(content, sent=lambda: end(len(content)))
+
+    def close(self) -> None:
+        for pool in (self._small, self._large):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _count(self, change: int) -> None:
+        self._searching += change
+        self._metrics.searching.set(self._searching)
+
+
+def _compute_alone() -> None:
+    """Both libraries count their threads for each thread that calls them."""
+    faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,233 @@
+"""`smar serve` as a process under clients that send too much, too slowly or nothing, and do not read: they are ended, others are served."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from smar_model.serving.connections import MAXIMUM_CONNECTIONS
+from smar_model.settings import REPOSITORY
+from tests.serving.abusive_clients import (
+    LIGATURES,
+    MARKS,
+    ask,
+    ask_at_once,
+    connected,
+    cut_picture,
+    drip,
+    endless_headers,
+    everything,
+    get_request,
+    half_sent,
+    search_request,
+    send,
+    status_of,
+    unread_answers,
+)
+from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.tiny_shop import tiny_items
+
+ROOM = 200_000_000
+"""Bytes of memory beyond what a server has when it is ready."""
+
+
+@dataclass
+class Server:
+    address: str
+    process: psutil.Process
+    folder: Path
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.address}/{path}", timeout=120) as answer:
+            return answer.read()
+
+    def closed(self, reason: str) -> float:
+        found = re.search(rf'smar_closed_connections_total{{reason="{reason}"}} (\S+)', self.get("metrics").decode())
+        return float(found[1]) if found else 0.0
+
+
+@contextmanager
+def started(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "smar_model.cli", "serve", "--port", "0", *options]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert address
+        yield address[0], process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def answers(address: str, path: str) -> int | None:
+    """Status; None: no connection."""
+    try:
+        with urllib.request.urlopen(f"{address}/{path}", timeout=120) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (urllib.error.URLError, ConnectionError):
+        return None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("home")
+    items = [
+        item | {"item_id": f"{item['item_id']}-{n}", "title": f"{item['title']} of {n}" + " and more of it" * 10}
+        for item in tiny_items()
+        for n in range(3)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(home))
+        shop: ServingShop = make_serving_shop(home, versions=1, refreshed_items=items)
+        shop.point_to("1", shop.refreshed["1"])
+        with started("--settings", str(shop.settings_file), "--drain-seconds", "600") as (address, process):
+            until(lambda: answers(address, "readyz") == 200)
+            yield Server(address, psutil.Process(process.pid), home / "shop" / "pictures")
+
+
+@pytest.fixture
+def others_are_served(server: Server) -> Iterator[None]:
+    """While the test runs an ordinary client asks: each of its requests is answered. Memory stays within its room."""
+    began, done, problems, asked = server.process.memory_info().rss, threading.Event(), [], 0
+    largest = began
+
+    def go_on() -> None:
+        nonlocal asked, largest
+        while not done.is_set():
+            try:
+                assert server.get("healthz") == b"ok\n"
+                assert len(json.loads(server.get("search?q=red+shirt&k=5"))["hits"]) == 5
+            except Exception as error:
+                problems.append(repr(error))
+            asked += 1
+            largest = max(largest, server.process.memory_info().rss)
+            done.wait(0.05)
+
+    client = threading.Thread(target=go_on)
+    client.start()
+    yield
+    done.set()
+    client.join()
+    assert problems == []
+    assert asked
+    assert largest - began < ROOM
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_requests_that_do_not_come_whole_are_ended(server: Server) -> None:
+    clients = half_sent(server.address, 99)
+    dripping = threading.Thread(target=drip, args=(clients[:30], 15))
+    dripping.start()
+    statuses = [[status_of(everything(client)) for client in clients[kind::3][-20:]] for kind in range(3)]
+    dripping.join()
+    assert statuses == [[408] * 20, [408] * 20, [None] * 20]
+    assert {status_of(everything(client)) for client in clients[:30]} <= {400, 408, 422, None}
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_headers_are_bounded(server: Server) -> None:
+    endless = [everything(client) for client in endless_headers(server.address, 60, 2_000_000)]
+    many = ask(server.address, b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n")
+    long = ask(server.address, get_request("/search?q=" + "a" * 200_000))
+    for answer in (*endless, many, long):
+        assert status_of(answer) in {431, None}
+        assert not answer or b"bytes or 100 lines of headers" in answer
+    assert status_of(many) == status_of(long) == 431
+    assert status_of(ask(server.address, get_request("/search?q=" + "a" * 10_000))) == 200
+    assert status_of(ask(server.address, b"no HTTP\r\n\r\n")) == 400
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_a_body_that_is_too_large_is_refused_while_it_is_sent(server: Server) -> None:
+    large = ask_at_once(server.address, search_request(["a" * 5_000_000], 3), 10)
+    assert {status_of(answer) for answer in large} == {413}
+    assert b'{"detail":"a body of more than 1,000,000 bytes; ask for less at once"}' in large[0]
+    numbers = b'{"queries": ["red"], "more": [' + b"1," * 400_000 + b"1]}"
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(numbers)
+    assert {status_of(answer) for answer in ask_at_once(server.address, head + numbers, 20)} <= {200, 503}
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_answers_that_nobody_reads_are_bounded_and_ended(server: Server) -> None:
+    assert status_of(ask(server.address, search_request(["red"] * 256, 1_000))) == 422
+    before = server.closed("answer_not_read")
+    clients = unread_answers(server.address, 60, queries=256, k=50)
+    until(lambda: server.closed("answer_not_read") > before)
+    seen = [everything(client) for client in clients]
+    refused = [answer for answer in seen if status_of(answer) == 503]
+    assert refused and all(b"\r\nretry-after: 1\r\n" in answer for answer in refused)
+    assert any(b"too many large searches at once" in answer for answer in refused)
+    until(lambda: status_of(ask(server.address, search_request(["red"] * 256, 50))) == 200)
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_texts_that_grow_when_they_are_normalised_cost_no_more_than_others(server: Server) -> None:
+    for text in (LIGATURES, MARKS, "\u1e9e" * 10_000):
+        found = ask_at_once(server.address, search_request([text], 5), 16)
+        assert {status_of(answer) for answer in found} == {200}
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_pictures_cannot_take_all_memory(server: Server) -> None:
+    for name, side in (("cut.png", 9_900), ("smaller cut.png", 5_000)):
+        (server.folder / name).write_bytes(cut_picture(side))
+        found = ask_at_once(server.address, get_request("/picture?name=" + name.replace(" ", "%20")), 60)
+        assert {status_of(answer) for answer in found} == {404}
+    assert b"undecodable" in found[0]
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_among_too_many_connections_those_go_that_have_waited_longest_for_a_request(server: Server) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4_096)), hard))
+    clients = [connected(server.address) for _ in range(MAXIMUM_CONNECTIONS + 50)]
+    assert everything(clients[0]) == b""
+    send(clients[-1], get_request("/healthz"))
+    assert status_of(everything(clients[-1])) == 200
+    for client in clients[1:-1]:
+        client.close()
+
+
+def test_one_connection_cannot_ask_for_much_at_once(server: Server) -> None:
+    client = connected(server.address)
+    send(client, b"GET /search?q=red&k=200 HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
+    assert everything(client).count(b"HTTP/1.1 200") < 1_000
+
+
+def test_told_to_end_it_answers_but_is_not_ready_and_a_second_signal_ends_it_at_once(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: answers(server.address, "readyz") == 503)
+    assert b"it has been told to end" in ask(server.address, get_request("/readyz"))
+    assert answers(server.address, "search?q=red") == 200
+    client = connected(server.address)
+    send(client, get_request("/healthz", close=False))
+    assert b"connection: close" in everything(client)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(timeout=600)
+    assert answers(server.address, "healthz") is None
