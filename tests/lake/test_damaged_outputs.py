@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from smar_model.lake.artifacts import (
     sweep_orphans,
 )
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.release_copies import released_folder
 from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.settings import REPOSITORY
@@ -207,6 +209,27 @@ def test_what_was_set_aside_is_swept_a_week_later(home: Path) -> None:
         os.utime(path, (old, old))
     assert sweep_orphans() == 1
     assert published(WORK.name) == ({f"{first.key}.json"}, {again.place.name}) and not record.exists()
+
+
+def test_a_release_that_a_run_met_is_verified_where_it_is_read(home: Path) -> None:
+    run = tiny_run(home / "shop")
+    first = run_stage(WORK, run)
+    outside = shutil.copytree(first.place / "model", home / "mlflow-artifacts" / "model")
+    digest = first.manifest["content"]["model"]
+    release = {"version": "1", "run": "first", "model_digest": digest, "model_folder": str(first.place / "model")}
+    assert released_folder(run, release, "model") == first.place / "model"
+    flip_byte(first.place / "model" / "weights.bin")
+    with pytest.raises(DamagedOutput, match=r"weights\.bin: missing or damaged"):
+        released_folder(run, release, "model")
+    again = run_stage(WORK, run)
+    assert released_folder(run, release, "model") == again.place / "model", "made again, it lies elsewhere"
+    index = release | {"index_digest": first.digest, "index_folder": str(first.place)}
+    assert released_folder(run, index, "index") == again.place
+    release |= {"model_folder": str(outside)}
+    assert released_folder(run, release, "model") == outside
+    flip_byte(outside / "weights.bin")
+    with pytest.raises(InputError, match=rf"{outside}: damaged .*model of version 1.*start a new run"):
+        released_folder(run, release, "model")
 
 
 AT_ONCE = """
