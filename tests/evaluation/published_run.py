@@ -16,6 +16,7 @@ from PIL import Image
 from smar_model.data.query_text import normalise_query
 from smar_model.lake.artifacts import Artifact, Attempt
 from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.release_manifest import model_content_digest
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
 from smar_model.network.model import new_model, save_model
@@ -195,7 +196,7 @@ def with_champion(run: Run, model_folder: Path) -> Run:
     champion = {
         "version": "3",
         "cutoff": "2026-11-01T00:00:00+00:00",
-        "model_digest": "another",
+        "model_digest": model_content_digest(model_folder),
         "model_folder": str(model_folder),
     }
     return replace(run, champion=champion)

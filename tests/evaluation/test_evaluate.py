@@ -43,11 +43,12 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
         text_only = published.publish_model("train-text-only", variant="text_only", seed=1)
         # With other weights than this test's other models: what an oracle is told it must be able to use.
         told = published.publish_model("finetune-oracle", variant="oracle", seed=2)
-        oracle = {"run": "told", "cutoff": "2026-11-12T00:00:00+00:00", "truth": "visible", "model_digest": told.digest}
+        oracle = {"run": "told", "cutoff": "2026-11-12T00:00:00+00:00", "truth": "visible"}
+        oracle["model_digest"] = told.manifest["content"]["model"]
         oracle["model_folder"] = str(told.folder / "model")
         anchors = {
             name: {"version": version, "run": run, "cutoff": "2026-11-05T00:00:00+00:00"}
-            | {"model_digest": artifact.digest, "model_folder": str(artifact.folder / "model")}
+            | {"model_digest": artifact.manifest["content"]["model"], "model_folder": str(artifact.folder / "model")}
             for name, version, run, artifact in (
                 ("best_release", "2", "best", published.publish_model("finetune-best", seed=3)),
                 ("cold_start", None, "cold", published.publish_model("finetune-cold", seed=4)),

@@ -28,6 +28,7 @@ from smar_model.lake.artifacts import Attempt, find_artifact, lake, load_artifac
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.release_copies import released_folder
+from smar_model.lake.release_manifest import model_content_digest
 from smar_model.lake.runs import create_run, find_runs, load_run
 from smar_model.lake.shared_files import create_if_absent, files_in, read_file, replace_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
@@ -236,7 +237,8 @@ def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_ho
 ) -> None:
     run = tiny_run(home() / "shop")
     made = run_stage(WORK, run)
-    folder = {"version": "1", "model_folder": str(made.place / "model")}
+    place = made.place / "model"
+    folder = {"version": "1", "model_folder": str(place), "model_digest": model_content_digest(place)}
     content = json.loads(read_file(run.folder / "run.json"))
     other = create_run(replace(run, name="other", warm_start=folder))
     on("second")

@@ -13,6 +13,7 @@ import torch
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
+from smar_model.lake.release_manifest import model_content_digest
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
 from smar_model.network.model import load_model, save_model
@@ -252,7 +253,8 @@ def test_weights_that_do_not_fit_are_left(home: Path, first: Run, tmp_path: Path
         "larger": "architecture",
         "other eyes": "vision encoder",
     }
-    release = as_champion(first, "1") | {"model_folder": str(tmp_path / "larger"), "model_digest": "of the larger"}
+    larger = {"model_folder": str(tmp_path / "larger"), "model_digest": model_content_digest(tmp_path / "larger")}
+    release = as_champion(first, "1") | larger
     run = started(planned(home, "misfit", DAYS[2], finetune=NOTHING), release)
     train(run)
     assert run.output("finetune").metrics["started_from"] == "pretraining, as version 1 has another architecture"
