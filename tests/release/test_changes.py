@@ -561,7 +561,9 @@ def _damage_model(releases: Releases) -> None:
 
 
 def _repair_model(releases: Releases) -> None:
-    (releases.home / "model").rename(Path(releases.registry.release("3")["model_folder"]) / "weights.safetensors")
+    (releases.home / "model").rename(
+        Path(releases.registry.unverified_release("3")[0]["model_folder"]) / "weights.safetensors"
+    )
 
 
 def _foreign_index(releases: Releases) -> None:
