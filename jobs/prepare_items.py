@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageStat
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
@@ -86,7 +87,8 @@ def run(context: StageContext) -> dict[str, Any]:
     with context.shop.pictures().opened(maximum_bytes=settings.maximum_bytes):
         pass  # a damaged zip or an unknown object store is told before Spark starts
     with spark_session(context) as spark:
-        read_table(spark, "items", files).createOrReplaceTempView("items")
+        # Kept, and cut off from how the rows were mended: Spark would plan that anew inside every rule that reads them.
+        read_table(spark, "items", files).persist(StorageLevel.DISK_ONLY).createOrReplaceTempView("items")
         earlier_catalogue(spark, context).createOrReplaceTempView("earlier_catalogue")
         run_sql(spark, "prepare_items")
         listed = spark.table("listed_pictures")
