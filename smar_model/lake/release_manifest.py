@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -278,7 +277,7 @@ def _damage_named(folder: Path) -> Iterator[None]:
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Files of a version by their path in it, in bytes; without manifest, signature and MLflow's note. Python's caches are removed.
+    """Files of a version by their path in it, in bytes; without manifest, signature and MLflow's note.
 
     Raises:
         InputError: there is something else than plain files and folders.
@@ -290,10 +289,7 @@ def _walk(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path, status = Path(entry.path), entry.stat(follow_symlinks=False)
         name = path.relative_to(root).as_posix()
-        if stat.S_ISDIR(status.st_mode) and entry.name == "__pycache__":
-            # Left by who had MLflow load the version here, or planted: nothing of ours reads it, and nobody else shall.
-            shutil.rmtree(path, ignore_errors=True)
-        elif stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             yield from _walk(path, root)
         elif not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path}: a link or a device, no file of a release")
