@@ -46,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from smar_model.data.token_tables import read_item_tokens, read_pair_tokens
 from smar_model.evaluation.comparison import merged
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import save_model
@@ -168,7 +169,11 @@ def open_context(task: Task) -> StageContext:
 
 
 def artifact_of(stage: str, folder: Path) -> Artifact:
-    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size} for f in folder.rglob("*") if f.is_file()}
+    files = {
+        str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest_file(f)}
+        for f in folder.rglob("*")
+        if f.is_file()
+    }
     return Artifact(stage=stage, key="benchmark", place=folder, manifest={"files": files, "metrics": {}})
 
 

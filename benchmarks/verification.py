@@ -141,8 +141,9 @@ def whole_stages(release: dict[str, Any], *, without: bool) -> dict[str, float]:
 
 
 def server_start(release: dict[str, Any], *, without: bool) -> dict[str, float]:
-    """Seconds to open the champion's model and index as `smar serve` does, and of those in digesting files and rows."""
+    """Seconds to verify and open the champion's model and index as `smar serve` does, and of those in digesting files and rows."""
     del without
+    from smar_model.release.registry import Registry
     from smar_model.serving.served_pair import open_release
 
     spent = 0.0
@@ -160,8 +161,11 @@ def server_start(release: dict[str, Any], *, without: bool) -> dict[str, float]:
 
     hashlib.file_digest = timed(hashlib.file_digest)
     digests.digest_rows = timed(digests.digest_rows)
+    digests._known.clear()  # `champion` has verified it
+    digests._known_rows.clear()
+    registry = Registry(load_run(release["run"]).settings)
     began = time.perf_counter()
-    open_release(release)
+    open_release(registry.release(release["version"], index=release["index_digest"]))
     return {"seconds": time.perf_counter() - began, "digesting": spent}
 
 

@@ -97,16 +97,17 @@ def leased(path: Path, *, purpose: str, lease_seconds: float, wait_seconds: floa
     """Hold a lock, after waiting for it if need be.
 
     Raises:
-        InputError: somebody else held it all the time that we waited.
+        NoAnswer: somebody else held it all the time that we waited.
     """
     lease = Lease(path=path, token=uuid.uuid4().hex, purpose=purpose, seconds=lease_seconds)
-    deadline = time.monotonic() + wait_seconds
+    deadline, said = time.monotonic() + wait_seconds, False
     while holder := lease.take():
+        held = f"held by {describe(holder)} ({holder['purpose']}) for {holder['expires_at'] - time.time():.0f} s more"
         if time.monotonic() >= deadline:
-            raise InputError(
-                f"{lease.path}: held by {describe(holder)} ({holder['purpose']}) for "
-                f"{holder['expires_at'] - time.time():.0f} s more; wait for it, or end it, and run the command again"
-            )
+            raise NoAnswer(f"{lease.path}: {held}; wait for it, or end it, and run the command again")
+        if not said:
+            print(f"{lease.path.name}: {held}; waiting for it", flush=True)
+        said = True
         time.sleep(POLL_SECONDS)
     outer = _held.set((*_held.get(), lease))
     try:

@@ -12,7 +12,8 @@ from smar_model.release.history import registry_lock
 
 LEASE_SECONDS = 600.0
 """Longer than checking that a version loads and answers; a holder that needs more has lost the lock."""
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = LEASE_SECONDS + 60
+"""So that a holder that died and cannot be asked for, as its container was restarted, stops nobody."""
 
 
 def registry_lease(
@@ -21,6 +22,6 @@ def registry_lease(
     """Hold the registry's lock, after waiting for it if need be.
 
     Raises:
-        InputError: somebody else held it all the time that we waited.
+        NoAnswer: somebody else held it all the time that we waited.
     """
     return leased(registry_lock(), purpose=purpose, lease_seconds=lease_seconds, wait_seconds=wait_seconds)

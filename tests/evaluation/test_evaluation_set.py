@@ -24,7 +24,14 @@ ATTRIBUTES = {
     "c": {"type": "dress", "colour": "blue"},
     "d": {"type": "novel"},
 }
-CATALOGUE = pd.DataFrame({"item_id": list(ATTRIBUTES), "department": ["Clothing", "Clothing", "Clothing", "Books"]})
+CATALOGUE = pd.DataFrame(
+    {
+        "item_id": list(ATTRIBUTES),
+        "title": "",
+        "attributes": [{} for _ in ATTRIBUTES],
+        "department": ["Clothing", "Clothing", "Clothing", "Books"],
+    }
+)
 
 
 def clicks_table(*rows: tuple[str, str, int, int]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.release.lease import registry_lease
 
 HOLD = """
@@ -54,7 +54,7 @@ def holder(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_process_waits_and_then_names_the_holder(holder: subprocess.Popen[str]) -> None:
     with (
-        pytest.raises(InputError, match=rf"held by process {holder.pid} .*\(hold\)"),
+        pytest.raises(NoAnswer, match=rf"held by process {holder.pid} .*\(hold\)"),
         registry_lease(purpose="second", wait_seconds=0.5),
     ):
         pytest.fail("two hold the lock")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.release_copies import cache_folder
@@ -331,7 +331,7 @@ def test_nothing_is_pruned_beside_another_holder_or_a_champion_that_cannot_serve
         monkeypatch.setattr(
             "smar_model.release.prune.registry_lease", lambda purpose: registry_lease(purpose=purpose, wait_seconds=0.1)
         )
-        with pytest.raises(InputError, match=r"held by process .* \(promote x\)"):
+        with pytest.raises(NoAnswer, match=r"held by process .* \(promote x\)"):
             prune(shop.settings)
     shop.registry.client.set_registered_model_alias("smar", CHAMPION, "3")
     with pytest.raises(InputError, match="nothing is pruned while this is so: the champion"):
