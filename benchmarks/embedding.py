@@ -32,6 +32,7 @@ from smar_model.data.catalogue import decode_thumbnail, iterate_pictures
 from smar_model.data.patch_tokens import read_item_pictures, read_patch_tokens
 from smar_model.data.token_tables import read_item_tokens
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.digests import digest_file
 from smar_model.lake.checkout import commit
 from smar_model.lake.runs import Run, create_run, load_run
 from smar_model.lake.stage import StageContext
@@ -185,7 +186,11 @@ def repeat_items(inputs: dict[str, Artifact], times: int, limit: int | None, fol
 
 
 def artifact_of(stage: str, folder: Path) -> Artifact:
-    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size} for f in folder.rglob("*") if f.is_file()}
+    files = {
+        str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest_file(f)}
+        for f in folder.rglob("*")
+        if f.is_file()
+    }
     about = {
         "files": files,
         "metrics": {},
