@@ -120,7 +120,8 @@ def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
 
 def _raw_stamp(file: Path) -> str:
     stat = file.stat()
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+    # A copy may keep size and time of what it replaces (`cp -p`, rsync); inode and time of change are the file system's own.
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
 
 
 def _cached_digests() -> dict[str, tuple[str, str]]:

@@ -1,7 +1,8 @@
-"""digest_rows: the same rows give the same digest however they lie in files; any change gives another."""
+"""digest_rows: the same rows give the same digest however they lie in files; any change gives another. And digests of delivered files."""
 
 from __future__ import annotations
 
+import os
 import random
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smar_model.lake.digests import digest_rows
+from smar_model.lake.digests import digest_raw_files, digest_rows
 
 SCHEMA = pa.schema(
     [
@@ -107,3 +108,21 @@ def test_names_and_types_of_columns_count(tmp_path: Path) -> None:
         for kind in (pa.int32(), pa.int64())
     }
     assert len(digests) == 4
+
+
+def test_a_delivered_file_replaced_by_one_of_its_size_and_time_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "home"))
+    file, other = tmp_path / "items.parquet", tmp_path / "other"
+    file.write_bytes(b"red")
+    other.write_bytes(b"tan")
+    before = digest_raw_files([file], root=tmp_path)
+    status = file.stat()
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert digest_raw_files([file], root=tmp_path) != before
+    file.write_bytes(b"red")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert digest_raw_files([file], root=tmp_path) == before
