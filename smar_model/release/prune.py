@@ -85,7 +85,7 @@ def prune(settings: Settings, *, dry_run: bool = False) -> Pruning:
     """
     registry = Registry(settings)
     with registry_lease(purpose="prune") as lease:
-        if problem := reconcile_champion(registry).problem:
+        if problem := reconcile_champion(registry, verified=False).problem:
             raise InputError(f"nothing is pruned while this is so: {problem}")
         pruning, kept = Pruning(registry=registry, lease=lease, dry_run=dry_run), kept_versions(registry)
         print(

@@ -55,11 +55,12 @@ def reconcile(settings: Settings) -> Reconciled:
     return found
 
 
-def reconcile_champion(registry: Registry, *, opened: bool = False) -> Reconciled:
+def reconcile_champion(registry: Registry, *, opened: bool = False, verified: bool = True) -> Reconciled:
     """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error.
 
     Args:
         opened: open the champion although it has served before. False: see by digest and signature that its files are those that were released.
+        verified: False: of one that has served before, see only that its folders are there.
     """
     finished = finish_pending(registry)
     done = [finished] if finished else []
@@ -78,11 +79,11 @@ def reconcile_champion(registry: Registry, *, opened: bool = False) -> Reconcile
     try:
         tags = registry.version(named).tags
         pointer = named, tags.get("index", "")
-        release = registry.release(named)
         # A history may know another version of this number, of a registry that is gone.
         is_known = named == known and PROMOTED_AT in tags
-        is_verified = pointer == last_good and is_known and CANNOT_SERVE not in tags
-        evidence = {} if is_verified and not opened else {"answered": verify_release(release)}
+        is_unchanged = pointer == last_good and is_known and CANNOT_SERVE not in tags
+        release = registry.release(named) if verified or not is_unchanged else registry.unverified_release(named)[0]
+        evidence = {} if is_unchanged and not opened else {"answered": verify_release(release)}
     except InputError as error:
         if tags:
             registry.tag(named, CANNOT_SERVE, str(error)[:1_000])

@@ -178,11 +178,12 @@ class Registry:
             f"name = '{self.name}' and tag.`smar.model_digest` = '{model_digest}'"
         )
         alike = [int(v.version) for v in found if released_index(dict(v.tags)) == index_digest]
-        return next((str(number) for number in sorted(alike, reverse=True) if self._is_readable(str(number))), None)
+        numbers = map(str, sorted(alike, reverse=True))
+        return next((number for number in numbers if self._is_readable(number, index=index_digest)), None)
 
-    def _is_readable(self, version: str) -> bool:
+    def _is_readable(self, version: str, *, index: str) -> bool:
         try:
-            self.release(version)
+            self.release(version, index=index)
         except InputError:
             return False
         return True

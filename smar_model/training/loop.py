@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from smar_model.lake.records import read_lines
 from smar_model.lake.shared_files import fetched, share_files
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
@@ -114,7 +116,7 @@ def train(
         progress["looking"] += clock() - began
 
     if first:
-        fetched(curve)
+        _cut_curve(fetched(curve), first)
     else:
         curve.unlink(missing_ok=True)
     started = last_report = last_saved = last_point = time.monotonic()
@@ -202,6 +204,14 @@ def _losses(
     model.train()
     everywhere = set.intersection(*map(set, found))
     return {name: sum(parts[name] for parts in found) / len(found) for name in sorted(everywhere)}
+
+
+def _cut_curve(curve: Path, step: int) -> None:
+    """Take away what a process that died wrote after the checkpoint that the training goes on from."""
+    if curve.is_file():
+        points = read_lines(curve, needs={"step"})
+        lines = [json.dumps(point) + "\n" for point in points if point["step"] <= step]
+        curve.write_text("".join(lines), encoding="utf-8")
 
 
 def _wait(waiting: dict[str, Any], losses: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from smar_model.evaluation.query_drift import Encoder, divergence, measure, measure_all, render_page, tell_apart
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
 from smar_model.lake.drift_limits import drift_measures
 from smar_model.stages import STAGES
 from tests.tiny_shop import run_stages, tiny_run, write_rows
@@ -87,7 +88,7 @@ def test_the_stage_bounds_what_it_measures(tmp_path: Path, monkeypatch: pytest.M
     sample += [{"query": q, "department": "A", "origin": "swap"} for q in texts(120, seed=2, backwards=True)]
     folder = tmp_path / "lake" / "generate-queries" / "attempts" / "made"
     file = write_rows(folder / "query_sample" / "part-0.parquet", "query_sample", sample)
-    files = {"query_sample/part-0.parquet": {"bytes": file.stat().st_size}}
+    files = {"query_sample/part-0.parquet": {"bytes": file.stat().st_size, "sha256": digest_file(file)}}
     made = Artifact(stage="generate-queries", key="k", place=folder, manifest={"digest": "d", "files": files})
     monkeypatch.setattr(type(run), "output", lambda self, stage: made)
     drift = run_stages(run, "measure-drift")["measure-drift"]

@@ -36,7 +36,7 @@ print(json.dumps(this_process()), flush=True)
 time.sleep(600)
 """
 ELSEWHERE = """
-from smar_model.errors import InputError
+from smar_model.errors import NoAnswer
 from smar_model.lake.artifacts import sweep_orphans
 from smar_model.lake.runs import load_run
 from smar_model.lake.shared_files import sweep_temporaries
@@ -46,7 +46,7 @@ print("state", load_run("tiny").state("index")["state"])
 try:
     with registry_lease(purpose="second", wait_seconds=0.5):
         print("taken")
-except InputError as error:
+except NoAnswer as error:
     print(error)
 """
 PAUSED = """

@@ -245,7 +245,11 @@ def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Pat
     assert Path(anchors["best_release"]["model_folder"]).is_dir()
     # Promoted or not, the newest is the anchor; but not one that went on from a release or an earlier pretraining, or a comparison.
     assert anchors["cold_start"]["run"] == max(registered)
-    others = {"z-warm": {"warm_start": now}, "z-based": {"base": {"run": "first"}}, "z-compared": {}}
+    others = {
+        "z-warm": {"warm_start": now},
+        "z-based": {"base": {"run": "first", "cutoff": now["cutoff"], "keys": {}}},
+        "z-compared": {},
+    }
     for name, points in others.items():
         other = create_run(replace(followers[0], name=name, **points))
         other.take(followers[0].output("finetune"), stage="finetune")

@@ -372,7 +372,7 @@ def test_a_bad_index_is_reported_and_the_last_good_pair_goes_on(
     assert tuple(pair) == pair_of(shop, "1")
     assert client.get("/readyz").status_code == 200
     assert "is not served" in problems[0]
-    assert ("lacks this folder" if damage == "gone" else "damaged, or another index") in problems[0]
+    assert ("is gone" if damage == "gone" else "damaged, or another index") in problems[0]
     assert metric(client, "smar_failed_reloads_total") == before + 1
     assert [r.levelname for r in caplog.records if "is not served" in r.message] == ["ERROR"]
     assert named(client.get("/search", params={"q": "red shirt"}).json()) == pair_of(shop, "1")
