@@ -31,6 +31,8 @@ SUMMARIES = {name: stage.summary for name, stage in STAGES.items()} | {
 }
 POLL_SECONDS = 0.3
 NEWS_SECONDS = 20.0
+SET_ASIDE = " is set aside ("
+"""In the line about a damaged output."""
 """A stage that takes long shows its own line of progress this often."""
 
 
@@ -44,7 +46,7 @@ class Progress:
 
     def update(self) -> None:
         for step in STEPS:
-            state = self._state(step)
+            state = self.state(step)
             if state is None or (step, state["at"]) in self.shown:
                 continue
             if state["state"] == "running":
@@ -59,12 +61,12 @@ class Progress:
 
     def failures(self) -> list[tuple[str, str]]:
         """Steps that failed, in order, with their messages."""
-        states = {step: state for step in STEPS if (state := self._state(step))}
+        states = {step: state for step in STEPS if (state := self.state(step))}
         return [
             (step, s.get("message", "was killed")) for step, s in states.items() if s["state"] in {"failed", "running"}
         ]
 
-    def _state(self, step: str) -> dict[str, Any] | None:
+    def state(self, step: str) -> dict[str, Any] | None:
         try:
             return parse_state((path := self.folder / f"{step}.json").read_bytes(), path)
         except (FileNotFoundError, DamagedRecord):  # the step itself says what is wrong with it
@@ -101,12 +103,17 @@ def retrain(*, settings: Path, day: date, window_days: int | None, promotion: st
         finally:
             end_all()  # nothing is left where the run ended by itself
         progress.update()
+    for line in plain_lines(log):
+        if SET_ASIDE in line:
+            print(f"  {line}")
     seconds = time.monotonic() - started
     if process.returncode == 0:
         print(f"\nGreen after {seconds:.0f} s.\n")
         show_results(load_run(name))
         return 0
-    print(f"\nRed after {seconds:.0f} s. The champion is as it was unless `promote` is listed above as finished.")
+    promoted = (progress.state("promote") or {}).get("metrics", {})
+    what = promoted["text"].capitalize() if promoted.get("outcome") == "promoted" else "The champion is as it was"
+    print(f"\nRed after {seconds:.0f} s. {what}.")
     failures = progress.failures()
     for step, message in failures:
         print(f"  {step}: {message}")
@@ -138,12 +145,17 @@ def show_results(run: Run) -> None:
     print(f"Next:   make ui\n        .venv/bin/smar search {query}")
 
 
-def first_error(log: Path) -> list[str]:
-    """The first message of a `smar` command in Airflow's log, without Airflow's own columns; else the log's end."""
-    lines = [
+def plain_lines(log: Path) -> list[str]:
+    """Airflow's log without its own columns."""
+    return [
         re.sub(r"\x1b\[[0-9;]*m|^\S+Z? \[\w+\s*\] |\s+\[[\w.]+\]( loc=\S+)?$", "", line.rstrip())
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
     ]
+
+
+def first_error(log: Path) -> list[str]:
+    """The first message of a `smar` command in Airflow's log; else the log's end."""
+    lines = plain_lines(log)
     begun = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     if not begun:
         return lines[-15:]

@@ -682,7 +682,18 @@ def main() -> None:
         if line := machine_failure(error, default_place=str(home())):
             print(f"error: {line}", file=sys.stderr)
             sys.exit(1)
-        # Not imported for this: the command line must answer quickly. Its requests alone speak so.
+        # Not imported for this, nor is MLflow below: the command line must answer quickly.
+        if type(error).__module__.startswith("sqlalchemy.") and isinstance(getattr(error, "orig", None), Exception):
+            uri = os.environ.get(
+                "MLFLOW_TRACKING_URI", "settings.release.tracking_uri, or mlflow.db in the home folder"
+            )
+            print(
+                f"error: MLflow's database ({mask_secrets(uri)}): {' '.join(str(error.orig).split())}; bring it back from a backup, or "  # type: ignore[attr-defined]
+                "move it away and let the next run be released into a new one",
+                file=sys.stderr,
+            )
+            sys.exit(1 if "locked" in str(error) else BAD_INPUT)
+        # MLflow's requests alone speak so.
         if type(error).__name__ != "MlflowException" or "API request to" not in str(error):
             sys.stderr.write(mask_secrets(traceback.format_exc()))
             sys.exit(1)

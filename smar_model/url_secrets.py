@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 MASK = "***"
 _COLON, _SLASH, _AT = r"(?::|%(?:25){0,3}3A)", r"(?:/|%(?:25){0,3}2F)", r"(?:@|%(?:25){0,3}40)"
@@ -17,7 +17,7 @@ _END = r"\s'\"<>`"
 _PASSWORD = re.compile(
     # Up to the last @: people forget to encode a slash or an @ in a password. Digits and a slash are a port, [ begins an address.
     rf"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]{{0,30}}{_COLON}{_SLASH}{{1,3}}(?:(?!{_COLON}|{_SLASH}|{_AT})[^{_END}?#\[]){{0,300}}{_COLON})"
-    rf"(?!\d{{1,5}}(?:{_SLASH}|[?#]))[^{_END}]{{1,300}}(?={_AT})",
+    rf"(?!\d{{1,5}}(?:{_SLASH}|[?#]))[^{_END}]{{1,4000}}(?={_AT})",
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(
@@ -30,7 +30,9 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_OPTION = re.compile(
-    r"(?:secret|password|passwd|(?:secret|access|account)[-_.]?key(?:\..*)?|(?:session|sas|bearer)[-_.]?token)$", re.I
+    # Some name an account or a host behind it.
+    r"(?:secret|passw(?:or)?d|[._-]pass|(?:secret|access|account|private|encryption)[-_.]?key|token|[._-]sas)(?:\..*)?$",
+    re.I,
 )
 
 
@@ -64,5 +66,13 @@ def secrets_in(content: Any, place: tuple[str | int, ...] = ()) -> Iterator[tupl
     elif isinstance(content, list | tuple):
         for number, value in enumerate(content):
             yield from secrets_in(value, (*place, number))
-    elif isinstance(content, str) and mask_secrets(content) != content:
+    elif isinstance(content, str) and (mask_secrets(content) != content or _has_password(content)):
         yield place
+
+
+def _has_password(url: str) -> bool:
+    """Also one with quotes or spaces, at which a URL within a text would end."""
+    try:
+        return "://" in url and bool(urlsplit(url).password)
+    except ValueError:
+        return False

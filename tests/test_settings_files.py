@@ -222,6 +222,13 @@ SECRETS = {
     "master": (["spark", "master"], "spark://me:hush@spark-master:7077"),
     "an option's URL": (["spark", "options", "spark.hadoop.fs.defaultFS"], "s3a://AKIAKEY:hush@bucket"),
     "an option": (["spark", "options", "spark.hadoop.fs.s3a.secret.key"], "hush"),
+    "a long password": (["shop", "pictures"], f"s3://user:hush{'x' * 400}@bucket/pictures"),
+    "a password with a quote": (["release", "tracking_uri"], "http://me:pa'hush@mlflow:5000"),
+    "an option of an account": (
+        ["spark", "options", "spark.hadoop.fs.azure.account.oauth2.client.secret.shop.dfs.core.windows.net"],
+        "hush",
+    ),
+    "a token": (["spark", "options", "spark.kubernetes.authenticate.oauthToken"], "hush"),
     "a command": (["stages", "torchrun", "pretrain"], ["--rdzv-endpoint=http://me:hush@first:29500"]),
     "an encoder": (["network", "text", "pretrained"], "https://me:hush@models.example.com/encoder"),
 }

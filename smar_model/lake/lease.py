@@ -22,6 +22,8 @@ from smar_model.lake.records import OPEN, DamagedRecord, parse_record
 from smar_model.lake.shared_files import draw_number, guarded, last_number, read_to_replace, replace_unchanged, store
 
 POLL_SECONDS = 0.2
+LONGEST_SECONDS = 3_600.0
+"""No lease is as long."""
 
 
 @with_config(OPEN)
@@ -167,6 +169,9 @@ def _holder(content: bytes, path: Path) -> tuple[dict[str, Any] | None, str | No
     if not content:
         return None, None
     try:
-        return parse_record(content, _HOLDER, path=path, what_to_do=""), None
+        holder = parse_record(content, _HOLDER, path=path, what_to_do="")
+        if not holder["expires_at"] < time.time() + LONGEST_SECONDS:
+            raise DamagedRecord(path, "runs out later than any lease, or a clock was set back", "")
+        return holder, None
     except DamagedRecord as damaged:
         return None, f"damaged ({damaged.why}), so it counts as free; whoever held it cannot write any more"

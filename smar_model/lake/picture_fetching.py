@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Lock
@@ -236,7 +236,7 @@ def _body(response: BaseHTTPResponse, maximum_bytes: int) -> bytes:
 def _retry_after(response: BaseHTTPResponse) -> float | None:
     try:
         return Retry().get_retry_after(response)
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):  # a date of 40 digits, say
         return None
 
 
@@ -341,6 +341,20 @@ def _look_up(host: str, port: int | None) -> list[Any]:
     return found
 
 
+_EMBEDDING = [ip_network(name) for name in ("::ffff:0:0/96", "::/96", "64:ff9b::/96", "64:ff9b:1::/48")]
+"""Networks of IPv6 addresses that stand for an IPv4 address, their last 32 bits: mapped, compatible, NAT64."""
+
+
 def _is_public(address: str) -> bool:
-    found = ip_address(address)
-    return (getattr(found, "ipv4_mapped", None) or found).is_global
+    found = ip_address(address.partition("%")[0])
+    within = [found]
+    if isinstance(found, IPv6Address):
+        if found in _EMBEDDING[0]:  # IPv4-mapped, which a host may be asked by
+            within = []
+        within += [found.sixtofour] if found.sixtofour else []
+        within += list(found.teredo or ())
+        if any(found in network for network in _EMBEDDING):
+            within.append(IPv4Address(int(found) & 0xFFFFFFFF))
+        if found.is_site_local:
+            return False
+    return all(each.is_global and not each.is_multicast for each in within)

@@ -13,6 +13,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", *(["AVIF"] if features.check("avif") else []),
 ACCEPT = ", ".join(f"image/{name.lower()}" for name in FORMATS)
 """Header of a request for a picture: no `image/*`, which would let a host choose a format that is not read."""
 MAXIMUM_PIXELS = 50_000_000
+MAXIMUM_SCANS = 100
+"""Of a progressive JPEG, which has about ten: each is a pass over all pixels, for as little as 42 bytes."""
 
 
 def decode_picture(content: bytes, size: tuple[int, int]) -> Image.Image:
@@ -25,6 +27,7 @@ def decode_picture(content: bytes, size: tuple[int, int]) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAXIMUM_PIXELS:
                 raise UnusablePicture("too_large", f"{image.width} × {image.height} pixels")
+            refuse_endless(image, content)
             # JPEG files are decoded at a fraction of their size, at least twice the thumbnail's.
             image.draft(None, (2 * max(size), 2 * max(size)))
             return ImageOps.contain(_to_rgb(ImageOps.exif_transpose(image)), size, method=Image.Resampling.LANCZOS)
@@ -36,6 +39,16 @@ def decode_picture(content: bytes, size: tuple[int, int]) -> Image.Image:
         raise UnusablePicture("undecodable", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from error
     except Exception as error:  # decoders meet arbitrary bytes and raise nearly anything
         raise UnusablePicture("undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def refuse_endless(image: Image.Image, content: bytes) -> None:
+    """Told before anything is decoded: no bound on bytes or pixels bounds the time that a JPEG's scans take.
+
+    Raises:
+        UnusablePicture: `undecodable`, over MAXIMUM_SCANS.
+    """
+    if image.format in {"JPEG", "MPO"} and (scans := content.count(b"\xff\xda")) > MAXIMUM_SCANS:
+        raise UnusablePicture("undecodable", f"{scans:,} scans, more than {MAXIMUM_SCANS}")
 
 
 def is_picture(path: Path) -> bool:

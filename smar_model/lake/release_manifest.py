@@ -24,6 +24,7 @@ import yaml
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import content_digests, has_output
 from smar_model.lake.digests import digest_bytes, digest_json, digests_once
+from smar_model.lake.records import say_once
 from smar_model.lake.runs import load_run, run_folder
 from smar_model.lake.shared_files import read_file, replace_file
 from smar_model.lake.signing_keys import sign, verify_signature
@@ -87,9 +88,31 @@ def recorded_manifest(release: dict[str, Any]) -> str | None:
         text = read_file(run_folder(release["run"]) / MANIFEST)
         content = json.loads(text)
         is_about_it = content["model_digest"] == release["model_digest"]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: then the signature alone decides
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # not there, or damaged: then the signature alone decides
+        return None
+    digest = _registered_digest(release["run"])
+    if is_about_it and digest and digest != digest_bytes(text.encode()):
+        file = run_folder(release["run"]) / MANIFEST
+        say_once(
+            f"{file}: damaged (not what `smar register` wrote), so the signature alone decides; `smar sign` writes it anew"
+        )
         return None
     return text if is_about_it else None
+
+
+def _registered_digest(run: str) -> str | None:
+    """Digest of the manifest, as the state of the run's `register` has it; None: it has none, as of before releases were signed."""
+    try:
+        digest = json.loads(read_file(run_folder(run) / "register.json"))["release_digest"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def verify_release_files(release: dict[str, Any], *, model: str, index_signature: str | None) -> str | None:
@@ -222,6 +245,8 @@ def verify_by_record(release: dict[str, Any]) -> None:
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         told = str(error).splitlines()[0] if isinstance(error, InputError) else f"run {release['run']}: not readable"
         raise InputError(f"not signed, and no record in this lake vouches for it ({told}); {to_do}") from None
+    if _registered_digest(run.name):
+        raise InputError(f"run {run.name} signed this release, and the signature is gone; {to_do}")
     if release["index_source"] == WITHIN_VERSION:
         is_known = index == release["index_digest"]
     else:
@@ -302,7 +327,7 @@ def _is_mlflow_note(file: Path) -> bool:
         return False
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() == {"model_name", "model_version"}
 

@@ -175,7 +175,7 @@ def with_changes(settings: Settings, changes: Sequence[str]) -> Settings:
             place = place.get(section) if isinstance(place, dict) else None
         if not equals or not isinstance(place, dict) or last not in place:
             raise InputError(
-                f"--set {change!r}: write it as NAME=VALUE, NAME as in the settings file, such as training.seed=1"
+                f"--set {name.strip()!r}: write it as NAME=VALUE, NAME as in the settings file, such as training.seed=1"
             )
         document = parse_yaml(value, source=f"--set {name.strip()}")
         place[last] = document.content if document else None

@@ -27,7 +27,7 @@ MAXIMUM_HEAD = 64 * 1_024
 MAXIMUM_HEADERS = 100
 MAXIMUM_HEADS = 16_000_000
 """Bytes of all heads together that have not come whole."""
-MAXIMUM_PIPELINED = 16
+MAXIMUM_PIPELINED = 2
 """Requests sent on one connection before the first is answered."""
 HEAD_SECONDS = 10.0
 """From a request's first byte, or from a connection without one, to the end of its headers."""

@@ -18,7 +18,7 @@ from cachetools import TTLCache
 from PIL import Image, ImageOps
 
 from smar_model.errors import InputError
-from smar_model.lake.picture_formats import FORMATS
+from smar_model.lake.picture_formats import FORMATS, refuse_endless
 from smar_model.lake.picture_stores import NO_SUCH_PICTURE, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import Settings
@@ -130,6 +130,7 @@ class SmallPictures:
                 needed = _decoded_bytes(image)
                 if needed > MAXIMUM_DECODED:
                     raise UnusablePicture("too_large", pixels)
+                refuse_endless(image, content)
                 if needed > LARGE_DECODED:
                     with self._one_large:
                         return _shrunk(image)

@@ -329,3 +329,30 @@ def test_a_wait_that_does_not_fit_is_not_waited_for() -> None:
     with serve({"/a": answer(429, Retry_After="50")}) as (address, _):
         failures = ends(lambda: fetch_pictures([f"{address}/a"], polite(timeout_seconds=1)))
     assert failures == {f"{address}/a": ("unreachable", "status 429, and 50 seconds until the next try")}
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::808:808", True),
+        *(
+            (address, False)
+            for address in ("127.0.0.1", "10.0.0.1", "224.0.0.1", "::1", "fe80::1%eth0", "fec0::1", "ff02::1")
+        ),
+        *(
+            (address, False)
+            for address in ("::ffff:127.0.0.1", "::7f00:1", "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:7f00:1::")
+        ),
+    ],
+)
+def test_addresses_within_a_shop_s_network_are_known_in_every_writing(address: str, public: bool) -> None:
+    assert picture_fetching._is_public(address) is public
+
+
+def test_a_host_that_names_no_day_to_come_back_is_asked_again_at_once() -> None:
+    never = "Mon, 01 Jan " + "9" * 40 + " 00:00:00 GMT"
+    with serve({"/a": answer(503, Retry_After=never)}) as (address, _):
+        assert fetch_pictures([f"{address}/a"], polite())[f"{address}/a"][0] == "unreachable"

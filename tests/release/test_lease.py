@@ -79,6 +79,14 @@ def test_whose_lease_ran_out_must_not_go_on(home: Path, capsys: pytest.CaptureFi
     assert not (home / "registry.lock").exists()
 
 
+@pytest.mark.parametrize("ends", ["1e300", "99999999999"])
+def test_a_lease_that_no_clock_of_today_ends_is_none(home: Path, ends: str) -> None:
+    holder = '{"token": "x", "pid": 1, "host": "elsewhere", "purpose": "hold", "expires_at": ' + ends + "}"
+    (home / "registry.lock").write_text(holder)
+    with registry_lease(purpose="next", wait_seconds=0) as lease:
+        lease.verify()
+
+
 def test_an_error_frees_it(home: Path) -> None:
     with pytest.raises(RuntimeError), registry_lease(purpose="broken"):
         raise RuntimeError

@@ -8,17 +8,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import Run
+from smar_model.release import sign as signing
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
 from smar_model.release.reconcile import reconcile
@@ -296,6 +296,9 @@ def as_before_signatures(shop: Attacked) -> None:
     for name in ("release.json", "release.sig", "__pycache__"):
         (folder / name).unlink()
     (shop.second.folder / "release.json").unlink()
+    state = json.loads((shop.second.folder / "register.json").read_text(encoding="utf-8"))
+    del state["release_digest"]
+    (shop.second.folder / "register.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "pyfunc_model.cpython-311.pyc").write_bytes(b"whatever")
 
@@ -331,6 +334,38 @@ def test_a_release_from_before_signatures_serves_by_its_record_and_is_signed_by_
     with pytest.raises(InputError, match="this release was signed"):
         shop.registry.release("2")
     assert not shop.marker.exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "", "a newline more", "another digest"])
+def test_a_damaged_record_takes_no_release_away(shop: Attacked, content: str) -> None:
+    record = shop.second.folder / "release.json"
+    whole = record.read_text(encoding="utf-8")
+    other = whole.replace('"sha256":"', '"sha256":"0', 1)
+    record.write_text({"a newline more": whole + "\n", "another digest": other}.get(content, content), encoding="utf-8")
+    assert shop.registry.release("2")["release_digest"] == shop.registry.version("2").tags["smar.release_digest"]
+    assert sign(shop) is None
+    assert record.read_text(encoding="utf-8") == whole
+    # Nor does its damage make a signed release one from before signatures.
+    record.write_text("", encoding="utf-8")
+    for name in ("release.json", "release.sig"):
+        (shop.folder("2") / name).unlink()
+    with pytest.raises(InputError, match="run second signed this release, and the signature is gone"):
+        shop.registry.release("2")
+
+
+def test_a_version_in_a_moved_home_is_signed_where_it_is_read(
+    shop: Attacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (shop.folder("1") / name).read_bytes() for name in ("release.json", "release.sig")}
+    moved = shutil.copytree(shop.home, tmp_path / "moved")
+    monkeypatch.setenv("SMAR_HOME", str(moved))
+    (moved / "keys" / "signing_key.pem").unlink()
+    options = ("--settings", str(shop.settings_file), "--version", "1", "--by", "Ada")
+    assert shop.run_smar("sign", *options) is None
+    assert shop.run_smar("search", "red shirt", "--version", "1", "--settings", str(shop.settings_file)) is None
+    assert {name: (shop.folder("1") / name).read_bytes() for name in before} == before
+    written = moved / shop.folder("1").relative_to(shop.home) / "release.sig"
+    assert written.read_bytes() != before["release.sig"]
 
 
 def test_without_a_record_a_person_vouches_or_nobody(shop: Attacked) -> None:
@@ -383,24 +418,24 @@ def test_mlflow_loads_a_signed_version_and_leaves_it_as_it_is(shop: Attacked) ->
 
 
 def test_signing_that_was_cut_off_is_done_again(shop: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
-    send = MlflowClient.log_model_artifacts
+    send = signing._send
     for number in (1, 2, 3):
         as_before_signatures(shop) if number == 1 else None
-        sent: list[str] = []
+        sent: list[Path] = []
 
         def cut_off(
-            client: MlflowClient, model: str, folder: str, sent: list[str] = sent, last: int = number, **more: str
+            registry: Registry, release: dict[str, Any], folder: Path, sent: list[Path] = sent, last: int = number
         ) -> None:
-            sent.append(model)
+            sent.append(folder)
             if len(sent) == last:
-                shutil.copyfile(Path(folder) / "MLmodel", shop.folder("2") / "MLmodel")
-                if (Path(folder) / "release.json").exists():
-                    shutil.copyfile(Path(folder) / "release.json", shop.folder("2") / "release.json")
+                shutil.copyfile(folder / "MLmodel", shop.folder("2") / "MLmodel")
+                if (folder / "release.json").exists():
+                    shutil.copyfile(folder / "release.json", shop.folder("2") / "release.json")
                 raise OSError("the connection was lost")
-            send(client, model, folder, **more)
+            send(registry, release, folder)
 
         with monkeypatch.context() as patch:
-            patch.setattr(MlflowClient, "log_model_artifacts", cut_off)
+            patch.setattr(signing, "_send", cut_off)
             failed = sign(shop)
         assert isinstance(failed, OSError) == (number < 3)
     assert shop.registry.release("2")["release_digest"]
