@@ -170,7 +170,8 @@ def server_start(release: dict[str, Any], *, without: bool) -> dict[str, float]:
 
 
 def page(run: Run, measured: dict[str, list[dict[str, float]]]) -> str:
-    seconds = sum((run.state(name) or {}).get("seconds", 0.0) for name in STAGES)
+    # Of the processes that made them: the run itself may have taken them from another.
+    seconds = sum(made.manifest["seconds"] for name in STAGES if (made := run.find_output(name)))
     size = sum(
         entry["bytes"]
         for name in STAGES
