@@ -332,7 +332,7 @@ def new_app(
         return "ok\n"
 
     @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
-    async def metrics_text() -> Response:
+    def metrics_text() -> Response:  # in a thread: writing them takes milliseconds, for which nobody else should wait
         """For Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
