@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -197,12 +198,14 @@ def outcomes(airflow_ready: Path) -> dict[str, Outcome]:
         subprocess.run(request, env=told, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
         processor = subprocess.Popen(
             [sys.executable, "-m", "airflow", "dag-processor"],
+            start_new_session=True,
             env=told,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
         wait_until(lambda: inbox.letters, still_possible=lambda: processor.poll() is None)
-        processor.terminate()
+        # With those that parse for it. Told to end it may go on, where the word comes while it waits for one of them.
+        os.killpg(processor.pid, signal.SIGKILL)
         processor.wait(timeout=PATIENCE_SECONDS)
         letters["checks"] += inbox.letters
         inbox.shutdown()
