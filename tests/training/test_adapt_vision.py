@@ -231,6 +231,6 @@ def test_the_stage_learns(run: Run) -> None:
 
 def test_stopped_it_ends_as_uninterrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = run.output("adapt-vision")
-    again = train_again(run, "adapt-vision", stop_after=11, patch=monkeypatch)
+    again = train_again(run, "adapt-vision", stop_after=11, patch=monkeypatch, phases=2)
     assert again.folder != wanted.folder
     assert again.digest == wanted.digest

@@ -37,7 +37,9 @@ def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         yield run
 
 
-def train_again(run: Run, stage: str, *, stop_after: int, patch: pytest.MonkeyPatch, taken_again: int = 0) -> Artifact:
+def train_again(
+    run: Run, stage: str, *, stop_after: int, patch: pytest.MonkeyPatch, phases: int = 0, taken_again: int = 0
+) -> Artifact:
     """Without the finished output: once until it is stopped, then to the end.
 
     Args:
@@ -61,7 +63,7 @@ def train_again(run: Run, stage: str, *, stop_after: int, patch: pytest.MonkeyPa
     assert len(find_checkpoints(stage)) >= 1
     step, stop_after = 0, -stop_after
     again = run_stage(STAGES[stage], run)
-    phases = 2 if stage == "train-text-only" else 1
+    phases = phases or (2 if stage == "train-text-only" else 1)
     assert step == phases * STEPS["steps"] + stop_after + taken_again
     return again
 
