@@ -16,7 +16,6 @@ import socket
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, Pro
 
 from smar_model.lake.picture_formats import ACCEPT, decode_picture, is_picture
 from smar_model.lake.picture_stores import UnusablePicture, fetched_folder, fetched_path
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.settings import Pictures
 
 HOSTS_AT_ONCE = 8
@@ -242,7 +242,7 @@ def _retry_after(response: BaseHTTPResponse) -> float | None:
 
 def _keep(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = temporary_beside(path)
     temporary.write_bytes(content)
     os.replace(temporary, path)
 
@@ -262,28 +262,24 @@ def _manager(*, hosts: int) -> PoolManager:
     return manager
 
 
-class _Socket(socket.socket):
-    """No wait is longer than the request has left, however little at a time the host sends."""
+class _WithinRequest:
+    """A socket none of whose waits is longer than the request has left, however little at a time the host sends."""
 
     def recv_into(self, *arguments: Any, **named: Any) -> int:
-        self.settimeout(_this_request().wait())
-        return super().recv_into(*arguments, **named)
+        self.settimeout(_this_request().wait())  # type: ignore[attr-defined]
+        return super().recv_into(*arguments, **named)  # type: ignore[misc]
 
     def sendall(self, *arguments: Any, **named: Any) -> None:
-        self.settimeout(_this_request().wait())
-        super().sendall(*arguments, **named)
+        self.settimeout(_this_request().wait())  # type: ignore[attr-defined]
+        super().sendall(*arguments, **named)  # type: ignore[misc]
 
 
-class _TLSSocket(ssl.SSLSocket):
-    """Likewise. Its handshake and each of its reads count their time as a whole."""
+class _Socket(_WithinRequest, socket.socket):
+    pass
 
-    def recv_into(self, *arguments: Any, **named: Any) -> int:
-        self.settimeout(_this_request().wait())
-        return super().recv_into(*arguments, **named)
 
-    def sendall(self, *arguments: Any, **named: Any) -> None:
-        self.settimeout(_this_request().wait())
-        super().sendall(*arguments, **named)
+class _TLSSocket(_WithinRequest, ssl.SSLSocket):
+    """Its handshake and each of its reads count their time as a whole."""
 
 
 class _Connection(HTTPConnection):

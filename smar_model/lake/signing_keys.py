@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from smar_model.errors import InputError
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.settings import home
 
 SIGNING_KEY, TRUSTED_KEYS = "SMAR_SIGNING_KEY", "SMAR_TRUSTED_KEYS"
@@ -116,7 +116,7 @@ def _make_key(file: Path) -> None:
     """Create a key pair whole, or leave the one that another process has just created."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    temporary = temporary_beside(file)
     try:
         _write(temporary, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
         os.link(temporary, file)

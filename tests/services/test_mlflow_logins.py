@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,10 +23,9 @@ from smar_model.release.registry import CHAMPION, Registry, serving_or_version
 from smar_model.release.tracking import track_run
 from smar_model.release.verify import verify_release
 from tests.mlflow_logins import login, make_logins, mlflow_server
+from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.judged_runs import judged_run, write_settings
 from tests.tiny_shop import write_tiny_shop
-
-PATIENCE_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +53,11 @@ def server(folder: Path) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not mlflow_is_healthy(port):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            time.sleep(0.5)
+        wait_until(
+            lambda: mlflow_is_healthy(port),
+            still_possible=lambda: process.poll() is None,
+            says=lambda: log.read_text(encoding="utf-8"),
+        )
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import pytest
 
 from smar_model.serving.connections import MAXIMUM_CONNECTIONS
 from smar_model.settings import REPOSITORY
+from tests.patience import wait_until
 from tests.serving.abusive_clients import (
     LIGATURES,
     MARKS,
@@ -76,13 +76,6 @@ def started(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         process.wait()
 
 
-def until(condition: Callable[[], bool], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
-
-
 def answers(address: str, path: str) -> int | None:
     """Status; None: no connection."""
     try:
@@ -107,7 +100,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         shop: ServingShop = make_serving_shop(home, versions=1, refreshed_items=items)
         shop.point_to("1", shop.refreshed["1"])
         with started("--settings", str(shop.settings_file), "--drain-seconds", "600") as (address, process):
-            until(lambda: answers(address, "readyz") == 200)
+            wait_until(lambda: answers(address, "readyz") == 200)
             yield Server(address, psutil.Process(process.pid), home / "shop" / "pictures")
 
 
@@ -178,12 +171,12 @@ def test_answers_that_nobody_reads_are_bounded_and_ended(server: Server) -> None
     assert status_of(ask(server.address, search_request(["red"] * 256, 1_000))) == 422
     before = server.closed("answer_not_read")
     clients = unread_answers(server.address, 60, queries=256, k=50)
-    until(lambda: server.closed("answer_not_read") > before)
+    wait_until(lambda: server.closed("answer_not_read") > before)
     seen = [everything(client) for client in clients]
     refused = [answer for answer in seen if status_of(answer) == 503]
     assert refused and all(b"\r\nretry-after: 1\r\n" in answer for answer in refused)
     assert any(b"too many large searches at once" in answer for answer in refused)
-    until(lambda: status_of(ask(server.address, search_request(["red"] * 256, 50))) == 200)
+    wait_until(lambda: status_of(ask(server.address, search_request(["red"] * 256, 50))) == 200)
 
 
 @pytest.mark.usefixtures("others_are_served")
@@ -222,7 +215,7 @@ def test_one_connection_cannot_ask_for_much_at_once(server: Server) -> None:
 
 def test_told_to_end_it_answers_but_is_not_ready_and_a_second_signal_ends_it_at_once(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
-    until(lambda: answers(server.address, "readyz") == 503)
+    wait_until(lambda: answers(server.address, "readyz") == 503)
     assert b"it has been told to end" in ask(server.address, get_request("/readyz"))
     assert answers(server.address, "search?q=red") == 200
     client = connected(server.address)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from smar_model.errors import InputError
 from smar_model.lake.picture_stores import UnusablePicture
 from smar_model.serving import pictures as drawing
 from smar_model.serving.pictures import SmallPictures
+from tests.patience import wait_until
 from tests.serving.abusive_clients import cut_picture
 from tests.tiny_shop import draw_picture, tiny_settings
 
@@ -117,10 +117,7 @@ def test_a_picture_that_failed_is_not_tried_again_until_its_time_is_over(
     pictures = SmallPictures(tiny_settings(shop))
     assert colour(pictures, "cut.png") == "undecodable"
     (shop / "pictures" / "cut.png").write_bytes(draw_picture("red"))
-    deadline = time.monotonic() + 60
-    while colour(pictures, "cut.png") != "red":
-        assert time.monotonic() < deadline, "a mended picture is not seen"
-        time.sleep(0.1)
+    wait_until(lambda: colour(pictures, "cut.png") == "red", says=lambda: "a mended picture is not seen")
 
 
 def test_what_decoding_takes_is_told_from_the_header(
