@@ -1,7 +1,7 @@
 """Passwords and keys inside URLs: masked wherever a text is shown or recorded, refused in settings.
 
 Masked: the password of `scheme://user:password@host`, and what stands behind names such as `secret_key=`, `sig=` or `X-Amz-Signature=`
-in a query. A user alone (`postgresql://mlflow@host/db`) is no secret. Percent-encoded forms count as plain ones.
+in a query or a text of its own. A user alone (`postgresql://mlflow@host/db`) is no secret. Percent-encoded forms count as plain ones.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PASSWORD = re.compile(
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(
-    rf"([?&;#]|%(?:25){{0,3}}(?:3F|26|3B|23))([^{_END}?&;#=]{{1,100}}?)(=|%(?:25){{0,3}}3D)([^{_END}&;#]+)",
+    rf"(^|[?&;#\s]|%(?:25){{0,3}}(?:3F|26|3B|23))([^{_END}?&;#=]{{1,100}}?)(=|%(?:25){{0,3}}3D)([^{_END}&;#]+)",
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(
     r"secret|passw(?:or)?d|token|signature|credential|api[-_.]?key|access[-_.]?key|account[-_.]?key|private[-_.]?key"
-    r"|^(?:sig|pwd|pass|pw|key|auth)$",
+    r"|^(?:sig|pwd|pass|pw|key|auth|jwt|sas)$",
     re.IGNORECASE,
 )
 _SECRET_OPTION = re.compile(

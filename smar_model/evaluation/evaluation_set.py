@@ -295,6 +295,23 @@ def _build_from_clicks(
     )
 
 
+def read_judgments(file: Path) -> pd.DataFrame:
+    """People's grades as they were delivered.
+
+    Raises:
+        InputError: the file cannot be read, or a grade is none; names the first row.
+    """
+    judgments = read_contract_table("judgments", [file])
+    outside = judgments[~judgments["grade"].between(0, 3)]
+    if len(outside):
+        first = outside.iloc[0]
+        raise InputError(
+            f"{file}: row {outside.index[0]} (query {first['query']!r}, item {first['item_id']!r}) has grade "
+            f"{first['grade']}; grades are 0 to 3"
+        )
+    return judgments
+
+
 def _judged_sets(
     file: Path | None, queries: pd.Series, catalogue: pd.DataFrame
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -304,14 +321,7 @@ def _judged_sets(
     """
     if file is None:
         return {}
-    judgments = read_contract_table("judgments", [file])
-    outside = judgments[~judgments["grade"].between(0, 3)]
-    if len(outside):
-        first = outside.iloc[0]
-        raise InputError(
-            f"{file}: row {outside.index[0]} (query {first['query']!r}, item {first['item_id']!r}) has grade "
-            f"{first['grade']}; grades are 0 to 3"
-        )
+    judgments = read_judgments(file)
     numbers = numbers_in_catalogue(catalogue)
     asked = [normalise_query(text, numbers) for text in judgments["query"]]
     judgments["number"] = pd.Index(queries).get_indexer(asked)

@@ -15,9 +15,12 @@ from smar_model.lake.release_manifest import WITHIN_VERSION, content_digest, mod
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import complete_folder, flush, flush_files
 from smar_model.settings import home
+from smar_model.url_secrets import mask_secrets
 
 REGISTERED_FROM = ("mlflow-artifacts", "lake")
 """Folders of the home folder in which an embedded registry's artifacts lie."""
+_UNREADABLE_SCHEMES = {"http", "https", "ftp", "sftp"}
+"""Where MLflow could read from, too, but never keeps what it registers."""
 COPY_SECONDS = 120
 """A copy that is not what was signed is brought again, but not more often than this."""
 
@@ -89,6 +92,8 @@ def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
         InputError: it is gone.
     """
     address = urlparse(uri)
+    if address.scheme in _UNREADABLE_SCHEMES:
+        raise InputError(f"{mask_secrets(uri)}: no place where MLflow keeps what is registered; set the tag right")
     if address.scheme in {"", "file"}:
         return _local_folder(Path(unquote(address.path)))
     folder = cache_folder() / cache
@@ -128,16 +133,20 @@ def _local_folder(named: Path) -> Path:
 def _download(uri: str, folder: Path, tracking_uri: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
-    from requests import HTTPError
+    from requests import RequestException
 
     try:
         return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri))
-    except (MlflowException, HTTPError) as error:
-        if "API request to" in str(error) or (
-            isinstance(error, HTTPError) and getattr(error.response, "status_code", None) != 404
-        ):
+    except RequestException as error:
+        if getattr(error.response, "status_code", None) != 404:
             raise  # the server is away, or refuses the login
-        message = (str(error).strip() or "no message").splitlines()[0]
-        raise InputError(
-            f"{uri}: these files, which the registry names, are gone from {tracking_uri}: {message}"
-        ) from error
+        raise InputError(_gone(uri, tracking_uri, error)) from error
+    except (MlflowException, ImportError) as error:
+        if "API request to" in str(error):
+            raise  # the server is away
+        raise InputError(_gone(uri, tracking_uri, error)) from None  # its own text may hold a secret of the URI
+
+
+def _gone(uri: str, tracking_uri: str, error: Exception) -> str:
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return mask_secrets(f"{uri}: these files, which the registry names, cannot be had from {tracking_uri}: {message}")

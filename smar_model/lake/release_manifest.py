@@ -140,6 +140,8 @@ def verify_release_files(release: dict[str, Any], *, model: str, index_signature
     elif recorded is not None:
         raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
     else:
+        if release["release_digest"]:
+            raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
         digest = None
         verify_by_record(release)
     if release["index_source"] != WITHIN_VERSION:
@@ -296,7 +298,7 @@ def content_digest(folder: Path) -> str:
 def _damage_named(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, RecursionError, pa.ArrowException) as error:
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{folder}: damaged: {told}") from error
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smar_model.errors import InputError
 from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 from smar_model.settings import home
 
@@ -59,14 +61,19 @@ def _shared(path: Path) -> tuple[ObjectStore, str] | None:
 
 
 def read_file(path: Path) -> str:
-    """Raises FileNotFoundError: there is none. Bytes that are no UTF-8 are replaced."""
+    """Bytes that are no UTF-8 are replaced. Raises as `read_bytes` does."""
     return read_bytes(path).decode("utf-8", errors="replace")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Raises FileNotFoundError: there is none."""
+    """A file's content.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: a folder, pipe or device has its name.
+    """
     if (shared := _shared(path)) is None:
-        return path.read_bytes()
+        return _read_plain_file(path)
     content = shared[0].read(shared[1])
     if content is None:
         raise FileNotFoundError(f"{shared[0].url}/{shared[1]}")
@@ -83,10 +90,18 @@ def read_files(paths: Iterable[Path]) -> dict[Path, bytes]:
     return {path: content for path, content in zip(paths, contents, strict=True) if content is not None}
 
 
+def _read_plain_file(path: Path) -> bytes:
+    # Not blocking: opening a pipe would wait for its writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError(f"{path}: a folder, pipe or device where a file of SMAR lies; move it away")
+        return file.readall()
+
+
 def _read_if_there(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return _read_plain_file(path)
+    except (FileNotFoundError, NotADirectoryError, InputError):
         return None
 
 
@@ -169,6 +184,18 @@ def flush_files(files: Iterable[Path], *, root: Path) -> None:
     folders = {folder for file in files for folder in file.parents if folder.is_relative_to(root)} | {root}
     for folder in [*sorted(folders, key=lambda folder: len(folder.parts), reverse=True), root.parent]:
         flush(folder)
+
+
+def copy_files(files: Iterable[Path], *, root: Path, to: Path) -> None:
+    """Copy files below `root` to the same places below another folder: each is there whole or as it was, and all are on the disk."""
+    copies = {file: to / file.relative_to(root) for file in files}
+    for file, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(copy)
+        shutil.copyfile(file, temporary)
+        flush(temporary)
+        temporary.replace(copy)
+    flush_files(copies.values(), root=to)
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -269,6 +269,7 @@ class Registry:
             "folder": str(folder),
             "model_folder": str(folder / "artifacts" / "model"),
             "index_folder": str(index_folder),
+            "release_digest": found.tags.get("smar.release_digest"),
         }
         return release, found.tags.get(signature_tag(index))
 

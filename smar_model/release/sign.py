@@ -15,7 +15,6 @@ from urllib.parse import urlparse
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import has_output
-from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.release_copies import discard_copy
 from smar_model.lake.release_manifest import (
     WITHIN_VERSION,
@@ -33,7 +32,7 @@ from smar_model.lake.release_manifest import (
     verify_release_files,
 )
 from smar_model.lake.runs import run_folder
-from smar_model.lake.shared_files import flush, flush_files, is_file
+from smar_model.lake.shared_files import copy_files, is_file
 from smar_model.release.history import append_history, new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.register import NO_BYTECODE, save_pyfunc
@@ -164,15 +163,7 @@ def _send(registry: Registry, release: dict[str, Any], folder: Path) -> None:
         discard_copy(place, at_any_age=True)
         return
     # Where it is read: MLflow would write to the place that it had when it was made, which a home folder that was moved has left.
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    for file in files:
-        target = place / file.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(target)
-        shutil.copyfile(file, temporary)
-        flush(temporary)
-        temporary.replace(target)
-    flush_files((place / file.relative_to(folder) for file in files), root=place)
+    copy_files((file for file in folder.rglob("*") if file.is_file()), root=folder, to=place)
 
 
 def _sign_current_index(registry: Registry, version: str, *, without_record: bool) -> str:

@@ -202,7 +202,7 @@ def with_window(settings: Settings, days: int | None) -> Settings:
 
 
 def check_inputs(run: Run, *, with_log: bool = True) -> None:
-    """Whether the shop has every file that the run will read.
+    """Whether the shop has every file that the run will read. Judgments, which nothing reads before the end of a run, are read.
 
     Raises:
         InputError: a file is missing or damaged; names it.
@@ -212,6 +212,10 @@ def check_inputs(run: Run, *, with_log: bool = True) -> None:
     shop.pictures()
     for day in run.days if with_log else ():
         shop.click_log(day)
+    if with_log and (judgments := shop.judgments()):
+        from smar_model.evaluation.evaluation_set import read_judgments
+
+        read_judgments(judgments)
 
 
 def _relative(path: Path) -> str:

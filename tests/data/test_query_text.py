@@ -104,10 +104,10 @@ def test_no_mask_takes_a_number_that_the_catalogue_holds() -> None:
 @pytest.mark.parametrize(
     "piece", ["1", "1 ", "4111 ", "@", "a@", "+1", "(0", "0612345678 ", "4111111111111111 ", "٣-", "1" + " " * 9]
 )
-def test_time_grows_with_the_length_alone(piece: str) -> None:
-    """Eight times the text takes about eight times the calls of patterns; what takes more would not end here."""
+def test_no_text_takes_for_ever(piece: str) -> None:
+    """A pattern whose time grows with the square of the length would take hours here, and the test would be stopped."""
     text = (piece * 200_000)[:200_000]
-    normalise_query(text)
+    assert len(normalise_query(text)) <= len(text)
 
 
 def test_the_rule() -> None:

@@ -292,3 +292,15 @@ def test_libraries_say_it_in_their_own_words(error: Exception, line: str) -> Non
         said = machine_failure(wrapped, default_place="/home")
     assert said and said.startswith(line) and "\n" not in said
     assert machine_failure(FileNotFoundError(errno.ENOENT, "No such file", "/d/a"), default_place="/home") is None
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
+def test_what_is_no_file_is_passed_over_where_it_is_another_runs_and_named_where_it_is_needed(
+    home: Path, put: Callable[[Path], None]
+) -> None:
+    run = tiny_run(home / "shop")
+    (home / "runs" / "other").mkdir(parents=True)
+    put(home / "runs" / "other" / "run.json")
+    assert [found.name for found in find_runs()] == [run.name]
+    with pytest.raises(InputError, match=r"other/run\.json: .*move it away"):
+        load_run("other")

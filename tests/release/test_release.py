@@ -32,7 +32,7 @@ from smar_model.retrieval.search import Searcher
 from smar_model.settings import load_settings
 from smar_model.stages import STAGES
 from tests.release.judged_runs import EASY, judged_run, write_settings
-from tests.tiny_shop import DAYS, LAST_DAY, write_tiny_shop
+from tests.tiny_shop import DAYS, LAST_DAY, write_rows, write_tiny_shop
 
 ALL_STEPS = {"start", *STAGES, "register", "promote"}
 
@@ -345,6 +345,31 @@ def test_a_run_that_lacks_something_does_not_begin(home: Path, days_later: int, 
         start_run(settings_path=path, name=name, day=day, window_days=window, promotion="automatic", steps=())
     assert says in json.loads((home / "runs" / name / "start.json").read_text(encoding="utf-8"))["message"]
     assert not (home / "runs" / name / "run.json").exists()
+
+
+def test_a_grade_that_is_none_is_named_before_anything_is_trained(home: Path) -> None:
+    rows = [{"query": "dress", "item_id": "1", "grade": grade} for grade in (3, 7)]
+    judgments = write_rows(home / "shop" / "judgments.parquet", "judgments", rows)
+    try:
+        with pytest.raises(InputError, match=r"judgments\.parquet: row 1 .* has grade 7; grades are 0 to 3"):
+            start_run(
+                settings_path=write_settings(home), name="graded", day=LAST_DAY, promotion="automatic", steps=()
+            )
+    finally:
+        judgments.unlink()
+
+
+def test_a_password_in_a_note_is_recorded_nowhere(home: Path) -> None:
+    run = start_run(
+        settings_path=write_settings(home),
+        name="noted",
+        day=LAST_DAY,
+        promotion="automatic",
+        steps=(),
+        note="for Ada, password=hush; https://host/?jwt=hush",
+    )
+    assert run.note == "for Ada, password=***; https://host/?jwt=***"
+    assert not [file for file in run.folder.rglob("*.json") if "hush" in file.read_text(encoding="utf-8")]
 
 
 def test_an_interpreter_for_a_step_that_there_is_not_is_refused(home: Path) -> None:

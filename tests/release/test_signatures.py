@@ -196,6 +196,25 @@ def stripped_of_its_signature(shop: Attacked) -> None:
     shop.registry.client.delete_model_version_tag("smar", "2", "smar.release_digest")
 
 
+def stripped_with_all_records_of_it(shop: Attacked) -> None:
+    """Whoever can write into the lake, but has left the tag."""
+    code_appended(shop)
+    for name in ("release.json", "release.sig"):
+        (shop.folder("2") / name).unlink(missing_ok=True)
+    (shop.second.folder / "release.json").unlink(missing_ok=True)
+    state = json.loads((shop.second.folder / "register.json").read_text(encoding="utf-8"))
+    state.pop("release_digest", None)
+    (shop.second.folder / "register.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+def index_elsewhere(shop: Attacked) -> None:
+    shop.registry.tag("2", "index_source", "http://127.0.0.1:9/index")
+
+
+def index_behind_a_key(shop: Attacked) -> None:
+    shop.registry.tag("2", "index_source", "s3://KEY:hush@bucket/index")
+
+
 def signature_alone_removed(shop: Attacked) -> None:
     (shop.folder("2") / "release.sig").unlink(missing_ok=True)
 
@@ -226,6 +245,9 @@ ATTACKS: dict[Callable[[Attacked], None], str] = {
     signature_of_another_version: "signed for the run 'first'",
     all_files_of_another_version: "signed for the run 'first'",
     stripped_of_its_signature: "release.json: gone; this release was signed",
+    stripped_with_all_records_of_it: "release.json: gone; this release was signed, as its tag",
+    index_elsewhere: "no place where MLflow keeps what is registered",
+    index_behind_a_key: r"KEY:\*\*\*@bucket/index: these files.* cannot be had",
     signature_alone_removed: "release.sig: missing or not readable",
     unsigned_index: "has no signature",
     later_cutoff: "signed for the cutoff",
