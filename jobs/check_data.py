@@ -1,6 +1,6 @@
 """The checks between Spark and training: every table against its contract, and the run against `settings.checks`.
 
-Spark counts, Great Expectations judges the counts (`smar_model/lake/checks.py`). A failed critical check ends the run
+Spark counts, Great Expectations judges the counts (`smar_model/checks/expectations.py`). A failed critical check ends the run
 before training; a warning is shown. Output: checks.json, checks.html.
 """
 
@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from jobs.spark_session import read_published, run_sql, spark_session
 from jobs.table_summaries import TableSummary, summarise_tables
+from smar_model.checks.checks_page import TableRows, render_page
+from smar_model.checks.drift_limits import drift_measures
+from smar_model.checks.expectations import SAMPLE, Check, judge
+from smar_model.checks.run_checks import RunFigures, run_measures
+from smar_model.delivery.contracts import has_contract
 from smar_model.errors import InputError
-from smar_model.lake.checks import SAMPLE, Check, judge
-from smar_model.lake.checks_page import TableRows, render_page
-from smar_model.lake.contracts import has_contract
-from smar_model.lake.drift_limits import drift_measures
-from smar_model.lake.run_checks import RunFigures, run_measures
 from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import StageContext
 

@@ -36,10 +36,10 @@ from jobs.spark_session import (
     spark_session,
     write_table,
 )
+from smar_model.delivery.picture_fetching import fetch_pictures, forget_pictures, have_come
+from smar_model.delivery.picture_formats import decode_picture
+from smar_model.delivery.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.lake.artifacts import Artifact, load_artifact, newest_artifact
-from smar_model.lake.picture_fetching import fetch_pictures, forget_pictures, have_come
-from smar_model.lake.picture_formats import decode_picture
-from smar_model.lake.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Pictures

@@ -113,7 +113,7 @@ class Spark(Section):
 
 
 class Fetch(Section):
-    """Pictures that items name by URL (`smar_model/lake/picture_fetching.py`)."""
+    """Pictures that items name by URL (`smar_model/delivery/picture_fetching.py`)."""
 
     delay_seconds: Annotated[float, Field(ge=0)] = 0.2
     """Between two requests to one host."""
@@ -200,7 +200,7 @@ class Segments(Section):
 
 
 class Checks(Section):
-    """Bounds of the checks between Spark and training (`smar_model/lake/run_checks.py`)."""
+    """Bounds of the checks between Spark and training (`smar_model/checks/run_checks.py`)."""
 
     maximum_quarantined: Share = 0.2
     """Largest share of a table's input rows in quarantine; of the click log also on any single day."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from smar_model.lake.stage import Stage
 
 _SPARK = (
-    *("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py"),
-    "smar_model/lake/json_lines.py",
+    *("jobs/spark_session.py", "sql/functions.sql", "smar_model/delivery/contracts.py"),
+    "smar_model/delivery/json_lines.py",
 )
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
 _EMBED = (
@@ -42,9 +42,9 @@ STAGES: dict[str, Stage] = {
             settings=("pictures",),
             code=(
                 "jobs/prepare_items.py",
-                "smar_model/lake/picture_fetching.py",
-                "smar_model/lake/picture_formats.py",
-                "smar_model/lake/picture_stores.py",
+                "smar_model/delivery/picture_fetching.py",
+                "smar_model/delivery/picture_formats.py",
+                "smar_model/delivery/picture_stores.py",
                 "sql/prepare_items.sql",
                 "sql/find_new_pictures.sql",
                 "sql/judge_pictures.sql",
@@ -131,10 +131,10 @@ STAGES: dict[str, Stage] = {
                 "jobs/check_data.py",
                 "jobs/table_summaries.py",
                 "sql/check_data.sql",
-                "smar_model/lake/checks.py",
-                "smar_model/lake/checks_page.py",
-                "smar_model/lake/drift_limits.py",
-                "smar_model/lake/run_checks.py",
+                "smar_model/checks/expectations.py",
+                "smar_model/checks/checks_page.py",
+                "smar_model/checks/drift_limits.py",
+                "smar_model/checks/run_checks.py",
                 "schemas",
                 *_SPARK,
             ),

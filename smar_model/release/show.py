@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from smar_model.lake.shop_inputs import ShopInputs
+from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.release.history import MOVES, read_history
 from smar_model.release.registry import serving_or_version
 from smar_model.settings import Settings, load_recorded_settings

@@ -32,8 +32,8 @@ class SmarSearchModel(PythonModel):
     """Text queries to items, through the index that was built for the model."""
 
     def load_context(self, context: Any) -> None:
+        from smar_model.delivery.shop_inputs import ShopInputs
         from smar_model.errors import InputError
-        from smar_model.lake.shop_inputs import ShopInputs
         from smar_model.retrieval.search import Searcher
         from smar_model.settings import load_recorded_settings
 

@@ -29,8 +29,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
-from smar_model.lake.picture_stores import UnusablePicture
 from smar_model.release.registry import CHALLENGER, CHAMPION
 from smar_model.retrieval.search import RoutedBy
 from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Budget, SearchThreads, in_time

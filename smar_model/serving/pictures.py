@@ -17,10 +17,10 @@ from pathlib import Path
 from cachetools import TTLCache
 from PIL import Image, ImageOps
 
+from smar_model.delivery.picture_formats import FORMATS, refuse_endless
+from smar_model.delivery.picture_stores import NO_SUCH_PICTURE, UnusablePicture, fetched_folder, fetched_path, is_url
+from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
-from smar_model.lake.picture_formats import FORMATS, refuse_endless
-from smar_model.lake.picture_stores import NO_SUCH_PICTURE, UnusablePicture, fetched_folder, fetched_path, is_url
-from smar_model.lake.shop_inputs import ShopInputs
 from smar_model.settings import Settings
 
 SIDE = 320

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
-from smar_model.lake.shop_inputs import ShopInputs
 from tests.tiny_shop import write_rows
 
 DAY = date(2026, 11, 19)

@@ -24,10 +24,10 @@ from pyspark.sql import SparkSession
 from jobs import prepare_items
 from jobs.prepare_items import look_at
 from jobs.spark_session import count_rows, read_table
+from smar_model.delivery import picture_fetching
+from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
-from smar_model.lake import picture_fetching
 from smar_model.lake.artifacts import Artifact
-from smar_model.lake.picture_stores import UnusablePicture
 from smar_model.lake.runs import Run, create_run
 from tests.picture_server import serve
 from tests.tiny_shop import (

@@ -352,9 +352,7 @@ def test_a_grade_that_is_none_is_named_before_anything_is_trained(home: Path) ->
     judgments = write_rows(home / "shop" / "judgments.parquet", "judgments", rows)
     try:
         with pytest.raises(InputError, match=r"judgments\.parquet: row 1 .* has grade 7; grades are 0 to 3"):
-            start_run(
-                settings_path=write_settings(home), name="graded", day=LAST_DAY, promotion="automatic", steps=()
-            )
+            start_run(settings_path=write_settings(home), name="graded", day=LAST_DAY, promotion="automatic", steps=())
     finally:
         judgments.unlink()
 

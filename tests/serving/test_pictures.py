@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
-from smar_model.lake.picture_stores import UnusablePicture
 from smar_model.serving import pictures as drawing
 from smar_model.serving.pictures import SmallPictures
 from tests.patience import wait_until

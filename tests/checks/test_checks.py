@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from smar_model.lake import checks
+from smar_model.checks import checks
+from smar_model.checks.checks_page import TableRows, render_page
+from smar_model.checks.expectations import Check, Measure, judge
+from smar_model.checks.run_checks import RunFigures, run_measures, stability_index
 from smar_model.lake.artifacts import Artifact
-from smar_model.lake.checks import Check, Measure, judge
-from smar_model.lake.checks_page import TableRows, render_page
-from smar_model.lake.run_checks import RunFigures, run_measures, stability_index
 from smar_model.lake.stage import StageContext
 from smar_model.stages import STAGES
 from tests.tiny_shop import DAYS, tiny_run

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from smar_model.lake import picture_fetching
-from smar_model.lake.picture_fetching import fetch_pictures
-from smar_model.lake.picture_stores import fetched_folder, fetched_path
+from smar_model.delivery import picture_fetching
+from smar_model.delivery.picture_fetching import fetch_pictures
+from smar_model.delivery.picture_stores import fetched_folder, fetched_path
 from smar_model.settings import Fetch, Pictures
 from tests.picture_server import serve
 

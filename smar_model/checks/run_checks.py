@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from smar_model.lake.checks import SAMPLE, Measure
+from smar_model.checks.expectations import SAMPLE, Measure
 from smar_model.lake.stage import StageContext
 
 EVENTS = ("impressions", "clicks", "carts", "orders")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smar_model.delivery.picture_stores import PictureStore, UnusablePicture
+from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.evaluation_set import read_contract_table
-from smar_model.lake.picture_stores import PictureStore, UnusablePicture
-from smar_model.lake.shop_inputs import ShopInputs
 from tests.tiny_shop import write_rows
 
 DAY = date(2026, 11, 19)

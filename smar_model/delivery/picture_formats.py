@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from smar_model.lake.picture_stores import UnusablePicture
+from smar_model.delivery.picture_stores import UnusablePicture
 
 FORMATS = ("JPEG", "PNG", "WEBP", *(["AVIF"] if features.check("avif") else []), "GIF", "BMP", "TIFF")
 ACCEPT = ", ".join(f"image/{name.lower()}" for name in FORMATS)

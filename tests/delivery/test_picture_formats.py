@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 
-from smar_model.lake.picture_formats import MAXIMUM_SCANS, decode_picture
-from smar_model.lake.picture_stores import UnusablePicture
+from smar_model.delivery.picture_formats import MAXIMUM_SCANS, decode_picture
+from smar_model.delivery.picture_stores import UnusablePicture
 
 
 def progressive(scans: int) -> bytes:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from smar_model.delivery.picture_stores import PictureStore
+from smar_model.digests import digest_raw_files
 from smar_model.errors import InputError
-from smar_model.lake.digests import digest_raw_files
-from smar_model.lake.picture_stores import PictureStore
 from smar_model.settings import Settings
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
