@@ -23,26 +23,13 @@ from pyspark.sql import functions as F
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.delivery.contracts import load_contract, write_rows
-from smar_model.digests import digest_file, digest_json
+from smar_model.digests import digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, find_whole_artifact
-from smar_model.lake.stage import StageContext, digest_code
-from smar_model.settings import REPOSITORY
+from smar_model.lake.stage import StageContext
+from smar_model.lake.stage_code import code_version
 
 STAGE = "extract-clicks-day"
-CODE = (
-    "jobs/extract_click_days.py",
-    "jobs/spark_session.py",
-    "smar_model/delivery/contracts.py",
-    "smar_model/delivery/json_lines.py",
-    "sql/extract_clicks_days.sql",
-    "sql/find_typed_numbers.sql",
-    "smar_model/data/catalogue.py",
-    "smar_model/data/query_text.py",
-    "sql/functions.sql",
-    "schemas/click_log.yaml",
-    "schemas/clicks_by_position.yaml",
-)
 SAMPLE_BUCKETS = 1_000_000
 """Into which shoppers are hashed, to draw `clicks.sample_share` of them."""
 
@@ -92,12 +79,11 @@ def _typed_catalogue_numbers(
 def _key(context: StageContext, day: date, catalogue_numbers: list[str]) -> str:
     return digest_json(
         {
-            "code": digest_code(CODE),
+            **code_version(STAGE),
             "day": str(day),
             "click_log": context.shop.digest_click_log([day]),
             "catalogue_numbers": catalogue_numbers,
             "settings": context.settings.section("clicks"),
-            "lock": digest_file(REPOSITORY / "requirements.lock"),
         }
     )
 

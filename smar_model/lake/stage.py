@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.digests import digest_file, digest_files, digest_json
+from smar_model.digests import digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.shared_files import named_in_errors, share_files, store
-from smar_model.settings import REPOSITORY, Settings, home
+from smar_model.lake.stage_code import code_version
+from smar_model.settings import Settings, home
 
 LEASE_SECONDS = 60.0
 """How long a stage of a killed process on another machine is waited for."""
@@ -39,8 +40,8 @@ T = TypeVar("T")
 class Stage:
     """One box of the pipeline.
 
-    Its key, under which a finished output is found again, is made of its own code, the contents of its inputs,
-    the settings it reads, the lock, and the run's days where `dated`.
+    Its key, under which a finished output is found again, is made of its code and the locked versions of what that imports
+    (`stage_code.py`), the contents of its inputs, the settings it reads, and the run's days where `dated`.
     """
 
     name: str
@@ -54,8 +55,6 @@ class Stage:
     raw: tuple[str, ...] = ()
     """Files of the shop that it reads: items, pictures, click_log, judgments_and_truth."""
     settings: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
-    """Files and folders whose contents are the stage's version."""
     dated: bool = True
     mended: str | None = None
     """`module:function`, which takes a finished output and a run: whether it may lack something that could not be had when it was made
@@ -80,7 +79,7 @@ class StageContext:
     key: str
     """Of the output that is being made."""
     made_by: str = ""
-    """Digest of the code, the lock, the settings that it reads and the shop's place: an earlier output of the same
+    """Digest of the code, the locked versions, the settings that it reads and the shop's place: an earlier output of the same
     stage with the same digest holds what this one would make of the same inputs."""
     report: Callable[[str], None] = field(default=lambda message: None)
     """Called with a line of progress for people."""
@@ -373,7 +372,7 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
     }
     return {
         "stage": stage.name,
-        "code": digest_code(stage.code),
+        **code_version(stage.name),
         "inputs": {name: artifact.digest for name, artifact in inputs.items()},
         "raw": {name: raw[name]() for name in stage.raw},
         "settings": {name: run.settings.section(name) for name in stage.settings},
@@ -382,24 +381,10 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
         if stage.rivals
         else None,
         "release": [v for name, v in sorted(release.items()) if name.endswith("_digest")] if release else None,
-        "lock": digest_file(REPOSITORY / "requirements.lock"),
     }
 
 
 def digest_making(stage: Stage, run: Run) -> str:
     """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, and the shop's place."""
     settings = {name: run.settings.section(name) for name in stage.settings}
-    lock = digest_file(REPOSITORY / "requirements.lock")
-    return digest_json([digest_code(stage.code), lock, settings, str(run.settings.shop_root)])
-
-
-def digest_code(paths: tuple[str, ...]) -> str:
-    files = []
-    for name in paths:
-        path = REPOSITORY / name
-        files += (
-            sorted(f for f in path.rglob("*") if f.suffix in {".py", ".sql", ".yaml", ".j2"})
-            if path.is_dir()
-            else [path]
-        )
-    return digest_files(files, root=REPOSITORY)
+    return digest_json([code_version(stage.name), settings, str(run.settings.shop_root)])

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from smar_model.delivery import contracts
-from smar_model.delivery.contracts import Contract, describe_tables, load_contract, read_contract
+from smar_model.delivery.contracts import Contract, load_contract, read_contract
+from smar_model.delivery.tables_page import describe_tables
 from smar_model.errors import InputError
 from smar_model.lake import artifacts
 from smar_model.lake.artifacts import Attempt, load_artifact, manifest_path, sweep_expired

@@ -38,7 +38,8 @@ from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.settings import REPOSITORY
 from tests.tiny_shop import flip_byte, published, tiny_run
 
-WORK = Stage(name="made-up", summary="", work=f"{__name__}:write_output")
+# An output that no stage of the table makes.
+WORK = Stage(name="extract-clicks-day", summary="", work=f"{__name__}:write_output")
 FILES = ("model/weights.bin", "embeddings.npy", "evaluation.json", "fashion_labels/a.parquet")
 Damage = Callable[[Artifact], Path]
 """Does it, and returns what it is named by."""

@@ -65,7 +65,7 @@ def work(context):
     context.output("done.txt").write_text("done")
     return {}
 
-run_stage(Stage(name="slow", summary="", work="__main__:work"), load_run("tiny"))
+run_stage(Stage(name="embed", summary="", work="__main__:work"), load_run("tiny"))
 """
 
 
@@ -312,7 +312,7 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
     first = slow_process(on("first"), go, logs[0])
     wait_for("half-way", logs[0])
     second = slow_process(on("second"), go, logs[1])
-    wait_for(f"slow: waits for process {first.pid} on", logs[1])
+    wait_for(f"embed: waits for process {first.pid} on", logs[1])
     if killed:
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -320,7 +320,7 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
     go.touch()
     assert second.wait(PATIENCE_SECONDS) == 0, logs[1].read_text()
     assert first.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if killed else 0), logs[0].read_text()
-    assert ("slow: finished" if killed else "slow: reused") in logs[1].read_text()
+    assert ("embed: finished" if killed else "embed: reused") in logs[1].read_text()
 
 
 def test_one_writer_of_the_registry_on_all_machines(on: Callable[[str], Path], tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_finished_work_is_reused_until_a_setting_that_the_stage_reads_changes(ho
 
 def test_the_days_of_the_run_are_part_of_a_dated_stage_s_key_alone(home: Path) -> None:
     shorter = {"days": 2, "evaluation_days": 1}
-    undated = Stage(name="undated", summary="", work=WORK.work, settings=WORK.settings, dated=False)
+    undated = Stage(name="embed", summary="", work=WORK.work, settings=WORK.settings, dated=False)
     for stage, expected in ((WORK, 2), (undated, 1)):
         calls.clear()
         run_stage(stage, tiny_run(home / "shop", name=f"{stage.name}-long"))
@@ -207,7 +207,7 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path)
     program = (
         "from smar_model.lake.runs import load_run\n"
         "from smar_model.lake.stage import Stage, run_stage\n"
-        "run_stage(Stage(name='slow', summary='', work='slow_work:run'), load_run('tiny'))\n"
+        "run_stage(Stage(name='embed', summary='', work='slow_work:run'), load_run('tiny'))\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{REPOSITORY}", "SMAR_HOME": str(home)}
 
@@ -221,12 +221,12 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path)
     first = start("first")
     wait_for("half-way", "first")
     second = start("second")
-    wait_for(f"slow: waits for process {first.pid} on", "second")
+    wait_for(f"embed: waits for process {first.pid} on", "second")
     (home / "go").touch()
     assert (first.wait(PATIENCE_SECONDS), second.wait(PATIENCE_SECONDS)) == (0, 0)
-    assert "slow: finished" in (home / "first").read_text()
-    assert "slow: reused" in (home / "second").read_text()
-    assert len(published("slow")[1]) == 1
+    assert "embed: finished" in (home / "first").read_text()
+    assert "embed: reused" in (home / "second").read_text()
+    assert len(published("embed")[1]) == 1
 
 
 def test_a_manifest_lists_every_file_with_its_size_and_digest(home: Path) -> None:
