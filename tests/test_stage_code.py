@@ -11,7 +11,7 @@ import pytest
 
 from smar_model.errors import InputError
 from smar_model.lake import stage_code
-from smar_model.lake.stage_code import STAGE_CODE, code_version
+from smar_model.lake.stage_code import STAGE_CODE, CodeVersion, code_version
 from smar_model.settings import REPOSITORY
 from smar_model.stages import STAGES
 from tests.stage_code import CARRIERS, LOADED_BY_CARRIERS, find_stage_code, module_path, render
@@ -30,11 +30,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def versions() -> dict[str, dict[str, str]]:
+def versions() -> dict[str, CodeVersion]:
     return {output: code_version(output) for output in LISTED}
 
 
-def changed(before: dict[str, dict[str, str]]) -> set[str]:
+def changed(before: dict[str, CodeVersion]) -> set[str]:
     return {output for output, version in versions().items() if version != before[output]}
 
 

@@ -253,12 +253,14 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     try:
         artifact = run.base_output(stage.name) if stage.base == "taken" else None
         taken_from = run.base["run"] if run.base and artifact else None
+        parts = None
         if artifact:
             key = artifact.key
             artifact.verify_files(fetch=False)
         else:
             inputs = stage_inputs(stage, run)
-            key = digest_json(key_parts(stage, run, inputs))
+            parts = key_parts(stage, run, inputs)
+            key = digest_json(parts)
             artifact = find_whole_artifact(stage.name, key)
             while artifact and stage.mended and _function(stage.mended)(artifact, run):
                 key = digest_json([key, "mended"])
@@ -307,6 +309,7 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         seconds=seconds,
         metrics=artifact.metrics | ({"taken_from": taken_from} if taken_from else {}),
         folder=str(artifact.place),
+        made_of=parts,
     )
     how = f"taken from run {taken_from}" if taken_from else "reused" if reused else "finished"
     print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)

@@ -7,8 +7,9 @@ test, so that neither a run nor an image needs what finds it.
 from __future__ import annotations
 
 import json
+from typing import TypedDict
 
-from smar_model.digests import digest_files, digest_json
+from smar_model.digests import digest_file
 from smar_model.errors import InputError
 from smar_model.settings import REPOSITORY
 
@@ -16,8 +17,15 @@ STAGE_CODE = REPOSITORY / "smar_model" / "stage_code.json"
 LOCK = REPOSITORY / "requirements.lock"
 
 
-def code_version(output: str) -> dict[str, str]:
-    """Two digests: `code` of the files that make an output, `lock` of the lock's lines for what these import.
+class CodeVersion(TypedDict):
+    code: dict[str, str]
+    """File of the checkout → digest."""
+    lock: list[str]
+    """Lines of the lock."""
+
+
+def code_version(output: str) -> CodeVersion:
+    """The files that make an output, and the locked versions of what these import.
 
     Args:
         output: name of a stage, or of an output that a stage publishes beside its own (`stages.PARTS`).
@@ -32,9 +40,9 @@ def code_version(output: str) -> dict[str, str]:
     if missing := sorted(set(made_by["distributions"]) - set(locked)):
         raise InputError(f"{LOCK}: no version of {missing[0]}, which {output} imports; run `make lock`")
     try:
-        code = digest_files((REPOSITORY / name for name in made_by["files"]), root=REPOSITORY)
+        code = {name: digest_file(REPOSITORY / name) for name in made_by["files"]}
     except FileNotFoundError as error:
         raise InputError(
             f"{STAGE_CODE}: {output} names {error.filename}, which is gone; run `make stage-code`"
         ) from None
-    return {"code": code, "lock": digest_json([locked[name] for name in made_by["distributions"]])}
+    return {"code": code, "lock": [locked[name] for name in made_by["distributions"]]}

@@ -130,17 +130,18 @@ def test_what_a_stage_reads_of_the_checkout_is_what_its_version_is_made_of(home:
         code, output = finish(command(home, "-c", RUN_COMPARED, stage, day, variables=observing(notes, stage=stage)))
         assert code == 0, output
     listed, read = json.loads(STAGE_CODE.read_text(encoding="utf-8")), observed_files(notes)
-    unlisted, unread = {}, {}
+    problems = []
     for stage in STAGES | COMPARISON_STAGES | REFRESH_STAGES:
         files = set(listed[stage]["files"])
-        assert any(name in read[stage] for name in files), f"{stage}: nothing was noted"
-        unlisted[stage] = {name for name in read[stage] - files if not may_be_loaded(name)}
-        unread[stage] = {name for name in files - read[stage] if name.endswith(".py")}
-    assert {stage: sorted(names) for stage, names in unlisted.items() if names} == {}
-    assert {stage: sorted(names) for stage, names in unread.items() if len(names) > MOST_NOT_READ} == {}
+        assert read[stage] & files, f"{stage}: nothing was noted"
+        unlisted = sorted(name for name in read[stage] - files if not may_be_loaded(name))
+        problems += [f"{stage} reads {name}, which stage_code.json lacks" for name in unlisted]
+        unread = sorted(name for name in files - read[stage] if name.endswith(".py"))
+        problems += [f"{stage} did not read {', '.join(unread)}"] if len(unread) > MOST_NOT_READ else []
+    assert not problems, "\n".join(problems)
     # Spark's workers and torchrun's processes are among those that noted what they read.
-    for stage in ("prepare-items", "train-text-only"):
-        assert len(list(notes.glob(f"{stage}.*"))) >= 3, stage
+    for stage, processes in {"prepare-items": 2, "train-text-only": 3}.items():
+        assert len(list(notes.glob(f"{stage}.*"))) >= processes, stage
 
 
 CHECK_TASKS = """

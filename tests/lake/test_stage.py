@@ -18,6 +18,7 @@ from smar_model.delivery.contracts import load_contract
 from smar_model.digests import digest_file
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Attempt, lake, load_artifact, sweep_orphans
+from smar_model.lake.runs import load_run
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
@@ -130,6 +131,12 @@ def test_finished_work_is_reused_until_a_setting_that_the_stage_reads_changes(ho
     assert read.key != first.key
     assert (read.metrics, len(calls)) == ({"rows": 3}, 2)
     assert load_artifact(first.stage, first.key).metrics == {"rows": 2}
+    # Why it was done again stands in the records of the two runs.
+    made_of = [(load_run(name).state(WORK.name) or {})["made_of"] for name in ("unread", "read")]
+    assert {name for name in made_of[0] if made_of[0][name] != made_of[1][name]} == {"settings"}
+    assert "sql/label_fashion.sql" in made_of[0]["code"] and any(
+        line.startswith("pyspark==") for line in made_of[0]["lock"]
+    )
 
 
 def test_the_days_of_the_run_are_part_of_a_dated_stage_s_key_alone(home: Path) -> None:

@@ -26,6 +26,8 @@ def observe(stage: str) -> None:
         writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if path in noted or writes or not path.startswith(CHECKOUT) or path.startswith(NOT_OURS):
             return
+        if not os.path.isfile(path):  # a folder, or a name in one (`dir_fd`)
+            return
         noted.add(path)
         notes = os.open(f"{NOTES}{os.sep}{stage}.{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(notes, f"{path.removeprefix(CHECKOUT)}\n".encode())
