@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smar_model.errors import InputError
-from smar_model.process_identity import is_temporary, temporary_beside, writer_state
+from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 from smar_model.settings import home
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.evaluation.evaluate import COMPARED_METRICS, summarise
 from smar_model.evaluation.significance import ClusterBootstrap
+from smar_model.lake.contracts import load_contract
 from smar_model.release.gate import Decision, decide
 from smar_model.settings import REPOSITORY, Gate, load_settings
 
