@@ -92,7 +92,7 @@ def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
         InputError: it is gone.
     """
     address = urlparse(uri)
-    if address.scheme in _UNREADABLE_SCHEMES:
+    if address.scheme in _UNREADABLE_SCHEMES or mask_secrets(uri) != uri:
         raise InputError(f"{mask_secrets(uri)}: no place where MLflow keeps what is registered; set the tag right")
     if address.scheme in {"", "file"}:
         return _local_folder(Path(unquote(address.path)))

@@ -140,10 +140,10 @@ def verify_release_files(release: dict[str, Any], *, model: str, index_signature
     elif recorded is not None:
         raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
     else:
-        if release["release_digest"]:
-            raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
         digest = None
         verify_by_record(release)
+        if release["release_digest"]:
+            raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
     if release["index_source"] != WITHIN_VERSION:
         if digest or index_signature:
             _verify_index_signature(release, model=model, signature=index_signature)
