@@ -36,9 +36,6 @@ CARRIERS = {
     "smar_model.errors": "words of failures; a stage that fails publishes nothing",
     "smar_model.yaml_files": "reads settings, whose values are in the key",
     "smar_model.settings*": "likewise",
-    "smar_model.digests": "digests of what is published and read; these are in the keys themselves",
-    "smar_model.records": "reads and writes records of runs",
-    "smar_model.process_identity": "names processes",
     "smar_model.lake*": "publishes, finds, verifies and copies bytes: a better lease must not throw away a week's pretraining",
     "smar_model.delivery.shop_inputs": "finds the shop's files; the digests of what it finds are in the key",
     "smar_model.training.launcher": "starts torchrun's processes",
@@ -46,8 +43,10 @@ CARRIERS = {
     "smar_model.cli*": "arguments",
 }
 """Modules that every process of a stage may load and no output depends on, and why. The search stops at them."""
+SHAPING = {"smar_model.lake.contracts": "columns and types of what stages write"}
+"""Modules among the carriers that are not: outputs depend on them."""
 LOADED_BY_CARRIERS = {
-    "smar_model.delivery.contracts": "the lake refuses a table that is not as its contract says; it changes none",
+    "smar_model.lake.contracts": "the lake refuses a table that is not as its contract says; it changes none",
     "smar_model.delivery.picture_stores": "`shop_inputs` names the place of the pictures by it",
 }
 """What else carriers import: a process of any stage may load it, but it is no part of those stages that do not import it themselves."""
@@ -71,7 +70,7 @@ Function = tuple[str, str]
 """Module and name."""
 OPENERS: dict[Function, Opener] = {
     ("jobs.spark_session", "run_sql"): Opener("sql", ".sql", "name"),
-    ("smar_model.delivery.contracts", "load_contract"): Opener("schemas", ".yaml", "table"),
+    ("smar_model.lake.contracts", "load_contract"): Opener("schemas", ".yaml", "table"),
 }
 
 
@@ -118,6 +117,10 @@ def is_ours(module: str) -> bool:
     return module.partition(".")[0] in PACKAGES
 
 
+def is_carrier(module: str) -> bool:
+    return module not in SHAPING and any(fnmatch(module, name) for name in CARRIERS)
+
+
 def parameters(function: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
 
@@ -155,7 +158,7 @@ def closure(graph: grimp.ImportGraph, modules: Iterable[str]) -> set[str]:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in found or not is_ours(module) or any(fnmatch(module, name) for name in CARRIERS):
+        if module in found or not is_ours(module) or is_carrier(module):
             continue
         found.add(module)
         waiting += [*graph.find_modules_directly_imported_by(module), module.rpartition(".")[0]]
@@ -196,7 +199,7 @@ def may_be_loaded(file: str) -> bool:
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     if file in CARRIED_FILES or (file.endswith("__init__.py") and not (REPOSITORY / file).stat().st_size):
         return True
-    return any(fnmatch(module, name) for name in (*CARRIERS, *LOADED_BY_CARRIERS))
+    return is_carrier(module) or module in LOADED_BY_CARRIERS
 
 
 def render(stage_code: dict[str, dict[str, list[str]]]) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TypedDict
 
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
 from smar_model.settings import REPOSITORY
 
 STAGE_CODE = REPOSITORY / "smar_model" / "stage_code.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smar_model.delivery.contracts import SCHEMAS, load_contract
+from smar_model.lake.contracts import SCHEMAS, load_contract
 
 
 def describe_tables() -> str:
