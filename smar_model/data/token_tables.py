@@ -12,7 +12,7 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -98,13 +98,17 @@ def is_held_out(keys: np.ndarray) -> np.ndarray:
     return keys % 16 == 0
 
 
-def find_rows(item_ids: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
-    """Row of each wanted item in the sorted `item_ids`, −1 for one that is not there. (N,) bytes, M texts → (M,)"""
-    codes, distinct = pd.factorize(np.array(wanted, dtype=object))
-    keys = np.array([text.encode() for text in distinct], dtype=np.bytes_)
-    # Searched with the ids' own width: with another one the library would copy all ids.
-    found = np.minimum(np.searchsorted(item_ids, keys.astype(item_ids.dtype)), len(item_ids) - 1)
-    return np.where(item_ids[found] == keys, found, -1)[codes]
+def as_bytes(texts: pa.Array | Iterable[str]) -> np.ndarray:
+    """UTF-8 bytes of texts, (N,) of the width of the longest: what ids are sorted and found by."""
+    column = texts if isinstance(texts, pa.Array) else pa.array(list(texts), pa.string())
+    return np.array(column.cast(pa.binary()).to_numpy(zero_copy_only=False), dtype=np.bytes_)
+
+
+def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Row of each wanted key in the sorted `keys`, −1 for one that is not there. (N,) and (M,) bytes → (M,) int64"""
+    # Searched with the keys' own width: with another one the library would copy all keys.
+    found = np.minimum(np.searchsorted(keys, wanted.astype(keys.dtype)), len(keys) - 1)
+    return np.where(keys[found] == wanted, found, -1)
 
 
 def write_item_tokens(
@@ -123,19 +127,19 @@ def write_item_tokens(
 
     ids, categories = [np.zeros(0, np.bytes_)], set[str]()
     for frame in pieces(["item_id", "category"]):
-        ids.append(np.array([item.encode() for item in frame["item_id"]], dtype=np.bytes_))
+        ids.append(as_bytes(frame["item_id"]))
         categories.update(frame["category"])
     item_ids = np.sort(np.concatenate(ids))
     if not len(item_ids):
         raise InputError(f"catalogue: no item last changed before {before:%Y-%m-%d}; check updated_at in items.parquet")
-    write = _Writer(folder, len(item_ids))
-    write.array("item_ids", item_ids.dtype)[:] = item_ids
-    out_ids, segments = write.array("ids", _token_type(tokenizer), length), write.array("segments", np.int8, length)
-    out_categories, numbers = write.array("categories", np.int32), {c: n for n, c in enumerate(sorted(categories))}
+    count, numbers = len(item_ids), {c: n for n, c in enumerate(sorted(categories))}
+    _create_array(folder / "item_ids.npy", item_ids.dtype, count)[:] = item_ids
+    out_ids = _create_array(folder / "ids.npy", _token_type(tokenizer), count, length)
+    segments = _create_array(folder / "segments.npy", np.int8, count, length)
+    out_categories = _create_array(folder / "categories.npy", np.int32, count)
     for frame in pieces(["item_id", "title", "category", "brand", "attributes"]):
-        frame = frame.sort_values("item_id")
-        texts, rows = encode_items(tokenizer, frame, length), find_rows(item_ids, frame["item_id"].tolist())
-        out_ids[rows], segments[rows] = texts.ids, texts.segments
+        rows = find_rows(item_ids, as_bytes(frame["item_id"]))
+        out_ids[rows], segments[rows] = encode_items(tokenizer, frame, length)
         out_categories[rows] = frame["category"].map(numbers)
     return read_item_tokens(folder)
 
@@ -160,26 +164,23 @@ def write_pair_tokens(
     count = np.zeros(len(items.item_ids), np.int64)
     weighted = False
     for frame in pieces():
-        rows, weighted = find_rows(items.item_ids, frame["item_id"].tolist()), "weight" in frame
+        rows, weighted = find_rows(items.item_ids, as_bytes(frame["item_id"])), "weight" in frame
         np.add.at(count, rows[rows >= 0], 1)
-    total = int(count.sum())
-    if not total:
-        return None
     bounds = np.concatenate([[0], np.cumsum(count)])
-    write = _Writer(folder, total)
+    if not bounds[-1]:
+        return None
     columns = {
-        "ids": write.array("ids", _token_type(tokenizer), length),
-        "keys": write.array("keys", np.int64),
-        "rows": write.array("rows", np.int32),
+        "ids": _create_array(folder / "ids.npy", _token_type(tokenizer), bounds[-1], length),
+        "keys": _create_array(folder / "keys.npy", np.int64, bounds[-1]),
+        "rows": _create_array(folder / "rows.npy", np.int32, bounds[-1]),
     }
     if weighted:
-        columns["cumulative"] = write.array("cumulative", np.float64)
-    used = np.flatnonzero(count)
-    np.save(folder / "starts.npy", np.append(bounds[used], total))
-    del count, used
+        columns["cumulative"] = _create_array(folder / "cumulative.npy", np.float64, bounds[-1])
+    np.save(folder / "starts.npy", np.append(bounds[:-1][count > 0], bounds[-1]))
+    del count
     free = bounds[:-1].copy()
     for frame in pieces():
-        rows = find_rows(items.item_ids, frame["item_id"].tolist())
+        rows = find_rows(items.item_ids, as_bytes(frame["item_id"]))
         frame, rows = frame[rows >= 0], rows[rows >= 0]
         order = np.argsort(rows, kind="stable")
         frame, rows = frame.iloc[order], rows[order]
@@ -191,6 +192,12 @@ def write_pair_tokens(
         columns["rows"][places] = rows
         if weighted:
             columns["cumulative"][places] = frame["weight"]
+    _order_within_items(columns, bounds)
+    return read_pair_tokens(folder)
+
+
+def _order_within_items(columns: dict[str, np.ndarray], bounds: np.ndarray) -> None:
+    """Order the pairs of each item, `bounds[item]` to `bounds[item + 1]`, by hash and weight, and sum the weights up."""
     item, before = 0, 0.0
     while item < len(bounds) - 1:
         after = max(item + 1, int(np.searchsorted(bounds, bounds[item] + SORTED_AT_A_TIME, side="right")) - 1)
@@ -198,12 +205,11 @@ def write_pair_tokens(
         order = np.lexsort([columns[n][part] for n in ("cumulative", "keys", "rows") if n in columns])
         for column in columns.values():
             column[part] = column[part][order]
-        if weighted and len(order):
+        if "cumulative" in columns and len(order):
             # One addition after the other from the first pair on: where a part begins must not show in the last bits.
             columns["cumulative"][part] = np.cumsum(np.append(before, columns["cumulative"][part]))[1:]
             before = float(columns["cumulative"][part][-1])
         item = after
-    return read_pair_tokens(folder)
 
 
 def _encode(tokenizer: Tokenizer, queries: list[str], length: int) -> np.ndarray:
@@ -224,13 +230,7 @@ def _token_type(tokenizer: Tokenizer) -> type[np.generic]:
     return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    folder: Path
-    rows: int
-
-    def array(self, name: str, kind: np.dtype | type[np.generic], *shape: int) -> np.ndarray:
-        """A new array of zeros in a file, written through memory-mapping."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.npy"
-        return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(self.rows, *shape)))
+def _create_array(path: Path, kind: np.dtype | type[np.generic], *shape: int) -> np.ndarray:
+    """A new array of zeros in a file, written through memory-mapping."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape))

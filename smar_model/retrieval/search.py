@@ -22,12 +22,13 @@ import torch
 from smar_model.data.text_tokens import encode_queries, load_numbers, load_tokenizer
 from smar_model.errors import InputError
 from smar_model.network.losses import soft_maximum
-from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model
-from smar_model.retrieval.embed import ItemEmbeddings
-from smar_model.retrieval.index_files import open_index
+from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel
+from smar_model.retrieval.index_files import IndexManifest, open_index
+from smar_model.retrieval.item_embeddings import ItemEmbeddings
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
+from smar_model.training.model_files import load_model
 
 QUERY_BATCH = 512
 MEASURED_DEPTH = 100
@@ -157,7 +158,7 @@ class Searcher:
         encoder: QueryEncoder,
         index: faiss.Index | PartedIndex,
         items: Mapping[str, Sequence],
-        manifest: dict[str, Any],
+        manifest: IndexManifest,
     ) -> None:
         self.encoder = encoder
         self.index = index if isinstance(index, PartedIndex) else PartedIndex([index])
@@ -186,7 +187,7 @@ class Searcher:
                 f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * model.shape.network.dimension}; "
                 "build it again"
             )
-        has_tower = manifest.get("query_tower", "pytorch") != "pytorch"
+        has_tower = manifest.query_tower != "pytorch"
         tower_file = index_folder / TOWER_FILE if has_tower else None
         encoder = QueryEncoder(model, model_folder / "tokenizer.json", tower_file=tower_file)
         return cls(encoder, index, {name: _Column(items[name]) for name in items.column_names}, manifest)

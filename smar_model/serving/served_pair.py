@@ -14,9 +14,9 @@ import pyarrow.dataset as ds
 from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.lake.runs import load_run
-from smar_model.network.model import load_model, model_digest
-from smar_model.retrieval.embed import embed_catalogue
+from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+from smar_model.training.model_files import load_model, model_digest
 
 TEXT_ONLY = "text-only"
 EXAMPLES = 8

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smar_model.data.catalogue import look
+from smar_model.data.picture_views import look
 from smar_model.lake.stage import StageContext
 from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.losses import duplicates_mask, in_batch_softmax

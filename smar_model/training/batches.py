@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, look, read_thumbnails
 from smar_model.data.hard_negatives import NO_ITEM, HardNegatives, read_hard_negatives
-from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
+from smar_model.data.item_pictures import MAXIMUM_FRAMES, ItemPictures, Thumbnails, read_item_pictures, read_thumbnails
+from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
+from smar_model.data.picture_views import look
 from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import PairTokens, query_keys, read_item_tokens, read_pair_tokens
 from smar_model.errors import InputError
@@ -110,8 +111,7 @@ class TrainingData:
         """Pictures of the items, decoded once, where the vision encoder is trained."""
         if self.picture_files is None:
             return None
-        item_ids = [item.decode() for item in self.items.item_ids.tolist()]
-        return read_thumbnails(self.picture_files, item_ids, maximum_frames=MAXIMUM_FRAMES, scratch=self.context.folder)
+        return read_thumbnails(self.picture_files, self.items.item_ids, scratch=self.context.folder)
 
     def patch_table(self, model: RetrievalModel) -> PatchTable | None:
         """What encode-pictures made; None without pictures.

@@ -8,9 +8,10 @@ import torch
 
 from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
 from smar_model.lake.stage import StageContext
-from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import Network
 from smar_model.training.device import compile_parts, device, seed_everything
+from smar_model.training.model_files import load_model, new_model, save_model
 
 
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:

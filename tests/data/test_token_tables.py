@@ -19,6 +19,7 @@ from smar_model.data import token_tables, training_pairs
 from smar_model.data.token_tables import (
     ItemTokens,
     PairTokens,
+    as_bytes,
     find_rows,
     query_keys,
     write_item_tokens,
@@ -72,7 +73,7 @@ def synthetic(query: str, item: str) -> dict:
 def test_items_are_sorted_and_found_by_id(tmp_path: Path, tokenizer: Tokenizer) -> None:
     items = items_of(tmp_path, ["b", "über", "a", "a-long-one", "z"], tokenizer)
     assert [i.decode() for i in items.item_ids] == sorted(["b", "über", "a", "a-long-one", "z"])
-    assert find_rows(items.item_ids, ["z", "?", "über", "a", "a-long-one-that-is-longer", "z"]).tolist() == [
+    assert find_rows(items.item_ids, as_bytes(["z", "?", "über", "a", "a-long-one-that-is-longer", "z"])).tolist() == [
         3, -1, 4, 0, -1, 3
     ]  # fmt: skip
     assert tokenizer.decode(items.ids[0].tolist()).split()[:2] == ["red", "cat0"]

@@ -14,17 +14,22 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from smar_model.data.catalogue import decode_thumbnail, read_catalogue, read_thumbnails
+from smar_model.data.catalogue import read_catalogue
+from smar_model.data.item_pictures import decode_thumbnail, read_thumbnails
 from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer
-from smar_model.data.token_tables import ItemTokens
+from smar_model.data.token_tables import ItemTokens, as_bytes
+from smar_model.digests import digest_json
 from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import RetrievalModel, load_model
+from smar_model.network.model import RetrievalModel
 from smar_model.retrieval import embed as embedding
-from smar_model.retrieval.embed import ItemEmbedder, embed_catalogue, load_embeddings
+from smar_model.retrieval import embed_shards
+from smar_model.retrieval.item_embedder import ItemEmbedder, embed_catalogue
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.stages import STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, flip_byte, publish_with, tiny_items, write_rows
@@ -50,6 +55,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "attributes": [],
             "images": colours,
             "informative_pictures": len(colours),
+            "text_digest": digest_json(item),
+            "content_digest": digest_json([item, colours]),
             "updated_at": datetime(2026, 11, 1, tzinfo=UTC),
         }
         for item, colours in PICTURES.items()
@@ -98,7 +105,7 @@ def by_hand(
     """S_t, S_m and c of each item, one at a time, S_m and c of each picture where they are looked at one by one."""
     catalogue = read_catalogue([files["catalogue"]])
     texts = encode_items(load_tokenizer(files["tokenizer"]), catalogue, model.shape.item_length)
-    thumbnails = read_thumbnails([files["pictures"]], texts.item_ids)
+    thumbnails = read_thumbnails([files["pictures"]], as_bytes(texts.item_ids))
     found = {}
     for row, item in enumerate(texts.item_ids):
         ids, segments = (torch.from_numpy(a[row : row + 1]).long() for a in (texts.ids, texts.segments))
@@ -247,8 +254,8 @@ def test_what_train_tokenizer_has_tokenised_is_not_tokenised_again(
     made: PublishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenised: list[ItemTokens] = []
-    tokenise = embedding._tokenise
-    monkeypatch.setattr(embedding, "_tokenise", lambda *args: tokenised.append(tokenise(*args)) or tokenised[-1])
+    tokenise = embedding.tokenise
+    monkeypatch.setattr(embedding, "tokenise", lambda *args: tokenised.append(tokenise(*args)) or tokenised[-1])
     run_stage(STAGES["train-tokenizer"], made.run)
     first = embed(made.run)
     assert not tokenised
@@ -270,7 +277,7 @@ def test_what_train_tokenizer_has_tokenised_is_not_tokenised_again(
 def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
     made: PublishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "SHARD", 7)
+    monkeypatch.setattr(embed_shards, "SHARD", 7)
     training = made.run.settings.training.model_copy(update={"threads": 1})  # one process, which the test can look into
     run = replace(made.run, settings=made.run.settings.model_copy(update={"training": training}))
     whole = embed(run)
@@ -301,7 +308,7 @@ def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
 
 
 def test_several_processes_embed_as_one(made: PublishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "SHARD", 8)
+    monkeypatch.setattr(embed_shards, "SHARD", 8)
     assert made.run.settings.training.threads == 2
     artifact = embed(made.run)
     assert_as_embedded_directly(made, artifact)
