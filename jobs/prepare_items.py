@@ -67,6 +67,8 @@ DECODED = (
 )
 
 Read = Callable[[str], bytes]
+Row = dict[str, Any]
+"""Of a table, as Python values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +218,7 @@ class PictureReader:
 def read_pictures(listed: DataFrame, reader: PictureReader) -> DataFrame:
     """`listed` (item_id, place, file) with each picture's digest, or why it cannot be read; columns as in `READ`."""
 
-    def digest(read: Read, row: dict[str, Any]) -> dict[str, Any]:
+    def digest(read: Read, row: Row) -> Row:
         return {"picture_digest": hashlib.sha256(read(row["file"] or "")).hexdigest()}
 
     return _for_each(listed, reader, digest, READ)
@@ -226,7 +228,7 @@ def decode_pictures(new: DataFrame, reader: PictureReader, settings: Pictures) -
     """What is to be kept of each picture of `new` (picture_digest, file); columns as in `DECODED`."""
     size, uniform_below = (settings.width, settings.height), settings.uniform_below
 
-    def decode(read: Read, row: dict[str, Any]) -> dict[str, Any]:
+    def decode(read: Read, row: Row) -> Row:
         content = read(row["file"])
         if hashlib.sha256(content).hexdigest() != row["picture_digest"]:
             raise RuntimeError(f"{row['file']}: changed while it was being read; run the stage again")
@@ -236,9 +238,7 @@ def decode_pictures(new: DataFrame, reader: PictureReader, settings: Pictures) -
     return _for_each(new, reader, decode, DECODED)
 
 
-def _for_each(
-    rows: DataFrame, reader: PictureReader, work: Callable[[Read, dict[str, Any]], dict[str, Any]], ddl: str
-) -> DataFrame:
+def _for_each(rows: DataFrame, reader: PictureReader, work: Callable[[Read, Row], Row], ddl: str) -> DataFrame:
     """Each row with what `work` makes of it, or the reason and detail of the UnusablePicture that it raises."""
     schema = to_arrow_schema(cast(StructType, StructType.fromDDL(ddl)))
 

@@ -112,9 +112,18 @@ def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def write_item_tokens(
-    folder: Path, files: Sequence[Path], tokenizer: Tokenizer, *, length: int, before: datetime
+    folder: Path,
+    files: Sequence[Path],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    before: datetime,
+    only: np.ndarray | None = None,
 ) -> ItemTokens:
     """Tokenise the items of a catalogue that were last changed before the given moment.
+
+    Args:
+        only: ids of those wanted, sorted bytes; None: all.
 
     Raises:
         InputError: there is none.
@@ -123,7 +132,8 @@ def write_item_tokens(
     def pieces(columns: list[str]) -> Iterator[pd.DataFrame]:
         for piece in iterate_rows(files, [*columns, "updated_at"]):
             frame = pa.Table.from_batches([piece]).to_pandas(maps_as_pydicts="strict")
-            yield frame[frame["updated_at"] < before]
+            frame = frame[frame["updated_at"] < before]
+            yield frame if only is None else frame[find_rows(only, as_bytes(frame["item_id"])) >= 0]
 
     ids, categories = [np.zeros(0, np.bytes_)], set[str]()
     for frame in pieces(["item_id", "category"]):

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from smar_model.data.catalogue import read_item_digests
 from smar_model.data.earlier_rows import find_earlier, match_digests, take_rows
 from smar_model.data.item_pictures import ItemPictures, find_pictures, read_item_pictures
 from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
-from smar_model.data.token_tables import as_bytes, find_rows, read_item_tokens
-from smar_model.data.training_pairs import iterate_rows
+from smar_model.data.token_tables import find_rows, read_item_tokens
 from smar_model.digests import digest_file
 from smar_model.errors import InputError
 from smar_model.lake.release_copies import released_folder
@@ -158,16 +154,7 @@ def _sources(
             sources.append(Source(items=made.folder / "tokens" / "items", tokens=found[have], rows=new[have]))
     rest = new[found < 0]
     if len(rest):
-        chosen = scratch / "catalogue.parquet"
-        _write_rows(context.table("prepare-items", "catalogue"), item_ids[rest], chosen)
-        tokenise(model, model_folder / "tokenizer.json", [chosen], scratch / "items")
+        catalogue = context.table("prepare-items", "catalogue")
+        tokenise(model, model_folder / "tokenizer.json", catalogue, scratch / "items", item_ids[rest])
         sources.append(Source(items=scratch / "items", tokens=np.arange(len(rest)), rows=rest))
     return sources
-
-
-def _write_rows(files: Sequence[Path], wanted: np.ndarray, path: Path) -> None:
-    """Rows of a catalogue that belong to these items (sorted bytes)."""
-    with pq.ParquetWriter(path, pq.read_schema(files[0])) as writer:
-        for piece in iterate_rows(files):
-            kept = find_rows(wanted, as_bytes(piece["item_id"])) >= 0
-            writer.write_batch(piece.filter(pa.array(kept)))

@@ -220,6 +220,9 @@ def embed_catalogue(
     return ItemEmbeddings(item_ids=item_ids, text=vectors[0], multimodal=vectors[-1])
 
 
-def tokenise(model: RetrievalModel, tokenizer_file: Path, files: Sequence[Path], folder: Path) -> ItemTokens:
+def tokenise(
+    model: RetrievalModel, tokenizer_file: Path, files: Sequence[Path], folder: Path, only: np.ndarray | None = None
+) -> ItemTokens:
+    """Tokenise a catalogue for a model into `folder`; `only` these items (sorted bytes)."""
     tokenizer, length = load_tokenizer(tokenizer_file), model.shape.item_length
-    return write_item_tokens(folder, files, tokenizer, length=length, before=ANY_TIME)
+    return write_item_tokens(folder, files, tokenizer, length=length, before=ANY_TIME, only=only)

@@ -95,10 +95,6 @@ class QueryEncoder:
         by_head = torch.from_numpy(each).unflatten(0, (-1, self.heads))
         return soft_maximum(by_head, HEAD_TEMPERATURE).numpy()
 
-    def route(self, queries: Sequence[str]) -> np.ndarray:
-        """The header's probability that pictures matter for each query, (B,)."""
-        return self.encode(queries)[2]
-
 
 class DenseRanker:
     """Exact search over embeddings in memory: for models without a served index, and to judge an index by."""
@@ -107,9 +103,6 @@ class DenseRanker:
         self.encoder = QueryEncoder(model, tokenizer_file)
         self.item_ids = embeddings.item_ids
         self.items = routed_items(embeddings)
-
-    def route(self, queries: Sequence[str]) -> np.ndarray:
-        return self.encoder.route(queries)
 
     def rank(self, queries: list[str], depth: int) -> Ranking:
         asked, _, _ = self.encoder.encode(queries)
@@ -195,10 +188,6 @@ class Searcher:
     @property
     def item_ids(self) -> Sequence[str]:
         return self.items["item_id"]
-
-    def route(self, queries: Sequence[str]) -> np.ndarray:
-        """The header's probability that pictures matter for each query, (B,)."""
-        return self.encoder.route(queries)
 
     def rank(self, queries: list[str], depth: int) -> Ranking:
         """Rows of the index, best first."""

@@ -9,6 +9,7 @@ import torch
 from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
+from smar_model.network.towers import lock
 from smar_model.settings import Network
 from smar_model.training.device import compile_parts, device, seed_everything
 from smar_model.training.model_files import load_model, new_model, save_model
@@ -52,8 +53,7 @@ def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:
 
 def lock_vision(model: RetrievalModel) -> None:
     """No gradient into the vision encoder, and its batch statistics stay as they are."""
-    for parameter in model.vision.parameters():
-        parameter.requires_grad_(False)
+    lock(model.vision)
     model.vision.eval()
 
 

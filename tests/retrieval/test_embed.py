@@ -20,6 +20,7 @@ from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer
 from smar_model.data.token_tables import ItemTokens, as_bytes
 from smar_model.digests import digest_json
+from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
@@ -105,10 +106,10 @@ def by_hand(
     """S_t, S_m and c of each item, one at a time, S_m and c of each picture where they are looked at one by one."""
     catalogue = read_catalogue([files["catalogue"]])
     texts = encode_items(load_tokenizer(files["tokenizer"]), catalogue, model.shape.item_length)
-    thumbnails = read_thumbnails([files["pictures"]], as_bytes(texts.item_ids))
+    thumbnails = read_thumbnails([files["pictures"]], as_bytes(catalogue["item_id"]))
     found = {}
-    for row, item in enumerate(texts.item_ids):
-        ids, segments = (torch.from_numpy(a[row : row + 1]).long() for a in (texts.ids, texts.segments))
+    for row, item in enumerate(catalogue["item_id"]):
+        ids, segments = (torch.from_numpy(a[row : row + 1]).long() for a in texts)
         states, mask, text = model.encode_texts(ids[:, : int((ids != 0).sum())], segments[:, : int((ids != 0).sum())])
         first, count = thumbnails.first[row], thumbnails.count[row]
         pixels = torch.from_numpy(thumbnails.pixels[first : first + count]).float() / 255
@@ -326,3 +327,20 @@ def test_a_variant_without_pictures_stores_one_embedding(tmp_path: Path, monkeyp
     items[9] |= {"images": []}
     change_items(made, items)
     assert counts(embed(made.run)) == (0, 24), "it reads no pictures"
+
+
+def test_a_catalogue_of_an_older_version_is_made_again(made: PublishedRun) -> None:
+    table = pq.read_table(made.run.output("prepare-items").files("catalogue")).drop_columns(["content_digest"])
+
+    def write(folder: Path) -> None:
+        write_items(folder, tiny_items())
+        pq.write_table(table, folder / "catalogue" / "part-0.parquet")
+
+    for path in manifest_path("prepare-items", "any").parent.glob("*.json"):
+        path.unlink()
+    made.publish("prepare-items", write)
+    with pytest.raises(
+        InputError, match=r"has no column content_digest, .* run `smar prepare-items` for this run again"
+    ):
+        embed(made.run)
+    assert made.run.find_output("embed") is None
