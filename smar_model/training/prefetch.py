@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smar_model.training.batches import Batch
 
@@ -33,9 +33,7 @@ def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[
         batch = next(batches, None)
         if batch is not None and gpu is not None:
             torch.cuda.set_device(gpu)  # a thread begins on the first one
-            for column in fields(batch):
-                if (value := getattr(batch, column.name)) is not None:
-                    setattr(batch, column.name, value.pin_memory())
+            batch.change(Tensor.pin_memory)
         return batch, dict(random.bit_generator.state)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=_give_way) as thread:
