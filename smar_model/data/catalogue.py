@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from smar_model.data.query_text import maskable_numbers
-from smar_model.data.token_tables import as_bytes
+from smar_model.data.sorted_keys import as_bytes
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
 

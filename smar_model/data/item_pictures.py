@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from smar_model.data.token_tables import as_bytes, find_rows
+from smar_model.data.sorted_keys import as_bytes, find_rows
 
 MAXIMUM_FRAMES = 4
 """Pictures of one item that its embedding uses."""

@@ -12,7 +12,7 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from smar_model.data.sorted_keys import as_bytes, find_rows
 from smar_model.data.text_tokens import encode_items
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
@@ -96,19 +97,6 @@ def query_keys(queries: Sequence[str]) -> np.ndarray:
 def is_held_out(keys: np.ndarray) -> np.ndarray:
     """Which queries are of the sixteenth that something is measured on instead of learned from, by their hashes. (N,) bool"""
     return keys % 16 == 0
-
-
-def as_bytes(texts: pa.Array | Iterable[str]) -> np.ndarray:
-    """UTF-8 bytes of texts, (N,) of the width of the longest: what ids are sorted and found by."""
-    column = texts if isinstance(texts, pa.Array) else pa.array(list(texts), pa.string())
-    return np.array(column.cast(pa.binary()).to_numpy(zero_copy_only=False), dtype=np.bytes_)
-
-
-def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Row of each wanted key in the sorted `keys`, −1 for one that is not there. (N,) and (M,) bytes → (M,) int64"""
-    # Searched with the keys' own width: with another one the library would copy all keys.
-    found = np.minimum(np.searchsorted(keys, wanted.astype(keys.dtype)), len(keys) - 1)
-    return np.where(keys[found] == wanted, found, -1)
 
 
 def write_item_tokens(

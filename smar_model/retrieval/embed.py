@@ -22,7 +22,8 @@ from smar_model.data.catalogue import read_item_digests
 from smar_model.data.earlier_rows import find_earlier, match_digests, take_rows
 from smar_model.data.item_pictures import ItemPictures, find_pictures, read_item_pictures
 from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
-from smar_model.data.token_tables import find_rows, read_item_tokens
+from smar_model.data.sorted_keys import find_rows
+from smar_model.data.token_tables import read_item_tokens
 from smar_model.digests import digest_file
 from smar_model.errors import InputError
 from smar_model.lake.release_copies import released_folder

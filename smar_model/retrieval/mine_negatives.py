@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smar_model.data.hard_negatives import NO_ITEM
-from smar_model.data.token_tables import as_bytes, find_rows, query_keys, read_item_tokens, read_pair_tokens
+from smar_model.data.sorted_keys import as_bytes, find_rows
+from smar_model.data.token_tables import query_keys, read_item_tokens, read_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext

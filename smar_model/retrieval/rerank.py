@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from smar_model.data.item_pictures import find_pictures, read_item_pictures
-from smar_model.data.token_tables import as_bytes
+from smar_model.data.sorted_keys import as_bytes
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.item_embedder import BATCH, encode_new_pictures, item_patches, sum_by_item
 from smar_model.retrieval.item_embeddings import ItemEmbeddings

@@ -16,15 +16,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from smar_model.data import token_tables, training_pairs
-from smar_model.data.token_tables import (
-    ItemTokens,
-    PairTokens,
-    as_bytes,
-    find_rows,
-    query_keys,
-    write_item_tokens,
-    write_pair_tokens,
-)
+from smar_model.data.sorted_keys import as_bytes, find_rows
+from smar_model.data.token_tables import ItemTokens, PairTokens, query_keys, write_item_tokens, write_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs, in_novel_bucket, synthetic_pairs
 from smar_model.errors import InputError
 from tests.tiny_shop import write_rows

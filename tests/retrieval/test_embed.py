@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from smar_model.data.catalogue import read_catalogue
 from smar_model.data.item_pictures import decode_thumbnail, read_thumbnails
 from smar_model.data.patch_tokens import PatchTokens
+from smar_model.data.sorted_keys import as_bytes
 from smar_model.data.text_tokens import encode_items, load_tokenizer
-from smar_model.data.token_tables import ItemTokens, as_bytes
+from smar_model.data.token_tables import ItemTokens
 from smar_model.digests import digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
