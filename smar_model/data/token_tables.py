@@ -165,16 +165,17 @@ def write_pair_tokens(
         rows, weighted = find_rows(items.item_ids, as_bytes(frame["item_id"])), "weight" in frame
         np.add.at(count, rows[rows >= 0], 1)
     bounds = np.concatenate([[0], np.cumsum(count)])
-    if not bounds[-1]:
+    total = int(bounds[-1])
+    if not total:
         return None
     columns = {
-        "ids": _create_array(folder / "ids.npy", _token_type(tokenizer), bounds[-1], length),
-        "keys": _create_array(folder / "keys.npy", np.int64, bounds[-1]),
-        "rows": _create_array(folder / "rows.npy", np.int32, bounds[-1]),
+        "ids": _create_array(folder / "ids.npy", _token_type(tokenizer), total, length),
+        "keys": _create_array(folder / "keys.npy", np.int64, total),
+        "rows": _create_array(folder / "rows.npy", np.int32, total),
     }
     if weighted:
-        columns["cumulative"] = _create_array(folder / "cumulative.npy", np.float64, bounds[-1])
-    np.save(folder / "starts.npy", np.append(bounds[:-1][count > 0], bounds[-1]))
+        columns["cumulative"] = _create_array(folder / "cumulative.npy", np.float64, total)
+    np.save(folder / "starts.npy", np.append(bounds[:-1][count > 0], total))
     del count
     free = bounds[:-1].copy()
     for frame in pieces():

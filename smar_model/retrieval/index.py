@@ -108,7 +108,8 @@ def refresh(context: StageContext) -> Metrics:
         raise InputError(f"run {context.run.name}: met no release when it started, so there is no index to refresh")
     torch.set_num_threads(context.settings.training.threads)
     model_folder, index_folder = (released_folder(context.run, release, part) for part in ("model", "index"))
-    made, (index, *_), old = open_index(index_folder, model_folder)  # every part is trained alike
+    manifest, (index, *_), old = open_index(index_folder, model_folder)  # every part is trained alike
+    made: IndexDescription = manifest
     asked, routes = read_recall_queries(index_folder)
     vectors = RoutedItems(load_embeddings(context.input("embed-release").folder))
     factory = settings.factory or choose_factory(len(vectors), vectors.shape[1], settings.minimum_recall)

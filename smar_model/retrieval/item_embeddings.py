@@ -56,7 +56,7 @@ def open_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray, list[np.ndarr
 
 def create_embeddings(
     folder: Path, item_ids: np.ndarray, digests: np.ndarray, *, dimension: int, kinds: int
-) -> list[np.ndarray]:
+) -> list[np.memmap]:
     """Write ids and digests; returns S_t and S_m, or S_t alone, to be filled through memory-mapping, (N, D) each."""
     np.save(folder / "item_ids.npy", item_ids)
     np.save(folder / "digests.npy", digests)

@@ -151,7 +151,7 @@ class Searcher:
         encoder: QueryEncoder,
         index: faiss.Index | PartedIndex,
         items: Mapping[str, Sequence],
-        manifest: IndexManifest,
+        manifest: IndexManifest | None = None,
     ) -> None:
         self.encoder = encoder
         self.index = index if isinstance(index, PartedIndex) else PartedIndex([index])

@@ -76,7 +76,7 @@ def open_text_only(run_name: str) -> ServedPair:
     catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
     items = {name: catalogue[name].tolist() for name in ("title", "department")}
     items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
-    searcher = Searcher(QueryEncoder(model, tokenizer), index, items, {})
+    searcher = Searcher(QueryEncoder(model, tokenizer), index, items)
     _warm(searcher)
     return ServedPair(
         version=TEXT_ONLY, run=run_name, model_digest=model_digest(folder), index_digest=None, searcher=searcher
