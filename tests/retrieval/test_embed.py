@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from smar_model.data.catalogue import read_catalogue
+from smar_model.data.catalogue import read_catalogue, read_item_digests
 from smar_model.data.item_pictures import decode_thumbnail, read_thumbnails
 from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.sorted_keys import as_bytes
@@ -330,18 +330,13 @@ def test_a_variant_without_pictures_stores_one_embedding(tmp_path: Path, monkeyp
     assert counts(embed(made.run)) == (0, 24), "it reads no pictures"
 
 
-def test_a_catalogue_of_an_older_version_is_made_again(made: PublishedRun) -> None:
-    table = pq.read_table(made.run.output("prepare-items").files("catalogue")).drop_columns(["content_digest"])
-
-    def write(folder: Path) -> None:
-        write_items(folder, tiny_items())
-        pq.write_table(table, folder / "catalogue" / "part-0.parquet")
-
-    for path in manifest_path("prepare-items", "any").parent.glob("*.json"):
-        path.unlink()
-    made.publish("prepare-items", write)
+def test_a_catalogue_of_an_older_version_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    older = tmp_path / "catalogue.parquet"
+    pq.write_table(pq.read_table(files["catalogue"]).drop_columns(["content_digest"]), older)
     with pytest.raises(
         InputError, match=r"has no column content_digest, .* run `smar prepare-items` for this run again"
     ):
-        embed(made.run)
-    assert made.run.find_output("embed") is None
+        read_item_digests([older], "content_digest")
+    item_ids, digests = read_item_digests([files["catalogue"]], "content_digest")
+    assert (item_ids.tolist(), digests.shape) == ([b"a", b"b", b"c", b"d"], (4, 2))
+    assert digests[1].tobytes().hex() == digest_json(["b", ["red"]])[:32]

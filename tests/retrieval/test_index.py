@@ -167,7 +167,7 @@ def test_recall_by_speed_rises_with_the_lists_looked_at_and_changes_nothing() ->
     points = search_parameters.recall_by_speed(index, vectors, queries, chosen)
     assert queries.measure(index, vectors) == before, "the parameters in use are still in use"
     in_use = next(p for p in points if p["parameters"] == chosen)
-    assert in_use["worst"] == before["worst"]
+    assert in_use["worst"] == before.worst
     recalls = [p["recall"] for p in points]
     assert recalls == sorted(recalls) and recalls[0] < recalls[-1]
     assert all(p["ms"] > 0 for p in points)
