@@ -36,8 +36,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.lake.checkout import commit
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, load_run
 from smar_model.retrieval import index_building, index_recall, search_parameters
 from smar_model.retrieval.index_files import IndexDescription, Recall, write_index

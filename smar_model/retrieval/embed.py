@@ -24,8 +24,8 @@ from smar_model.data.item_pictures import ItemPictures, find_pictures, read_item
 from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
 from smar_model.data.sorted_keys import find_rows
 from smar_model.data.token_tables import read_item_tokens
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel

@@ -17,8 +17,8 @@ import torch
 
 from smar_model.data.item_pictures import ItemPictures
 from smar_model.data.token_tables import read_item_tokens
-from smar_model.digests import digest_bytes, digest_json
 from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, is_whole
+from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.item_embedder import ItemEmbedder, ReadPatches

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.retrieval.index_building import RoutedItems, build_parts, choose_factory, parts_of, train_index

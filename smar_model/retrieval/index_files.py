@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
 from smar_model.retrieval.query_tower import TOWER_FILE
 from smar_model.training.model_files import model_digest
 

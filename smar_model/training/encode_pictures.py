@@ -18,8 +18,8 @@ from smar_model.data.item_pictures import distinct_pictures, find_pictures
 from smar_model.data.patch_tokens import read_patch_tokens
 from smar_model.data.picture_views import picture_view
 from smar_model.data.sorted_keys import find_rows
-from smar_model.digests import digest_bytes, digest_json
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.training.device import device, seed_everything

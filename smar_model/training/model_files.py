@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from smar_model.data.text_tokens import NUMBERS_FILE
-from smar_model.digests import digest_files
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_files
 from smar_model.network.model import PictureEncoder, RetrievalModel, Shape
 from smar_model.settings import Network, Pictures
 
