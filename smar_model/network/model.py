@@ -255,9 +255,7 @@ class RetrievalModel(nn.Module):
         return self.multimodal_projection(*self.fusion(text, image, text_mask, image_mask))
 
     def confidence(self, text: Tensor, text_mask: Tensor, image: Tensor, image_mask: Tensor | None = None) -> Tensor:
-        """c(item), how much its picture counts, from the states of both: (B,), 1 for a variant without it."""
-        if not self.variant.item_confidence:
-            return text.new_ones(len(text))
+        """c(item), how much its picture counts, from the states of both: (B,). For a variant with item confidence."""
         both = torch.cat(pooled(text, image, text_mask, image_mask), dim=-1)
         return self.confidence_head(both).squeeze(-1).sigmoid()
 

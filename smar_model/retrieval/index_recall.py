@@ -123,13 +123,11 @@ def recall_queries(
     vectors: Vectors,
     asked: np.ndarray,
     routes: np.ndarray,
-    shares: np.ndarray | None = None,
+    shares: np.ndarray,
     *,
     depth: int = MEASURED_DEPTH,
 ) -> RecallQueries:
-    """Answer queries exactly. `shares`: None: as they come."""
-    if shares is None:
-        shares = np.bincount(np.digitize(routes, BUCKETS), minlength=len(BUCKETS) + 1) / len(routes)
+    """Answer queries exactly."""
     flat = np.ascontiguousarray(asked.reshape(-1, asked.shape[-1]), dtype=np.float32)
     scores, rows = exact_search(vectors, flat, depth)
     return RecallQueries(asked=asked, routes=routes, shares=shares, scores=scores, rows=rows)

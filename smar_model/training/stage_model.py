@@ -7,7 +7,6 @@ from pathlib import Path
 from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
-from smar_model.network.towers import lock
 from smar_model.settings import Network
 from smar_model.training.batches import Batch
 from smar_model.training.device import compile_parts, device, seed_everything
@@ -52,8 +51,7 @@ def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:
 
 def lock_vision(model: RetrievalModel) -> None:
     """No gradient into the vision encoder, and its batch statistics stay as they are."""
-    lock(model.vision)
-    model.vision.eval()
+    model.vision.requires_grad_(False).eval()
 
 
 def move(batch: Batch) -> None:

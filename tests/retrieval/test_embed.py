@@ -125,7 +125,9 @@ def by_hand(
         found[item] = (
             text[0],
             torch.cat([model.fuse(*view) for view in views]),
-            torch.cat([model.confidence(*view) for view in views]),
+            torch.cat([model.confidence(*view) for view in views])
+            if model.variant.item_confidence
+            else torch.ones(len(views)),
         )
     return found
 

@@ -30,7 +30,7 @@ from smar_model.retrieval.search_parameters import tune_search
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training.model_files import load_model, model_digest
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
-from tests.retrieval.whole_index import build_index, recall_against_exact
+from tests.retrieval.whole_index import build_index, recall_against_exact, shares_of
 from tests.tiny_shop import LAST_DAY, published, tiny_items, tiny_settings
 
 REFINED = "IVF16,PQ16x4fs,Refine(SQfp16)"
@@ -96,6 +96,7 @@ def mixed_queries(vectors: np.ndarray, counts: dict[float, int], *, shares: Any 
     asked = draw(len(routes), seed=3)
     near = routes == 0
     asked[near] = vectors[: near.sum()] + 0.05 * asked[near]
+    shares = shares_of(routes) if shares is None else shares
     return recall_queries(vectors, asked[:, None], routes, shares, depth=5)
 
 

@@ -6,14 +6,20 @@ import faiss
 import numpy as np
 
 from smar_model.retrieval.index_building import Vectors, fill_index, train_index
-from smar_model.retrieval.index_recall import recall_queries
+from smar_model.retrieval.index_recall import BUCKETS, recall_queries
 
 
 def build_index(vectors: Vectors, factory: str) -> faiss.Index:
     return fill_index(train_index(vectors, factory), vectors)
 
 
+def shares_of(routes: np.ndarray) -> np.ndarray:
+    """Share of the queries in each bucket, as they come."""
+    return np.bincount(np.digitize(routes, BUCKETS), minlength=len(BUCKETS) + 1) / len(routes)
+
+
 def recall_against_exact(index: faiss.Index, vectors: Vectors, asked: np.ndarray, depth: int) -> float:
     """Mean share of the exact `depth` best that the index finds, over the asked vectors (Q, 2D)."""
-    queries = recall_queries(vectors, asked[:, None], np.zeros(len(asked)), depth=depth)
+    routes = np.zeros(len(asked))
+    queries = recall_queries(vectors, asked[:, None], routes, shares_of(routes), depth=depth)
     return float(queries.found(index, vectors).mean())
