@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from smar_model.data.item_pictures import decode_thumbnail, find_pictures, iterate_pictures, read_item_pictures
+from smar_model.data.item_pictures import decode_thumbnail, iterate_pictures, read_item_pictures
 from smar_model.data.patch_tokens import read_patch_tokens
 from smar_model.data.token_tables import read_item_tokens
 from smar_model.lake.artifacts import Artifact
@@ -236,7 +236,8 @@ def measure_bare(options: argparse.Namespace, network: str, source: str) -> dict
     if published:
         tokens = read_patch_tokens(published.folder / "patch_tokens")
         items = read_item_tokens(context.inputs["train-tokenizer"].folder / "tokens" / "items")
-        digests, read = tokens.digests, lambda rows: tokens.read(rows, 0)
+        pictures = read_item_pictures(files, items.item_ids, tokens.digests)
+        patches = item_embedder.ItemPatches(pictures=pictures, read=lambda rows: tokens.read(rows, 0))
     else:
         items = item_embedder.tokenise(
             model,
@@ -244,10 +245,8 @@ def measure_bare(options: argparse.Namespace, network: str, source: str) -> dict
             context.table("prepare-items", "catalogue"),
             context.folder / "items",
         )
-        digests = find_pictures(files)
-        every = np.arange(len(digests))
-        read = item_embedder.encode_new_pictures(model, files, digests, every, context.folder / "patches.npy")
-    embedder = item_embedder.ItemEmbedder(model, read_item_pictures(files, items.item_ids, digests), read, device())
+        patches = item_embedder.encode_pictures(model, files, items.item_ids, context.folder / "patches.npy")
+    embedder = item_embedder.ItemEmbedder(model, patches, device())
     rows = np.arange(len(items.item_ids))
     batches = [embedder.inputs(items, places, places) for places in item_embedder.batches(items, rows)]
     pixels = [] if published else [picture for picture in distinct_pictures(files)]

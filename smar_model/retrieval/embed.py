@@ -20,7 +20,7 @@ import torch
 
 from smar_model.data.catalogue import read_item_digests
 from smar_model.data.earlier_rows import find_earlier, match_digests, take_rows
-from smar_model.data.item_pictures import ItemPictures, find_pictures, read_item_pictures
+from smar_model.data.item_pictures import read_item_pictures
 from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
 from smar_model.data.sorted_keys import find_rows
 from smar_model.data.token_tables import read_item_tokens
@@ -30,7 +30,7 @@ from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.embed_shards import Plan, Source, cut_shards, embedded_shards
-from smar_model.retrieval.item_embedder import ReadPatches, encode_new_pictures, tokenise
+from smar_model.retrieval.item_embedder import ItemPatches, encode_pictures, tokenise
 from smar_model.retrieval.item_embeddings import create_embeddings, open_embeddings
 from smar_model.training.device import device
 from smar_model.training.encode_pictures import encoder_digest
@@ -77,9 +77,9 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, float | 
         _, known, earlier = open_embeddings(artifact.folder)
         held = match_digests(known, digests)
     new = np.flatnonzero(held < 0)
-    pictures, read_patches = _pictures(context, model, item_ids, new, scratch)
+    patches = _patches(context, model, item_ids, new, scratch)
     shards = cut_shards(_sources(context, model, model_folder, item_ids, new, scratch))
-    plan = Plan(model_folder=model_folder, pictures=pictures, read_patches=read_patches, scratch=scratch)
+    plan = Plan(model_folder=model_folder, patches=patches, scratch=scratch)
     context.report(f"embedding {len(new):,} items; {len(digests) - len(new):,} are embedded already")
     embedded = embedded_shards(context, plan, shards, model, threads)
     if rank():
@@ -87,7 +87,7 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, float | 
         return {}
 
     folder, dimension = context.output("embeddings/any").parent, model.shape.network.dimension
-    out = create_embeddings(folder, item_ids, digests, dimension=dimension, kinds=2 if pictures else 1)
+    out = create_embeddings(folder, item_ids, digests, dimension=dimension, kinds=2 if patches else 1)
     for vectors, source in zip(out, earlier, strict=False):
         take_rows(held, source.__getitem__, vectors.__setitem__, together=ROWS_TAKEN_TOGETHER)
     for rows, found in embedded:
@@ -100,24 +100,20 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, float | 
     return {"items": float(len(digests)), "dimension": float(dimension), **counts, **made_of}
 
 
-def _pictures(
+def _patches(
     context: StageContext, model: RetrievalModel, item_ids: np.ndarray, new: np.ndarray, scratch: Path
-) -> tuple[ItemPictures | None, ReadPatches | None]:
-    """Which pictures show the items, and what reads their patch tokens: those of encode-pictures, where they are of the model's encoder; else
-    the pictures of the new items are encoded here. None for a variant without pictures."""
+) -> ItemPatches | None:
+    """Those of encode-pictures, where they are of the model's encoder; else the pictures of the new items are encoded here. None for a
+    variant without pictures."""
     if not model.variant.fusion:
-        return None, None
+        return None
     files, encoded = context.table("prepare-items", "pictures"), context.inputs.get("encode-pictures")
     if encoded and encoded.metrics.get("encoder") == encoder_digest(model):
         folder = encoded.folder / "patch_tokens"
         if tokens := _published_patches(folder):
-            return read_item_pictures(files, item_ids, tokens.digests), partial(_read_published, folder)
-    digests = find_pictures(files)
-    pictures = read_item_pictures(files, item_ids, digests)
-    is_new = np.zeros(len(item_ids), bool)
-    is_new[new] = True
-    wanted = np.unique(pictures.pictures[np.repeat(is_new, pictures.count)])
-    return pictures, encode_new_pictures(model.to(device()), files, digests, wanted, scratch / "patches.npy")
+            pictures = read_item_pictures(files, item_ids, tokens.digests)
+            return ItemPatches(pictures=pictures, read=partial(_read_published, folder))
+    return encode_pictures(model.to(device()), files, item_ids, scratch / "patches.npy", new)
 
 
 @lru_cache(maxsize=1)

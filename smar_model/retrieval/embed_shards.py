@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from smar_model.data.item_pictures import ItemPictures
 from smar_model.data.token_tables import read_item_tokens
 from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, is_whole
 from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
-from smar_model.retrieval.item_embedder import ItemEmbedder, ReadPatches
+from smar_model.retrieval.item_embedder import ItemEmbedder, ItemPatches
 from smar_model.training.device import device
 from smar_model.training.model_files import load_model
 from smar_model.training.processes import from_first, processes, rank, wait_for_all
@@ -60,8 +59,7 @@ class Plan:
     """What a process needs to embed any shard: names of files, and small arrays."""
 
     model_folder: Path
-    pictures: ItemPictures | None
-    read_patches: ReadPatches | None
+    patches: ItemPatches | None
     scratch: Path
 
 
@@ -119,7 +117,7 @@ def _newly_embedded(
     gpus = torch.cuda.device_count()
     workers = min(gpus or threads, len(missing))
     if workers <= 1:
-        embedder = ItemEmbedder(model, plan.pictures, plan.read_patches, device())
+        embedder = ItemEmbedder(model, plan.patches, device())
         for number, shard in enumerate(missing):
             items = read_item_tokens(shard.items)
             found = embedder.embed(items, shard.tokens, shard.rows, threads=threads)
@@ -155,7 +153,7 @@ def _start_process(plan: Plan, numbers: Any) -> None:
     torch.set_num_threads(1)
     gpus = torch.cuda.device_count()
     place = torch.device("cuda", number % gpus) if gpus else torch.device("cpu")
-    _process = plan, ItemEmbedder(load_model(plan.model_folder), plan.pictures, plan.read_patches, place)
+    _process = plan, ItemEmbedder(load_model(plan.model_folder), plan.patches, place)
 
 
 def _embed_shard(shard: Source, name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from smar_model.data.item_pictures import ItemPictures, distinct_pictures, find_pictures, read_item_pictures
-from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import ItemTokens, write_item_tokens
 from smar_model.network.model import RetrievalModel
@@ -30,7 +30,35 @@ ANY_TIME = datetime.max.replace(tzinfo=UTC)
 ReadPatches = Callable[[np.ndarray], np.ndarray]
 """Rows of pictures (B,) to patch tokens (B, P, C). Pickles as the names of files, for other processes."""
 Shown = tuple[Tensor, Tensor, Tensor]
-"""Pictures of a batch of items, as `item_patches` returns them."""
+"""Pictures of a batch of items, as `ItemPatches.of` returns them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemPatches:
+    """Patch tokens of the pictures that show items."""
+
+    pictures: ItemPictures
+    read: ReadPatches
+
+    def of(self, model: RetrievalModel, rows: np.ndarray) -> Shown:
+        """Those of items (B,): (M, P, C), the place of each one's item in `rows` (M,), whether it is a picture (M,). An item without
+        pictures has one row that says so.
+
+        For a network of F frames the first pictures of each item side by side: (B, F, P, C), (B,), (B, F).
+        """
+        count = self.pictures.count[rows]
+        owners = np.repeat(np.arange(len(rows)), np.maximum(count, 1))
+        has = np.repeat(count > 0, np.maximum(count, 1))
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        slots = self.pictures.pictures[np.repeat(self.pictures.first[rows], count) + within]
+        tokens = torch.from_numpy(self.read(slots)).float()
+        patches = tokens
+        if not has.all():
+            patches = torch.zeros(len(owners), model.vision.patches, model.vision.channels)
+            patches[torch.from_numpy(has)] = tokens
+        shown = patches, torch.from_numpy(owners), torch.from_numpy(has)
+        frames = model.shape.network.frames
+        return side_by_side(*shown, frames) if frames > 1 else shown
 
 
 class ItemEmbedder:
@@ -40,29 +68,28 @@ class ItemEmbedder:
     def __init__(
         self,
         model: RetrievalModel,
-        pictures: ItemPictures | None,
-        read_patches: ReadPatches | None,
+        patches: ItemPatches | None,
         place: torch.device | None = None,
     ) -> None:
         """
         Args:
-            pictures, read_patches: None for a variant without pictures.
+            patches: None for a variant without pictures.
             place: where the towers compute; unset: on the CPU.
         """
         self.device = place or torch.device("cpu")
         self.model = model.to(self.device).eval()
-        self.pictures, self.read_patches = pictures, read_patches
+        self.patches = patches
 
     def embed(self, items: ItemTokens, tokens: np.ndarray, rows: np.ndarray, *, threads: int = 1) -> np.ndarray:
         """S_t and S_m of n items: (2, n, D) float32; of a variant without pictures S_t alone, (1, n, D).
 
         Args:
             tokens: (n,) rows of `items`.
-            rows: (n,) rows of `pictures`, in the same order.
+            rows: (n,) rows of the items whose `patches` there are, in the same order.
             threads: batches at a time. On a CPU one thread each is quicker than all of them at one batch's small matrices; a GPU
                 has the next batch while one is computed.
         """
-        kinds = 2 if self.pictures else 1
+        kinds = 2 if self.patches else 1
         found = np.empty((kinds, len(rows), self.model.shape.network.dimension), np.float32)
 
         def work(places: np.ndarray) -> None:
@@ -85,9 +112,9 @@ class ItemEmbedder:
         """What the towers read of a batch of items: token ids and segments (B, L), and their pictures."""
         ids, segments = trim(items.ids[tokens].astype(np.int64), items.segments[tokens].astype(np.int64))
         texts = [torch.from_numpy(part).to(self.device) for part in (ids, segments)]
-        if self.pictures is None or self.read_patches is None:
+        if self.patches is None:
             return texts[0], texts[1], None
-        patches, owners, has = item_patches(self.model, self.pictures, self.read_patches, rows)
+        patches, owners, has = self.patches.of(self.model, rows)
         return texts[0], texts[1], (patches.to(self.device), owners.to(self.device), has.to(self.device))
 
     @torch.inference_mode()
@@ -119,26 +146,6 @@ def batches(items: ItemTokens, tokens: np.ndarray) -> Iterator[np.ndarray]:
     return (ordered[start : start + BATCH] for start in range(0, len(tokens), BATCH))
 
 
-def item_patches(model: RetrievalModel, pictures: ItemPictures, read_patches: ReadPatches, rows: np.ndarray) -> Shown:
-    """Patch tokens of the pictures of items (B,): (M, P, C), the place of each one's item in `rows` (M,), whether it is a
-    picture (M,). An item without pictures has one row that says so.
-
-    For a network of F frames the first pictures of each item side by side: (B, F, P, C), (B,), (B, F).
-    """
-    count = pictures.count[rows]
-    owners = np.repeat(np.arange(len(rows)), np.maximum(count, 1))
-    has = np.repeat(count > 0, np.maximum(count, 1))
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    tokens = torch.from_numpy(read_patches(pictures.pictures[np.repeat(pictures.first[rows], count) + within])).float()
-    patches = tokens
-    if not has.all():
-        patches = torch.zeros(len(owners), model.vision.patches, model.vision.channels)
-        patches[torch.from_numpy(has)] = tokens
-    shown = patches, torch.from_numpy(owners), torch.from_numpy(has)
-    frames = model.shape.network.frames
-    return side_by_side(*shown, frames) if frames > 1 else shown
-
-
 def side_by_side(patches: Tensor, owners: Tensor, has: Tensor, frames: int) -> Shown:
     """The first pictures of each item side by side: (N, F, P, C), the items (N,), which are pictures (N, F)."""
     items = int(owners[-1]) + 1
@@ -155,26 +162,35 @@ def sum_by_item(values: Tensor, owners: Tensor, items: int) -> Tensor:
     return values.new_zeros(items, *values.shape[1:]).index_add_(0, owners, values)
 
 
-def encode_new_pictures(
-    model: RetrievalModel, files: Sequence[Path], digests: np.ndarray, wanted: np.ndarray, file: Path
-) -> ReadPatches:
-    """Encode pictures into a scratch file, in one pass over their table; returns what reads them, by row of `digests`.
+def encode_pictures(
+    model: RetrievalModel,
+    files: Sequence[Path],
+    item_ids: np.ndarray,
+    file: Path,
+    new: np.ndarray | slice = slice(None),
+) -> ItemPatches:
+    """Encode the pictures of items into a scratch file, in one pass over their table.
 
     Args:
-        wanted: rows of `digests`, sorted.
+        item_ids: sorted bytes.
+        new: rows of the items whose patch tokens are asked for.
 
     Raises:
         InputError: the thumbnails have another size than the model was trained on.
     """
+    digests = find_pictures(files)
+    pictures = read_item_pictures(files, item_ids, digests)
+    is_new, is_wanted = np.zeros(len(item_ids), bool), np.zeros(len(digests), bool)
+    is_new[new] = True
+    wanted = np.unique(pictures.pictures[np.repeat(is_new, pictures.count)])
+    is_wanted[wanted] = True
     # Training has seen a locked encoder's tokens in half precision, as encode-pictures keeps them.
     kind = np.float16 if model.vision_locked else np.float32
     shape = (max(1, len(wanted)), model.vision.patches, model.vision.channels)
     tokens = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
-    is_wanted = np.zeros(len(digests), bool)
-    is_wanted[wanted] = True
     for rows, pixels in distinct_pictures(files, digests, is_wanted, together=PICTURES_TOGETHER):
         tokens[np.searchsorted(wanted, rows)] = _encode(model, pixels).cpu().numpy().astype(kind)
-    return partial(_read_encoded, file, wanted)
+    return ItemPatches(pictures=pictures, read=partial(_read_encoded, file, wanted))
 
 
 def _read_encoded(file: Path, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -190,32 +206,16 @@ def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
 
 
 def embed_catalogue(
-    model: RetrievalModel,
-    tokenizer_file: Path,
-    catalogue_files: Sequence[Path],
-    picture_files: Sequence[Path],
-    *,
-    patch_tokens: PatchTokens | None = None,
+    model: RetrievalModel, tokenizer_file: Path, catalogue_files: Sequence[Path], picture_files: Sequence[Path]
 ) -> ItemEmbeddings:
-    """Embed every item of a catalogue in this process, in memory.
-
-    Args:
-        patch_tokens: of all its pictures under the model's own vision encoder; None: they are encoded here.
-    """
+    """Embed every item of a catalogue in this process, in memory."""
     with TemporaryDirectory() as scratch:
         items = tokenise(model, tokenizer_file, catalogue_files, Path(scratch) / "items")
-        pictures: ItemPictures | None = None
-        read: ReadPatches | None = None
+        patches: ItemPatches | None = None
         if model.variant.fusion:
-            digests = patch_tokens.digests if patch_tokens else find_pictures(picture_files)
-            pictures = read_item_pictures(picture_files, items.item_ids, digests)
-            if patch_tokens:
-                read = partial(patch_tokens.read, views=0)
-            else:
-                every, file = np.arange(len(digests)), Path(scratch) / "patches.npy"
-                read = encode_new_pictures(model, picture_files, digests, every, file)
+            patches = encode_pictures(model, picture_files, items.item_ids, Path(scratch) / "patches.npy")
         every = np.arange(len(items.item_ids))
-        vectors = ItemEmbedder(model, pictures, read).embed(items, every, every)
+        vectors = ItemEmbedder(model, patches).embed(items, every, every)
         item_ids = [item.decode() for item in items.item_ids.tolist()]
     return ItemEmbeddings(item_ids=item_ids, text=vectors[0], multimodal=vectors[-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from smar_model.data.catalogue import read_catalogue, read_item_digests
-from smar_model.data.item_pictures import decode_thumbnail, read_thumbnails
+from smar_model.data.item_pictures import decode_thumbnail, read_item_pictures, read_thumbnails
 from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.sorted_keys import as_bytes
 from smar_model.data.text_tokens import encode_items, load_tokenizer
@@ -28,7 +29,7 @@ from smar_model.lake.stage import run_stage
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval import embed as embedding
 from smar_model.retrieval import embed_shards
-from smar_model.retrieval.item_embedder import ItemEmbedder, embed_catalogue
+from smar_model.retrieval.item_embedder import ItemEmbedder, ItemPatches, embed_catalogue, tokenise
 from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.stages import STAGES
 from smar_model.training.model_files import load_model
@@ -150,7 +151,7 @@ def test_items_are_embedded_as_one_at_a_time(network: dict, files: dict[str, Pat
 
 @pytest.mark.parametrize("network", [{}, {"frames": 2}])
 def test_pictures_that_are_encoded_already_are_not_encoded_again(
-    network: dict, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    network: dict, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = trained_model(**network)
     inputs = (files["tokenizer"], [files["catalogue"]], [files["pictures"]])
@@ -162,10 +163,13 @@ def test_pictures_that_are_encoded_already_are_not_encoded_again(
     digests = np.array([row["picture_digest"].encode() for row in rows])
     monkeypatch.setattr(RetrievalModel, "picture_patches", None)
     tokens = PatchTokens(digests=digests, shards=[patches[:3, None], patches[3:, None]])
-    reused = embed_catalogue(model, *inputs, patch_tokens=tokens)
-    assert reused.item_ids == direct.item_ids
-    np.testing.assert_array_equal(reused.text, direct.text)
-    np.testing.assert_allclose(reused.multimodal, direct.multimodal, atol=3e-3)  # half precision
+    items = tokenise(model, files["tokenizer"], [files["catalogue"]], tmp_path / "items")
+    pictures = read_item_pictures([files["pictures"]], items.item_ids, digests)
+    embedder = ItemEmbedder(model, ItemPatches(pictures=pictures, read=partial(tokens.read, views=0)))
+    text, multimodal = embedder.embed(items, np.arange(4), np.arange(4))
+    assert [item.decode() for item in items.item_ids] == direct.item_ids
+    np.testing.assert_array_equal(text, direct.text)
+    np.testing.assert_allclose(multimodal, direct.multimodal, atol=3e-3)  # half precision
 
 
 def test_a_picture_that_says_nothing_is_as_none(files: dict[str, Path]) -> None:
