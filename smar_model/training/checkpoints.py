@@ -6,15 +6,13 @@ settings, takes it up. `smar start` removes those whose output is finished (`lak
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, is_whole, remove_artifact
 from smar_model.lake.digests import digest_json
@@ -22,6 +20,8 @@ from smar_model.lake.stage import StageContext
 from smar_model.training.guards import GuardsState
 from smar_model.training.prefetch import RandomState
 from smar_model.training.processes import rank
+
+STATE_FILE = "state.pt"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Patience:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """What a training remembers beside weights, optimiser and random generators, as JSON."""
+    """What a training remembers beside weights, optimiser and random generators."""
 
     step: int = 0
     """Steps that are done."""
@@ -85,16 +85,15 @@ class Checkpoints:
         attempt = Attempt(
             checkpoint_stage(self.context.stage.name), digest_json([self.context.key, self.phase, progress.step])
         )
-        tensors = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
-        state = optimizer.state_dict()
-        for number, of_parameter in state["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value.clone() for name, value in of_parameter.items()}
-        tensors["random.torch"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        save_file({name: value.contiguous() for name, value in tensors.items()}, attempt.folder / "state.safetensors")
-        content = {"progress": asdict(progress), "random": random_state}
-        (attempt.folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "batches": dict(random_state),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "progress": asdict(progress),
+        }
+        torch.save(state, attempt.folder / STATE_FILE)
         metrics = {"of": self.context.key, "phase": self.phase, "step": progress.step}
         attempt.publish(metrics=metrics, inputs={}, settings={})
         for artifact in earlier:
@@ -107,19 +106,14 @@ class Checkpoints:
         newest = next(filter(is_whole, reversed(self._published())), None)
         if newest is None:
             return None
-        tensors = load_file(newest.file("state.safetensors"))
-        content = json.loads(newest.file("state.json").read_text(encoding="utf-8"))
-        model.load_state_dict(_below(tensors, "model."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below(tensors, "optimizer.").items():
-            number, of = name.split(".", 1)
-            state.setdefault(int(number), {})[of] = value
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        torch.set_rng_state(tensors["random.torch"])
+        state = torch.load(newest.file(STATE_FILE), map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        random.bit_generator.state = state["batches"]
+        torch.set_rng_state(state["torch"])
         if torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
-        random.bit_generator.state = content["random"]
-        progress = content["progress"]
+            torch.cuda.set_rng_state(state["cuda"])
+        progress = state["progress"]
         parts = {"guards": GuardsState(**progress["guards"]), "patience": Patience(**progress["patience"])}
         return Progress(**progress | parts)
 
@@ -127,7 +121,3 @@ class Checkpoints:
         """This phase's checkpoints, the newest last."""
         found = [c for c in find_checkpoints(self.context.stage.name) if c.metrics["of"] == self.context.key]
         return sorted((c for c in found if c.metrics["phase"] == self.phase), key=lambda c: c.metrics["step"])
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
