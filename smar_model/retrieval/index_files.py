@@ -18,10 +18,11 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
+from smar_model.lake.records import parse_record
 from smar_model.retrieval.query_tower import TOWER_FILE
 from smar_model.training.model_files import model_digest
 
@@ -99,6 +100,9 @@ class IndexManifest(IndexDescription):
     """Items of each part; None: there is one file."""
 
 
+_FORM = TypeAdapter(IndexManifest)
+
+
 def write_index(
     folder: Path,
     parts: Iterable[faiss.Index],
@@ -162,7 +166,10 @@ def open_index(
         InputError: a file is missing or damaged, the index was built by another model, or it has no such part.
     """
     try:
-        manifest = IndexManifest.model_validate_json((folder / "index.json").read_bytes())
+        content = (folder / "index.json").read_bytes()
+        manifest: IndexManifest = parse_record(
+            content, _FORM, path=folder / "index.json", what_to_do="build the index again"
+        )
         parts = _parts_of(folder, manifest, part)
         others = {file for n in range(len(manifest.parts or ())) for file in _files_of(n)} - {
             file for files, _ in parts for file in files
