@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
@@ -123,33 +121,33 @@ def _extract(
     table = spark.table("clicks_by_position").to(spark_schema(load_contract("clicks_by_position")))
     by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
     by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder))
-    counts: dict[date, dict[str, int]] = defaultdict(dict)
-    samples: dict[date, list[dict[str, Any]]] = defaultdict(list)
+    unused: dict[date, list[Row]] = {day: [] for day in files}
     for row in spark.table("quarantine_samples").collect():
-        sample = row.asDict()
-        counts[row.day][row.reason] = sample.pop("rows")
-        samples[row.day].append(sample)
+        unused[row.day].append(row)
     for name in ("judged_events", "requests"):
         spark.sql(f"DROP TABLE {name}")
     for day in files:
-        kept = sum(count_events(sorted((folder / f"dt={day}").glob("*.parquet"))).values())
-        if kept + sum(counts[day].values()) != rows_in[day]:
-            raise RuntimeError(f"{day}: {rows_in[day]} events came in, {kept} were kept, {dict(counts[day])} not")
-        attempt = Attempt(STAGE, keys[day])
-        if (folder / f"dt={day}").is_dir():
-            (folder / f"dt={day}").rename(attempt.folder / "clicks_by_position")
-        write_rows(attempt.folder / "quarantine", "quarantine", samples[day])
-        rows = [
-            {"source": "click_log", "day": day, "reason": reason, "rows": n}
-            for reason, n in sorted(counts[day].items())
-        ]
-        write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)
-        attempt.publish(
-            metrics={"day": str(day), "rows_in": rows_in[day], "rows_kept": kept},
-            inputs={},
-            settings={"clicks": context.settings.section("clicks")},
-        )
+        _publish_day(context, day, keys[day], folder / f"dt={day}", unused[day], rows_in=rows_in[day])
     shutil.rmtree(folder)
+
+
+def _publish_day(context: StageContext, day: date, key: str, written: Path, unused: list[Row], *, rows_in: int) -> None:
+    """Publish what was written of a day, with the counts and samples of what was not used; they add up."""
+    counts = {row.reason: row.rows for row in unused}
+    kept = sum(count_events(sorted(written.glob("*.parquet"))).values())
+    if kept + sum(counts.values()) != rows_in:
+        raise RuntimeError(f"{day}: {rows_in} events came in, {kept} were kept, {counts} not")
+    attempt = Attempt(STAGE, key)
+    if written.is_dir():
+        written.rename(attempt.folder / "clicks_by_position")
+    write_rows(attempt.folder / "quarantine", "quarantine", [row.asDict() for row in unused])
+    rows = [{"source": "click_log", "day": day, "reason": reason, "rows": n} for reason, n in sorted(counts.items())]
+    write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)
+    attempt.publish(
+        metrics={"day": str(day), "rows_in": rows_in, "rows_kept": kept},
+        inputs={},
+        settings={"clicks": context.settings.section("clicks")},
+    )
 
 
 def count_events(files: Sequence[Path]) -> dict[str, int]:

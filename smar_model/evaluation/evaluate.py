@@ -170,9 +170,9 @@ def _rankers(
 ) -> tuple[dict[str, Callable[[], Ranker]], dict[str, str]]:
     """Name → how to make the ranker, and name → why there is none. Made one at a time: models are large."""
     # torch and FAISS are imported only where models are used: `format_table` must come quickly.
-    from smar_model.network.model import load_model
-    from smar_model.retrieval.embed import embed_catalogue
+    from smar_model.retrieval.item_embedder import embed_catalogue
     from smar_model.retrieval.search import DenseRanker, Searcher
+    from smar_model.training.model_files import load_model
 
     catalogue_files = context.table("prepare-items", "catalogue")
     picture_files = context.table("prepare-items", "pictures")
@@ -233,7 +233,7 @@ def _routing(
 ) -> dict[str, Any] | None:
     """What `routing_quality` finds; None of a model that does not route."""
     from smar_model.evaluation.bag_of_words import BagOfWords
-    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.item_embeddings import load_embeddings
 
     context.report("P(q): is it right, and does routing by it help?")
     embeddings = load_embeddings(context.input("embed").folder)
@@ -255,8 +255,8 @@ def _routing(
 
 def _embeddings(context: StageContext, queries: EvaluationSet) -> dict[str, dict[str, Any]]:
     """`embeddings`: kind → figures, and `modality_gaps`: the distance between the centres of two kinds."""
-    from smar_model.network.model import load_model
-    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.item_embeddings import load_embeddings
+    from smar_model.training.model_files import load_model
 
     context.report("health of the embeddings")
     embeddings = load_embeddings(context.input("embed").folder)

@@ -46,7 +46,7 @@ def _answer(release: dict[str, Any]) -> dict[str, Any]:
     context, model = PythonModelContext(artifacts, model_config={}), SmarSearchModel()
     model.load_context(context)
     searcher = model.searcher
-    if searcher.manifest["model_digest"] != release["model_digest"]:
+    if not searcher.manifest or searcher.manifest.model_digest != release["model_digest"]:
         raise InputError(f"{model_folder}: another model than {release['model_digest'][:12]}, which the version names")
     if content_digest(index_folder) != release["index_digest"]:
         raise InputError(f"{index_folder}: another index than {release['index_digest'][:12]}, which the version names")

@@ -23,7 +23,7 @@ from smar_model.evaluation.report import nested_tables
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.stage import key_parts, run_stage
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
