@@ -5,14 +5,41 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from smar_model.errors import NothingToDo
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
+from smar_model.release.steps import hand_over
 from smar_model.release.tracking import page_address, parent_run
 
 MODELS = {"challenger": "this run", "champion": "champion", "text_only": "text-only", "bm25": "BM25"}
 SEGMENTS = {"overall": "all", "fashion": "fashion", "not_fashion": "not fashion"}
 METRICS = {"recall_at_50": "Recall@50", "ndcg_at_10": "nDCG@10"}
+
+
+class ToldReason(TypedDict):
+    rule: str
+    passed: bool
+    text: str
+
+
+class GateDecision(TypedDict):
+    """What the release room reads of the gate's `decision.json`."""
+
+    promote: bool
+    verdict: str
+    reasons: list[ToldReason]
+
+
+def read_decision(run: Run) -> GateDecision:
+    """The gate's decision about a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    decision: GateDecision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    return decision
 
 
 def describe_decision(run: Run) -> str:
@@ -22,17 +49,16 @@ def describe_decision(run: Run) -> str:
         InputError: the run has not been evaluated or judged.
     """
     evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
-    registry, state = Registry(run.settings), run.state("register")
+    decision, registry, state = read_decision(run), Registry(run.settings), run.state("register")
     parent = parent_run(registry, run)
     if report := run.find_output("report"):
         # Who is asked reads it now; `smar track` shows the run only after the answer.
         registry.client.log_artifact(parent, str(report.file("report.html")))
     address = page_address(run, registry.experiment_id(), parent)
     version = f"version {state['version']}" if state and state["state"] == "finished" else "not registered yet"
-    champion = f"version {run.champion['version']}" if run.champion else "none yet"
+    champion = run.champion.name if run.champion else "none yet"
     broken = [reason["text"] for reason in decision["reasons"] if not reason["passed"]]
-    return "\n".join(
+    text = "\n".join(
         [
             f"**Run** {_plain(run.name)}, {version}, trained up to {run.cutoff:%Y-%m-%d}, judged up to {run.date}. "
             f"**Champion**: {champion}.",
@@ -48,6 +74,8 @@ def describe_decision(run: Run) -> str:
             f"[Report in MLflow]({address})",
         ]
     )
+    hand_over(text=text)
+    return text
 
 
 def refuse_idle_question(run: Run) -> None:
@@ -59,7 +87,7 @@ def refuse_idle_question(run: Run) -> None:
     """
     if run.promotion != "ask":
         raise NothingToDo(f"run {run.name} was started with --promotion {run.promotion}: nobody is asked")
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    decision = read_decision(run)
     if not decision["promote"]:
         raise NothingToDo(f"run {run.name}: {decision['verdict']}: there is nothing to ask")
 
