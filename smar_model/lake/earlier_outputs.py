@@ -32,8 +32,8 @@ class EarlierModel:
     model_folder: Place
     cutoff: IsoTime
     """First moment after its training."""
-    run: str = ""
-    """That trained it; what older versions recorded of a warm start does not say."""
+    run: str | None = None
+    """That trained it; None: an older version has recorded this, of a warm start."""
     version: str | None = None
     """Its number in the registry; None: it was taken from its run."""
     source: str | None = None
@@ -59,6 +59,7 @@ class Oracle(EarlierModel):
 class SearchableModel(EarlierModel):
     """A model and an index that was built for it."""
 
+    run: str
     index_digest: str
     index_folder: Place
     index_source: str | None = None

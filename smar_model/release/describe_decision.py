@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from smar_model.errors import NothingToDo
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
@@ -18,30 +16,6 @@ SEGMENTS = {"overall": "all", "fashion": "fashion", "not_fashion": "not fashion"
 METRICS = {"recall_at_50": "Recall@50", "ndcg_at_10": "nDCG@10"}
 
 
-class ToldReason(TypedDict):
-    rule: str
-    passed: bool
-    text: str
-
-
-class GateDecision(TypedDict):
-    """What the release room reads of the gate's `decision.json`."""
-
-    promote: bool
-    verdict: str
-    reasons: list[ToldReason]
-
-
-def read_decision(run: Run) -> GateDecision:
-    """The gate's decision about a run.
-
-    Raises:
-        InputError: there is none.
-    """
-    decision: GateDecision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
-    return decision
-
-
 def describe_decision(run: Run) -> str:
     """The headline figures, the gate's rules, and where the report is, which is put there.
 
@@ -49,7 +23,8 @@ def describe_decision(run: Run) -> str:
         InputError: the run has not been evaluated or judged.
     """
     evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
-    decision, registry, state = read_decision(run), Registry(run.settings), run.state("register")
+    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    registry, state = Registry(run.settings), run.state("register")
     parent = parent_run(registry, run)
     if report := run.find_output("report"):
         # Who is asked reads it now; `smar track` shows the run only after the answer.
@@ -87,7 +62,7 @@ def refuse_idle_question(run: Run) -> None:
     """
     if run.promotion != "ask":
         raise NothingToDo(f"run {run.name} was started with --promotion {run.promotion}: nobody is asked")
-    decision = read_decision(run)
+    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
     if not decision["promote"]:
         raise NothingToDo(f"run {run.name}: {decision['verdict']}: there is nothing to ask")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out, decision_tags
-from smar_model.release.describe_decision import read_decision
 from smar_model.release.history import Change, append_history, new_entry, read_history
 from smar_model.release.reconcile import is_met, reconciled
 from smar_model.release.register import registered_version
@@ -40,7 +41,8 @@ def promote_run(run: Run, *, approved_by: str = "", rejected_by: str = "", comme
 
 
 def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outcome:
-    decision, version = read_decision(run), registered_version(run)
+    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    version = registered_version(run)
 
     def kept(why: str) -> Outcome:
         return Outcome(kind="kept", text=f"version {version} {why}", version=version)

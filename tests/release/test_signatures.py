@@ -274,7 +274,7 @@ def test_what_is_not_as_it_was_signed_is_refused_everywhere_and_the_last_good_re
     assert says in shop.registry.version("2").tags[CANNOT_SERVE]
     assert {entry["to"] for entry in read_history("smar")} == {"1"}
 
-    assert search_release(shop.first.settings, "red shirt", k=3, version=None).version == "1"
+    assert search_release(shop.first.settings, "red shirt", k=3, version=None)["version"] == "1"
     assert says in capsys.readouterr().err
     follower = Follower(settings=shop.first.settings, metrics=Metrics(), poll_seconds=60, others_kept=1)
     follower.look()
