@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import PlainSerializer
 
-from smar_model.records import IsoTime
+from smar_model.lake.records import IsoTime
 from smar_model.settings import home
 
 

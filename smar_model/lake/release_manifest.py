@@ -23,14 +23,14 @@ import yaml
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from smar_model.digests import digest_bytes, digest_json, digests_once
 from smar_model.errors import InputError, first_line
 from smar_model.lake.artifacts import content_digests, has_output
+from smar_model.lake.digests import digest_bytes, digest_json, digests_once
 from smar_model.lake.earlier_outputs import Release
+from smar_model.lake.records import say_once
 from smar_model.lake.runs import load_run, parse_state, run_folder
 from smar_model.lake.shared_files import read_bytes, read_file, replace_file
 from smar_model.lake.signing_keys import sign, verify_signature
-from smar_model.records import say_once
 from smar_model.settings import load_settings
 
 FORMAT = 2
@@ -156,11 +156,12 @@ def verify_release_files(release: Release, *, model: str, index_signature: str |
     recorded = recorded_manifest(release)
     if any(os.path.lexists(folder / name) for name in (MANIFEST, SIGNATURE)):
         digest = _verify_manifest(release, model=model, recorded=recorded)
-    elif recorded or release.release_digest:
-        told = "" if recorded else ", as its tag smar.release_digest says"
-        raise InputError(f"{folder / MANIFEST}: gone; this release was signed{told}")
+    elif recorded:
+        raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
     else:
         verify_by_record(release)
+        if release.release_digest:
+            raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
     if release.index_source != WITHIN_VERSION:
         if digest or index_signature:
             _verify_index_signature(release, model=model, signature=index_signature)
