@@ -95,8 +95,8 @@ def prune(settings: Settings, *, dry_run: bool = False) -> Pruning:
         )
         builds = _prune_builds(pruning, kept)
         survey = _survey(registry, kept)
-        if survey.damaged:
-            names = ", ".join(str(path) for path in survey.damaged)
+        if damaged := [str(path) for folder in survey.kept for path in folder.damaged]:
+            names = ", ".join(damaged)
             say_once(
                 f"{names}: damaged, so what those runs need is not known, and no output and no copy is removed; do those steps "
                 "again, or delete the folders of runs that are not needed"
@@ -222,10 +222,6 @@ class RunFolder:
     def is_refresh(self) -> bool:
         return bool(self.states.keys() & REFRESH_STAGES.keys()) and "finetune" not in self.states
 
-    @property
-    def is_running(self) -> bool:
-        return any(s["state"] == "running" and process_state(s) != "gone" for s in self.states.values())
-
     def is_older(self, age: timedelta) -> bool:
         return not self.damaged and _is_older(max((s["at"] for s in self.states.values()), default=None), age)
 
@@ -261,27 +257,13 @@ class Survey:
 
     taken_at: float
     """Seconds since the epoch."""
-    folders: list[RunFolder]
-    kept: set[str]
-    """Names of the runs that are kept."""
-
-    @property
-    def damaged(self) -> list[Path]:
-        return [file for folder in self.folders for file in folder.damaged]
-
-    @property
-    def old(self) -> list[RunFolder]:
-        return [folder for folder in self.folders if folder.path.name not in self.kept]
-
-    @property
-    def needed(self) -> set[Output]:
-        """Outputs of the runs that are kept."""
-        return set[Output]().union(*(folder.outputs for folder in self.folders if folder.path.name in self.kept))
+    kept: list[RunFolder]
+    old: list[RunFolder]
 
     @property
     def names(self) -> set[str]:
-        """What the records of those name: keys of outputs; models and indexes of other releases, in lake or cache."""
-        return set[str]().union(*(folder.names for folder in self.folders if folder.path.name in self.kept))
+        """What the records of kept runs name: keys of outputs; models and indexes of other releases, in lake or cache."""
+        return set[str]().union(*(folder.names for folder in self.kept))
 
 
 def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
@@ -293,20 +275,17 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
     taken_at, ours = time.time(), (registry.name, registry.settings.tracking_uri)
     trained = {found.tags.get("smar.run") for found in registry.versions() if str(found.version) in kept_versions}
     fetch_folder(home() / "runs", suffix=".json")
-    folders = [_read_folder(path) for path in folders_in(home() / "runs")]
-    kept = set()
+    folders = {path.name: _read_folder(path) for path in folders_in(home() / "runs")}
+    kept = {
+        name for name, folder in folders.items() if folder.damaged or (folder.run is None and folder.names)
+    } | trained
     oracles: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
-    for folder in folders:
-        run, name = folder.run, folder.path.name
-        is_old = folder.is_older(
-            REFRESH_AGE if folder.is_refresh else timedelta(days=registry.settings.release.keep_days)
-        )
-        if run is None:
-            kept |= {name} if folder.names or folder.damaged else set()
-            continue
+    for run, folder in ((folder.run, folder) for folder in folders.values() if folder.run):
+        age = REFRESH_AGE if folder.is_refresh else timedelta(days=registry.settings.release.keep_days)
+        is_running = any(s["state"] == "running" and process_state(s) != "gone" for s in folder.states.values())
         is_ours = (run.settings.release.model, run.settings.tracking_uri) == ours
-        if not is_old or folder.is_running or not is_ours or name in trained:
-            kept.add(name)
+        if is_running or not is_ours or not folder.is_older(age):
+            kept.add(run.name)
         told, finetuned = folder.states.get("prepare-items"), folder.states.get("finetune")
         if (
             told
@@ -314,16 +293,21 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
             and finetuned
             and finetuned["state"] == "finished"
         ):
-            oracles[run.settings.shop.root.as_posix(), str(stage)].append((run.cutoff, name))
+            oracles[run.settings.shop.root.as_posix(), str(stage)].append((run.cutoff, run.name))
     kept |= {max(of_shop)[1] for of_shop in oracles.values()}
-    kept |= {folder.run.base.run for folder in folders if folder.path.name in kept and folder.run and folder.run.base}
-    return Survey(taken_at=taken_at, folders=folders, kept=kept)
+    kept |= {folder.run.base.run for name, folder in folders.items() if name in kept and folder.run and folder.run.base}
+    return Survey(
+        taken_at=taken_at,
+        kept=[folder for name, folder in folders.items() if name in kept],
+        old=[folder for name, folder in folders.items() if name not in kept],
+    )
 
 
 def _prune_outputs(pruning: Pruning, survey: Survey, builds: Collection[str]) -> None:
     """Outputs of old runs, of the lake, that no kept run took or made or names, and no version answers by."""
-    named, old = survey.names, set[Output]().union(*(folder.outputs for folder in survey.old))
-    for stage, key in sorted(old - survey.needed):
+    named = survey.names
+    needed, old = (set[Output]().union(*(f.outputs for f in found)) for found in (survey.kept, survey.old))
+    for stage, key in sorted(old - needed):
         try:
             artifact = find_artifact(stage, key)
         except DamagedOutput as damage:
