@@ -197,7 +197,7 @@ def test_what_a_running_or_young_run_takes_or_names_stays(shop: Shop) -> None:
     )
     shop.run("young", 3, "gate", base=Base(run="base", cutoff="", keys=keys), oracle=told)
     # It began a month ago, and trains to this moment.
-    searched = SearchableModel(**model, index_digest="0", index_folder=str(mined.output("index").folder))
+    searched = SearchableModel(**model, run="mined", index_digest="0", index_folder=str(mined.output("index").folder))
     running = shop.run("running", 30, "check-data", mined_from=searched)
     running.write_state("pretrain", "running")
     shop.run("idle", 30, "check-data")
