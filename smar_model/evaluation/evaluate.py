@@ -46,6 +46,7 @@ from smar_model.evaluation.shown_queries import choose_shown_queries
 from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare_by_segment
 from smar_model.evaluation.terminal_table import METRIC_NAMES, SEGMENT_NAMES, format_table
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.earlier_outputs import Oracle
 from smar_model.lake.release_copies import released_folder
 from smar_model.retrieval.ranking import NO_ROW, Ranker, Ranking
 from smar_model.settings import Evaluation as EvaluationSettings
@@ -143,7 +144,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "items": len(catalogue),
         "training_clicks": int(training_clicks["clicks"].sum()),
         "rivals": {
-            name: {part: rival.get(part) for part in ("version", "run", "cutoff")}
+            name: {part: getattr(rival, part) for part in ("version", "run", "cutoff")}
             for name, rival in context.run.rivals().items()
         },
         "not_measured": not_measured,
@@ -210,13 +211,13 @@ def _rankers(
     return rankers, not_measured
 
 
-def _told(dense: Callable[..., Ranker], oracle: dict[str, Any], context: StageContext) -> Ranker:
+def _told(dense: Callable[..., Ranker], oracle: Oracle, context: StageContext) -> Ranker:
     """The oracle over today's catalogue, told today's truth."""
     truth = context.shop.truth_items()
     assert truth is not None
     with tempfile.TemporaryDirectory(dir=context.folder, prefix=".oracle-") as folder:
         file = Path(folder) / "catalogue.parquet"
-        names = VISIBLE if oracle["truth"] == "visible" else None
+        names = VISIBLE if oracle.truth == "visible" else None
         reveal_truth(context.table("prepare-items", "catalogue"), truth, names, file)
         return dense(released_folder(context.run, oracle, "model"), [file])
 
@@ -224,8 +225,8 @@ def _told(dense: Callable[..., Ranker], oracle: dict[str, Any], context: StageCo
 def _describe_oracle(context: StageContext) -> dict[str, Any]:
     oracle = context.run.oracle
     assert oracle is not None
-    age = context.run.cutoff - datetime.fromisoformat(oracle["cutoff"])
-    return {name: oracle[name] for name in ("run", "truth", "cutoff")} | {"age_days": age.days}
+    age = context.run.cutoff - datetime.fromisoformat(oracle.cutoff)
+    return {name: getattr(oracle, name) for name in ("run", "truth", "cutoff")} | {"age_days": age.days}
 
 
 def _routing(

@@ -22,6 +22,7 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_json
+from smar_model.lake.earlier_outputs import CatalogueOutput, EarlierModel
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
@@ -189,14 +190,14 @@ def _runs_with(damaged: Artifact, stage: Stage, run: Run) -> Iterator[Run]:
     """Runs for which the stage would make this very output, those at hand first."""
     at_hand = [run]
     with suppress(InputError):  # its record may be damaged
-        at_hand += [load_run(run.base["run"])] if run.base else []
+        at_hand += [load_run(run.base.run)] if run.base else []
     for maker in chain(at_hand, find_runs()):
         try:
-            state = maker.state(stage.name) or {}
+            state = maker.state(stage.name)
         except InputError as damaged_state:
             skip_record(damaged_state)
             continue
-        if (state.get("key"), state.get("output_of", stage.name)) != (damaged.key, stage.name):
+        if not state or (state.get("key"), state.get("output_of", stage.name)) != (damaged.key, stage.name):
             continue
         if maker.base and stage.base == "taken":
             continue
@@ -252,7 +253,7 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     started = time.monotonic()
     try:
         artifact = run.base_output(stage.name) if stage.base == "taken" else None
-        taken_from = run.base["run"] if run.base and artifact else None
+        taken_from = run.base.run if run.base and artifact else None
         parts = None
         if artifact:
             key = artifact.key
@@ -366,7 +367,7 @@ def _function(name: str) -> Callable[..., Any]:
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:
     """Everything that the stage's output depends on, by name; its digest is the key."""
     shop = ShopInputs.of(run.settings)
-    release = getattr(run, stage.release) if stage.release else None
+    release: EarlierModel | CatalogueOutput | None = getattr(run, stage.release) if stage.release else None
     raw: dict[str, Callable[[], str]] = {
         "items": shop.digest_items,
         "pictures": lambda: shop.pictures().digest(),
@@ -380,10 +381,8 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
         "raw": {name: raw[name]() for name in stage.raw},
         "settings": {name: run.settings.section(name) for name in stage.settings},
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
-        "rivals": {n: v["model_digest"] for n, v in run.rivals().items() if n in stage.rivals}
-        if stage.rivals
-        else None,
-        "release": [v for name, v in sorted(release.items()) if name.endswith("_digest")] if release else None,
+        "rivals": {n: v.model_digest for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
+        "release": release.digests if release else None,
     }
 
 

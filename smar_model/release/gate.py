@@ -90,7 +90,7 @@ def run(context: StageContext) -> dict[str, Any]:
         minimum_index_recall=context.settings.index.minimum_recall,
         settings=context.settings.gate,
         cutoff=context.run.cutoff,
-        rivals=context.run.rivals(),
+        rivals={name: asdict(rival) for name, rival in context.run.rivals().items()},
     )
     context.report(decision.verdict)
     content = json.dumps(asdict(decision), indent=1, ensure_ascii=False)

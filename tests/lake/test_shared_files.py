@@ -34,6 +34,7 @@ from smar_model.lake.artifacts import (
     sweep_orphans,
 )
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.earlier_outputs import EarlierModel
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import create_run, find_runs, load_run
@@ -268,13 +269,14 @@ def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_ho
 ) -> None:
     run = tiny_run(home() / "shop")
     made = run_stage(WORK, run)
-    folder = {
-        "version": "1",
-        "model_folder": str(made.place / "model"),
-        "model_digest": made.manifest["content"]["model"],
-    }
+    model = EarlierModel(
+        version="1",
+        cutoff="2026-11-19T00:00:00+00:00",
+        model_folder=str(made.place / "model"),
+        model_digest=made.manifest["content"]["model"],
+    )
     content = json.loads(read_file(run.folder / "run.json"))
-    other = create_run(replace(run, name="other", warm_start=folder))
+    other = create_run(replace(run, name="other", warm_start=model))
     on("second")
     found = load_run("other")
     assert found.warm_start is not None
