@@ -21,13 +21,14 @@ from typing import Any
 import torch
 
 from smar_model.evaluation.compare import summarise
-from smar_model.evaluation.comparison import TRAINED, merged
+from smar_model.evaluation.comparison import TRAINED
 from smar_model.evaluation.judge import MODEL, read_results
 from smar_model.evaluation.segments import NOVEL
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import run_stage
 from smar_model.settings import validate_settings
 from smar_model.stages import COMPARISON_STAGES
+from smar_model.yaml_files import merged
 
 DATA = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data", "assign-segments")
 LEARNING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune", "embed", "judge")

@@ -24,7 +24,7 @@ from smar_model.settings import (
     refuse_secrets,
     validate_settings,
 )
-from smar_model.yaml_files import read_yaml, validated
+from smar_model.yaml_files import merged, read_yaml, validated
 
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
@@ -230,12 +230,3 @@ def load_bench(file: Path, stages: Mapping[str, Stage], *, day: dt.date | None =
     """
     comparison = load_yaml(Comparison, file)
     return Bench(name=file.stem, comparison=comparison.model_copy(update={"date": day} if day else {}), stages=stages)
-
-
-def merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` with the values of `change`, sections into sections."""
-    both = {
-        name: merged(content[name], value) if isinstance(value, dict) and isinstance(content.get(name), dict) else value
-        for name, value in change.items()
-    }
-    return content | both

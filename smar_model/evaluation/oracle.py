@@ -90,16 +90,10 @@ def train_oracle(run: Run, truth: str, stages: Mapping[str, Stage]) -> Run:
     """
     if truth not in REVEAL:
         raise InputError(f"--truth {truth}: give one of {', '.join(REVEAL)}")
-    training, network = run.settings.training, run.settings.network
-    steps = {
-        phase: {"steps": round(getattr(training, phase).steps * training.text_only_steps)}
-        for phase in ("pretrain", "finetune")
-    }
+    network = run.settings.network
     content = run.settings.model_dump(mode="json")
     content["network"] |= {"variant": "oracle"}
     content["network"]["text"] |= {"tower": find_variant(network).text_tower}
-    for phase, change in steps.items():
-        content["training"][phase] |= change
     told = create_run(
         Run(
             name=f"{run.name}-oracle-{truth}",
