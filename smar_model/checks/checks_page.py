@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smar_model.checks.expectations import Check
+from smar_model.checks.outcomes import Check
 
 _STYLE = """
 :root { color-scheme: light dark }

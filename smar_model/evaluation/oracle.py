@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -33,17 +33,17 @@ VISIBLE = frozenset({"colour", "type"})
 """What a picture can show."""
 
 
-def run(context: StageContext) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, int]:
     """All true attributes."""
     return _reveal(context, None)
 
 
-def run_visible(context: StageContext) -> dict[str, Any]:
+def run_visible(context: StageContext) -> dict[str, int]:
     """Colour and type alone."""
     return _reveal(context, VISIBLE)
 
 
-def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, Any]:
+def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, int]:
     file = context.shop.truth_items()
     if file is None:
         raise InputError(

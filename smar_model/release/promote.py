@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import Any
 
 from smar_model.errors import InputError
+from smar_model.evaluation.decision import read_decision
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out, decision_tags
 from smar_model.release.history import append_history, new_entry, read_history
@@ -43,10 +44,10 @@ def promote_run(run: Run, *, approved_by: str = "", rejected_by: str = "", comme
 
 
 def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tuple[str, str]:
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    decision = read_decision(run.output("gate").file("decision.json"))
     version = registration(run)["version"]
-    if not decision["promote"]:
-        return "kept", f"version {version} is not promoted; {decision['verdict']}"
+    if not decision.promote:
+        return "kept", f"version {version} is not promoted; {decision.verdict}"
     if run.promotion == "never":
         return "kept", f"version {version} passed the gate, but this run was started with --promotion never"
     registry = Registry(run.settings)
@@ -70,8 +71,8 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tupl
             run=run.name,
             date=str(run.date),
             by=approved_by or GATE,
-            reason=comment or decision["verdict"],
-            evidence={"reasons": decision["reasons"]},
+            reason=comment or decision.verdict,
+            evidence={"reasons": [asdict(reason) for reason in decision.reasons]},
         )
         if rejected_by:
             refused = {"action": "reject", "to": before, "version": version, "by": rejected_by, "reason": comment}
