@@ -14,7 +14,7 @@ import json
 import platform
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,11 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "pairs": sum(int(made[stage].metrics.get("pairs", 0)) for stage in TRAINED),
         "training_seconds": sum(made[stage].metrics.get("training_seconds", 0.0) for stage in TRAINED),
         "seconds": {stage: made[stage].manifest["seconds"] for stage in LEARNING},
-        "recall": {segment: found[segment]["target_recall_at_50"] for segment in (NOVEL, "all", "not_fashion")},
-        "queries": found[NOVEL]["n"],
+        "recall": {
+            segment: list(asdict(found[segment].estimates["target_recall_at_50"]).values())
+            for segment in (NOVEL, "all", "not_fashion")
+        },
+        "queries": found[NOVEL].n,
     }
 
 

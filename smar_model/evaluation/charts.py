@@ -50,7 +50,7 @@ _STYLES = {
 }
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A", "#B8860B")
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (1, 1)))
-_DRAWING: dict[str, Any] = {
+_DRAWING: dict[str, object] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,

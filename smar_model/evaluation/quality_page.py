@@ -188,13 +188,13 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, An
             for heading, table in comparison.tables.items()
         },
         shown=SHOWN,
-        novel=next((row.metrics[NOVEL]["n"] for row in measured if NOVEL in row.metrics), 0),
-        all_queries=next((row.metrics["all"]["n"] for row in measured), 0),
+        novel=next((row.metrics[NOVEL].n for row in measured if NOVEL in row.metrics), 0),
+        all_queries=next((row.metrics["all"].n for row in measured), 0),
         core=core,
         segments=[
             (
                 segment,
-                next(row.metrics[segment]["n"] for row in measured if segment in row.metrics),
+                next(row.metrics[segment].n for row in measured if segment in row.metrics),
                 [_mean_of(rows[name], segment, COMPARED[0]) for name in core],
             )
             for segment in segments
@@ -210,24 +210,23 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, An
     )
 
 
-def _cells(of: Seeds) -> dict[str, Any]:
+def _cells(of: Seeds) -> dict[str, object]:
     """One row of a table: means over seeds; interval and spread of Recall@50."""
-    metrics = [row.metrics[NOVEL] for row in of.values() if NOVEL in row.metrics]
-    recalls = [m[COMPARED[0]] for m in metrics]
-    first = next(iter(of.values()))
+    recalls = [row.metrics[NOVEL].estimates[COMPARED[0]] for row in of.values() if NOVEL in row.metrics]
+    margins = [(r.high - r.low) / 2 for r in recalls if r.high is not None and r.low is not None]
     return {
-        "seeds": sorted(of),
-        "recall": mean(r[0] for r in recalls) if recalls else None,
-        "margin": mean((r[2] - r[1]) / 2 for r in recalls) if recalls else None,
-        "spread": [r[0] for r in recalls],
-        "shown": [mean(m[name][0] for m in metrics) if metrics else None for name in SHOWN],
-        "pairs": first.pairs,
+        "recall": _mean_of(of, NOVEL, COMPARED[0]),
+        "margin": mean(margins) if margins else None,
+        "spread": [r.mean for r in recalls],
+        "shown": [_mean_of(of, NOVEL, name) for name in SHOWN],
+        "pairs": next(iter(of.values())).pairs,
         "seconds": mean(row.stage_seconds for row in of.values()),
     }
 
 
 def _mean_of(of: Seeds, segment: str, metric: str) -> float | None:
-    values = [row.metrics[segment][metric][0] for row in of.values() if segment in row.metrics]
+    found = (row.metrics[segment].estimates[metric].mean for row in of.values() if segment in row.metrics)
+    values = [value for value in found if value is not None]
     return mean(values) if values else None
 
 
