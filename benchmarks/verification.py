@@ -23,8 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from smar_model import digests
-from smar_model.lake import artifacts, shared_files, stage
+from smar_model.lake import artifacts, digests, shared_files, stage
 from smar_model.lake.artifacts import Attempt, manifest_path
 from smar_model.lake.checkout import commit
 from smar_model.lake.runs import Run, load_run

@@ -20,8 +20,8 @@ from smar_model.checks.drift_limits import drift_measures
 from smar_model.checks.expectations import SAMPLE, judge
 from smar_model.checks.outcomes import Check
 from smar_model.checks.run_checks import RunFigures, run_measures
-from smar_model.delivery.contracts import has_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import has_contract
 from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import StageContext
 

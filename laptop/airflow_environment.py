@@ -18,10 +18,10 @@ from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.shared_files import named_in_errors, replace_file
-from smar_model.process_identity import temporary_beside
 from smar_model.settings import REPOSITORY, home
 
 LOGIN = "admin"

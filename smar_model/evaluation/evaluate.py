@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25
 from smar_model.evaluation.diagnostics import hubness
@@ -47,6 +46,7 @@ from smar_model.evaluation.routing_quality import answer, flat_figures, routing_
 from smar_model.evaluation.shown_queries import show_queries
 from smar_model.evaluation.significance import LEVEL, ClusterBootstrap
 from smar_model.evaluation.terminal_table import METRIC_NAMES, SEGMENT_NAMES
+from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.ranking import NO_ROW, Ranker
 from smar_model.settings import Evaluation
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from smar_model.data.catalogue import read_catalogue
-from smar_model.delivery.contracts import load_contract
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from smar_model.evaluation.segments import query_segments
+from smar_model.lake.contracts import load_contract
 
 if TYPE_CHECKING:
     from smar_model.lake.stage import StageContext

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smar_model.data.training_pairs import in_novel_bucket
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
 from smar_model.evaluation.evaluation_set import EvaluationSet, synthetic_evaluation_set
@@ -26,6 +25,7 @@ from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precisi
 from smar_model.evaluation.relevance import judge
 from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.ranking import Ranking
 
 if TYPE_CHECKING:

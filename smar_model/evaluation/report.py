@@ -20,8 +20,6 @@ from PIL import Image
 
 from smar_model.checks.outcomes import read_checks
 from smar_model.data.catalogue import read_catalogue
-from smar_model.delivery.contracts import load_contract
-from smar_model.digests import digest_file
 from smar_model.evaluation import charts
 from smar_model.evaluation.decision import read_decision
 from smar_model.evaluation.evaluation_record import EvaluationRecord, Routing, read_evaluation
@@ -30,6 +28,8 @@ from smar_model.evaluation.query_drift import Drift
 from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped, segment_words
 from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
 from smar_model.lake.checkout import commit
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
 from smar_model.settings import REPOSITORY
 
 if TYPE_CHECKING:

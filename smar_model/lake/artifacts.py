@@ -29,9 +29,11 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from smar_model.delivery.contracts import Column, Contract, has_contract, load_contract
-from smar_model.digests import digest_json, digest_rows_once, digests_once
 from smar_model.errors import InputError
+from smar_model.lake.contracts import Column, Contract, has_contract, load_contract
+from smar_model.lake.digests import digest_json, digest_rows_once, digests_once
+from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
     create_if_absent,
     fetch_files,
@@ -51,8 +53,6 @@ from smar_model.lake.shared_files import (
     share_files,
     store,
 )
-from smar_model.process_identity import process_state, this_process
-from smar_model.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.settings import home
 
 ORPHAN_AGE_SECONDS = 7 * 24 * 3600

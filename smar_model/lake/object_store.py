@@ -27,7 +27,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from smar_model.errors import InputError, NoAnswer
-from smar_model.process_identity import temporary_beside
+from smar_model.lake.process_identity import temporary_beside
 
 SCHEMES = ("s3://", "gs://", "az://")
 TRANSFERS = 8

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smar_model.errors import InputError
-from smar_model.process_identity import is_temporary, temporary_beside, writer_state
+from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 from smar_model.settings import home
 
 if TYPE_CHECKING:
@@ -92,9 +92,11 @@ def read_files(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 def _read_plain_file(path: Path) -> bytes:
     # Not blocking: opening a pipe would wait for its writer.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InputError(f"{path}: a folder, pipe or device where a file of SMAR lies; move it away")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path}: a folder, pipe or device where a file of SMAR lies; move it away")
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         return file.readall()
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.digests import digest_file, digest_files, digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_whole_artifact, set_aside
+from smar_model.lake.digests import digest_file, digest_files, digest_json
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record

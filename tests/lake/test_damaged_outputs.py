@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import (
     ORPHAN_AGE_SECONDS,
@@ -32,6 +31,7 @@ from smar_model.lake.artifacts import (
     newest_artifact,
     sweep_orphans,
 )
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import Stage, StageContext, run_stage

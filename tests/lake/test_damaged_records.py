@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from smar_model import records
-from smar_model.digests import digest_raw_files
 from smar_model.errors import InputError, machine_failure
+from smar_model.lake import records
 from smar_model.lake.artifacts import (
     Attempt,
     find_artifact,
@@ -27,6 +26,7 @@ from smar_model.lake.artifacts import (
     newest_artifact,
     sweep_orphans,
 )
+from smar_model.lake.digests import digest_raw_files
 from smar_model.lake.runs import find_runs, load_run
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.settings import REPOSITORY

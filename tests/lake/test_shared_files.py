@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from smar_model.cli import main
-from smar_model.delivery.contracts import load_contract
 from smar_model.doctor import examine
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import artifacts, object_store, shared_files
@@ -34,6 +33,7 @@ from smar_model.lake.artifacts import (
     remove_artifact,
     sweep_orphans,
 )
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import create_run, find_runs, load_run

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from smar_model.delivery import contracts
-from smar_model.delivery.contracts import Contract, describe_tables, load_contract, read_contract
 from smar_model.errors import InputError
-from smar_model.lake import artifacts
+from smar_model.lake import artifacts, contracts
 from smar_model.lake.artifacts import Attempt, load_artifact, manifest_path, sweep_expired
+from smar_model.lake.contracts import Contract, describe_tables, load_contract, read_contract
 from smar_model.settings import REPOSITORY
 from tests.tiny_shop import publish_with
 
