@@ -13,15 +13,10 @@ A call stops where the next run would end after its minutes; the same command go
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -29,68 +24,27 @@ from smar_model.errors import InputError
 from smar_model.evaluation.comparison import TRAINED, Bench, Comparison, section
 from smar_model.evaluation.evaluation_record import Estimate
 from smar_model.evaluation.judge import METRICS, MODEL, WITH_BM25, Results, read_results
+from smar_model.evaluation.measured_rows import (
+    ROWS,
+    TIMING,
+    Measured,
+    SegmentFigures,
+    Timing,
+    append_row,
+    circumstances,
+    read_row,
+)
 from smar_model.evaluation.significance import ClusterBootstrap
 from smar_model.lake.artifacts import Artifact, remove_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.shared_files import replace_file
 from smar_model.network.variants import find_variant
-from smar_model.settings import REPOSITORY
 from smar_model.shop.open_shop import open_shop
 
-ROWS, TIMING = "rows.jsonl", "timing.json"
 PROBE_STEPS, PROBE_SECONDS = 20, 4.0
 """Steps of a stage in the first turn, and the least time that it then gets in the others: the first steps of a training are slow."""
 PROBE_ROUNDS, PROBE_SEED = 3, 1_000
 """Turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output. The first one is not counted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentFigures:
-    n: int
-    """Queries."""
-    estimates: dict[str, Estimate]
-    """By metric."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """What the probe of a row found, an entry of `timing.json`."""
-
-    digest: str
-    fixed_seconds: float
-    """Reading, encoding pictures."""
-    seconds_per_step: dict[str, float]
-    """By stage's section."""
-    commit: str
-    date: str
-    machine: str
-    steps: dict[str, int] = field(default_factory=dict)
-    """Within the budget, by stage's section."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A line of `rows.jsonl`: one row with one seed."""
-
-    name: str
-    seed: int
-    digest: str
-    """Of everything that the comparison asked of it: another digest is another row."""
-    stage: str
-    key: str
-    """Of the judged output in the lake, which holds each query's values."""
-    model: str
-    commit: str
-    date: str
-    machine: str
-    steps: dict[str, int]
-    pairs: int
-    """Seen in all trainings, the vision encoder's included."""
-    training_seconds: float
-    stage_seconds: float
-    """Wall time of all its training stages, reading and encoding included."""
-    metrics: dict[str, SegmentFigures]
-    """By segment."""
 
 
 def measure_missing(
@@ -283,7 +237,7 @@ def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[
             seconds_per_step={
                 stage: round(statistics.median(per_step[stage] for _, per_step in turns), 5) for stage in turns[0][1]
             },
-            **_circumstances(),
+            **circumstances(),
         )
         for name, turns in taken.items()
     }
@@ -334,7 +288,7 @@ def measure_row(bench: Bench, name: str, seed: int, *, steps: Mapping[str, Mappi
             sum(max(a.manifest["seconds"], a.metrics.get("training_seconds", 0)) for a in artifacts), 1
         ),
         metrics=summarise(read_results(judged, model), run.settings.evaluation.bootstrap_samples),
-        **_circumstances(),
+        **circumstances(),
     )
 
 
@@ -352,55 +306,3 @@ def summarise(results: Results, samples: int) -> dict[str, SegmentFigures]:
         )
         for segment, inside in results.segments.items()
     }
-
-
-def read_row(line: str) -> Measured:
-    """A line of `rows.jsonl`, which has `n` and metric → [mean, low, high] for each segment."""
-    content = json.loads(line)
-    metrics = {
-        segment: SegmentFigures(
-            n=figures.pop("n"),
-            estimates={metric: Estimate(mean=m, low=low, high=high) for metric, (m, low, high) in figures.items()},
-        )
-        for segment, figures in content.pop("metrics").items()
-    }
-    return Measured(**content, metrics=metrics)
-
-
-def append_row(file: Path, row: Measured) -> None:
-    metrics = {
-        segment: {"n": of.n} | {metric: list(asdict(estimate).values()) for metric, estimate in of.estimates.items()}
-        for segment, of in row.metrics.items()
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as lines:
-        content = asdict(row) | {"metrics": metrics}
-        lines.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-
-
-def _circumstances() -> dict[str, str]:
-    """Commit (with + where files differ from it), date and machine."""
-
-    def git(*arguments: str) -> str:
-        asked = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        return asked.stdout.strip()
-
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "smar_model", "jobs", "sql") else ""
-    return {
-        "commit": f"{git('rev-parse', '--short', 'HEAD')}{changed}" or "unknown",
-        "date": str(datetime.now(UTC).date()),
-        "machine": _machine(),
-    }
-
-
-def _machine() -> str:
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    cards = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    return ", ".join([names[0] if names else platform.machine(), cores, *cards])

@@ -18,9 +18,10 @@ import jinja2
 import numpy as np
 
 from smar_model.errors import InputError
-from smar_model.evaluation.compare import ROWS, Measured, current_rows, known_steps
+from smar_model.evaluation.compare import current_rows, known_steps
 from smar_model.evaluation.comparison import Bench
 from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
+from smar_model.evaluation.measured_rows import ROWS, Measured
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
 from smar_model.lake.artifacts import find_artifact
 from smar_model.lake.shared_files import replace_file

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from smar_model.errors import InputError
-from smar_model.evaluation.compare import Measured, current_rows, measure_missing
+from smar_model.evaluation.compare import current_rows, measure_missing
 from smar_model.evaluation.comparison import Bench, Comparison, Row, Trainings, load_yaml
 from smar_model.evaluation.judge import NOVEL
+from smar_model.evaluation.measured_rows import Measured
 from smar_model.lake.stage import Stage
 
 PANELS = {NOVEL: "Overall", "fashion": "Fashion", "not_fashion": "Not-fashion"}
