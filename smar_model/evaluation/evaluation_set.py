@@ -58,12 +58,20 @@ class EvaluationSet:
 
     def followed_by(self, other: EvaluationSet) -> EvaluationSet:
         """These queries, then the other's; basis and counts are of these."""
-        names = ("query_ids", "queries", "clusters", "is_visual", "departments", "targets")
+
+        def both(name: str) -> np.ndarray:
+            return np.concatenate([getattr(self, name), getattr(other, name)])
+
         return replace(
             self,
+            query_ids=both("query_ids"),
+            queries=both("queries"),
+            clusters=both("clusters"),
+            is_visual=both("is_visual"),
+            departments=both("departments"),
+            targets=both("targets"),
             found=self.found.followed_by(other.found),
             graded=self.graded.followed_by(other.graded),
-            **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names},
         )
 
     def segments(self) -> dict[str, np.ndarray]:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from smar_model.evaluation.evaluation_record import Estimate
 from smar_model.settings import REPOSITORY
 
@@ -91,7 +93,13 @@ def append_row(file: Path, row: Measured) -> None:
         os.fsync(lines.fileno())
 
 
-def circumstances() -> dict[str, str]:
+class Circumstances(TypedDict):
+    commit: str
+    date: str
+    machine: str
+
+
+def circumstances() -> Circumstances:
     """Commit (with + where files differ from it), date and machine."""
 
     def git(*arguments: str) -> str:

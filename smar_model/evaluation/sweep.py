@@ -69,8 +69,8 @@ def recalls(settings: Sweep, rows: Sequence[Measured], segment: str) -> dict[tup
     """Measured point → Recall@50 of a segment, mean over seeds."""
     found: dict[tuple[float, float, float], list[float]] = {}
     for row in rows:
-        if segment in row.metrics:
-            found.setdefault(settings.points()[row.name], []).append(row.metrics[segment].estimates[METRIC].mean)
+        if segment in row.metrics and (recall := row.metrics[segment].estimates[METRIC].mean) is not None:
+            found.setdefault(settings.points()[row.name], []).append(recall)
     return {point: mean(values) for point, values in found.items()}
 
 
