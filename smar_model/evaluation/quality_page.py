@@ -7,8 +7,8 @@ the rows that they are of, so that the page can be written where that lake is no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
@@ -44,6 +44,18 @@ GUARDED = ("not_fashion", "title_rich", "no_picture")
 SHARES = (NOVEL, "all", "fashion")
 
 Seeds = Mapping[int, Measured]
+BySegment = dict[str, dict[str, Any]]
+"""Segment → figures: of a pair `n` and metric → mean, low, high, p, by_seed; of a recovered share mean, low, high."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """An entry of `differences.json`: how rows differ, with the rows that it is of."""
+
+    rows: list[list[str | int]]
+    """Name, seed and digest of each."""
+    seeds: list[int]
+    segments: BySegment
 
 
 def write_page(bench: Bench, *, command: str) -> Path:
@@ -52,16 +64,18 @@ def write_page(bench: Bench, *, command: str) -> Path:
     for row in current_rows(bench):
         by_name.setdefault(row.name, {})[row.seed] = row
     file = bench.folder / DIFFERENCES
-    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    old = {title: Compared(**entry) for title, entry in content.items()}
     found = compare_rows(bench, by_name, old)
     if found != old:
-        replace_file(file, json.dumps(found, ensure_ascii=False, indent=0))
+        content = {title: asdict(entry) for title, entry in found.items()}
+        replace_file(file, json.dumps(content, ensure_ascii=False, indent=0))
     page = bench.folder.with_suffix(".md")
     replace_file(page, render(bench, by_name, found, command=command))
     return page
 
 
-def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Any]) -> dict[str, Any]:
+def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Compared]) -> dict[str, Compared]:
     """Differences of the comparison's pairs and recovered shares; taken from `old` where they are of the same rows.
 
     Raises:
@@ -76,19 +90,21 @@ def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Any]
         there = [r for r in found if r is not None]
         return there if len(there) == len(seeds) else None
 
-    found: dict[str, Any] = {}
+    found: dict[str, Compared] = {}
 
-    def add(title: str, names: Sequence[str], figures: Any) -> None:
+    def add(title: str, names: Sequence[str], figures: Callable[..., BySegment]) -> None:
         involved = [rows[name] for name in names if name in rows]
         seeds = _common_seeds(involved) if len(involved) == len(names) else []
         if not seeds:
             return
-        ids = [[_of(of, seed).name, _of(of, seed).seed, _of(of, seed).digest] for of in involved for seed in seeds]
-        if old.get(title, {}).get("rows") == ids:
+        ids: list[list[str | int]] = [
+            [_of(of, seed).name, _of(of, seed).seed, _of(of, seed).digest] for of in involved for seed in seeds
+        ]
+        if title in old and old[title].rows == ids:
             found[title] = old[title]
         elif all(values := [results(of, seeds) for of in involved]):
             _refuse_other_queries(title, [r for each in values for r in each or []])
-            found[title] = {"rows": ids, "seeds": seeds, "segments": figures(*values)}
+            found[title] = Compared(rows=ids, seeds=seeds, segments=figures(*values))
 
     for pair in comparison.pairs:
         add(f"{pair.first} − {pair.second}", (pair.first, pair.second), difference)
@@ -124,7 +140,7 @@ def _refuse_other_queries(title: str, results: Sequence[Results]) -> None:
         )
 
 
-def difference(first: Sequence[Results], second: Sequence[Results]) -> dict[str, Any]:
+def difference(first: Sequence[Results], second: Sequence[Results]) -> BySegment:
     """First − second by segment and metric: mean over seeds of the same queries, interval, p, and each seed's own."""
     clusters = first[0].clusters
     by_seed = np.stack(
@@ -153,7 +169,7 @@ def difference(first: Sequence[Results], second: Sequence[Results]) -> dict[str,
     }
 
 
-def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequence[Results]) -> dict[str, Any]:
+def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequence[Results]) -> BySegment:
     """(model − floor) / (oracle − floor) of target Recall@50 by segment, means over seeds."""
     values = [np.mean([r.values[COMPARED[0]] for r in each], axis=0) for each in (model, floor, oracle)]
     bootstrap = ClusterBootstrap(model[0].clusters, samples=SAMPLES, seed=0)
@@ -165,7 +181,7 @@ def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequen
     return shares
 
 
-def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Any], *, command: str) -> str:
+def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Compared], *, command: str) -> str:
     """The page as Markdown."""
     comparison = bench.comparison
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -200,11 +216,11 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, An
             )
             for segment in segments
         ],
-        pairs=[(pair, entry and {"seeds": entry["seeds"], **entry["segments"]}) for pair, entry in pairs],
+        pairs=[(pair, entry and entry.segments) for pair, entry in pairs],
         guarded=GUARDED,
         metric=COMPARED[0],
         compared={COMPARED[1]: "nDCG@10", COMPARED[2]: "P@50"},
-        shares={title: entry["segments"] for title, entry in differences.items() if " of " in title},
+        shares={title: entry.segments for title, entry in differences.items() if " of " in title},
         steps=known_steps(bench),
         sweep="sweep.svg" if (bench.folder / "sweep.svg").is_file() else None,
         root=REPOSITORY.name,
