@@ -30,6 +30,11 @@ from smar_model.lake.stage_code import code_version
 STAGE = "extract-clicks-day"
 SAMPLE_BUCKETS = 1_000_000
 """Into which shoppers are hashed, to draw `clicks.sample_share` of them."""
+BOT_CLICKS, BOT_DWELL_SECONDS = 5, 1.0
+"""A session with as many clicks, all of them sooner after their impression, is a bot; likewise one with as many clicks, carts or
+orders on what it was not shown."""
+SKEW_SECONDS = 15 * 60
+"""How far clocks and late delivery may move an event out of its folder's day."""
 
 
 def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
@@ -110,11 +115,11 @@ def _extract(
         salt=secrets.token_hex(16),
         catalogue_numbers=catalogue_numbers,
         kinds=list(kinds or ()),
-        skew_seconds=60 * settings.skew_minutes,
+        skew_seconds=SKEW_SECONDS,
         bot_requests_per_day=settings.bot_requests_per_day,
         bot_requests_per_minute=settings.bot_requests_per_minute,
-        bot_clicks=settings.bot_clicks,
-        bot_dwell_seconds=settings.bot_dwell_seconds,
+        bot_clicks=BOT_CLICKS,
+        bot_dwell_seconds=BOT_DWELL_SECONDS,
     )
     # Hidden: this attempt does not publish it, and it is swept with the attempt.
     folder = context.output(".days")

@@ -136,7 +136,7 @@ STAGES: dict[str, Stage] = {
             work="smar_model.training.text_only:run",
             inputs=(*_TRAINING_TABLES, "train-tokenizer"),
             optional_inputs=("mine-negatives",),
-            settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune", "training.text_only_steps"),
+            settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune"),
             shared=True,
         ),
         Stage(
