@@ -25,7 +25,8 @@ from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.delivery.contracts import load_contract, write_rows
 from smar_model.digests import digest_file, digest_json
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, find_whole_artifact
+from smar_model.lake.artifacts import Artifact, find_artifact, find_whole_artifact
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext, digest_code
 from smar_model.settings import REPOSITORY
 

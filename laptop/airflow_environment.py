@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -18,9 +17,11 @@ from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from smar_model.digests import digest_file
 from smar_model.errors import InputError
-from smar_model.lake.shared_files import named_in_errors, replace_file
+from smar_model.lake.durable_files import named_in_errors, replace_plain_file
 from smar_model.process_identity import temporary_beside
 from smar_model.settings import REPOSITORY, home
 
@@ -100,7 +101,7 @@ def prepare() -> None:
         _fail_interrupted_runs()
         return
     migrate(environment())
-    replace_file(mark, "")
+    replace_plain_file(mark, "")
 
 
 def migrate(variables: dict[str, str]) -> None:
@@ -147,16 +148,18 @@ def one_at_a_time() -> Iterator[None]:
         InputError: `make ui` or `make retrain` runs already on the same home folder.
     """
     path = home() / "airflow.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it with this process
-        except OSError:
-            raise InputError(
-                f"{path}: `make ui` or `make retrain` runs already for this folder; trigger `smar_retrain` on the page "
-                "that `make ui` printed, or end that command first"
-            ) from None
+    lock = FileLock(path, fallback_to_soft=False)  # the kernel frees it with this process
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"{path}: `make ui` or `make retrain` runs already for this folder; trigger `smar_retrain` on the page "
+            "that `make ui` printed, or end that command first"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _secret(path: Path) -> str:

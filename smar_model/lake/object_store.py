@@ -1,4 +1,4 @@
-"""An object store by URL: named objects with conditional writes, copied from and to files.
+"""An object store by URL: named objects with conditional writes, copied from and to files; and what machines share in one.
 
 S3, Google's and Azure's stores through obstore, which knows create-if-absent and compare-and-swap of all three. Credentials and address come
 from the environment, as the stores' own tools take them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …).
@@ -27,6 +27,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.durable_files import HomeFolder, flush, replace_plain_file
 from smar_model.process_identity import temporary_beside
 
 SCHEMES = ("s3://", "gs://", "az://")
@@ -191,6 +192,83 @@ class ObjectStore:
             ) from error
         except BaseError as error:
             raise NoAnswer(f"{self.url}: the object store does not answer ({_first_line(error)})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFiles:
+    """`SharedFiles` in an object store, of which a machine's home folder holds copies: objects have the names of files in it."""
+
+    store: ObjectStore
+    home: Path
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.home).as_posix()
+
+    def is_file(self, path: Path) -> bool:
+        return self.store.exists(self._name(path))
+
+    def read_bytes(self, path: Path) -> bytes:
+        content = self.store.read(self._name(path))
+        if content is None:
+            raise FileNotFoundError(f"{self.store.url}/{self._name(path)}")
+        return content[0]
+
+    def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
+        paths = list(paths)
+        contents = self.store.read_many(map(self._name, paths))
+        return {path: content for path, content in zip(paths, contents, strict=True) if content is not None}
+
+    def create_if_absent(self, path: Path, text: str) -> bool:
+        is_first = self.store.create(self._name(path), text.encode())
+        if is_first:
+            replace_plain_file(path, text)
+        return is_first
+
+    def replace_file(self, path: Path, text: str) -> None:
+        self.store.put(self._name(path), text.encode())
+        replace_plain_file(path, text)
+
+    def read_to_replace(self, path: Path) -> tuple[bytes, Version]:
+        return self.store.read(self._name(path)) or (b"", Version())
+
+    def replace_unchanged(self, path: Path, text: str, known_by: Version) -> bool:
+        return self.store.swap(self._name(path), text.encode("utf-8", "surrogateescape"), known_by)
+
+    def move_unchanged(self, path: Path, to: Path, content: bytes) -> bool:
+        now = self.store.read(self._name(path))
+        # Emptied first, so that one of several does it.
+        if now is None or now[0] != content or (content and not self.store.swap(self._name(path), b"", now[1])):
+            return False
+        self.store.put(self._name(to), content)
+        self.remove_file(path)
+        return True
+
+    def listed(self, folder: Path) -> tuple[list[Path], list[Path]]:
+        files, folders = self.store.directly_in(self._name(folder))
+        return [self.home / name for name in files], [self.home / name for name in folders]
+
+    def sizes(self, folder: Path) -> dict[Path, int]:
+        return {self.home / found.name: found.bytes for found in self.store.within(self._name(folder))}
+
+    def last_written(self, folder: Path) -> float:
+        return max((found.modified.timestamp() for found in self.store.within(self._name(folder))), default=0.0)
+
+    def share_files(self, paths: Iterable[Path]) -> None:
+        self.store.upload({self._name(path): path for path in paths})
+
+    def fetch_files(self, paths: Iterable[Path]) -> None:
+        files = {self._name(path): path for path in paths}
+        self.store.download(files)
+        for folder in {path.parent for path in files.values()}:
+            flush(folder)
+
+    def remove_file(self, path: Path) -> None:
+        self.store.delete([self._name(path)])
+        path.unlink(missing_ok=True)
+
+    def remove_folder(self, folder: Path) -> None:
+        self.store.delete(map(self._name, self.sizes(folder)))
+        HomeFolder().remove_folder(folder)
 
 
 def _first_line(error: Exception) -> str:

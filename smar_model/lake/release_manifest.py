@@ -23,7 +23,8 @@ import yaml
 
 from smar_model.digests import digest_bytes, digest_json, digests_once
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import content_digests, has_output
+from smar_model.lake.artifacts import has_output
+from smar_model.lake.output_digests import content_digests
 from smar_model.lake.runs import load_run, run_folder
 from smar_model.lake.shared_files import read_file, replace_file
 from smar_model.lake.signing_keys import sign, verify_signature

@@ -50,14 +50,8 @@ from smar_model.data.token_tables import ItemTokens, find_rows, read_item_tokens
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.digests import digest_bytes, digest_file, digest_json
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import (
-    Artifact,
-    Attempt,
-    checkpoint_stage,
-    find_checkpoints,
-    is_whole,
-    newest_artifact,
-)
+from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, is_whole, newest_artifact
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model, model_digest

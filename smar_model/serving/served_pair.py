@@ -17,8 +17,8 @@ from smar_model.lake.runs import load_run
 from smar_model.network.model import load_model, model_digest
 from smar_model.retrieval.embed import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+from smar_model.serving.api_schemas import TEXT_ONLY
 
-TEXT_ONLY = "text-only"
 EXAMPLES = 8
 
 

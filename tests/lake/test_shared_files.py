@@ -24,21 +24,15 @@ from smar_model.cli import main
 from smar_model.delivery.contracts import load_contract
 from smar_model.doctor import examine
 from smar_model.errors import InputError, NoAnswer
-from smar_model.lake import artifacts, object_store, shared_files
-from smar_model.lake.artifacts import (
-    Attempt,
-    DamagedOutput,
-    find_artifact,
-    lake,
-    load_artifact,
-    remove_artifact,
-    sweep_orphans,
-)
+from smar_model.lake import object_store, shared_files, sweeping
+from smar_model.lake.artifacts import DamagedOutput, find_artifact, lake, load_artifact, remove_artifact
 from smar_model.lake.object_store import ObjectStore, Version
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import create_run, find_runs, load_run
 from smar_model.lake.shared_files import create_if_absent, files_in, read_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY, home
@@ -209,12 +203,12 @@ def test_files_without_a_manifest_are_nothing_and_swept_when_they_are_old(
     on("second")
     store = shared_files.store()
     assert store is not None and find_artifact("stage", "key") is None
-    assert artifacts.sweep_orphans() == 0 and len(list(store.within("lake"))) == 1
+    assert sweeping.sweep_orphans() == 0 and len(list(store.within("lake"))) == 1
     kept = Attempt("stage", "other")
     (kept.folder / "whole.txt").write_text("whole")
     kept.publish(metrics={}, inputs={}, settings={})
-    monkeypatch.setattr(artifacts, "ORPHAN_AGE_SECONDS", -1)
-    assert artifacts.sweep_orphans() == 1
+    monkeypatch.setattr(sweeping, "ORPHAN_AGE_SECONDS", -1)
+    assert sweeping.sweep_orphans() == 1
     assert {Path(found.name).name for found in store.within("lake")} == {"other.json", "whole.txt"}
 
 
@@ -226,13 +220,13 @@ def test_what_is_removed_or_expired_is_so_on_every_machine(
     on("second")
     assert len(load_artifact(WORK.name, made.key).files("fashion_labels")) == 1
     contract = load_contract("fashion_labels").model_copy(update={"retention_days": 1})
-    monkeypatch.setattr(artifacts, "load_contract", lambda table: contract)
+    monkeypatch.setattr(sweeping, "load_contract", lambda table: contract)
     publish_with(WORK.name, made.key, finished_at=datetime(2026, 1, 1, tzinfo=UTC).isoformat())
-    assert artifacts.sweep_expired() == 1
+    assert sweeping.sweep_expired() == 1
     on("first")
     assert load_artifact(WORK.name, made.key).files("fashion_labels") == []
-    assert artifacts.sweep_expired() == 1, "its own copy"
-    assert artifacts.sweep_expired() == 0
+    assert sweeping.sweep_expired() == 1, "its own copy"
+    assert sweeping.sweep_expired() == 0
     remove_artifact(made)
     on("second")
     assert find_artifact(WORK.name, made.key) is None
@@ -260,7 +254,7 @@ def test_a_damaged_copy_is_fetched_again_and_what_is_damaged_in_the_store_is_mad
     on("first")
     assert load_artifact(WORK.name, made.key).place.name == again.place.name
     assert load_artifact(WORK.name, made.key).file("model/weights.bin").read_bytes() == bytes(6_000_000)
-    assert artifacts.sweep_orphans() == 0, "set aside, and kept"
+    assert sweeping.sweep_orphans() == 0, "set aside, and kept"
 
 
 def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_home_folder(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
 from smar_model.network.model import model_digest

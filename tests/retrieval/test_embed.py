@@ -18,9 +18,10 @@ from smar_model.data.catalogue import decode_thumbnail, read_catalogue, read_thu
 from smar_model.data.patch_tokens import PatchTokens
 from smar_model.data.text_tokens import encode_items, load_tokenizer
 from smar_model.data.token_tables import ItemTokens
-from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.network.model import RetrievalModel, load_model
 from smar_model.retrieval import embed as embedding
 from smar_model.retrieval.embed import ItemEmbedder, embed_catalogue, load_embeddings
