@@ -153,7 +153,7 @@ class Artifact:
         Raises:
             DamagedOutput: one is gone or has changed.
         """
-        names = self.manifest["files"]
+        names = list(self.manifest["files"])
         if store() and not fetch:
             names = [name for name in names if (self.place / name).is_file()]
         self._verify(names)
@@ -339,7 +339,7 @@ def _load(stage: str, key: str) -> Artifact:
 
 def _parse_manifest(content: bytes, path: Path) -> Manifest:
     what_to_do = "what it lists counts as not there; the stage makes it again when it is run"
-    manifest = parse_record(content, _MANIFEST, path=path, what_to_do=what_to_do)
+    manifest: Manifest = parse_record(content, _MANIFEST, path=path, what_to_do=what_to_do)
     if not re.fullmatch(r"[\w-]+", manifest["attempt"]):
         raise DamagedRecord(path, f"attempt: {manifest['attempt']!r} names no folder", what_to_do)
     return manifest

@@ -85,15 +85,16 @@ def copy_files(files: Iterable[Path], *, root: Path, to: Path) -> None:
 
 
 @contextmanager
-def _written_beside(path: Path, text: str) -> Iterator[Path]:
+def _written_beside(path: Path, text: str, mode: int = 0o666) -> Iterator[Path]:
     """A file with this text, on the disk, beside the name that it is to get; the folder is flushed when it has got it."""
     make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
-        with named_in_errors(temporary), temporary.open("w", encoding="utf-8") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with named_in_errors(temporary), open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
@@ -106,6 +107,16 @@ def replace_plain_file(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
+def create_plain_file(path: Path, text: str, *, mode: int = 0o666) -> bool:
+    """Create a file with its whole content in one step; False where it existed already. `mode`: who may read it, less the umask."""
+    with _written_beside(path, text, mode) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    return True
+
+
 def read_plain_file(path: Path) -> bytes:
     """A file's content.
 
@@ -114,10 +125,14 @@ def read_plain_file(path: Path) -> bytes:
         InputError: a folder, pipe or device has its name.
     """
     # Not blocking: opening a pipe would wait for its writer.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path}: a folder, pipe or device where a file of SMAR lies; move it away")
-        return file.readall()
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.readall()
+    finally:
+        os.close(descriptor)
 
 
 def _content_if_there(path: Path) -> bytes | None:
@@ -139,12 +154,7 @@ class HomeFolder:
         return {path: content for path in paths if (content := _content_if_there(path)) is not None}
 
     def create_if_absent(self, path: Path, text: str) -> bool:
-        with _written_beside(path, text) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-        return True
+        return create_plain_file(path, text)
 
     def replace_file(self, path: Path, text: str) -> None:
         replace_plain_file(path, text)

@@ -2,7 +2,7 @@
 
     SMAR_STORE unset               they lie in SMAR_HOME, which one machine has or several see (`HomeFolder`)
     SMAR_STORE=s3://bucket/prefix  (gs://, az://) they lie there, by the same names; SMAR_HOME is this machine's own, and keeps copies
-                                   (`StoredFiles`)
+                                   (`ObjectStore`)
 
 A file is named by its path in SMAR_HOME in both cases. Other paths (Airflow's own files, a page to commit) are plain files.
 The functions of this module do for a path what `SharedFiles` says, where that path lies.
@@ -105,9 +105,7 @@ def files_at(path: Path) -> SharedFiles:
     found = store()
     if found is None or not path.is_relative_to(home()) or not {*path.relative_to(home()).parts[:1]} & SHARED:
         return HomeFolder()
-    from smar_model.lake.object_store import StoredFiles
-
-    return StoredFiles(found, home())
+    return found
 
 
 def is_file(path: Path) -> bool:

@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from smar_model.serving.api_schemas import BatchQuestion
 from smar_model.serving.metrics import Metrics
 
-Answer, Arguments = TypeVar("Answer"), ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
 
 SMALL_QUERIES, SMALL_HITS = 16, 256
 """A request for no more than both is small."""
