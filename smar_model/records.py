@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from smar_model.errors import InputError
 
-Form = TypeVar("Form")
 OPEN = ConfigDict(extra="allow", strict=True)
 """For the TypedDict of a record's form: keys that it does not name are kept, as a later version may have written them."""
 
@@ -32,7 +31,7 @@ class DamagedRecord(InputError):
         self.path, self.why = path, why
 
 
-def parse_record(content: bytes, form: TypeAdapter[Form], *, path: Path | str, what_to_do: str) -> Form:
+def parse_record(content: bytes, form: TypeAdapter[Any], *, path: Path | str, what_to_do: str) -> Any:
     """A record's values.
 
     Raises:

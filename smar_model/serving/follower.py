@@ -90,6 +90,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._others = LRUCache(self.others_kept)
+        self.metrics.serving_champion.set_function(lambda: float(self._serves_champion()))
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._follow, name="follow-registry", daemon=True)
@@ -127,7 +128,6 @@ class Follower:
             self.reload_problem = f"model {name!r} has no champion; `make retrain` trains and promotes one"
         if self.reload_problem:
             self._fall_back()
-        self.metrics.serving_champion.set(float(self.champion is not None and self.reload_problem is None))
         if self.champion:
             self.text_only_missing = PART_OF_NONE if self.part is not None else why_no_text_only(self.champion.run)
             if not self.examples and time.monotonic() >= self._examples_again_at:
@@ -270,6 +270,9 @@ class Follower:
             if self.others_kept:
                 self._others[_pointer(pair)] = pair
 
+    def _serves_champion(self) -> bool:
+        return self.champion is not None and self.reload_problem is None
+
     def _serving(self) -> str:
         pair = self.champion
         return _named_pair(pair.version, pair.index_digest) if pair else "nothing"
@@ -284,7 +287,7 @@ class Follower:
             version=pair.version if pair else None,
             model_digest=pair.model_digest if pair else None,
             index_digest=pair.index_digest if pair else None,
-            is_champion=pair is not None and problem is None,
+            is_champion=self._serves_champion(),
             problems=list(filter(None, (problem, self.registry_problem))),
         )
 
