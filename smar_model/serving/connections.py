@@ -158,7 +158,10 @@ class BoundedConnection(HttpToolsProtocol):
                         raise
                     cycle.disconnected = True  # uvicorn tells only the last of several requests, and later
 
-            await app(scope, receive, send_while_open)
+            if self.transport.is_closing():  # ended for what came behind it: nothing is worked on for nobody
+                cycle.disconnected = True
+            else:
+                await app(scope, receive, send_while_open)
 
         super()._start_asgi_task(cycle, answer)
 
