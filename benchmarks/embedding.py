@@ -31,9 +31,9 @@ import torch
 from smar_model.data.catalogue import decode_thumbnail, iterate_pictures
 from smar_model.data.patch_tokens import read_item_pictures, read_patch_tokens
 from smar_model.data.token_tables import read_item_tokens
-from smar_model.digests import digest_file
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
+from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import Run, create_run, load_run
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import load_model, new_model, save_model

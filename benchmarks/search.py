@@ -35,8 +35,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.lake.checkout import commit
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, load_run
 from smar_model.network.model import load_model, model_digest, new_model, save_model
 from smar_model.retrieval import index as indexing

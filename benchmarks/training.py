@@ -44,9 +44,9 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from smar_model.data.token_tables import read_item_tokens, read_pair_tokens
-from smar_model.digests import digest_file
 from smar_model.evaluation.comparison import merged
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import save_model

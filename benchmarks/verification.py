@@ -23,8 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from smar_model import digests
-from smar_model.lake import artifacts, durable_files, publishing, stage
+from smar_model.lake import artifacts, digests, durable_files, publishing, stage
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.checkout import commit
 from smar_model.lake.publishing import Attempt

@@ -19,8 +19,8 @@ from smar_model.checks.checks_page import TableRows, render_page
 from smar_model.checks.drift_limits import drift_measures
 from smar_model.checks.expectations import SAMPLE, Check, judge
 from smar_model.checks.run_checks import RunFigures, run_measures
-from smar_model.delivery.contracts import has_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import has_contract
 from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import StageContext
 

@@ -22,10 +22,10 @@ from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.data.catalogue import read_catalogue_numbers
-from smar_model.delivery.contracts import load_contract, write_rows
-from smar_model.digests import digest_file, digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, find_artifact, find_whole_artifact
+from smar_model.lake.contracts import load_contract, write_rows
+from smar_model.lake.digests import digest_file, digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext, digest_code
 from smar_model.settings import REPOSITORY
@@ -34,7 +34,7 @@ STAGE = "extract-clicks-day"
 CODE = (
     "jobs/extract_click_days.py",
     "jobs/spark_session.py",
-    "smar_model/delivery/contracts.py",
+    "smar_model/lake/contracts.py",
     "smar_model/delivery/json_lines.py",
     "sql/extract_clicks_days.sql",
     "sql/find_typed_numbers.sql",

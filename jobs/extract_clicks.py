@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession
 from jobs.extract_click_days import count_events, extract_days
 from jobs.position_bias import estimate_propensities
 from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
-from smar_model.delivery.contracts import write_rows
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import write_rows
 from smar_model.lake.stage import StageContext
 
 POSITIONS = 50

@@ -20,8 +20,8 @@ import numpy as np
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from jobs.spark_session import run_sql, spark_schema, start_session
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.settings import Spark
 from smar_model.shop import sample_shop, shoppers
 from smar_model.shop.drawing import draw_book, draw_device, draw_garment, draw_package

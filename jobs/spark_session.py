@@ -28,9 +28,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, LongType, StringType, StructType
 
-from smar_model.delivery.contracts import Contract, load_contract, read_parquet_footer, read_parquet_schema
 from smar_model.delivery.json_lines import count_lines, is_json_lines, mend_line, refuse_lines
 from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer, read_parquet_schema
 from smar_model.lake.stage import StageContext
 from smar_model.settings import REPOSITORY, Spark, home
 

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_published
 from smar_model.checks.expectations import SAMPLE, Measure
-from smar_model.delivery.contracts import Contract, Demand, load_contract
+from smar_model.lake.contracts import Contract, Demand, load_contract
 
 _UNIQUE = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
 _ROW_COUNT = "expect_table_row_count_to_be_between"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
 from smar_model.lake.durable_files import create_plain_file, replace_plain_file
 from smar_model.settings import REPOSITORY, home
 

@@ -17,8 +17,8 @@ from laptop.airflow_environment import environment, one_at_a_time, prepare
 from laptop.processes import adopt_orphans, end_all
 from laptop.run_dag import run_name
 from smar_model.errors import InputError, machine_failure
+from smar_model.lake.records import DamagedRecord
 from smar_model.lake.runs import Run, load_run, parse_state, run_folder
-from smar_model.records import DamagedRecord
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from smar_model.lake.stage import Stage
 
 _SPARK = (
-    *("jobs/spark_session.py", "sql/functions.sql", "smar_model/delivery/contracts.py"),
+    *("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py"),
     "smar_model/delivery/json_lines.py",
 )
 _NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from smar_model.delivery.contracts import load_contract
-from smar_model.digests import digest_json
 from smar_model.lake.artifacts import Artifact, lake, manifest_path
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.shared_files import read_file, replace_file
 from smar_model.lake.stage import run_stage

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from smar_model.checks.expectations import Measure
-from smar_model.delivery.contracts import load_contract
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import load_contract
 
 _MEANING = {
     "auc": "AUC of a classifier that tells synthetic from true queries",

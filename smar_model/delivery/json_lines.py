@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from smar_model.delivery.contracts import Contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import Contract
 
 LONGEST_TEXT = 200_000
 """Characters that are kept of a text that Spark's reader does not take for its length; every job's rules refuse shorter ones."""

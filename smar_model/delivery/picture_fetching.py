@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, Pro
 
 from smar_model.delivery.picture_formats import ACCEPT, decode_picture, is_picture
 from smar_model.delivery.picture_stores import UnusablePicture, fetched_folder, fetched_path
-from smar_model.process_identity import temporary_beside
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.settings import Pictures
 
 HOSTS_AT_ONCE = 8

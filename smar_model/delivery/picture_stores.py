@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from smar_model.digests import digest_bytes, digest_json, digest_raw_files
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_bytes, digest_json, digest_raw_files
 from smar_model.settings import home
 
 NO_SUCH_PICTURE = "no such picture"

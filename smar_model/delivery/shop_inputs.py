@@ -18,8 +18,8 @@ from datetime import date
 from pathlib import Path
 
 from smar_model.delivery.picture_stores import PictureStore
-from smar_model.digests import digest_raw_files
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_raw_files
 from smar_model.settings import Settings
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from smar_model.digests import digest_json
 from smar_model.errors import InputError
 from smar_model.evaluation.comparison import TRAINED, Bench, Comparison, section
 from smar_model.evaluation.judge import METRICS, MODEL, WITH_BM25, Results, read_results
 from smar_model.evaluation.significance import ClusterBootstrap
 from smar_model.lake.artifacts import Artifact, remove_artifact
+from smar_model.lake.digests import digest_json
 from smar_model.lake.shared_files import replace_file
 from smar_model.network.variants import find_variant
 from smar_model.settings import REPOSITORY

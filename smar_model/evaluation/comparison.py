@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from smar_model.digests import digest_json
 from smar_model.evaluation.oracle import REVEAL
+from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.settings import (

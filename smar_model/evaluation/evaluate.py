@@ -25,7 +25,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from smar_model.data.catalogue import read_catalogue
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity
 from smar_model.evaluation.diagnostics import alignment, embedding_health, gap, hubness, near_duplicates
@@ -46,6 +45,7 @@ from smar_model.evaluation.segments import query_segments
 from smar_model.evaluation.shown_queries import choose_shown_queries
 from smar_model.evaluation.significance import LEVEL, ClusterBootstrap, compare_by_segment
 from smar_model.evaluation.terminal_table import METRIC_NAMES, SEGMENT_NAMES, format_table
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.release_copies import released_folder
 from smar_model.retrieval.ranking import NO_ROW, Ranker, Ranking
 from smar_model.settings import Evaluation as EvaluationSettings

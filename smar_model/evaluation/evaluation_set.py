@@ -24,11 +24,11 @@ import pyarrow.dataset as ds
 
 from smar_model.data.catalogue import numbers_in_catalogue
 from smar_model.data.query_text import maskable_numbers, normalise_query
-from smar_model.delivery.contracts import load_contract, read_parquet_schema
 from smar_model.delivery.json_lines import is_json_lines, read_json_lines
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.relevance import Relevance
+from smar_model.lake.contracts import load_contract, read_parquet_schema
 
 CLICK_GRADE, ORDER_GRADE = 1, 2
 SYNTHETIC_QUERIES, SYNTHETIC_WORDS = 4, 5

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from smar_model.data.catalogue import read_catalogue
 from smar_model.data.training_pairs import in_novel_bucket
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, synthetic_evaluation_set
@@ -27,6 +26,7 @@ from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precisi
 from smar_model.evaluation.relevance import judge
 from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES, query_segments
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.ranking import Ranking
 
 if TYPE_CHECKING:

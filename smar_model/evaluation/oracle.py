@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.evaluation.evaluation_set import read_contract_table
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.network.variants import find_variant

@@ -25,8 +25,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from smar_model.delivery.contracts import load_contract, write_rows
 from smar_model.evaluation.charts import draw_svg
+from smar_model.lake.contracts import load_contract, write_rows
 
 if TYPE_CHECKING:
     from smar_model.lake.stage import StageContext

@@ -19,13 +19,13 @@ import pyarrow.dataset as ds
 from PIL import Image
 
 from smar_model.data.catalogue import read_catalogue
-from smar_model.delivery.contracts import load_contract
-from smar_model.digests import digest_file
 from smar_model.evaluation import charts
 from smar_model.evaluation.evaluate import COMPARED_METRICS, RECALL_DEPTHS
 from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped, segment_words
 from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
 from smar_model.lake.checkout import commit
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
 from smar_model.settings import REPOSITORY
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from smar_model.data.training_pairs import in_novel_bucket
-from smar_model.delivery.contracts import load_contract
 from smar_model.evaluation.evaluation_set import EvaluationSet
+from smar_model.lake.contracts import load_contract
 
 NOVEL = "novel"
 """Queries without a training click; all items."""

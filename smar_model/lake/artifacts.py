@@ -27,10 +27,11 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from smar_model.delivery.contracts import has_contract
-from smar_model.digests import digest_json
 from smar_model.errors import InputError
+from smar_model.lake.contracts import has_contract
+from smar_model.lake.digests import digest_json
 from smar_model.lake.output_digests import ListedFile, find_changes, top_of, verified_together
+from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
     fetch_files,
     files_in,
@@ -42,7 +43,6 @@ from smar_model.lake.shared_files import (
     remove_folder,
     store,
 )
-from smar_model.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.settings import home
 
 Metrics = dict[str, Any]

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from smar_model.errors import InputError
-from smar_model.process_identity import is_temporary, temporary_beside, writer_state
+from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 from smar_model.settings import home
 
 TEMPORARY_AGE_SECONDS = 24 * 3600

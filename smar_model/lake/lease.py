@@ -18,9 +18,9 @@ from typing_extensions import TypedDict
 
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.durable_files import guarded
+from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.records import OPEN, DamagedRecord, parse_record
 from smar_model.lake.shared_files import read_to_replace, replace_unchanged, store
-from smar_model.process_identity import process_state, this_process
-from smar_model.records import OPEN, DamagedRecord, parse_record
 
 POLL_SECONDS = 0.2
 LONGEST_SECONDS = 3_600.0

@@ -28,7 +28,7 @@ from obstore.store import from_url
 
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.durable_files import HomeFolder, flush, replace_plain_file
-from smar_model.process_identity import temporary_beside
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.settings import home
 
 SCHEMES = ("s3://", "gs://", "az://")

@@ -9,9 +9,9 @@ from typing import NotRequired
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from smar_model.delivery.contracts import has_contract
-from smar_model.digests import digest_json, digest_rows_once, digests_once
-from smar_model.records import OPEN
+from smar_model.lake.contracts import has_contract
+from smar_model.lake.digests import digest_json, digest_rows_once, digests_once
+from smar_model.lake.records import OPEN
 
 
 @with_config(OPEN)

@@ -14,12 +14,14 @@ from pathlib import Path
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from smar_model.delivery.contracts import Column, Contract, load_contract
-from smar_model.digests import digest_json, digests_once
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, Metrics, contract_records, lake, load_artifact, manifest_path
+from smar_model.lake.contracts import Column, Contract, load_contract
+from smar_model.lake.digests import digest_json, digests_once
 from smar_model.lake.durable_files import flush_files, make_folder
 from smar_model.lake.output_digests import digest_top, files_by_top
+from smar_model.lake.process_identity import this_process
+from smar_model.lake.records import OPEN, DamagedRecord, parse_record, say_once
 from smar_model.lake.shared_files import (
     create_if_absent,
     is_file,
@@ -29,8 +31,6 @@ from smar_model.lake.shared_files import (
     replace_file,
     share_files,
 )
-from smar_model.process_identity import this_process
-from smar_model.records import OPEN, DamagedRecord, parse_record, say_once
 
 
 @with_config(OPEN)

@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlparse
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import artifact_of, lake
 from smar_model.lake.durable_files import flush, flush_files
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.release_manifest import WITHIN_VERSION, content_digest, model_content_digest
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import complete_folder
-from smar_model.process_identity import temporary_beside
 from smar_model.settings import home
 from smar_model.url_secrets import mask_secrets
 
@@ -93,7 +93,7 @@ def copy_of(uri: str, *, cache: str, tracking_uri: str) -> Path:
         InputError: it is gone.
     """
     address = urlparse(uri)
-    if address.scheme in _UNREADABLE_SCHEMES:
+    if address.scheme in _UNREADABLE_SCHEMES or mask_secrets(uri) != uri:
         raise InputError(f"{mask_secrets(uri)}: no place where MLflow keeps what is registered; set the tag right")
     if address.scheme in {"", "file"}:
         return _local_folder(Path(unquote(address.path)))

@@ -21,14 +21,14 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from smar_model.digests import digest_bytes, digest_json, digests_once
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import has_output
+from smar_model.lake.digests import digest_bytes, digest_json, digests_once
 from smar_model.lake.output_digests import content_digests
+from smar_model.lake.records import say_once
 from smar_model.lake.runs import load_run, run_folder
 from smar_model.lake.shared_files import read_file, replace_file
 from smar_model.lake.signing_keys import sign, verify_signature
-from smar_model.records import say_once
 from smar_model.settings import load_settings
 
 FORMAT = 2
@@ -141,10 +141,10 @@ def verify_release_files(release: dict[str, Any], *, model: str, index_signature
     elif recorded is not None:
         raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
     else:
-        if release["release_digest"]:
-            raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
         digest = None
         verify_by_record(release)
+        if release["release_digest"]:
+            raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
     if release["index_source"] != WITHIN_VERSION:
         if digest or index_signature:
             _verify_index_signature(release, model=model, signature=index_signature)

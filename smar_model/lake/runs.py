@@ -23,6 +23,8 @@ from typing_extensions import TypedDict
 
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, find_artifact, load_artifact
+from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
     create_if_absent,
     folders_in,
@@ -30,8 +32,6 @@ from smar_model.lake.shared_files import (
     read_files,
     replace_file,
 )
-from smar_model.process_identity import process_state, this_process
-from smar_model.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.settings import Settings, home, validate_settings
 from smar_model.url_secrets import mask_secrets
 

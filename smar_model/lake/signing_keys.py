@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from smar_model.errors import InputError
-from smar_model.process_identity import temporary_beside
+from smar_model.lake.process_identity import temporary_beside
 from smar_model.settings import home
 
 SIGNING_KEY, TRUSTED_KEYS = "SMAR_SIGNING_KEY", "SMAR_TRUSTED_KEYS"

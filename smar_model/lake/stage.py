@@ -20,9 +20,9 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.digests import digest_file, digest_files, digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
+from smar_model.lake.digests import digest_file, digest_files, digest_json
 from smar_model.lake.durable_files import named_in_errors
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.publishing import Attempt

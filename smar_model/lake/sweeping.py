@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from smar_model.delivery.contracts import has_contract, load_contract
 from smar_model.lake.artifacts import (
     checkpoint_stage,
     contract_records,
@@ -24,6 +23,9 @@ from smar_model.lake.artifacts import (
     read_manifests,
     remove_artifact,
 )
+from smar_model.lake.contracts import has_contract, load_contract
+from smar_model.lake.process_identity import process_state
+from smar_model.lake.records import say_once
 from smar_model.lake.shared_files import (
     files_in,
     folders_in,
@@ -34,8 +36,6 @@ from smar_model.lake.shared_files import (
     replace_file,
     store,
 )
-from smar_model.process_identity import process_state
-from smar_model.records import say_once
 
 ORPHAN_AGE_SECONDS = 7 * 24 * 3600
 """An attempt whose process cannot be asked for (another host or PID namespace, before a restart) is swept after this long, and

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from smar_model.data.text_tokens import NUMBERS_FILE
-from smar_model.digests import digest_files
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_files
 from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores

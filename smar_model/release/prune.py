@@ -22,6 +22,8 @@ from smar_model.errors import InputError
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.artifacts import DamagedOutput, find_artifact, manifest_path
 from smar_model.lake.lease import Lease
+from smar_model.lake.process_identity import process_state
+from smar_model.lake.records import DamagedRecord, say_once
 from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.runs import Run, load_run, parse_state
 from smar_model.lake.shared_files import (
@@ -32,8 +34,6 @@ from smar_model.lake.shared_files import (
     remove_file,
     remove_folder,
 )
-from smar_model.process_identity import process_state
-from smar_model.records import DamagedRecord, say_once
 from smar_model.release.history import is_history_whole, read_history, read_moves
 from smar_model.release.lease import registry_lease
 from smar_model.release.reconcile import reconcile_champion

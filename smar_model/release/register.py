@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from smar_model.digests import digest_bytes
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
+from smar_model.lake.digests import digest_bytes
 from smar_model.lake.release_manifest import (
     WITHIN_VERSION,
     content_digest,

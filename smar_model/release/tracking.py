@@ -19,13 +19,13 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from smar_model.digests import digest_file
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
+from smar_model.lake.digests import digest_file
+from smar_model.lake.records import read_lines
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import fetched
 from smar_model.lake.stage import resources_file
-from smar_model.records import read_lines
 from smar_model.release.registry import Registry
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY

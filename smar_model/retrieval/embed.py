@@ -48,9 +48,9 @@ from smar_model.data.patch_tokens import (
 from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import ItemTokens, find_rows, read_item_tokens, write_item_tokens
 from smar_model.data.training_pairs import iterate_rows
-from smar_model.digests import digest_bytes, digest_file, digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, is_whole, newest_artifact
+from smar_model.lake.digests import digest_bytes, digest_file, digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext

@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import load_model, model_digest

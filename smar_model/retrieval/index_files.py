@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_file
 from smar_model.network.model import model_digest
 from smar_model.retrieval.query_tower import TOWER_FILE
 

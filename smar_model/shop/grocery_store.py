@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.delivery.contracts import read_parquet_schema
 from smar_model.errors import InputError
+from smar_model.lake.contracts import read_parquet_schema
 from smar_model.shop.archives import SourceFiles
 from smar_model.shop.catalogue import Catalogue, Product
 

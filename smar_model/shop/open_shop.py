@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.digests import digest_files, digest_json, digest_raw_files
 from smar_model.errors import InputError
+from smar_model.lake.digests import digest_files, digest_json, digest_raw_files
 from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY, Settings, Simulation
 from smar_model.shop.catalogue import Catalogue, add_catalogue, write_catalogue

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 
 TABLES = ("items", "click_log", "judgments")
 LISTED_AT = datetime(2020, 1, 1, tzinfo=UTC)

@@ -26,9 +26,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.settings import Simulation
 from smar_model.shop.catalogue import read_truth
 from smar_model.shop.faults import add_log_faults

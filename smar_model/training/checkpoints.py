@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smar_model.digests import digest_json
 from smar_model.lake.artifacts import checkpoint_stage, find_checkpoints, is_whole, remove_artifact
+from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext
 from smar_model.training.processes import rank

@@ -16,9 +16,9 @@ from torch import Tensor
 from smar_model.data.catalogue import MAXIMUM_FRAMES, iterate_pictures, picture_view
 from smar_model.data.patch_tokens import PatchTokens, distinct_pictures, read_patch_tokens
 from smar_model.data.token_tables import find_rows
-from smar_model.digests import digest_bytes, digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import newest_artifact
+from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel, load_model
 from smar_model.training.device import device, seed_everything

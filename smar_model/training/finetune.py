@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smar_model.digests import digest_file
+from smar_model.lake.digests import digest_file
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smar_model.lake.records import read_lines
 from smar_model.lake.shared_files import fetched, share_files
 from smar_model.lake.stage import StageContext
-from smar_model.records import read_lines
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.checkpoints import Checkpoints

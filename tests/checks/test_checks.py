@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from smar_model.checks import checks
+from smar_model.checks import expectations as checks
 from smar_model.checks.checks_page import TableRows, render_page
 from smar_model.checks.expectations import Check, Measure, judge
 from smar_model.checks.run_checks import RunFigures, run_measures, stability_index

@@ -21,7 +21,6 @@ from smar_model.cli import app
 from smar_model.data.query_text import normalise_query
 from smar_model.data.text_tokens import encode_queries
 from smar_model.data.training_pairs import in_novel_bucket
-from smar_model.digests import digest_json
 from smar_model.errors import InputError
 from smar_model.evaluation import compare
 from smar_model.evaluation.compare import current_rows, find_steps, measure_missing, missing_rows
@@ -31,6 +30,7 @@ from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_r
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
 from smar_model.lake.artifacts import load_artifact
+from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import key_parts
 from smar_model.network.model import load_model

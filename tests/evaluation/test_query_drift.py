@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from smar_model.checks.drift_limits import drift_measures
-from smar_model.delivery.contracts import load_contract
-from smar_model.digests import digest_file
 from smar_model.evaluation.query_drift import Encoder, divergence, measure, measure_all, render_page, tell_apart
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
 from smar_model.stages import STAGES
 from tests.tiny_shop import run_stages, tiny_run, write_rows
 

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.data.training_pairs import in_novel_bucket
-from smar_model.digests import digest_bytes, digest_json
 from smar_model.errors import InputError
 from smar_model.evaluation.vision_probe import (
     BINS,
@@ -33,6 +32,7 @@ from smar_model.evaluation.vision_probe import (
     unadapted_model,
 )
 from smar_model.lake.artifacts import manifest_path
+from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.network.model import load_model

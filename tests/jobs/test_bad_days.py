@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import check_data, table_summaries
-from smar_model.checks import checks
-from smar_model.delivery.contracts import SCHEMAS, Demand
+from smar_model.checks import expectations as checks
 from smar_model.errors import InputError
+from smar_model.lake.contracts import SCHEMAS, Demand
 from smar_model.lake.runs import create_run
 from smar_model.release.starting_points import find_earlier_catalogue
 from tests.tiny_shop import (

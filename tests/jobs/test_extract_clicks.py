@@ -22,9 +22,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from smar_model.data.query_text import normalise_query
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, lake, load_artifact
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY, Simulation

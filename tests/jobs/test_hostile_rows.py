@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from jobs.spark_session import name_failure, spark_session
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.stage import StageContext
 from smar_model.stages import STAGES as STAGES_BY_NAME
 from tests.tiny_shop import (

@@ -13,10 +13,10 @@ from pyspark.sql import SparkSession
 from jobs import make_shop
 from jobs.make_shop import Size
 from smar_model import cli
-from smar_model.delivery.contracts import load_contract
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.digests import digest_rows
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_rows
 from smar_model.settings import Spark
 from smar_model.shop.shoppers import EXAMINATION, LIST_LENGTH
 

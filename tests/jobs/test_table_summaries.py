@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from jobs import table_summaries
 from jobs.table_summaries import TableSummary, summarise_tables
 from smar_model.checks.expectations import judge
-from smar_model.delivery.contracts import EXPECTATIONS, Contract
+from smar_model.lake.contracts import EXPECTATIONS, Contract
 
 COLUMNS = [
     {"name": "key", "type": "string", "nullable": True, "description": "Key"},

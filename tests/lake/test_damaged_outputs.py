@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import (
     Artifact,
@@ -29,6 +28,7 @@ from smar_model.lake.artifacts import (
     manifest_path,
     newest_artifact,
 )
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.shared_files import replace_file

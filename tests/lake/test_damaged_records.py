@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from smar_model import records
-from smar_model.digests import digest_raw_files
 from smar_model.errors import InputError, machine_failure
+from smar_model.lake import records
 from smar_model.lake.artifacts import find_artifact, load_artifact, manifest_path, newest_artifact
+from smar_model.lake.digests import digest_raw_files
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import find_runs, load_run
 from smar_model.lake.stage import Stage, StageContext, run_stage

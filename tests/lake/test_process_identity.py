@@ -16,8 +16,8 @@ import pytest
 
 from smar_model.errors import InputError
 from smar_model.lake.durable_files import sweep_temporaries
+from smar_model.lake.process_identity import process_state, temporary_beside, this_process, writer_state
 from smar_model.lake.publishing import Attempt
-from smar_model.process_identity import process_state, temporary_beside, this_process, writer_state
 from smar_model.release.history import append_history, history_file, new_entry, read_pending, write_pending
 from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY
@@ -27,7 +27,7 @@ from tests.tiny_shop import tiny_run
 TELL = """
 import json, time
 from pathlib import Path
-from smar_model.process_identity import temporary_beside, this_process
+from smar_model.lake.process_identity import temporary_beside, this_process
 from smar_model.settings import home
 (home() / "runs" / "x").mkdir(parents=True)
 for path in (home() / "releases.jsonl", home() / "runs" / "x" / "start.json", home() / "lake"):
@@ -173,7 +173,7 @@ def test_two_namespaces_beside_each_other_do_not_take_each_other_for_dead(home: 
         assert process_state(identity) == "unknown"
         assert sweep_temporaries() == 0
         asked = (
-            "import json, sys; from smar_model.process_identity import process_state\n"
+            "import json, sys; from smar_model.lake.process_identity import process_state\n"
             "print(process_state(json.loads(sys.argv[1])))"
         )
         command = [*NEW_NAMESPACE, sys.executable, "-c", asked, json.dumps(identity)]

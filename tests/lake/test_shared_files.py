@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from smar_model.cli import main
-from smar_model.delivery.contracts import load_contract
 from smar_model.doctor import examine
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import object_store, shared_files, sweeping
 from smar_model.lake.artifacts import DamagedOutput, find_artifact, lake, load_artifact, remove_artifact
+from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder

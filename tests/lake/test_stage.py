@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smar_model.delivery.contracts import load_contract
-from smar_model.digests import digest_file
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import lake, load_artifact
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_file
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.lake.sweeping import sweep_orphans

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from smar_model.digests import digest_json
 from smar_model.lake.artifacts import Artifact
+from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import run_stage

@@ -20,8 +20,8 @@ from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
 from smar_model.cli import app, main
-from smar_model.digests import digest_json
 from smar_model.errors import InputError, NothingToDo
+from smar_model.lake.digests import digest_json
 from smar_model.lake.output_digests import content_digests
 from smar_model.lake.runs import Run
 from smar_model.network.model import model_digest

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.evaluation.evaluate import COMPARED_METRICS, summarise
 from smar_model.evaluation.significance import ClusterBootstrap
+from smar_model.lake.contracts import load_contract
 from smar_model.release.gate import Decision, decide
 from smar_model.settings import REPOSITORY, Gate, load_settings
 
@@ -313,7 +313,7 @@ def test_the_same_answers_are_no_loss_and_not_better() -> None:
 def test_what_counts_as_drift_is_what_check_data_calls_so() -> None:
     """The rule finds these checks by their names."""
     assert load_contract("query_drift").drift, "measure-drift's figures have limits"
-    source = (REPOSITORY / "smar_model" / "lake" / "run_checks.py").read_text(encoding="utf-8")
+    source = (REPOSITORY / "smar_model" / "checks" / "run_checks.py").read_text(encoding="utf-8")
     assert 'f"shift of the departments clicked' in source
     assert 'table="measure-drift/query_drift"' in (REPOSITORY / "smar_model" / "lake" / "drift_limits.py").read_text(
         encoding="utf-8"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from smar_model.digests import digest_json
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, find_artifact
+from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.release_manifest import WITHIN_VERSION

@@ -247,7 +247,7 @@ ATTACKS: dict[Callable[[Attacked], None], str] = {
     stripped_of_its_signature: "release.json: gone; this release was signed",
     stripped_with_all_records_of_it: "release.json: gone; this release was signed, as its tag",
     index_elsewhere: "no place where MLflow keeps what is registered",
-    index_behind_a_key: r"KEY:\*\*\*@bucket/index: these files.* cannot be had",
+    index_behind_a_key: "s3://KEY:***@bucket/index: no place where MLflow keeps what is registered",
     signature_alone_removed: "release.sig: missing or not readable",
     unsigned_index: "has no signature",
     later_cutoff: "signed for the cutoff",
@@ -321,6 +321,7 @@ def as_before_signatures(shop: Attacked) -> None:
     state = json.loads((shop.second.folder / "register.json").read_text(encoding="utf-8"))
     del state["release_digest"]
     (shop.second.folder / "register.json").write_text(json.dumps(state), encoding="utf-8")
+    shop.registry.client.delete_model_version_tag("smar", "2", "smar.release_digest")
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "pyfunc_model.cpython-311.pyc").write_bytes(b"whatever")
 

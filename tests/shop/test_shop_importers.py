@@ -9,8 +9,8 @@ from published_layouts import HEADER, STYLES, jpeg, write_fashion_archive, write
 from typer.testing import CliRunner
 
 from smar_model.cli import app
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.shop.catalogue import read_truth
 from smar_model.shop.fashion_products import import_fashion_products
 from smar_model.shop.grocery_store import import_grocery_store

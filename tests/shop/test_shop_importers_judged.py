@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.data.query_text import normalise_query
-from smar_model.delivery.contracts import load_contract
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.shop.importers.grades import MARQO_GS, grade_of_score
 from smar_model.shop.importers.published_rows import parquet_rows, separated_rows
 

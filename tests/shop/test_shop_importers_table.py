@@ -15,8 +15,8 @@ from published_layouts import jpeg
 from typer.testing import CliRunner
 
 from smar_model.cli import app
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.settings import REPOSITORY
 from smar_model.shop.importers.mapped_tables import load_mapping
 

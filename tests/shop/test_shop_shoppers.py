@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smar_model.delivery.contracts import load_contract
 from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
 from smar_model.settings import Simulation
 from smar_model.shop.catalogue import read_truth, write_catalogue
 from smar_model.shop.faults import BOT_REQUESTS, add_log_faults

@@ -11,9 +11,9 @@ import torch
 
 from smar_model.data.catalogue import decode_thumbnail, picture_view
 from smar_model.data.patch_tokens import PatchTokens, read_item_pictures, read_patch_tokens
-from smar_model.digests import digest_json
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, manifest_path
+from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.delivery.contracts import read_parquet_schema
 from smar_model.errors import InputError
+from smar_model.lake.contracts import read_parquet_schema
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smar_model.digests import digest_raw_files, digest_rows
+from smar_model.lake.digests import digest_raw_files, digest_rows
 
 SCHEMA = pa.schema(
     [

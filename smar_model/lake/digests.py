@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.records import say_once
+from smar_model.lake.records import say_once
 from smar_model.settings import home
 
 

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from smar_model.delivery import contracts
-from smar_model.delivery.contracts import Contract, describe_tables, load_contract, read_contract
 from smar_model.errors import InputError
-from smar_model.lake import output_digests, publishing
+from smar_model.lake import contracts, output_digests, publishing
 from smar_model.lake.artifacts import load_artifact, manifest_path
+from smar_model.lake.contracts import Contract, describe_tables, load_contract, read_contract
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.sweeping import sweep_expired
 from smar_model.settings import REPOSITORY
