@@ -21,9 +21,10 @@ from pyspark.sql import functions as F
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, find_whole_artifact
+from smar_model.lake.artifacts import Artifact, find_artifact, find_whole_artifact
 from smar_model.lake.contracts import load_contract, write_rows
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext
 from smar_model.lake.stage_code import code_version
 

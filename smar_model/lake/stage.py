@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import os
 import platform
@@ -18,15 +17,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from filelock import FileLock, Timeout
+
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_whole_artifact, set_aside
+from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_json
+from smar_model.lake.durable_files import named_in_errors
 from smar_model.lake.earlier_outputs import CatalogueOutput, EarlierModel
 from smar_model.lake.lease import Lease, describe, renewed
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
-from smar_model.lake.shared_files import named_in_errors, share_files, store
+from smar_model.lake.shared_files import share_files, store
 from smar_model.lake.stage_code import code_version
 from smar_model.settings import Settings, home
 
@@ -233,18 +236,19 @@ def _locked(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
     run.folder.mkdir(parents=True, exist_ok=True)
     path = run.folder / f"{stage.name}.lock"
-    with path.open("a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode("utf-8", errors="replace")
-            print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = path.read_text(encoding="utf-8", errors="replace")
+        print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
+        lock.acquire()
+    try:
         with named_in_errors(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
+    finally:
+        lock.release()
 
 
 def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:

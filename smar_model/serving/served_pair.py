@@ -16,9 +16,9 @@ from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import load_run
 from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+from smar_model.serving.api_schemas import TEXT_ONLY
 from smar_model.training.model_files import load_model, model_digest
 
-TEXT_ONLY = "text-only"
 EXAMPLES = 8
 
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from smar_model.data.query_text import normalise_query
-from smar_model.lake.artifacts import Artifact, Attempt
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
 from smar_model.settings import Network

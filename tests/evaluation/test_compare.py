@@ -29,8 +29,9 @@ from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
 from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
-from smar_model.lake.artifacts import Attempt, load_artifact
+from smar_model.lake.artifacts import load_artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import key_parts
 from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import NO_ROW

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt, lake, load_artifact, sweep_orphans
+from smar_model.lake.artifacts import lake, load_artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.digests import digest_file
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import load_run
 from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.tiny_shop import published, tiny_run

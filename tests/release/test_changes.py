@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app, main
 from smar_model.errors import InputError, NothingToDo
-from smar_model.lake.artifacts import content_digests
 from smar_model.lake.digests import digest_json
+from smar_model.lake.output_digests import content_digests
 from smar_model.lake.runs import Run
 from smar_model.release.changes import HISTORY_TAG, TAG_LENGTH, tag_history
 from smar_model.release.describe_decision import describe_decision

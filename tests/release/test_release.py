@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt
 from smar_model.lake.earlier_outputs import Base
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
 from smar_model.release.history import read_history
