@@ -21,28 +21,21 @@ from pyspark.sql import functions as F
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, find_whole_artifact
+from smar_model.lake.artifacts import Artifact, find_artifact, find_whole_artifact
 from smar_model.lake.contracts import load_contract, write_rows
-from smar_model.lake.digests import digest_file, digest_json
-from smar_model.lake.stage import StageContext, digest_code
-from smar_model.settings import REPOSITORY
+from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
+from smar_model.lake.stage import StageContext
+from smar_model.lake.stage_code import code_version
 
 STAGE = "extract-clicks-day"
-CODE = (
-    "jobs/extract_click_days.py",
-    "jobs/spark_session.py",
-    "smar_model/lake/contracts.py",
-    "smar_model/delivery/json_lines.py",
-    "sql/extract_clicks_days.sql",
-    "sql/find_typed_numbers.sql",
-    "smar_model/data/catalogue.py",
-    "smar_model/data/query_text.py",
-    "sql/functions.sql",
-    "schemas/click_log.yaml",
-    "schemas/clicks_by_position.yaml",
-)
 SAMPLE_BUCKETS = 1_000_000
 """Into which shoppers are hashed, to draw `clicks.sample_share` of them."""
+BOT_CLICKS, BOT_DWELL_SECONDS = 5, 1.0
+"""A session with as many clicks, all of them sooner after their impression, is a bot; likewise one with as many clicks, carts or
+orders on what it was not shown."""
+SKEW_SECONDS = 15 * 60
+"""How far clocks and late delivery may move an event out of its folder's day."""
 
 
 def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
@@ -90,12 +83,11 @@ def _typed_catalogue_numbers(
 def _key(context: StageContext, day: date, catalogue_numbers: list[str]) -> str:
     return digest_json(
         {
-            "code": digest_code(CODE),
+            **code_version(STAGE),
             "day": str(day),
             "click_log": context.shop.digest_click_log([day]),
             "catalogue_numbers": catalogue_numbers,
             "settings": context.settings.section("clicks"),
-            "lock": digest_file(REPOSITORY / "requirements.lock"),
         }
     )
 
@@ -124,11 +116,11 @@ def _extract(
         salt=secrets.token_hex(16),
         catalogue_numbers=catalogue_numbers,
         kinds=list(kinds or ()),
-        skew_seconds=60 * settings.skew_minutes,
+        skew_seconds=SKEW_SECONDS,
         bot_requests_per_day=settings.bot_requests_per_day,
         bot_requests_per_minute=settings.bot_requests_per_minute,
-        bot_clicks=settings.bot_clicks,
-        bot_dwell_seconds=settings.bot_dwell_seconds,
+        bot_clicks=BOT_CLICKS,
+        bot_dwell_seconds=BOT_DWELL_SECONDS,
     )
     # Hidden: this attempt does not publish it, and it is swept with the attempt.
     folder = context.output(".days")

@@ -26,6 +26,8 @@ PAIRS = 200_000
 """Most pairs of query and item that propensities are estimated from: the error is under 1 % long before."""
 CLICKED_PAIRS = 5 * PAIRS
 """About as many of those clicked are looked at: most were seen at one place only."""
+MAXIMUM_WEIGHT = 10.0
+"""Most that one click counts, however far down the list: bounds the variance of weighted clicks."""
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -44,8 +46,7 @@ def run(context: StageContext) -> dict[str, float]:
         propensities = _propensities(spark, context)
         write_rows(context.output("propensities"), "propensities", propensities)
         context.report("weighing clicks by position")
-        most = context.settings.clicks.maximum_weight
-        weights = [round(1_000_000 * min(1 / p["propensity"], most)) for p in propensities]
+        weights = [round(1_000_000 * min(1 / p["propensity"], MAXIMUM_WEIGHT)) for p in propensities]
         run_sql(spark, "extract_clicks", weights=weights)
         clicks = write_table(spark.table("clicks"), context, "clicks", rebalance=False)
         unknown = spark.table("unknown_items").orderBy("day", "item_id").collect()

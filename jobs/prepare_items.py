@@ -183,7 +183,7 @@ def earlier_catalogue(spark: SparkSession, context: StageContext) -> DataFrame:
     if earlier is None:
         context.report("no earlier catalogue of this shop: an item's text is taken to have stood since its updated_at")
         return read_published(spark, "catalogue", [])
-    return read_published(spark, "catalogue", load_artifact(context.stage.name, earlier["key"]).files("catalogue"))
+    return read_published(spark, "catalogue", load_artifact(context.stage.name, earlier.key).files("catalogue"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -34,17 +34,17 @@ VISIBLE = frozenset({"colour", "type"})
 """What a picture can show."""
 
 
-def run(context: StageContext) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, int]:
     """All true attributes."""
     return _reveal(context, None)
 
 
-def run_visible(context: StageContext) -> dict[str, Any]:
+def run_visible(context: StageContext) -> dict[str, int]:
     """Colour and type alone."""
     return _reveal(context, VISIBLE)
 
 
-def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, Any]:
+def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, int]:
     file = context.shop.truth_items()
     if file is None:
         raise InputError(
@@ -96,16 +96,10 @@ def train_oracle(run: Run, truth: str, stages: Mapping[str, Stage]) -> Run:
     """
     if truth not in REVEAL:
         raise InputError(f"--truth {truth}: give one of {', '.join(REVEAL)}")
-    training, network = run.settings.training, run.settings.network
-    steps = {
-        phase: {"steps": round(getattr(training, phase).steps * training.text_only_steps)}
-        for phase in ("pretrain", "finetune")
-    }
+    network = run.settings.network
     content = run.settings.model_dump(mode="json")
     content["network"] |= {"variant": "oracle"}
     content["network"]["text"] |= {"tower": find_variant(network).text_tower}
-    for phase, change in steps.items():
-        content["training"][phase] |= change
     told = create_run(
         Run(
             name=f"{run.name}-oracle-{truth}",

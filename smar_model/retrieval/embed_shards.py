@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from smar_model.data.token_tables import read_item_tokens
-from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, is_whole
+from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, is_whole
 from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.item_embedder import ItemEmbedder, ItemPatches

@@ -135,7 +135,7 @@ def refresh(context: StageContext) -> Metrics:
         "items_added": float(len(ids - before)),
         "items_removed": float(len(before - ids)),
         "items_embedded": context.input("embed-release").metrics["items_embedded"],
-        "refreshed_from": release["index_digest"],
+        "refreshed_from": release.index_digest,
     }
 
 

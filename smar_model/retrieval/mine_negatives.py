@@ -49,7 +49,7 @@ def run(context: StageContext) -> dict[str, float | str]:
     searcher = Searcher.load(
         released_folder(context.run, release, "model"), released_folder(context.run, release, "index")
     )
-    return mine(context, searcher) | {"release": release["run"]}
+    return mine(context, searcher) | {"release": release.run}
 
 
 def mine(context: StageContext, searcher: Searcher) -> dict[str, float | str]:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from smar_model.lake.artifacts import Artifact, Attempt, checkpoint_stage, find_checkpoints, is_whole, remove_artifact
+from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, is_whole, remove_artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext
 from smar_model.training.guards import GuardsState
 from smar_model.training.prefetch import RandomState

@@ -114,10 +114,10 @@ def starting_point(context: StageContext) -> tuple[Path, str]:
     pretrained, release = context.input("pretrain").folder / "model", context.run.warm_start
     if release is None:
         return pretrained, "pretraining"
-    folder, name = released_folder(context.run, release, "model"), f"version {release['version']}"
+    folder, name = released_folder(context.run, release, "model"), release.name
     if different := misfit(folder, pretrained):
         return pretrained, f"pretraining, as {name} has another {different}"
-    return folder, f"{name}, trained up to {release['cutoff'][:10]}"
+    return folder, f"{name}, trained up to {release.cutoff[:10]}"
 
 
 def misfit(release: Path, pretrained: Path) -> str | None:

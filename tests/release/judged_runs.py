@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from smar_model.lake.artifacts import Artifact, Attempt
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import run_stage
 from smar_model.release.start import start_run

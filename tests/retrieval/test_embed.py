@@ -22,10 +22,11 @@ from smar_model.data.sorted_keys import as_bytes
 from smar_model.data.text_tokens import encode_items, load_tokenizer
 from smar_model.data.token_tables import ItemTokens
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
 from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval import embed as embedding
 from smar_model.retrieval import embed_shards

@@ -29,6 +29,7 @@ from smar_model.retrieval.search import DenseRanker, Searcher, routed_items
 from smar_model.retrieval.search_parameters import tune_search
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training.model_files import load_model, model_digest
+from tests.earlier_models import a_release
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.retrieval.whole_index import build_index, recall_against_exact, shares_of
 from tests.tiny_shop import LAST_DAY, published, tiny_items, tiny_settings
@@ -292,14 +293,13 @@ def todays_items() -> list[dict[str, Any]]:
 def refresh(released: PublishedRun, name: str, items: list[dict[str, Any]], **sections: Any) -> dict[str, Artifact]:
     """Today's run with the released model and index as the release that it refreshes."""
     index = released.run.output("index")
-    release = {
-        "version": "1",
-        "cutoff": released.run.cutoff.isoformat(),
-        "model_digest": model_digest(model_of(released)),
-        "model_folder": str(model_of(released)),
-        "index_digest": index.digest,
-        "index_folder": str(index.folder),
-    }
+    release = a_release(
+        cutoff=released.run.cutoff.isoformat(),
+        model_digest=model_digest(model_of(released)),
+        model_folder=str(model_of(released)),
+        index_digest=index.digest,
+        index_folder=str(index.folder),
+    )
     settings = tiny_settings(released.root, network=released.run.settings.network.model_dump(), **sections)
     run = Run(
         name=name,

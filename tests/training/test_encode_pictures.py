@@ -13,8 +13,9 @@ from smar_model.data.item_pictures import decode_thumbnail, read_item_pictures
 from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
 from smar_model.data.picture_views import picture_view
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, manifest_path
+from smar_model.lake.artifacts import Artifact, manifest_path
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
 from smar_model.settings import Network, Pictures, TextEncoder

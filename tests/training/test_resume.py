@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.stages import STAGES
 from smar_model.training import loop
 from smar_model.training.checkpoints import STATE_FILE
