@@ -106,8 +106,8 @@ def run(context: StageContext) -> dict[str, int]:
         drift_chart=charts.query_drift(drift, load_contract("query_drift").drift["auc"])
         if any(row.auc is not None for row in drift)
         else None,
-        index_chart=charts.recall_by_speed(points, index["search_parameters"], index["recall"]["floor"])
-        if len(points := index.get("recall_by_speed", [])) > 1
+        index_chart=charts.recall_by_speed(speeds, index["search_parameters"], index["recall"]["floor"])
+        if len(speeds := index.get("recall_by_speed", [])) > 1
         else None,
         losses=[charts.loss_curves(history, name, _NOT_LOSSES) for name, history in histories.items() if history],
         **_charts(evaluation),
