@@ -30,8 +30,8 @@ from smar_model.evaluation.evaluation_record import Estimate, EvaluationRecord, 
 from smar_model.evaluation.judged_models import summarise
 from smar_model.evaluation.significance import ClusterBootstrap
 from smar_model.lake.checkout import commit
-from smar_model.release.anchors import best_release
 from smar_model.release.gate import decide
+from smar_model.release.starting_points import PromotedVersion, best_release
 from smar_model.settings import REPOSITORY, Gate, load_settings
 
 SPREAD = {"queries": 10_000, "discordant": 0.0885, "standard_error": 0.0032}
@@ -243,10 +243,12 @@ def lose_daily(
     lost, refused_by = [], []
     for day in range(1, days + 1):
         champion = versions[-1]
-        best = best_release(versions, FIRST_DAY + timedelta(days=day))
+        names = ("version", "cutoff", "over_bm25")
+        promoted = [PromotedVersion(**{name: version[name] for name in names}) for version in versions]
+        best = best_release(promoted, FIRST_DAY + timedelta(days=day))
         rivals = {"champion": champion}
-        if "best_release" in anchors and best and best is not champion:
-            rivals["best_release"] = best
+        if "best_release" in anchors and best and best.version != champion["version"]:
+            rivals["best_release"] = versions[int(best.version) - 1]
         if "cold_start" in anchors and day > 7:
             rivals["cold_start"] = {"version": None, "run": "cold", "cutoff": FIRST_DAY.isoformat(), "lost": 0.0}
         total = champion["lost"] + loss

@@ -48,12 +48,12 @@ from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import StageContext
-from smar_model.network.model import save_model
 from smar_model.settings import REPOSITORY, home, load_settings, validate_settings
 from smar_model.stages import STAGES
 from smar_model.training import loop, pretrain, tokenizer
 from smar_model.training.batches import Batch
 from smar_model.training.device import keep_freed_memory, mixed_precision
+from smar_model.training.model_files import save_model
 from smar_model.training.processes import rank
 from smar_model.yaml_files import merged
 

@@ -29,6 +29,10 @@ RULES = {
 }
 """Parameters of the SQL."""
 
+TIERS, FLAGS = ("query_tier", "title_kind"), ("is_visual", "picture_informative", "also_synthetic")
+"""Columns that are counted by value, and those of which the true ones are."""
+NAMES = {True: "seen", False: "novel"}
+
 
 def run(context: StageContext) -> dict[str, int]:
     """Write the table; returns the number of pairs, and of those in each segment."""
@@ -49,13 +53,13 @@ def run(context: StageContext) -> dict[str, int]:
             **RULES,
         )
         files = write_table(spark.table("segments"), context, "segments")
-    pairs = ds.dataset([str(f) for f in files]).to_table()
-    counts: Counter[str] = Counter()
-    for column in ("query_tier", "title_kind"):
-        for entry in pc.value_counts(pairs[column]).to_pylist():
-            counts[f"{column}_{entry['values']}"] += entry["counts"]
-    for column in ("is_visual", "picture_informative", "also_synthetic"):
-        counts[column] = pc.sum(pairs[column]).as_py() or 0
-    for query, item in zip(pairs["query_seen"].to_pylist(), pairs["item_seen"].to_pylist(), strict=True):
-        counts[f"{'seen' if query else 'novel'}_query_{'seen' if item else 'novel'}_item"] += 1
+    pairs = ds.dataset([str(f) for f in files]).to_table(columns=[*TIERS, *FLAGS, "query_seen", "item_seen"])
+    counts = {
+        f"{column}_{entry['values']}": entry["counts"]
+        for column in TIERS
+        for entry in pc.value_counts(pairs[column]).to_pylist()
+    }
+    counts |= {column: pc.sum(pairs[column]).as_py() or 0 for column in FLAGS}
+    seen = zip(pairs["query_seen"].to_pylist(), pairs["item_seen"].to_pylist(), strict=True)
+    counts |= Counter(f"{NAMES[query]}_query_{NAMES[item]}_item" for query, item in seen)
     return {"pairs": pairs.num_rows, **dict(sorted(counts.items()))}

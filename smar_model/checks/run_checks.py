@@ -263,9 +263,7 @@ def _trainable(context: StageContext, figures: RunFigures) -> list[Measure]:
         ["items", "known_items", "items_with_queries", "clicks", "known_clicks"], fill_value=0.0
     )
     earlier = run.earlier_catalogue
-    known = (
-        f"compared with the catalogue of run {earlier['run']}" if earlier else "this shop has no run of an earlier day"
-    )
+    known = f"compared with the catalogue of run {earlier.run}" if earlier else "this shop has no run of an earlier day"
     touched = (
         f"The text of the others stands since {run.cutoff:%Y-%m-%d} or later, by updated_at in {root / 'items*'} ({known}). Does an "
         "export set updated_at of every row, or in another unit? Deliver when an item's text changed"

@@ -23,7 +23,7 @@ def doctor() -> None:
 @app.command()
 def tables() -> None:
     """Describe every table by its contract, as Markdown; `docs/tables.md` is this text."""
-    from smar_model.lake.contracts import describe_tables
+    from smar_model.lake.tables_page import describe_tables
 
     print(describe_tables(), end="")
 

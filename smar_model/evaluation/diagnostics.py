@@ -102,8 +102,8 @@ def measure_space(
     context: StageContext, queries: EvaluationSet
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Kind of embedding → figures, and the distances between the centres of two kinds."""
-    from smar_model.network.model import load_model
-    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.item_embeddings import load_embeddings
+    from smar_model.training.model_files import load_model
 
     context.report("health of the embeddings")
     embeddings = load_embeddings(context.input("embed").folder)

@@ -112,14 +112,14 @@ def run(context: StageContext) -> dict[str, float | str]:
 def _describe_oracle(run: Run) -> JudgedOracle:
     oracle = run.oracle
     assert oracle is not None
-    age = run.cutoff - datetime.fromisoformat(oracle["cutoff"])
-    return JudgedOracle(run=oracle["run"], truth=oracle["truth"], cutoff=oracle["cutoff"], age_days=age.days)
+    age = run.cutoff - datetime.fromisoformat(oracle.cutoff)
+    return JudgedOracle(run=oracle.run, truth=oracle.truth, cutoff=oracle.cutoff, age_days=age.days)
 
 
 def _routing(context: StageContext, held_out: HeldOut) -> Routing | None:
     """What `routing_quality` finds; None of a model that does not route."""
     from smar_model.evaluation.bag_of_words import BagOfWords
-    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.item_embeddings import load_embeddings
 
     context.report("P(q): is it right, and does routing by it help?")
     queries, trained = held_out.queries, held_out.trained

@@ -253,8 +253,7 @@ class EvaluationRecord:
 def rivals_of(run: Run) -> dict[str, Rival]:
     """Champion and anchors of a run, by name, where there are."""
     return {
-        name: Rival(version=rival.get("version"), run=rival.get("run"), cutoff=rival["cutoff"])
-        for name, rival in run.rivals().items()
+        name: Rival(version=rival.version, run=rival.run, cutoff=rival.cutoff) for name, rival in run.rivals().items()
     }
 
 

@@ -67,10 +67,10 @@ def run(context: StageContext) -> dict[str, float | str]:
     # torch is imported only where models are used: the command line must answer quickly.
     import torch
 
-    from smar_model.network.model import load_model
-    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.item_embeddings import load_embeddings
     from smar_model.retrieval.rerank import embed_images, rerank
     from smar_model.retrieval.search import DenseRanker
+    from smar_model.training.model_files import load_model
 
     torch.set_num_threads(context.settings.training.threads)
     folder = context.input("finetune").folder / "model"

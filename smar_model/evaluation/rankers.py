@@ -29,9 +29,9 @@ def find_rankers(
     context: StageContext, catalogue: pd.DataFrame, training_clicks: pd.DataFrame, basis: str
 ) -> tuple[dict[str, Callable[[], Ranker]], dict[str, str]]:
     """Name → how to make the ranker, and name → why there is none. Made one at a time: models are large."""
-    from smar_model.network.model import load_model
-    from smar_model.retrieval.embed import embed_catalogue
+    from smar_model.retrieval.item_embedder import embed_catalogue
     from smar_model.retrieval.search import DenseRanker, Searcher
+    from smar_model.training.model_files import load_model
 
     catalogue_files = context.table("prepare-items", "catalogue")
     picture_files = context.table("prepare-items", "pictures")
@@ -75,6 +75,6 @@ def _told(dense: Callable[[Path, Sequence[Path]], Ranker], context: StageContext
     assert truth is not None and oracle is not None
     with tempfile.TemporaryDirectory(dir=context.folder, prefix=".oracle-") as folder:
         file = Path(folder) / "catalogue.parquet"
-        names = VISIBLE if oracle["truth"] == "visible" else None
+        names = VISIBLE if oracle.truth == "visible" else None
         reveal_truth(context.table("prepare-items", "catalogue"), truth, names, file)
         return dense(released_folder(context.run, oracle, "model"), [file])

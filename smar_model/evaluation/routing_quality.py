@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from smar_model.evaluation.bag_of_words import BagOfWords
     from smar_model.network.model import RetrievalModel
-    from smar_model.retrieval.embed import ItemEmbeddings
+    from smar_model.retrieval.item_embeddings import ItemEmbeddings
 
 BINS = 15
 DRAWN_BINS = 10
@@ -83,7 +83,7 @@ def answer(model_folder: Path, embeddings: ItemEmbeddings, queries: EvaluationSe
     # torch is imported only where models are used: the command line must answer quickly.
     import torch
 
-    from smar_model.network.model import load_model
+    from smar_model.training.model_files import load_model
 
     model = load_model(model_folder)
     routing = model.variant.routing

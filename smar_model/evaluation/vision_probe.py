@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from smar_model.data.catalogue import decode_thumbnail
+from smar_model.data.item_pictures import decode_thumbnail
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
@@ -41,8 +41,9 @@ from smar_model.evaluation.significance import ClusterBootstrap, compare
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import replace_file
 from smar_model.network.descriptors import PictureDescriptors
-from smar_model.network.model import PictureEncoder, RetrievalModel, load_model, new_model
+from smar_model.network.model import PictureEncoder, RetrievalModel
 from smar_model.training.device import device, seed_everything
+from smar_model.training.model_files import load_model, new_model
 
 ATTRIBUTES = ("colour", "type")
 """What a picture shows of a product."""

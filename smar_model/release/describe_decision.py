@@ -8,6 +8,7 @@ from smar_model.evaluation.evaluation_record import EvaluationRecord, read_evalu
 from smar_model.evaluation.terminal_table import percent
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
+from smar_model.release.steps import hand_over
 from smar_model.release.tracking import page_address, parent_run
 
 MODELS = {"challenger": "this run", "champion": "champion", "text_only": "text-only", "bm25": "BM25"}
@@ -30,9 +31,9 @@ def describe_decision(run: Run) -> str:
         registry.client.log_artifact(parent, str(report.file("report.html")))
     address = page_address(run, registry.experiment_id(), parent)
     version = f"version {state['version']}" if state and state["state"] == "finished" else "not registered yet"
-    champion = f"version {run.champion['version']}" if run.champion else "none yet"
+    champion = run.champion.name if run.champion else "none yet"
     broken = any(not reason.passed for reason in decision.reasons)
-    return "\n".join(
+    text = "\n".join(
         [
             f"**Run** {_plain(run.name)}, {version}, trained up to {run.cutoff:%Y-%m-%d}, judged up to {run.date}. "
             f"**Champion**: {champion}.",
@@ -48,6 +49,8 @@ def describe_decision(run: Run) -> str:
             f"[Report in MLflow]({address})",
         ]
     )
+    hand_over(text=text)
+    return text
 
 
 def refuse_idle_question(run: Run) -> None:

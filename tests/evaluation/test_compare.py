@@ -29,15 +29,16 @@ from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
 from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
-from smar_model.lake.artifacts import Attempt, load_artifact
+from smar_model.lake.artifacts import load_artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import key_parts
-from smar_model.network.model import load_model
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import NO_ROW
 from smar_model.retrieval.rerank import embed_images, rerank
 from smar_model.retrieval.search import DenseRanker
 from smar_model.stages import COMPARISON_STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import NETWORK, write_clicks, write_items, write_labels, write_queries
 from tests.tiny_shop import DAYS, LAST_DAY, tiny_events, tiny_items, tiny_settings, write_rows, write_tiny_shop
 
@@ -201,7 +202,7 @@ def test_a_reranker_puts_the_same_items_in_another_order(shop: Shop) -> None:
     images = embed_images(model, embeddings.item_ids, run.output("prepare-items").files("pictures"))
     second = rerank(ranker.encoder, queries, first, embeddings, images)
     asked, _ = model.encode_queries(torch.from_numpy(encode_queries(ranker.encoder.tokenizer, queries, 12)))
-    expected = model.rerank(asked, torch.from_numpy(np.array(embeddings.text)), images).detach().numpy()
+    expected = model.reranker(asked, torch.from_numpy(np.array(embeddings.text)), images).detach().numpy()
     for query in range(2):
         rows = [row for row in second.rows[query] if row != NO_ROW]
         assert sorted(rows) == sorted(row for row in first.rows[query] if row != NO_ROW)

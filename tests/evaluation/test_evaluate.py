@@ -24,8 +24,9 @@ from smar_model.evaluation.report import nested_tables
 from smar_model.evaluation.terminal_table import format_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
+from smar_model.lake.earlier_outputs import EarlierModel, Oracle
 from smar_model.lake.stage import key_parts, run_stage
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
@@ -45,11 +46,21 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
         text_only = published.publish_model("train-text-only", variant="text_only", seed=1)
         # With other weights than this test's other models: what an oracle is told it must be able to use.
         told = published.publish_model("finetune-oracle", variant="oracle", seed=2)
-        oracle = {"run": "told", "cutoff": "2026-11-12T00:00:00+00:00", "truth": "visible"}
-        oracle |= {"model_digest": told.manifest["content"]["model"], "model_folder": str(told.folder / "model")}
+        oracle = Oracle(
+            run="told",
+            cutoff="2026-11-12T00:00:00+00:00",
+            truth="visible",
+            model_digest=told.manifest["content"]["model"],
+            model_folder=str(told.folder / "model"),
+        )
         anchors = {
-            name: {"version": version, "run": run, "cutoff": "2026-11-05T00:00:00+00:00"}
-            | {"model_digest": artifact.manifest["content"]["model"], "model_folder": str(artifact.folder / "model")}
+            name: EarlierModel(
+                version=version,
+                run=run,
+                cutoff="2026-11-05T00:00:00+00:00",
+                model_digest=artifact.manifest["content"]["model"],
+                model_folder=str(artifact.folder / "model"),
+            )
             for name, version, run, artifact in (
                 ("best_release", "2", "best", published.publish_model("finetune-best", seed=3)),
                 ("cold_start", None, "cold", published.publish_model("finetune-cold", seed=4)),
@@ -158,7 +169,7 @@ def test_another_anchor_is_another_evaluation(measured: PublishedRun) -> None:
     parts = [key_parts(stage, run, {}) for run in (refreshing, replace(refreshing, anchors={}))]
     assert parts[0] == parts[1] and parts[0]["release"] != key_parts(stage, measured.run, {})["release"]
     mine = measured.run.output("finetune").manifest["content"]["model"]
-    own = {"cold_start": measured.run.anchors["cold_start"] | {"model_digest": mine}}
+    own = {"cold_start": replace(measured.run.anchors["cold_start"], model_digest=mine)}
     assert set(replace(measured.run, anchors=own).rivals()) == {"champion"}, "the run's own model"
     twice = dict.fromkeys(("best_release", "cold_start"), measured.run.anchors["best_release"])
     assert set(replace(measured.run, anchors=twice).rivals()) == {"champion", "best_release"}, "a model once"

@@ -21,7 +21,7 @@ from smar_model.evaluation.routing_quality import (
     routing_quality,
 )
 from smar_model.evaluation.significance import ClusterBootstrap
-from smar_model.retrieval.embed import ItemEmbeddings
+from smar_model.retrieval.item_embeddings import ItemEmbeddings
 
 DEPARTMENTS = ["Clothing", "Clothing", "Shoes", "Grocery", "Personal Care"]
 QUERIES = 400

@@ -33,10 +33,11 @@ from smar_model.evaluation.vision_probe import (
     read_products,
     unadapted_model,
 )
-from smar_model.lake.artifacts import Attempt, manifest_path
+from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
-from smar_model.network.model import load_model
+from smar_model.training.model_files import load_model
 from smar_model.training.stage_model import begin
 from tests.evaluation.published_run import NETWORK, PublishedRun, publish_run
 from tests.tiny_shop import write_rows

@@ -187,7 +187,7 @@ def test_an_export_that_touches_every_row_empties_training_once(home: Path) -> N
 
     planned = replace(tiny_run(root, name="touched-plan"), name="touched-second")
     run = create_run(replace(planned, earlier_catalogue=find_earlier_catalogue(planned)))
-    assert run.earlier_catalogue and run.earlier_catalogue["run"] == "touched-earlier"
+    assert run.earlier_catalogue and run.earlier_catalogue.run == "touched-earlier"
     output = run_stages(run, *DATA_STAGES)
     ages = {
         row["item_id"]: row["updated_at"]

@@ -103,7 +103,7 @@ def test_a_new_run_meets_its_champion_and_finds_nothing_odd(home: Path) -> None:
     said = smar("start", "--settings", str(settings_file(home)), "--run", "next", "--date", str(LAST_DAY))
     assert "version 2" in said and "WARNING" not in said
     run = next(run for run in find_runs() if run.name == "next")
-    assert run.champion and run.champion["version"] == "2"
+    assert run.champion and run.champion.version == "2"
     assert starting_points(run, run.champion)["oracle"] is None
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from smar_model.errors import InputError, NothingToDo
-from smar_model.lake.artifacts import Attempt
+from smar_model.lake.publishing import Attempt
 from smar_model.release.describe_decision import refuse_idle_question
 from smar_model.release.start import start_run
 from tests.tiny_shop import LAST_DAY, tiny_run, tiny_settings, write_tiny_shop

@@ -26,7 +26,8 @@ from smar_model.cli import app as command_line
 from smar_model.errors import InputError
 from smar_model.release.registry import LAST_GOOD, Registry
 from smar_model.retrieval.search import Searcher
-from smar_model.serving.app import MAXIMUM_BODY, create_app
+from smar_model.serving.app import create_app
+from smar_model.serving.http_interface import MAXIMUM_BODY
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.serving.abusive_clients import connected, send
@@ -394,7 +395,7 @@ def test_another_version_that_cannot_be_opened_fails_its_own_requests_alone(
     shop: ServingShop, client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.app.state.follower._others.clear()  # type: ignore[attr-defined]
-    index = Path(shop.registry.release("2")["index_folder"]) / "index.faiss"
+    index = Path(shop.registry.release("2").index_folder) / "index.faiss"
     whole = index.read_bytes()
     index.unlink()
     index.write_bytes(whole[:100])

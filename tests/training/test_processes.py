@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 
 from smar_model import cli
 from smar_model.errors import BAD_INPUT, InputError
-from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, manifest_path
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import fetch_files, share_files
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY, SharedStage, home
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training import processes
