@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from smar_model.serving.connections import MAXIMUM_CONNECTIONS
+from smar_model.serving.connections import MAXIMUM_BODIES, MAXIMUM_BODY, MAXIMUM_CONNECTIONS
 from smar_model.settings import REPOSITORY
 from tests.patience import wait_until
 from tests.serving.abusive_clients import (
@@ -173,6 +173,29 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_sent(server: Server) ->
     numbers = b'{"queries": ["red"], "more": [' + b"1," * 400_000 + b"1]}"
     head = b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(numbers)
     assert {status_of(answer) for answer in ask_at_once(server.address, head + numbers, 20)} <= {200, 503}
+
+
+def test_bodies_are_bounded_before_they_are_read(server: Server) -> None:
+    def status(length: str) -> int | None:
+        """Of a request whose body never comes."""
+        return status_of(ask(server.address, f"POST /search HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()))
+
+    before = server.closed("request_entity_too_large")
+    assert status(f"Content-Length: {MAXIMUM_BODY + 1}") == status("Content-Length: 9999999999999999999") == 413
+    assert server.closed("request_entity_too_large") == before + 2
+    assert status("Transfer-Encoding: chunked") == 411
+    assert status("Content-Length: -1") == status("Content-Length: 99999999999999999999999") == 400
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_no_more_large_bodies_are_read_at_once_than_there_is_room_for(server: Server) -> None:
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAXIMUM_BODY
+    clients = [connected(server.address) for _ in range(MAXIMUM_BODIES // MAXIMUM_BODY + 3)]
+    for client in clients:
+        send(client, head)
+    statuses = [status_of(everything(client)) for client in clients]
+    assert statuses.count(503) == 3 and statuses.count(408) == len(clients) - 3
+    assert status_of(ask(server.address, search_request(["red" + " " * 9_000] * 20, 5))) == 200, "there is room again"
 
 
 @pytest.mark.usefixtures("others_are_served")
