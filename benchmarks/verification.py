@@ -26,6 +26,7 @@ from typing import Any
 from smar_model.lake import artifacts, digests, durable_files, publishing, stage
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.checkout import commit
+from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run, load_run
 from smar_model.settings import REPOSITORY, home, load_settings
@@ -61,11 +62,11 @@ def main() -> None:
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 if number:  # the first round warms the caches
                     measured.setdefault(f"{part} without" if without else part, []).append(json.loads(done.stdout))
-    PAGE.write_text(page(load_run(release["run"]), measured), encoding="utf-8")
+    PAGE.write_text(page(load_run(release.run), measured), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
 
 
-def champion(settings: Path) -> dict[str, Any]:
+def champion(settings: Path) -> Release:
     from smar_model.release.registry import serving_or_version
 
     return serving_or_version(load_settings(settings), None)
@@ -89,14 +90,14 @@ def without_checks() -> None:
     artifacts.Artifact._verify = look_at_sizes  # type: ignore[method-assign]
 
 
-def lake_part(release: dict[str, Any], *, without: bool) -> dict[str, float]:
+def lake_part(release: Release, *, without: bool) -> dict[str, float]:
     """Seconds in which all stages of the run open their inputs, every file of them, and publish their outputs again elsewhere.
 
     More than a run does, whose stages open only what they read.
     """
     if without:
         without_checks()
-    run = load_run(release["run"])
+    run = load_run(release.run)
     done = {name: made for name in STAGES if (made := run.find_output(name))}
     opened = published = 0.0
     for name in done:
@@ -118,7 +119,7 @@ def lake_part(release: dict[str, Any], *, without: bool) -> dict[str, float]:
     return {"opened": opened, "published": published}
 
 
-def whole_stages(release: dict[str, Any], *, without: bool) -> dict[str, float]:
+def whole_stages(release: Release, *, without: bool) -> dict[str, float]:
     """Seconds of stages that work anew, in a copy of the lake, once what they import is there."""
     if without:
         without_checks()
@@ -131,7 +132,7 @@ def whole_stages(release: dict[str, Any], *, without: bool) -> dict[str, float]:
             shutil.copytree(source / name, Path(folder) / name)
         (Path(folder) / "shops").symlink_to(source / "shops")
         os.environ["SMAR_HOME"] = folder
-        run = load_run(release["run"])
+        run = load_run(release.run)
         for name in TOGETHER:
             for path in manifest_path(name, "any").parent.glob("*.json"):
                 path.unlink()
@@ -141,7 +142,7 @@ def whole_stages(release: dict[str, Any], *, without: bool) -> dict[str, float]:
         return {"seconds": time.perf_counter() - began}
 
 
-def server_start(release: dict[str, Any], *, without: bool) -> dict[str, float]:
+def server_start(release: Release, *, without: bool) -> dict[str, float]:
     """Seconds to verify and open the champion's model and index as `smar serve` does, and of those in digesting files and rows."""
     del without
     from smar_model.release.registry import Registry
@@ -164,9 +165,9 @@ def server_start(release: dict[str, Any], *, without: bool) -> dict[str, float]:
     digests.digest_rows = timed(digests.digest_rows)
     digests._known.clear()  # `champion` has verified it
     digests._known_rows.clear()
-    registry = Registry(load_run(release["run"]).settings)
+    registry = Registry(load_run(release.run).settings)
     began = time.perf_counter()
-    open_release(registry.release(release["version"], index=release["index_digest"]))
+    open_release(registry.release(release.version, index=release.index_digest))
     return {"seconds": time.perf_counter() - began, "digesting": spent}
 
 

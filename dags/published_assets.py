@@ -1,6 +1,6 @@
 """Assets by which DAGs follow each other. Others' DAGs may name them too: `schedule=[Asset("smar_release")]`.
 
-An event carries, as its extra, the `run` that it comes from and `said`, the last line that the command printed.
+An event carries, as its extra, the `run` that it comes from, `said`, the last line that the command printed, and what the command handed over.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ import json
 from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, chain
-from form_fields import compared_date_field, comparison_field, rows_field, seeds_field
+from form_fields import COMPARED_DATE_FIELD, COMPARISON_FIELD, ROWS_FIELD, SEEDS_FIELD
 from run_notices import late_after, notice
 from stages import DEFAULT_ARGS, TRAINING, SmarOperator, watcher
 
@@ -54,10 +54,10 @@ with DAG(
     is_paused_upon_creation=True,
     tags=["smar"],
     params={
-        "settings": comparison_field(),
-        "rows": rows_field(),
-        "seeds": seeds_field(),
-        "date": compared_date_field(),
+        "settings": COMPARISON_FIELD,
+        "rows": ROWS_FIELD,
+        "seeds": SEEDS_FIELD,
+        "date": COMPARED_DATE_FIELD,
     },
     default_args=DEFAULT_ARGS,
     on_failure_callback=notice("failed"),

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, chain
-from form_fields import date_field, settings_field
+from form_fields import DATE_FIELD, SETTINGS_FIELD
 from run_names import run_name
 from run_notices import late_after, notice
 from stages import DATE, DEFAULT_ARGS, SPARK, TRAINING, SmarOperator
@@ -41,7 +41,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=True,
     tags=["smar"],
-    params={"date": date_field(), "settings": settings_field()},
+    params={"date": DATE_FIELD, "settings": SETTINGS_FIELD},
     default_args=DEFAULT_ARGS | {"execution_timeout": SPARK},
     user_defined_macros={"run_name": run_name},
     on_failure_callback=notice("failed"),

@@ -31,7 +31,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TaskGroup, chain
-from form_fields import date_field, settings_field
+from form_fields import DATE_FIELD, SETTINGS_FIELD
 from published_assets import INDEX, ITEMS
 from run_names import run_name
 from run_notices import late_after, notice
@@ -50,7 +50,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["smar"],
-    params={"settings": settings_field(), "date": date_field()},
+    params={"settings": SETTINGS_FIELD, "date": DATE_FIELD},
     default_args=DEFAULT_ARGS,
     user_defined_macros={"run_name": run_name},
     on_failure_callback=notice("failed"),

@@ -59,15 +59,16 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, chain
 from form_fields import (
-    date_field,
-    note_field,
-    pretraining_field,
-    promotion_field,
-    sample_share_field,
-    seed_field,
-    settings_field,
-    variant_field,
-    window_field,
+    COMMENT_FIELD,
+    DATE_FIELD,
+    NOTE_FIELD,
+    PRETRAINING_FIELD,
+    PROMOTION_FIELD,
+    SAMPLE_SHARE_FIELD,
+    SEED_FIELD,
+    SETTINGS_FIELD,
+    VARIANT_FIELD,
+    WINDOW_FIELD,
 )
 from published_assets import MODEL, RELEASE, TABLES
 from run_names import run_name
@@ -80,10 +81,8 @@ from stages import (
     TRAINING,
     OutcomeOperator,
     SmarOperator,
-    TextOperator,
     TrackOperator,
     answer,
-    comment_field,
     watcher,
 )
 
@@ -139,15 +138,15 @@ with DAG(
     max_active_runs=1,
     tags=["smar"],
     params={
-        "date": date_field(),
-        "window_days": window_field(),
-        "settings": settings_field(),
-        "variant": variant_field(),
-        "pretraining": pretraining_field(),
-        "seed": seed_field(),
-        "sample_share": sample_share_field(),
-        "promotion": promotion_field(),
-        "note": note_field(),
+        "date": DATE_FIELD,
+        "window_days": WINDOW_FIELD,
+        "settings": SETTINGS_FIELD,
+        "variant": VARIANT_FIELD,
+        "pretraining": PRETRAINING_FIELD,
+        "seed": SEED_FIELD,
+        "sample_share": SAMPLE_SHARE_FIELD,
+        "promotion": PROMOTION_FIELD,
+        "note": NOTE_FIELD,
     },
     default_args=DEFAULT_ARGS,
     user_defined_macros={"run_name": run_name, "answer": answer},
@@ -202,7 +201,7 @@ with DAG(
 
     with TaskGroup("release", prefix_group_id=False, tooltip="Model version, a person's word, champion"):
         register = command("register", outlets=[MODEL])
-        describe_decision = TextOperator(
+        describe_decision = SmarOperator(
             task_id="describe-decision",
             arguments=["describe-decision", "--run", RUN, "--if-asked"],
             # No scheduler would end the wait of a run by `dag.test()`.
@@ -212,10 +211,10 @@ with DAG(
         ask = HITLOperator(
             task_id="ask",
             subject="Shall the model of {{ run_name(run_id) }} become the champion?",
-            body="{{ ti.xcom_pull(task_ids='describe-decision') }}",
+            body="{{ ti.xcom_pull(task_ids='describe-decision', key='outcome').text }}",
             options=["Approve", "Reject"],
             defaults=["Reject"],
-            params={"comment": comment_field()},
+            params={"comment": COMMENT_FIELD},
             response_timeout=timedelta(hours=ANSWER_HOURS),
             execution_timeout=None,
             notifiers=notice("asked"),
@@ -232,7 +231,7 @@ with DAG(
         )
         released = OutcomeOperator(
             task_id="released",
-            said="{{ ti.xcom_pull(task_ids='promote') }}",
+            of="promote",
             retries=0,
             outlets=[RELEASE],
             on_skipped_callback=notice("kept"),

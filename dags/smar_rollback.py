@@ -25,7 +25,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, chain
-from form_fields import reason_field, release_field, settings_field
+from form_fields import REASON_FIELD, RELEASE_FIELD, SETTINGS_FIELD
 from published_assets import INDEX, RELEASE
 from run_names import run_name
 from run_notices import late_after, notice
@@ -49,7 +49,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["smar"],
-    params={"release": release_field(), "reason": reason_field(), "settings": settings_field()},
+    params={"release": RELEASE_FIELD, "reason": REASON_FIELD, "settings": SETTINGS_FIELD},
     # Somebody waits for it.
     default_args=DEFAULT_ARGS | {"retries": 1, "retry_delay": timedelta(seconds=5), "priority_weight": 100},
     user_defined_macros={"run_name": run_name},

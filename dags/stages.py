@@ -6,10 +6,10 @@ that parses the DAG; a stage that `stages.python` in the settings sends elsewher
 
 from __future__ import annotations
 
+import json
 import os
-import re
-import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.sdk import BaseOperator, Param, conf, task
+from airflow.sdk import BaseOperator, conf, task
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
@@ -28,6 +28,8 @@ BAD_INPUT = 2
 """Exit code of `smar` for bad input, which no second attempt would mend."""
 NOTHING_THERE = 99
 """Exit code of `smar` where there is nothing to do: no such release yet, nothing to ask a person."""
+OUTCOME = "outcome"
+"""Key of the XCom in which a task leaves what its command handed over."""
 FAILURE = "failure"
 """Key of the XCom in which a task leaves what it failed with, for the notice (`run_notices.py`)."""
 
@@ -51,14 +53,21 @@ class SmarOperator(BaseOperator):
     """Run one `smar` command as a process of its own, without a shell: a parameter's value is never code.
 
     Exit code 2 (bad input) fails the task at once; 99 (nothing there) skips it, or fails it if it is `required`; any other failure
-    is left to the retries. The task's result is the last line that the command printed.
+    is left to the retries. The task's result is the last line that the command printed; what it hands over as data (`SMAR_OUTCOME`,
+    `smar_model/release/steps.py`) is left as the XCom `outcome`, and goes with the event of its assets.
     """
 
-    template_fields: Sequence[str] = ("arguments", "more")
+    template_fields: Sequence[str] = ("arguments", "more", "unless")
     ui_color = "#e8f1f2"
 
     def __init__(
-        self, *, arguments: list[str], more: Sequence[str] = (), required: bool = False, **options: Any
+        self,
+        *,
+        arguments: list[str],
+        more: Sequence[str] = (),
+        required: bool = False,
+        unless: str = "",
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.arguments = arguments
@@ -66,8 +75,10 @@ class SmarOperator(BaseOperator):
         self.more = more
         """Further arguments: what differs between mapped tasks."""
         self.required = required
-        self.last_line = ""
-        """What the command said last, once it has ended well."""
+        self.unless = unless
+        """The task is skipped where this comes out as True."""
+        self.outcome: dict[str, str] = {}
+        """What the command handed over, once it has ended well."""
 
     @cached_property
     def process(self) -> SubprocessHook:
@@ -78,11 +89,18 @@ class SmarOperator(BaseOperator):
         return [PYTHON, "-m", "smar_model.cli", *(argument for argument in (*self.arguments, *self.more) if argument)]
 
     def execute(self, context: Any) -> Any:
-        result = self.process.run_command(self.command, cwd=str(CHECKOUT), env=process_environment(context))
-        self.judge(context, result.exit_code, result.output)
-        self.last_line = result.output
-        for asset in self.outlets:
-            context["outlet_events"][asset].extra = {"run": context["run_id"], "said": result.output}
+        if self.unless == "True":
+            raise AirflowSkipException("not in this run")
+        # A folder of this attempt: a retry, on whichever worker, finds nothing of the one before.
+        with tempfile.TemporaryDirectory(prefix="smar-") as folder:
+            file = Path(folder) / "outcome.json"
+            environment = process_environment(context) | {"SMAR_OUTCOME": str(file)}
+            result = self.process.run_command(self.command, cwd=str(CHECKOUT), env=environment)
+            self.judge(context, result.exit_code, result.output)
+            self.outcome = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if self.outcome:
+            context["ti"].xcom_push(OUTCOME, self.outcome)
+        send_events(self, context, {"said": result.output} | self.outcome)
         return result.output
 
     def judge(self, context: Any, exit_code: int, said: str) -> None:
@@ -106,27 +124,10 @@ class SmarOperator(BaseOperator):
         self.process.send_sigterm()
 
 
-class TextOperator(SmarOperator):
-    """Likewise, for a command that prints a text: all of it is the task's result. Skipped where `unless` comes out as True."""
-
-    template_fields: Sequence[str] = (*SmarOperator.template_fields, "unless")
-
-    def __init__(self, *, unless: str = "", **options: Any) -> None:
-        super().__init__(**options)
-        self.unless = unless
-
-    def execute(self, context: Any) -> str:
-        if self.unless == "True":
-            raise AirflowSkipException("nobody is to be asked")
-        done = subprocess.run(
-            self.command, cwd=CHECKOUT, env=process_environment(context), stdout=subprocess.PIPE, text=True, check=False
-        )
-        self.log.info("%s", done.stdout)
-        self.judge(context, done.returncode, (done.stdout.strip().splitlines() or [""])[-1])
-        return done.stdout
-
-    def on_kill(self) -> None:
-        """`subprocess.run` ends its process itself."""
+def send_events(operator: BaseOperator, context: Any, said: dict[str, str]) -> None:
+    """What goes with the event of an operator's assets, which Airflow sends when its task has ended well."""
+    for asset in operator.outlets:
+        context["outlet_events"][asset].extra = {"run": context["run_id"]} | said
 
 
 def process_environment(context: Any) -> dict[str, str]:
@@ -142,13 +143,13 @@ def run_address(dag_id: str, run_id: str) -> str:
 
 
 class ReportLink(BaseOperatorLink):
-    """Button on a task's page: the address in the last line that its command printed."""
+    """Button on a task's page: the address that its command handed over."""
 
     name = "Report"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        found = re.search(r"https?://\S+", operator.last_line)
-        return found.group() if found else ""
+        address: str = operator.outcome.get("report", "")
+        return address
 
 
 class TrackOperator(SmarOperator):
@@ -158,19 +159,25 @@ class TrackOperator(SmarOperator):
 
 
 class OutcomeOperator(BaseOperator):
-    """Green where `smar promote` said that its version is the champion; where it kept another, skipped: no release, no event."""
+    """Green where `smar promote` has made its version the champion, or it was it already; where it kept another, skipped: no release, no event."""
 
-    template_fields: Sequence[str] = ("said",)
-
-    def __init__(self, *, said: str, **options: Any) -> None:
+    def __init__(self, *, of: str, **options: Any) -> None:
         super().__init__(**options)
-        self.said = said
+        self.of = of
+        """Task that ran `smar promote`."""
+        self.said = ""
+        """What it said, for the notice."""
 
     def execute(self, context: Any) -> str:
-        if not re.search(r"\b(promoted|unchanged): ", self.said):
+        outcome = context["ti"].xcom_pull(task_ids=self.of, key=OUTCOME)
+        if not outcome:
+            raise AirflowFailException(
+                f"the task {self.of} has handed over no outcome; clear it with everything downstream"
+            )
+        self.said = outcome["text"]
+        if outcome["outcome"] not in {"promoted", "unchanged"}:
             raise AirflowSkipException(self.said)
-        for asset in self.outlets:
-            context["outlet_events"][asset].extra = {"run": context["run_id"], "said": self.said}
+        send_events(self, context, {"said": self.said} | outcome)
         return self.said
 
 
@@ -178,16 +185,6 @@ class OutcomeOperator(BaseOperator):
 def watcher() -> None:
     """A leaf that fails with any task before it: a run must not end green because a task that always runs did."""
     raise AirflowFailException("a task of this run failed; see the first red one")
-
-
-def comment_field() -> Param:
-    return Param(
-        None,
-        type=["null", "string"],
-        maxLength=2_000,
-        title="Comment",
-        description="Why; stands in the history of releases.",
-    )
 
 
 def answer(given: dict[str, Any] | None) -> tuple[str, str]:

@@ -11,14 +11,13 @@ import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from laptop.airflow_environment import environment, one_at_a_time, prepare
 from laptop.processes import adopt_orphans, end_all
 from laptop.run_dag import run_name
 from smar_model.errors import InputError, machine_failure
 from smar_model.lake.records import DamagedRecord
-from smar_model.lake.runs import Run, load_run, parse_state, run_folder
+from smar_model.lake.runs import Run, StageState, load_run, parse_state, run_folder
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
 
@@ -66,7 +65,7 @@ class Progress:
             (step, s.get("message", "was killed")) for step, s in states.items() if s["state"] in {"failed", "running"}
         ]
 
-    def state(self, step: str) -> dict[str, Any] | None:
+    def state(self, step: str) -> StageState | None:
         try:
             return parse_state((path := self.folder / f"{step}.json").read_bytes(), path)
         except (FileNotFoundError, DamagedRecord):  # the step itself says what is wrong with it
@@ -111,7 +110,8 @@ def retrain(*, settings: Path, day: date, window_days: int | None, promotion: st
         print(f"\nGreen after {seconds:.0f} s.\n")
         show_results(load_run(name))
         return 0
-    promoted = (progress.state("promote") or {}).get("metrics", {})
+    state = progress.state("promote")
+    promoted = state.get("metrics", {}) if state else {}
     what = promoted["text"].capitalize() if promoted.get("outcome") == "promoted" else "The champion is as it was"
     print(f"\nRed after {seconds:.0f} s. {what}.")
     failures = progress.failures()
@@ -124,9 +124,10 @@ def retrain(*, settings: Path, day: date, window_days: int | None, promotion: st
 
 
 def show_results(run: Run) -> None:
+    from smar_model.evaluation.evaluation_record import read_evaluation
     from smar_model.evaluation.terminal_table import format_table
 
-    evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
+    evaluation = read_evaluation(run.output("evaluate").file("evaluation.json"))
     promoted = run.state("promote")
     assert promoted is not None, "a green run has promoted or kept"
     report = run.output("report").file("report.html")

@@ -70,6 +70,11 @@ _TEXTS = {
 _PATH = re.compile(r"(?:file:)?(/[^\s'\":,;()\[\]]+)")
 
 
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def machine_failure(error: BaseException | None, *, default_place: str) -> str | None:
     """One line about a full or read-only disk, too many open files and the like, with the file and what to do; None: it is none of those.
 

@@ -36,13 +36,16 @@ def parse_record(content: bytes, form: TypeAdapter[Any], *, path: Path | str, wh
 
     Raises:
         DamagedRecord: it has not this form; what to do is part of the message.
+        InputError: what one of the form's own validators refuses so, which knows the path as its context.
     """
     if not content.strip(b" \t\r\n\0"):
         raise DamagedRecord(path, "empty", what_to_do)
     try:
-        return form.validate_json(content)
+        return form.validate_json(content, context=path)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
+        if isinstance(refused := first.get("ctx", {}).get("error"), InputError):
+            raise refused from None
         place = ".".join(str(part) for part in first["loc"])
         raise DamagedRecord(path, f"{place}: {first['msg']}" if place else first["msg"], what_to_do) from None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote, urlparse
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, first_line
 from smar_model.lake.artifacts import artifact_of, lake
 from smar_model.lake.durable_files import flush, flush_files
+from smar_model.lake.earlier_outputs import EarlierModel, SearchableModel
 from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.release_manifest import WITHIN_VERSION, content_digest, model_content_digest
 from smar_model.lake.runs import Run
@@ -31,39 +32,39 @@ def cache_folder() -> Path:
     return home() / "registry-cache"
 
 
-def released_folder(run: Run, release: dict[str, Any], what: Literal["model", "index"]) -> Path:
-    """Folder of a release's model or index, as a run has recorded it. When the run began the release was verified by its signature; here
-    its content is, by the digest that was recorded then.
+def released_folder(run: Run, release: EarlierModel, what: Literal["model", "index"]) -> Path:
+    """Folder of an earlier model, or of its index, as a run has recorded it. When the run began the release was verified by its signature;
+    here its content is, by the digest that was recorded then.
 
     Raises:
         DamagedOutput: it lies in the lake and has changed.
         InputError: it is gone, or has another content.
     """
-    folder, source = home() / release[f"{what}_folder"], None
+    place, expected, source = release.model_folder, release.model_digest, release.source
+    if what == "index":
+        assert isinstance(release, SearchableModel), "only such a release has an index"
+        place, expected = release.index_folder, release.index_digest
+        source = source if release.index_source == WITHIN_VERSION else release.index_source
+    folder = home() / place
     if folder.is_relative_to(lake()):
-        artifact = artifact_of(folder, release[f"{what}_digest"])
-        if artifact:
+        if artifact := artifact_of(folder, expected):
             return artifact.folder.joinpath(*folder.relative_to(lake()).parts[3:])
         # Some of it may be here: other files of the output were read, or bringing it was cut off.
         complete_folder(folder)
-    elif folder.is_relative_to(cache_folder()):
-        own_place = release.get("index_source", WITHIN_VERSION) if what == "index" else WITHIN_VERSION
-        source = release["source"] if own_place == WITHIN_VERSION else own_place
-    name = f"version {release['version']}" if release.get("version") else f"run {release['run']}"
+    is_copy = source is not None and folder.is_relative_to(cache_folder())
     while True:
-        if source:
+        if source and is_copy:
             cache = folder.relative_to(cache_folder()).parts[0]
             copy_of(source, cache=cache, tracking_uri=run.settings.tracking_uri)
         if not folder.is_dir():
             raise InputError(
-                f"{folder}: the {what} of {name}, which run {run.name} met when it began, is gone; start a new run"
+                f"{folder}: the {what} of {release.name}, which run {run.name} met when it began, is gone; start a new run"
             )
-        digest = model_content_digest(folder) if what == "model" else content_digest(folder)
-        if digest == release[f"{what}_digest"]:
+        if (model_content_digest(folder) if what == "model" else content_digest(folder)) == expected:
             return folder
-        if not (source and discard_copy(folder)):
+        if not (is_copy and discard_copy(folder)):
             raise InputError(
-                f"{folder}: damaged, or another {what} than {release[f'{what}_digest'][:12]}, that of {name} which run {run.name} "
+                f"{folder}: damaged, or another {what} than {expected[:12]}, that of {release.name} which run {run.name} "
                 "met when it began; start a new run"
             )
 
@@ -138,16 +139,11 @@ def _download(uri: str, folder: Path, tracking_uri: str) -> Path:
 
     try:
         return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri))
-    except RequestException as error:
-        if getattr(error.response, "status_code", None) != 404:
-            raise  # the server is away, or refuses the login
-        raise InputError(_gone(uri, tracking_uri, error)) from error
-    except (MlflowException, ImportError) as error:
-        if "API request to" in str(error):
-            raise  # the server is away
-        raise InputError(_gone(uri, tracking_uri, error)) from None  # its own text may hold a secret of the URI
-
-
-def _gone(uri: str, tracking_uri: str, error: Exception) -> str:
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return mask_secrets(f"{uri}: these files, which the registry names, cannot be had from {tracking_uri}: {message}")
+    except (RequestException, MlflowException, ImportError) as error:
+        is_away = "API request to" in str(error)
+        if isinstance(error, RequestException):  # or refuses the login
+            is_away = getattr(error.response, "status_code", None) != 404
+        if is_away:
+            raise
+        gone = f"{uri}: these files, which the registry names, cannot be had from {tracking_uri}: {first_line(error)}"
+        raise InputError(gone) from None  # the error's own text may hold a secret of the URI

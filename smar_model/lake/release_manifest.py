@@ -13,21 +13,24 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import yaml
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, first_line
 from smar_model.lake.artifacts import has_output
 from smar_model.lake.digests import digest_bytes, digest_json, digests_once
+from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.output_digests import content_digests
 from smar_model.lake.records import say_once
-from smar_model.lake.runs import load_run, run_folder
-from smar_model.lake.shared_files import read_file, replace_file
+from smar_model.lake.runs import load_run, parse_state, run_folder
+from smar_model.lake.shared_files import read_bytes, read_file, replace_file
 from smar_model.lake.signing_keys import sign, verify_signature
 from smar_model.settings import load_settings
 
@@ -43,16 +46,37 @@ LARGEST_MANIFEST = 16 * 2**20
 _RELEASE, _INDEX = b"smar release\n", b"smar index\n"
 
 
-def make_manifest(folder: Path, about: dict[str, Any]) -> str:
+class FileEntry(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    format: int
+    model: str
+    """Name of the registered model."""
+    run: str
+    date: str
+    cutoff: str
+    model_digest: str
+    index_digest: str
+    files: dict[str, FileEntry]
+    """By path in the version."""
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def make_manifest(folder: Path, about: Mapping[str, Any]) -> str:
     """The manifest of a version's folder as it lies on this machine.
 
     Args:
-        about: model (the registered model's name), run, date, cutoff, model_digest, index_digest.
+        about: what a `Manifest` says beside format and files.
     """
     there = list_files(folder)
     digests = digests_once(folder / name for name in there)
     files = {
-        name: {"bytes": size, "sha256": digest} for (name, size), digest in zip(there.items(), digests, strict=True)
+        name: FileEntry(bytes=size, sha256=digest) for (name, size), digest in zip(there.items(), digests, strict=True)
     }
     return _canonical({"format": FORMAT, **about, "files": files})
 
@@ -68,7 +92,7 @@ def sign_manifest(folder: Path, manifest: str) -> None:
     (folder / SIGNATURE).write_text(_canonical(signature), encoding="utf-8")
 
 
-def sign_index(about: dict[str, Any]) -> str:
+def sign_index(about: Mapping[str, Any]) -> str:
     """The signed statement about an index build, for the tag of its version.
 
     Args:
@@ -83,44 +107,39 @@ def record_manifest(run: str, manifest: str) -> None:
     replace_file(run_folder(run) / MANIFEST, manifest)
 
 
-def recorded_manifest(release: dict[str, Any]) -> str | None:
-    """The manifest that the release's run recorded; None: no record of it is in this lake, or the run has made another release since."""
+def recorded_manifest(release: Release) -> tuple[str, Manifest] | None:
+    """Text and content of the manifest that the release's run recorded; None: no record of it is in this lake, or the run has made another release since."""
     try:
-        text = read_file(run_folder(release["run"]) / MANIFEST)
-        content = json.loads(text)
-        is_about_it = content["model_digest"] == release["model_digest"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ):  # not there, or damaged: then the signature alone decides
+        file = run_folder(release.run) / MANIFEST
+        text = read_file(file)
+        recorded = _MANIFEST.validate_json(text)
+    except (OSError, ValueError):  # not there, or damaged: then the signature alone decides
         return None
-    digest = _registered_digest(release["run"])
-    if is_about_it and digest and digest != digest_bytes(text.encode()):
-        file = run_folder(release["run"]) / MANIFEST
+    if recorded["model_digest"] != release.model_digest:
+        return None
+    digest = _registered_digest(release.run)
+    if digest and digest != digest_bytes(text.encode()):
         say_once(
             f"{file}: damaged (not what `smar register` wrote), so the signature alone decides; `smar sign` writes it anew"
         )
         return None
-    return text if is_about_it else None
+    return text, recorded
 
 
 def _registered_digest(run: str) -> str | None:
     """Digest of the manifest, as the state of the run's `register` has it; None: it has none, as of before releases were signed."""
     try:
-        digest = json.loads(read_file(run_folder(run) / "register.json"))["release_digest"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        file = run_folder(run) / "register.json"
+        return parse_state(read_bytes(file), file).get("release_digest")
+    except (OSError, ValueError):
         return None
-    return digest if isinstance(digest, str) else None
 
 
-def verify_release_files(release: dict[str, Any], *, model: str, index_signature: str | None) -> str | None:
+def verify_release_files(release: Release, *, model: str, index_signature: str | None) -> str | None:
     """Whether a version is, file by file, what was signed. Nothing of it has to be opened before.
 
     Args:
-        release: as `Registry.release` describes it.
+        release: as the registry has it.
         model: name of the registered model.
         index_signature: the statement about its index build, where that is not the one that lies in the version.
 
@@ -131,32 +150,27 @@ def verify_release_files(release: dict[str, Any], *, model: str, index_signature
         InputError: a file was changed, added or removed, the signature is missing, wrong or by a key that is not trusted, it is of another
             version or index, or the lake recorded another manifest.
     """
-    folder, index_folder = Path(release["folder"]), Path(release["index_folder"])
-    for needed in (folder, Path(release["model_folder"]), index_folder):
+    folder, digest = Path(release.folder), None
+    for needed in (folder, Path(release.model_folder), Path(release.index_folder)):
         if not needed.is_dir():
-            raise InputError(f"{needed}: version {release['version']} lacks this folder")
+            raise InputError(f"{needed}: version {release.version} lacks this folder")
     recorded = recorded_manifest(release)
     if any(os.path.lexists(folder / name) for name in (MANIFEST, SIGNATURE)):
-        digest: str | None = _verify_manifest(folder, release, model=model, recorded=recorded)
-    elif recorded is not None:
+        digest = _verify_manifest(release, model=model, recorded=recorded)
+    elif recorded:
         raise InputError(f"{folder / MANIFEST}: gone; this release was signed")
     else:
-        digest = None
         verify_by_record(release)
-        if release["release_digest"]:
+        if release.release_digest:
             raise InputError(f"{folder / MANIFEST}: gone; this release was signed, as its tag smar.release_digest says")
-    if release["index_source"] != WITHIN_VERSION:
+    if release.index_source != WITHIN_VERSION:
         if digest or index_signature:
             _verify_index_signature(release, model=model, signature=index_signature)
-        if content_digest(index_folder) != release["index_digest"]:
-            raise InputError(
-                f"{index_folder}: damaged, or another index than {release['index_digest'][:12]}, which version "
-                f"{release['version']} names"
-            )
+        verify_content(release, "index")
     return digest
 
 
-def read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
+def read_manifest(folder: Path) -> tuple[str, Manifest]:
     """Text and content of a version's manifest, whose signature by a trusted key has been verified.
 
     Raises:
@@ -175,52 +189,48 @@ def read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
         verify_signature(_RELEASE + texts[0].encode(), _loaded(texts[1]))
     except InputError as error:
         raise InputError(f"{folder / SIGNATURE}: {error}") from None
-    content = _loaded(texts[0])
+    content: Manifest = _loaded(texts[0])
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{folder / MANIFEST}: of another format than {FORMAT}, which this version of SMAR reads")
     return texts[0], content
 
 
-def _verify_manifest(folder: Path, release: dict[str, Any], *, model: str, recorded: str | None) -> str:
+def _verify_manifest(release: Release, *, model: str, recorded: tuple[str, Manifest] | None) -> str:
+    folder = Path(release.folder)
     text, content = read_manifest(folder)
-    stated = {name: release[name] for name in ("run", "date", "cutoff", "model_digest")} | {"model": model}
-    if release["index_source"] == WITHIN_VERSION:
-        stated["index_digest"] = release["index_digest"]
-    for name, value in stated.items():
-        if content.get(name) != value:
+    names = ["run", "date", "cutoff", "model_digest"]
+    names += ["index_digest"] if release.index_source == WITHIN_VERSION else []
+    for name, value in {"model": model, **{name: getattr(release, name) for name in names}}.items():
+        if (signed := content[name]) != value:  # type: ignore[literal-required]
             raise InputError(
-                f"{folder / MANIFEST}: signed for the {name} {str(content.get(name))[:64]!r}; the registry says {value[:64]!r}"
+                f"{folder / MANIFEST}: signed for the {name} {signed[:64]!r}; the registry says {value[:64]!r}"
             )
-    if recorded is not None and _loaded(recorded).get("index_digest") == content["index_digest"] and recorded != text:
-        raise InputError(f"{folder / MANIFEST}: not the manifest that run {release['run']} recorded when it was made")
+    if recorded and recorded[1]["index_digest"] == content["index_digest"] and recorded[0] != text:
+        raise InputError(f"{folder / MANIFEST}: not the manifest that run {release.run} recorded when it was made")
     verify_files(folder, content["files"])
     return digest_bytes(text.encode())
 
 
-def verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+def verify_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
     """Whether a version's folder has the files of its manifest and no other.
 
     Raises:
         InputError: names the first that is missing, changed or not listed.
     """
     with _damage_named(folder):
-        _verify_files(folder, files)
+        there = list_files(folder)
+        for name in sorted(files.keys() - there.keys()):
+            raise InputError(f"{folder / name}: gone, a file of this release")
+        for name in sorted(there.keys() - files.keys()):
+            raise InputError(f"{folder / name}: no file of this release; it was put there after it was signed")
+        digests = digests_once(folder / name for name in files)
+        for (name, entry), digest in zip(files.items(), digests, strict=True):
+            if there[name] != entry["bytes"] or digest != entry["sha256"]:
+                raise InputError(f"{folder / name}: damaged, or changed after it was signed")
 
 
-def _verify_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    there = list_files(folder)
-    for name in sorted(files.keys() - there.keys()):
-        raise InputError(f"{folder / name}: gone, a file of this release")
-    for name in sorted(there.keys() - files.keys()):
-        raise InputError(f"{folder / name}: no file of this release; it was put there after it was signed")
-    digests = digests_once(folder / name for name in files)
-    for (name, entry), digest in zip(files.items(), digests, strict=True):
-        if there[name] != entry["bytes"] or digest != entry["sha256"]:
-            raise InputError(f"{folder / name}: damaged, or changed after it was signed")
-
-
-def _verify_index_signature(release: dict[str, Any], *, model: str, signature: str | None) -> None:
-    what = f"the index {release['index_digest'][:12]} of version {release['version']}"
+def _verify_index_signature(release: Release, *, model: str, signature: str | None) -> None:
+    what = f"the index {release.index_digest[:12]} of version {release.version}"
     if signature is None:
         raise InputError(f"{what} has no signature; `smar publish-index` signs what it publishes")
     try:
@@ -229,48 +239,60 @@ def _verify_index_signature(release: dict[str, Any], *, model: str, signature: s
         verify_signature(_INDEX + _canonical(statement).encode(), signed)
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
-    stated = {"format": FORMAT, "model": model} | {name: release[name] for name in ("model_digest", "index_digest")}
-    for name, value in stated.items():
+    stated = {"format": FORMAT, "model": model, "model_digest": release.model_digest}
+    for name, value in (stated | {"index_digest": release.index_digest}).items():
         if statement.get(name) != value:
             raise InputError(f"{what}: signed for another {name}, {str(statement.get(name))[:64]!r}")
 
 
-def verify_by_record(release: dict[str, Any]) -> None:
+def verify_by_record(release: Release) -> None:
     """Whether this lake's own records vouch for model, index and settings of a version, as one from before releases were signed needs.
 
     Raises:
         InputError: they do not.
     """
-    to_do = f"verify and sign it: `smar sign --settings FILE --version {release['version']}`"
+    to_do = f"verify and sign it: `smar sign --settings FILE --version {release.version}`"
     try:
-        run = load_run(release["run"])
+        run = load_run(release.run)
         model, index = run.output("finetune").manifest["content"]["model"], run.output("index").digest
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
-        told = str(error).splitlines()[0] if isinstance(error, InputError) else f"run {release['run']}: not readable"
+        told = first_line(error) if isinstance(error, InputError) else f"run {release.run}: not readable"
         raise InputError(f"not signed, and no record in this lake vouches for it ({told}); {to_do}") from None
     if _registered_digest(run.name):
         raise InputError(f"run {run.name} signed this release, and the signature is gone; {to_do}")
-    if release["index_source"] == WITHIN_VERSION:
-        is_known = index == release["index_digest"]
+    if release.index_source == WITHIN_VERSION:
+        is_known = index == release.index_digest
     else:
-        is_known = any(has_output(stage, release["index_digest"]) for stage in ("index", "refresh-index"))
-    if model != release["model_digest"] or not is_known:
+        is_known = is_index_output(release.index_digest)
+    if model != release.model_digest or not is_known:
         raise InputError(f"not signed, and not what the record of run {run.name} says it made; {to_do}")
-    if (str(run.date), run.cutoff.isoformat()) != (release["date"], release["cutoff"]):
+    if (str(run.date), run.cutoff.isoformat()) != (release.date, release.cutoff):
         raise InputError(f"not signed, and of another day than run {run.name}, which made it; {to_do}")
-    folder = Path(release["model_folder"])
-    if model_content_digest(folder) != model:
+    verify_content(release, "model")
+    verify_content(release, "index")
+    if load_settings(release.settings_file) != run.settings:
         raise InputError(
-            f"{folder}: damaged, or another model than {model[:12]}, which version {release['version']} names"
+            f"{release.settings_file}: not the settings of run {run.name}, which made version {release.version}"
         )
-    folder = Path(release["index_folder"])
-    if content_digest(folder) != release["index_digest"]:
+
+
+def is_index_output(digest: str) -> bool:
+    """Whether an index is an output of this lake."""
+    return any(has_output(stage, digest) for stage in ("index", "refresh-index"))
+
+
+def verify_content(release: Release, what: Literal["model", "index"]) -> None:
+    """Whether the folder of a version's model or index has the content that it names.
+
+    Raises:
+        InputError: it has not.
+    """
+    folder = Path(release.model_folder if what == "model" else release.index_folder)
+    digest = release.model_digest if what == "model" else release.index_digest
+    if (model_content_digest(folder) if what == "model" else content_digest(folder)) != digest:
         raise InputError(
-            f"{folder}: damaged, or another index than {release['index_digest'][:12]}, which version {release['version']} names"
+            f"{folder}: damaged, or another {what} than {digest[:12]}, which version {release.version} names"
         )
-    settings = Path(release["folder"]) / "artifacts" / "settings.yaml"
-    if load_settings(settings) != run.settings:
-        raise InputError(f"{settings}: not the settings of run {run.name}, which made version {release['version']}")
 
 
 def model_content_digest(folder: Path) -> str:
@@ -300,8 +322,7 @@ def _damage_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RecursionError, pa.ArrowException) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder}: damaged: {told}") from error
+        raise InputError(f"{folder}: damaged: {first_line(error)}") from error
 
 
 def list_files(folder: Path) -> dict[str, int]:

@@ -12,17 +12,18 @@ import datetime as dt
 import json
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import TypeAdapter, with_config
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, TypeAdapter, ValidationInfo, with_config
 from typing_extensions import TypedDict
 
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, find_artifact, load_artifact
+from smar_model.lake.earlier_outputs import Base, CatalogueOutput, EarlierModel, Oracle, Release, SearchableModel
 from smar_model.lake.process_identity import process_state, this_process
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
@@ -40,52 +41,36 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
 
 @with_config(OPEN)
-class _Release(TypedDict):
-    version: NotRequired[str]
-    cutoff: NotRequired[IsoTime]
-    model_digest: NotRequired[str]
-    model_folder: NotRequired[str]
-
-
-@with_config(OPEN)
-class _Base(TypedDict):
-    run: str
-    cutoff: str
-    keys: dict[str, str]
-
-
-@with_config(OPEN)
-class _RunRecord(TypedDict):
-    name: str
-    date: str
-    settings_source: str
-    settings: dict[str, Any]
-    champion: _Release | None
-    promotion: Promotion
-    release: NotRequired[_Release | None]
-    note: NotRequired[str]
-    base: NotRequired[_Base | None]
-    warm_start: NotRequired[dict[str, Any] | None]
-    mined_from: NotRequired[dict[str, Any] | None]
-    oracle: NotRequired[dict[str, Any] | None]
-    anchors: NotRequired[dict[str, dict[str, Any]]]
-
-
-@with_config(OPEN)
 class StageState(TypedDict):
     """What stands of a stage in the run's folder; further keys by stage and state."""
 
     stage: str
     state: str
     at: IsoTime
+    host: NotRequired[str]
     key: NotRequired[str]
     output_of: NotRequired[str]
+    reused: NotRequired[bool]
+    progress: NotRequired[str]
     message: NotRequired[str]
     seconds: NotRequired[float]
     metrics: NotRequired[dict[str, Any]]
+    version: NotRequired[str | None]
+    """That the run was registered as."""
+    release_digest: NotRequired[str | None]
 
 
-_RUN, _STATE = TypeAdapter(_RunRecord), TypeAdapter(StageState)
+_STATE = TypeAdapter(StageState)
+
+
+def _read_settings(content: Any, info: ValidationInfo) -> Settings:
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    return validate_settings(content, source=str(info.context))
+
+
+def _write_settings(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,31 +79,29 @@ class Run:
     date: dt.date
     """Last day of the click log that the run reads."""
     settings_source: str
-    settings: Settings
-    champion: dict[str, Any] | None
-    """The champion when the run started, as `smar_model/release/registry.py` describes it: `version`, `cutoff` (ISO
-    time), `model_digest` (of its `model` folder), `model_folder` (in the home folder: `release_copies.py`); None: no release."""
+    settings: Annotated[Settings, PlainValidator(_read_settings), PlainSerializer(_write_settings)]
+    champion: Release | None
+    """The champion when the run started; None: no release."""
     promotion: Promotion
     """Who decides that a version which passed the gate becomes the champion: the gate alone, a person too, or nobody."""
-    release: dict[str, Any] | None = None
-    """The release whose index the run refreshes, and to which it may roll back, described as the champion is: by default the champion."""
+    release: Release | None = None
+    """The release whose index the run refreshes, and to which it may roll back: by default the champion."""
     note: str = ""
     """Why the run was started, by whoever started it."""
-    base: dict[str, Any] | None = None
-    """The earlier run whose pretraining this one builds on: `run`, `cutoff`, `keys` (stage → key of its output)."""
-    warm_start: dict[str, Any] | None = None
-    """The release that fine-tuning goes on from where it fits, described as the champion is."""
-    mined_from: dict[str, Any] | None = None
-    """The release whose index hard negatives are mined from: `run`, `cutoff`, and digest and folder of model and index."""
-    oracle: dict[str, Any] | None = None
-    """The oracle that evaluate judges beside the model: `run`, `cutoff`, `truth` (visible or all), `model_digest`, `model_folder`."""
-    anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    base: Base | None = None
+    """The earlier run whose pretraining this one builds on."""
+    warm_start: EarlierModel | None = None
+    """The release that fine-tuning goes on from where it fits."""
+    mined_from: SearchableModel | None = None
+    """The release, or the run, whose index hard negatives are mined from."""
+    oracle: Oracle | None = None
+    """The oracle that evaluate judges beside the model."""
+    anchors: dict[str, EarlierModel] = field(default_factory=dict)
     """Earlier models that the run's must not be worse than, so that small losses cannot add up: `best_release`, `cold_start`, where
-    there are (`smar_model/release/starting_points.py`). Each has `version` or None, `run`, `cutoff`, `model_digest`, `model_folder`."""
-
-    earlier_catalogue: dict[str, Any] | None = None
-    """The catalogue of the shop's newest run of an earlier day, by which prepare-items tells since when a text has stood: `run`, `key`
-    (of the output of prepare-items), `catalogue_digest`. None: the shop has no earlier run."""
+    there are (`smar_model/release/starting_points.py`)."""
+    earlier_catalogue: CatalogueOutput | None = None
+    """That of the shop's newest run of an earlier day, by which prepare-items tells since when a text has stood. None: the shop has no
+    earlier run."""
 
     @property
     def days(self) -> list[dt.date]:
@@ -139,25 +122,20 @@ class Run:
         first = self.evaluation_days[0]
         return datetime(first.year, first.month, first.day, tzinfo=UTC)
 
-    def rivals(self) -> dict[str, dict[str, Any]]:
+    def rivals(self) -> dict[str, EarlierModel]:
         """The models that this run's must not be worse than: `champion`, `best_release` and `cold_start`, where there are.
 
         None is twice among them, nor is the very model that this run trained.
         """
         mine = self.find_output("finetune")
         met = {mine.manifest["content"]["model"]} if mine else set()
-        rivals = {}
-        for name, release in {"champion": self.champion, **self.anchors}.items():
-            if release and release["model_digest"] not in met:
-                met.add(release["model_digest"])
-                rivals[name] = release
-        return rivals
+        return distinct({"champion": self.champion, **self.anchors}, met=met)
 
     @property
     def folder(self) -> Path:
         return run_folder(self.name)
 
-    def state(self, stage: str) -> dict[str, Any] | None:
+    def state(self, stage: str) -> StageState | None:
         """State of a stage: `state` is running, finished, skipped, failed or killed; None: not begun.
 
         Raises:
@@ -173,22 +151,10 @@ class Run:
         return content
 
     def write_state(self, stage: str, state: str, **more: Any) -> None:
-        content = {
-            "stage": stage,
-            "state": state,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **this_process(),
-            **{name: mask_secrets(value) if isinstance(value, str) else value for name, value in more.items()},
-        }
-        replace_file(self.folder / f"{stage}.json", json.dumps(content, indent=1, ensure_ascii=False))
+        write_state(self.name, stage, state, **more)
 
     def write_failure(self, stage: str, error: BaseException, *, seconds: float) -> None:
-        """Record why a stage failed. Where that cannot be written either, for want of disk, it is said, and the error itself counts."""
-        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        try:
-            self.write_state(stage, "failed", message=message, seconds=round(seconds, 1))
-        except (OSError, UnicodeError, NoAnswer) as unwritten:
-            print(f"[{self.name}] {stage}: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)
+        write_failure(self.name, stage, error, seconds=seconds)
 
     def output(self, stage: str) -> Artifact:
         """The finished output that this run took or made.
@@ -220,10 +186,10 @@ class Run:
         """
         if self.base is None:
             return None
-        found = find_artifact(stage, self.base["keys"][stage])
+        found = find_artifact(stage, self.base.keys[stage])
         if found is None:
             raise InputError(
-                f"run {self.name}: builds on the pretraining of run {self.base['run']}, whose output of {stage!r} is gone from "
+                f"run {self.name}: builds on the pretraining of run {self.base.run}, whose output of {stage!r} is gone from "
                 "the lake; start a new run"
             )
         return found
@@ -239,32 +205,59 @@ def run_folder(name: str) -> Path:
     return home() / "runs" / name
 
 
+def write_state(run: str, stage: str, state: str, **more: Any) -> None:
+    content = {
+        "stage": stage,
+        "state": state,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **this_process(),
+        **{name: mask_secrets(value) if isinstance(value, str) else value for name, value in more.items()},
+    }
+    replace_file(run_folder(run) / f"{stage}.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def write_failure(run: str, stage: str, error: BaseException, *, seconds: float) -> None:
+    """Record why a stage failed. Where that cannot be written either, for want of disk, it is said, and the error itself counts."""
+    message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    try:
+        write_state(run, stage, "failed", message=message, seconds=round(seconds, 1))
+    except (OSError, UnicodeError, NoAnswer) as unwritten:
+        print(f"[{run}] {stage}: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)
+
+
+def distinct(models: Mapping[str, EarlierModel | None], *, met: set[str]) -> dict[str, EarlierModel]:
+    """Those that there are, by name, each model once and none of those that have been met, by their digests."""
+    found: dict[str, EarlierModel] = {}
+    for name, model in models.items():
+        if model and model.model_digest not in met | {other.model_digest for other in found.values()}:
+            found[name] = model
+    return found
+
+
+def _refuse_unknown(content: Any, info: ValidationInfo) -> Any:
+    if isinstance(content, dict) and (unknown := sorted(content.keys() - Run.__dataclass_fields__.keys())):
+        raise InputError(
+            f"{info.context}: written by another version of SMAR, as {unknown[0]!r} is unknown to this one"
+        )
+    return content
+
+
+_RUN: TypeAdapter[Run] = TypeAdapter(Annotated[Run, BeforeValidator(_refuse_unknown)])
+
+
 def create_run(run: Run) -> Run:
     """Record a run, and return it as it is recorded. A name that exists already keeps its record, champion included, if it asks for the same.
 
     Raises:
         InputError: the name is taken by a run with another date or other settings.
     """
-    content = _portable(asdict(run)) | {"date": str(run.date), "settings": run.settings.model_dump(mode="json")}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = json.dumps(_RUN.dump_python(run, mode="json"), indent=1, ensure_ascii=False)
     if create_if_absent(run.folder / "run.json", text):
         return _read_run(text.encode("utf-8"), source=run.folder / "run.json")
     old = load_run(run.name)
     if (old.date, old.settings) != (run.date, run.settings):
         raise InputError(f"run {run.name}: exists with another date or other settings; choose another name")
     return old
-
-
-def _portable(content: dict[str, Any]) -> dict[str, Any]:
-    """Folders below the home folder without it: on another machine that is another."""
-    made = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            value = _portable(value)
-        elif name.endswith("folder") and Path(value).is_relative_to(home()):
-            value = str(Path(value).relative_to(home()))
-        made[name] = value
-    return made
 
 
 def load_run(name: str) -> Run:
@@ -284,25 +277,19 @@ def load_run(name: str) -> Run:
 def _read_run(record: bytes, *, source: Path) -> Run:
     name = source.parent.name
     what_to_do = f"delete it and begin the run again with `smar start --run {name} …`"
-    content = parse_record(record, _RUN, path=source, what_to_do=what_to_do)
-    if content["name"] != name:
-        raise DamagedRecord(source, f"it is that of run {content['name']!r}", what_to_do)
-    try:
-        date = dt.date.fromisoformat(content["date"])
-    except ValueError as error:
-        raise DamagedRecord(source, f"date: {error}", what_to_do) from None
-    if unknown := sorted(content.keys() - Run.__dataclass_fields__.keys()):
-        raise InputError(f"{source}: written by another version of SMAR, as {unknown[0]!r} is unknown to this one")
-    return Run(**content | {"date": date, "settings": validate_settings(content["settings"], source=str(source))})
+    run: Run = parse_record(record, _RUN, path=source, what_to_do=what_to_do)
+    if run.name != name:
+        raise DamagedRecord(source, f"it is that of run {run.name!r}", what_to_do)
+    return run
 
 
-def parse_state(content: bytes, path: Path) -> dict[str, Any]:
+def parse_state(content: bytes, path: Path) -> StageState:
     """What a run's file says of a stage.
 
     Raises:
         DamagedRecord: it cannot be read.
     """
-    state = parse_record(content, _STATE, path=path, what_to_do=_run_again(path))
+    state: StageState = parse_record(content, _STATE, path=path, what_to_do=_run_again(path))
     if state["stage"] != path.stem:
         raise DamagedRecord(path, f"it is that of {state['stage']!r}", _run_again(path))
     return state

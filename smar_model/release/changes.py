@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.lake.lease import Lease
 from smar_model.release.history import (
     MOVES,
+    Change,
     append_history,
     read_history,
     read_moves,
@@ -45,25 +45,35 @@ TAG_LENGTH = 1_000
 SHORT = ("at", "action", "from", "to", "run", "date", "by", "index", "reason")
 
 
-def carry_out(registry: Registry, lease: Lease, entry: dict[str, Any]) -> None:
+def carry_out(registry: Registry, lease: Lease, entry: Change) -> None:
     """Make a change of the champion or of a version's index, which has been verified, and write it down.
 
     Raises:
         InputError: the lease ran out before the change; nothing is changed.
     """
-    if entry["action"] in MOVES:
-        moves = read_moves(registry.name)
-        entry = entry | {"number": moves[-1]["number"] + 1 if moves else 1}
+    version, index, is_move = str(entry["to"]), entry["index"], entry["action"] in MOVES
+    if is_move:
+        entry = entry | {"number": next_number(registry)}
     lease.verify()
     write_pending(registry.name, entry)
-    if entry["action"] in MOVES:
-        registry.client.set_registered_model_alias(registry.name, CHAMPION, entry["to"])
+    if is_move:
+        registry.client.set_registered_model_alias(registry.name, CHAMPION, version)
     else:
         # Place and signature first: readers ask for them once they have met the digest.
-        registry.tag(entry["to"], source_tag(entry["index"]), entry["index_source"])
-        registry.tag(entry["to"], signature_tag(entry["index"]), entry["index_signature"])
-        registry.tag(entry["to"], "index", entry["index"])
+        tags = {
+            source_tag(index): entry["index_source"],
+            signature_tag(index): entry["index_signature"],
+            "index": index,
+        }
+        for name, value in tags.items():
+            registry.tag(version, name, value)
     write_down(registry, entry)
+
+
+def next_number(registry: Registry) -> int:
+    """Of the next move of the champion."""
+    moves = read_moves(registry.name)
+    return moves[-1]["number"] + 1 if moves else 1
 
 
 def finish_pending(registry: Registry) -> str | None:
@@ -73,25 +83,21 @@ def finish_pending(registry: Registry) -> str | None:
         return None
     what = f"the {entry['action']} of version {entry['to']} that was begun at {entry['at']}"
     try:
-        tags = registry.version(entry["to"]).tags
+        index = registry.version(str(entry["to"])).tags.get("index")
     except InputError:
         write_pending(registry.name, None)
         return f"{what} is dropped: the version is gone from the registry"
-    if entry["action"] in MOVES:
-        made = registry.aliased(CHAMPION) == entry["to"]
-    else:
-        made = tags.get("index") == entry["index"]
-    if made:
+    if registry.aliased(CHAMPION) == entry["to"] if entry["action"] in MOVES else index == entry["index"]:
         write_down(registry, entry)
-    else:
-        write_pending(registry.name, None)
-    return f"{what} was made, and is now written down" if made else f"{what} was not made, and is dropped"
+        return f"{what} was made, and is now written down"
+    write_pending(registry.name, None)
+    return f"{what} was not made, and is dropped"
 
 
-def write_down(registry: Registry, entry: dict[str, Any]) -> None:
+def write_down(registry: Registry, entry: Change) -> None:
     """Tags and history of a change that has been made; what is there already stays."""
     write_pending(registry.name, entry)
-    version, is_move = entry["to"], entry["action"] in MOVES
+    version, is_move = str(entry["to"]), entry["action"] in MOVES
     tags = {"smar.refreshed_at": entry["at"], "smar.refreshed_by": entry["run"]}
     if is_move:
         # By the version's own tags: a history may know another version of this number, of a registry that is gone.
@@ -109,7 +115,7 @@ def write_down(registry: Registry, entry: dict[str, Any]) -> None:
     write_pending(registry.name, None)
 
 
-def decision_tags(entry: dict[str, Any]) -> dict[str, str]:
+def decision_tags(entry: Change) -> dict[str, str]:
     """Tags of a version that say who decided about it."""
     decision = "rejected" if entry["action"] == "reject" else "approved"
     return {"smar.decision": decision, "smar.decided_by": entry["by"], "smar.decision_reason": entry["reason"][:1_000]}
@@ -135,11 +141,11 @@ def tag_history(registry: Registry) -> None:
         registry.client.delete_registered_model_tag(registry.name, name)
 
 
-def _short(move: dict[str, Any]) -> str:
-    values = {name: move[name] for name in SHORT if name in move}
+def _short(move: Change) -> str:
+    values = {name: value for name, value in move.items() if name in SHORT}
     text = json.dumps(values, ensure_ascii=False)
     if len(text) <= TAG_LENGTH:
         return text
     # Twice as long at most when quotes and backslashes are written out.
-    left = max(0, (len(values["reason"]) - (len(text) - TAG_LENGTH)) // 2)
-    return json.dumps(values | {"reason": values["reason"][:left]}, ensure_ascii=False)
+    left = max(0, (len(move["reason"]) - (len(text) - TAG_LENGTH)) // 2)
+    return json.dumps(values | {"reason": move["reason"][:left]}, ensure_ascii=False)

@@ -17,9 +17,9 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, cast
 
-from pydantic import AfterValidator, BeforeValidator, TypeAdapter, with_config
+from pydantic import AfterValidator, TypeAdapter
 from typing_extensions import TypedDict
 
 from smar_model.lake.durable_files import flush, named_in_errors
@@ -45,6 +45,8 @@ Change = TypedDict(
         "number": NotRequired[int],
         "index": NotRequired[str],
         "index_from": NotRequired[str | None],
+        "index_source": NotRequired[str],
+        "index_signature": NotRequired[str],
         "version": NotRequired[str],
         "by": NotRequired[str],
         "reason": NotRequired[str],
@@ -54,27 +56,16 @@ Change = TypedDict(
 Change.__pydantic_config__ = OPEN  # type: ignore[attr-defined]
 
 
-@with_config(OPEN)
-class _Begun(TypedDict):
-    """What of a change has to be known to finish it."""
-
-    action: str
-    to: str
-    index: str
-    run: str
-    by: str
-    reason: str
-    number: NotRequired[int]
-
-
-def _complete(change: dict[str, Any]) -> dict[str, Any]:
-    if change["action"] in MOVES and "number" not in change:
-        raise ValueError("a move of the champion without its number")
+def _complete(change: Change) -> Change:
+    """A change with all that has to be known to finish it."""
+    needed = ["to", "index", "run", "by", "reason", *(["number"] if change["action"] in MOVES else [])]
+    if missing := [name for name in needed if change.get(name) is None]:
+        raise ValueError(f"a change without {missing[0]!r}")
     return change
 
 
-_CHANGE, _BEGUN = TypeAdapter(Change), TypeAdapter(_Begun)
-_PENDING = TypeAdapter(dict[str, Annotated[Change, BeforeValidator(_BEGUN.validate_python), AfterValidator(_complete)]])
+_CHANGE: TypeAdapter[Change] = TypeAdapter(Change)
+_PENDING = TypeAdapter(dict[str, Annotated[Change, AfterValidator(_complete)]])
 
 
 def history_file() -> Path:
@@ -86,7 +77,7 @@ def registry_lock() -> Path:
     return home() / "registry.lock"
 
 
-def read_history(model: str | None = None) -> list[dict[str, Any]]:
+def read_history(model: str | None = None) -> list[Change]:
     """Every change, of one registered model or of all, oldest first; a line that a killed process left torn is none, and so is one that
     is damaged, which is said: moves among those are put back from the registered model's tags (`tag_history`)."""
     return [entry for entry in _read_lines()[0] if model in {None, entry["model"]}]
@@ -97,7 +88,7 @@ def is_history_whole() -> bool:
     return not _read_lines()[1]
 
 
-def _read_lines() -> tuple[list[dict[str, Any]], int]:
+def _read_lines() -> tuple[list[Change], int]:
     """The changes, and how many lines are damaged."""
     *lines, torn = read_to_replace(history_file())[0].split(b"\n")
     places = ((line, f"{history_file()}: line {number}") for number, line in enumerate(lines, start=1))
@@ -105,16 +96,19 @@ def _read_lines() -> tuple[list[dict[str, Any]], int]:
     return [*filter(None, entries), *filter(None, [_whole_change(torn)])], entries.count(None)
 
 
-def _parse_change(line: bytes, place: str) -> dict[str, Any] | None:
+def _parse_change(line: bytes, place: str) -> Change | None:
     """A change as it was written; None where it is damaged, which is said."""
     try:
-        return parse_record(line, _CHANGE, path=place, what_to_do="passed over; correct it or leave it as it is")
+        change: Change = parse_record(
+            line, _CHANGE, path=place, what_to_do="passed over; correct it or leave it as it is"
+        )
     except DamagedRecord as damaged:
         say_once(str(damaged))
         return None
+    return change
 
 
-def restored_move(text: str, *, model: str, number: int) -> dict[str, Any] | None:
+def restored_move(text: str, *, model: str, number: int) -> Change | None:
     """A move of the champion as the registered model's tag says it in short; None where that is damaged, which is said."""
     try:
         values = json.loads(text)
@@ -127,15 +121,15 @@ def restored_move(text: str, *, model: str, number: int) -> dict[str, Any] | Non
     return _parse_change(json.dumps(move).encode("utf-8"), f"model {model!r}: tag of move {number}")
 
 
-def _whole_change(torn: bytes) -> dict[str, Any] | None:
+def _whole_change(torn: bytes) -> Change | None:
     """The last change, if all that its line lacks is its end."""
     try:
-        return _CHANGE.validate_json(torn)  # type: ignore[return-value]
+        return _CHANGE.validate_json(torn)
     except ValueError:
         return None
 
 
-def append_history(entry: dict[str, Any]) -> None:
+def append_history(entry: Change) -> None:
     """Add a line to the history, which is never rewritten, but for an object store, which knows whole objects alone.
 
     Raises:
@@ -160,26 +154,28 @@ def append_history(entry: dict[str, Any]) -> None:
     flush(history_file().parent)
 
 
-def read_moves(model: str) -> list[dict[str, Any]]:
+def read_moves(model: str) -> list[Change]:
     """Changes of the champion, oldest first, each with its number, from 1."""
     moves = [entry for entry in read_history(model) if entry["action"] in MOVES and {"from", "to"} <= entry.keys()]
-    return sorted(({"number": n} | move for n, move in enumerate(moves, start=1)), key=lambda move: move["number"])
+    numbered = [cast("Change", {"number": n} | move) for n, move in enumerate(moves, start=1)]
+    return sorted(numbered, key=lambda move: move["number"])
 
 
-def new_entry(model: str, action: str, **values: Any) -> dict[str, Any]:
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "action": action, "model": model} | values
+def new_entry(model: str, action: str, **values: Any) -> Change:
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return cast("Change", {"at": at, "action": action, "model": model} | values)
 
 
 def _pending_file() -> Path:
     return home() / "releases.pending.json"
 
 
-def read_pending(model: str) -> dict[str, Any] | None:
+def read_pending(model: str) -> Change | None:
     """The change of a model that was begun and not finished."""
-    return _all_pending().get(model)
+    return _parse_pending(read_to_replace(_pending_file())[0]).get(model)
 
 
-def write_pending(model: str, entry: dict[str, Any] | None) -> None:
+def write_pending(model: str, entry: Change | None) -> None:
     """Note the change that begins, or that none is under way any more. Only for who holds the registry's lease.
 
     Raises:
@@ -194,16 +190,13 @@ def write_pending(model: str, entry: dict[str, Any] | None) -> None:
                 return
 
 
-def _all_pending() -> dict[str, dict[str, Any]]:
-    return _parse_pending(read_to_replace(_pending_file())[0])
-
-
-def _parse_pending(content: bytes) -> dict[str, dict[str, Any]]:
+def _parse_pending(content: bytes) -> dict[str, Change]:
     if not content:
         return {}
     what_to_do = "it is dropped: what the registry says was done, and is written down as found there"
     try:
-        return parse_record(content, _PENDING, path=_pending_file(), what_to_do=what_to_do)
+        pending: dict[str, Change] = parse_record(content, _PENDING, path=_pending_file(), what_to_do=what_to_do)
     except DamagedRecord as damaged:
         say_once(str(damaged))
         return {}
+    return pending

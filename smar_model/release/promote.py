@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from dataclasses import asdict
 
 from smar_model.errors import InputError
+from smar_model.evaluation.decision import read_decision
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out, decision_tags
-from smar_model.release.history import append_history, new_entry, read_history
-from smar_model.release.lease import registry_lease
-from smar_model.release.reconcile import is_met, reconcile_champion
-from smar_model.release.register import registration
+from smar_model.release.history import Change, append_history, new_entry, read_history
+from smar_model.release.reconcile import is_met, reconciled
+from smar_model.release.register import registered_version
 from smar_model.release.registry import CHAMPION, Registry
-from smar_model.release.steps import recorded_step
+from smar_model.release.steps import Outcome, decided_step
 from smar_model.release.verify import verify_release
 
 GATE = "the gate"
@@ -35,69 +34,72 @@ def promote_run(run: Run, *, approved_by: str = "", rejected_by: str = "", comme
     """
     if approved_by and rejected_by:
         raise InputError("--approved-by and --rejected-by: state one of them")
-    with recorded_step(run, "promote") as details:
-        outcome, text = _promote(run, approved_by.strip(), rejected_by.strip(), comment.strip())
-        details["metrics"] = {"outcome": outcome, "text": text}
-    print(f"[{run.name}] promote: {outcome}: {text}")
-    return outcome
+    outcome = decided_step(
+        run, "promote", lambda: _promote(run, approved_by.strip(), rejected_by.strip(), comment.strip())
+    )
+    print(f"[{run.name}] promote: {outcome.kind}: {outcome.text}")
+    return outcome.kind
 
 
-def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> tuple[str, str]:
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
-    version = registration(run)["version"]
-    if not decision["promote"]:
-        return "kept", f"version {version} is not promoted; {decision['verdict']}"
+def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outcome:
+    decision = read_decision(run.output("gate").file("decision.json"))
+    version = registered_version(run)
+
+    def kept(why: str) -> Outcome:
+        return Outcome(kind="kept", text=f"version {version} {why}", version=version)
+
+    if not decision.promote:
+        return kept(f"is not promoted; {decision.verdict}")
     if run.promotion == "never":
-        return "kept", f"version {version} passed the gate, but this run was started with --promotion never"
+        return kept("passed the gate, but this run was started with --promotion never")
     registry = Registry(run.settings)
-    with registry_lease(purpose=f"promote {run.name}") as lease:
-        found = reconcile_champion(registry)
-        for line in found.lines:
-            print(f"[{run.name}] promote: {line}", flush=True)
+    with reconciled(registry, run, "promote") as (lease, found):
         before = found.champion[0] if found.champion else None
         if registry.aliased(CHAMPION) == version and found.problem is None:
-            return "unchanged", f"version {version} is the champion already"
+            return Outcome(kind="unchanged", text=f"version {version} is the champion already", version=version)
         release = registry.release(version)
-        if release["model_digest"] != run.output("finetune").manifest["content"]["model"]:
+        if release.model_digest != run.output("finetune").manifest["content"]["model"]:
             raise InputError(
                 f"version {version} of model {registry.name!r} is not the one that run {run.name} registered: the registry has been made "
                 f"anew; run `smar register --run {run.name}` again"
             )
-        entry: dict[str, Any] = new_entry(
+        entry = new_entry(
             registry.name,
             "promote",
-            **{"from": before, "to": version, "index": release["index_digest"]},
+            **{"from": before, "to": version, "index": release.index_digest},
             run=run.name,
             date=str(run.date),
             by=approved_by or GATE,
-            reason=comment or decision["verdict"],
-            evidence={"reasons": decision["reasons"]},
+            reason=comment or decision.verdict,
         )
+        evidence = {"reasons": [asdict(reason) for reason in decision.reasons]}
         if rejected_by:
-            refused = {"action": "reject", "to": before, "version": version, "by": rejected_by, "reason": comment}
-            _write_rejection(registry, entry | refused)
-            because = f": {comment}" if comment else ""
-            return "kept", f"version {version} passed the gate, and was rejected by {rejected_by}{because}"
+            entry |= {"action": "reject", "to": before, "version": version, "by": rejected_by, "reason": comment}
+            _write_rejection(registry, entry | {"evidence": evidence})
+            return kept(f"passed the gate, and was rejected by {rejected_by}" + (f": {comment}" if comment else ""))
         if run.promotion == "ask" and not approved_by:
-            return "kept", (
-                f"version {version} passed the gate and waits for a person: "
-                f"smar promote --run {run.name} --approved-by WHO, or --rejected-by WHO"
+            return kept(
+                f"passed the gate and waits for a person: smar promote --run {run.name} --approved-by WHO, or --rejected-by WHO"
             )
         if not is_met(registry, before, run.champion):
-            met = f"version {run.champion['version']}" if run.champion else "none"
-            return "kept", (
-                f"version {version} is not promoted: the champion became version {before} while this run, which was "
-                f"compared with {met}, was under way; start a new run"
+            met = run.champion.name if run.champion else "none"
+            return kept(
+                f"is not promoted: the champion became version {before} while this run, which was compared with {met}, was under "
+                "way; start a new run"
             )
-        entry["evidence"]["answered"] = verify_release(release)
-        carry_out(registry, lease, entry)
-    by = f", approved by {approved_by}" if approved_by else ""
-    return "promoted", f"version {version} is the champion" + (f", in place of version {before}" if before else "") + by
+        carry_out(registry, lease, entry | {"evidence": evidence | {"answered": verify_release(release)}})
+    text = f"version {version} is the champion" + (f", in place of version {before}" if before else "")
+    text += f", approved by {approved_by}" if approved_by else ""
+    return Outcome(kind="promoted", text=text, version=version)
 
 
-def _write_rejection(registry: Registry, entry: dict[str, Any]) -> None:
+def _write_rejection(registry: Registry, entry: Change) -> None:
     for name, value in decision_tags(entry).items():
         registry.tag(entry["version"], name, value)
-    same = ("action", "version", "by", "reason")
-    if not any([old.get(n) for n in same] == [entry[n] for n in same] for old in read_history(registry.name)):
+    if _word(entry) not in map(_word, read_history(registry.name)):
         append_history(entry)
+
+
+def _word(change: Change) -> tuple[str | None, ...]:
+    """Who said what about a version."""
+    return change["action"], change.get("version"), change.get("by"), change.get("reason")

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -25,7 +25,7 @@ from smar_model.lake.lease import Lease
 from smar_model.lake.process_identity import process_state
 from smar_model.lake.records import DamagedRecord, say_once
 from smar_model.lake.release_copies import cache_folder
-from smar_model.lake.runs import Run, load_run, parse_state
+from smar_model.lake.runs import Run, StageState, load_run, parse_state
 from smar_model.lake.shared_files import (
     fetch_folder,
     folder_bytes,
@@ -95,8 +95,8 @@ def prune(settings: Settings, *, dry_run: bool = False) -> Pruning:
         )
         builds = _prune_builds(pruning, kept)
         survey = _survey(registry, kept)
-        if survey.damaged:
-            names = ", ".join(str(path) for path in survey.damaged)
+        if damaged := [str(path) for folder in survey.kept for path in folder.damaged]:
+            names = ", ".join(damaged)
             say_once(
                 f"{names}: damaged, so what those runs need is not known, and no output and no copy is removed; do those steps "
                 "again, or delete the folders of runs that are not needed"
@@ -104,7 +104,7 @@ def prune(settings: Settings, *, dry_run: bool = False) -> Pruning:
         else:
             _prune_outputs(pruning, survey, builds)
             _prune_copies(pruning, survey, builds, kept)
-        _prune_records(pruning, survey)
+        _prune_records(pruning, survey, age=timedelta(days=settings.release.keep_days))
     print(f"prune: {pruning.count} {'would be removed' if dry_run else 'removed'}, {pruning.bytes / 1e6:,.1f} MB")
     if pruning.failures:
         raise InputError(f"{len(pruning.failures)} could not be removed:\n" + "\n".join(pruning.failures))
@@ -117,7 +117,7 @@ def kept_versions(registry: Registry) -> set[str]:
     named = {version for alias in (CHAMPION, CHALLENGER) if (version := registered.aliases.get(alias))}
     named |= {registered.last_good[0]} if registered.last_good else set()
     # Aliases, tags and the history may name versions that are gone.
-    there = {str(found.version) for found in _all_versions(registry)}
+    there = {str(found.version) for found in registry.versions()}
     try:
         before = {registry.predecessor(version) or _met_champion(registry, version) for version in named & there}
     except DamagedRecord as damaged:
@@ -139,7 +139,7 @@ def _met_champion(registry: Registry, version: str) -> str | None:
         raise
     except (InputError, KeyError):  # trained elsewhere, or no version of ours
         return None
-    return run.champion["version"] if run.champion else None
+    return run.champion.version if run.champion else None
 
 
 def _prune_builds(pruning: Pruning, kept: Collection[str]) -> set[str]:
@@ -148,7 +148,7 @@ def _prune_builds(pruning: Pruning, kept: Collection[str]) -> set[str]:
     registry, staying, is_whole = pruning.registry, set[str](), is_history_whole()
     last_good = registry.registered().last_good
     refreshes = [entry for entry in read_history(registry.name) if entry["action"] == "refresh"]
-    for found in _all_versions(registry):
+    for found in registry.versions():
         version, tags = str(found.version), dict(found.tags)
         current, own = tags.get("index", ""), tags.get("smar.index_digest")
         if version not in kept and own and current != own:
@@ -172,14 +172,6 @@ def _prune_builds(pruning: Pruning, kept: Collection[str]) -> set[str]:
             else:
                 _let_go(pruning, version, digest, source)
     return staying
-
-
-def _all_versions(registry: Registry) -> Iterator[Any]:
-    token: str | None = None
-    while token != "":
-        page = registry.client.search_model_versions(f"name = '{registry.name}'", max_results=100, page_token=token)
-        yield from page
-        token = page.token or ""
 
 
 def _is_older(at: str | None, age: timedelta) -> bool:
@@ -208,22 +200,70 @@ def _let_go(pruning: Pruning, version: str, digest: str, source: str) -> None:
     pruning.count += 1
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """What lies in `<home>/runs/<run>/`."""
+
+    path: Path
+    states: dict[str, StageState]
+    """By stage, as they are written."""
+    damaged: list[Path]
+    """Files that cannot be read, so that it is not known what the run needs."""
+    run: Run | None
+    """None: it never began, or this version of SMAR cannot read its record."""
+    names: set[str]
+    """All texts of its record: keys of outputs and folders are among them, whichever version wrote it. Empty: it never began."""
+
+    @property
+    def outputs(self) -> set[Output]:
+        return {(s.get("output_of", stage), s["key"]) for stage, s in self.states.items() if "key" in s}
+
+    @property
+    def is_refresh(self) -> bool:
+        return bool(self.states.keys() & REFRESH_STAGES.keys()) and "finetune" not in self.states
+
+    def is_older(self, age: timedelta) -> bool:
+        return not self.damaged and _is_older(max((s["at"] for s in self.states.values()), default=None), age)
+
+
+def _read_folder(path: Path) -> RunFolder:
+    states, damaged, run, names = dict[str, StageState](), list[Path](), None, set[str]()
+    for file in path.glob("*.json"):
+        try:
+            if file.stem in STEPS:
+                states[file.stem] = parse_state(file.read_bytes(), file)
+            elif file.name == "run.json":
+                names = set(_texts(json.loads(file.read_bytes())))
+                run = load_run(path.name)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            is_of_another_version = isinstance(error, InputError) and not isinstance(error, DamagedRecord)
+            damaged += [] if is_of_another_version else [file]
+    return RunFolder(path=path, states=states, damaged=damaged, run=run, names=names)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a record."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from chain.from_iterable(map(_texts, value.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """All runs of the home folder, at one moment."""
 
     taken_at: float
     """Seconds since the epoch."""
-    needed: set[Output] = field(default_factory=set)
-    """Outputs of runs that are kept."""
-    paths: set[str] = field(default_factory=set)
-    """Absolute paths that the records of those name: models and indexes of other releases, in lake or cache."""
-    old: set[Output] = field(default_factory=set)
-    """Outputs of the others."""
-    old_records: list[Path] = field(default_factory=list)
-    """Folders of old runs that only refreshed an index, or never began."""
-    damaged: list[Path] = field(default_factory=list)
-    """Records that cannot be read, so that it is not known what they need."""
+    kept: list[RunFolder]
+    old: list[RunFolder]
+
+    @property
+    def names(self) -> set[str]:
+        """What the records of kept runs name: keys of outputs; models and indexes of other releases, in lake or cache."""
+        return set[str]().union(*(folder.names for folder in self.kept))
 
 
 def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
@@ -232,108 +272,57 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
     Kept are runs that did something of late; runs of kept releases; those whose pretraining a kept run builds on; the newest oracle of
     each shop; runs of other deployments in the same home folder, and those whose record this version of SMAR cannot read.
     """
-    survey = Survey(taken_at=time.time())
-    trained = {found.tags.get("smar.run") for found in _all_versions(registry) if str(found.version) in kept_versions}
-    runs: dict[str, Run] = {}
-    kept: set[str] = set()
-    oracles: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
+    taken_at, ours = time.time(), (registry.name, registry.settings.tracking_uri)
+    trained = {found.tags.get("smar.run") for found in registry.versions() if str(found.version) in kept_versions}
     fetch_folder(home() / "runs", suffix=".json")
-    folders = folders_in(home() / "runs")
-    for folder in folders:
-        states, damaged = _states(folder)
-        survey.damaged += damaged
-        is_refresh = bool(states.keys() & REFRESH_STAGES.keys()) and "finetune" not in states
-        at = max((state["at"] for state in states.values()), default=None)
-        is_young = bool(damaged) or not _is_older(
-            at, REFRESH_AGE if is_refresh else timedelta(days=registry.settings.release.keep_days)
-        )
-        if not (folder / "run.json").is_file():
-            survey.old_records += [] if is_young else [folder]
-            continue
-        try:
-            runs[folder.name] = run = load_run(folder.name)
-        except InputError as error:
-            kept.add(folder.name)
-            survey.damaged += [folder / "run.json"] if isinstance(error, DamagedRecord) else []
-            continue
-        is_ours = (run.settings.release.model, run.settings.tracking_uri) == (
-            registry.name,
-            registry.settings.tracking_uri,
-        )
-        is_running = any(s["state"] == "running" and process_state(s) != "gone" for s in states.values())
-        if is_young or is_running or not is_ours or folder.name in trained:
-            kept.add(folder.name)
-        elif is_refresh and _is_older(at, timedelta(days=registry.settings.release.keep_days)):
-            survey.old_records.append(folder)
-        told = states.get("prepare-items", {}).get("output_of", "")
-        if told in REVEAL.values() and states.get("finetune", {}).get("state") == "finished":
-            oracles[run.settings.shop.root.as_posix(), told].append((run.cutoff, folder.name))
+    folders = {path.name: _read_folder(path) for path in folders_in(home() / "runs")}
+    kept = {
+        name for name, folder in folders.items() if folder.damaged or (folder.run is None and folder.names)
+    } | trained
+    oracles: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
+    for run, folder in ((folder.run, folder) for folder in folders.values() if folder.run):
+        age = REFRESH_AGE if folder.is_refresh else timedelta(days=registry.settings.release.keep_days)
+        is_running = any(s["state"] == "running" and process_state(s) != "gone" for s in folder.states.values())
+        is_ours = (run.settings.release.model, run.settings.tracking_uri) == ours
+        if is_running or not is_ours or not folder.is_older(age):
+            kept.add(run.name)
+        told, finetuned = folder.states.get("prepare-items"), folder.states.get("finetune")
+        if (
+            told
+            and (stage := told.get("output_of")) in REVEAL.values()
+            and finetuned
+            and finetuned["state"] == "finished"
+        ):
+            oracles[run.settings.shop.root.as_posix(), str(stage)].append((run.cutoff, run.name))
     kept |= {max(of_shop)[1] for of_shop in oracles.values()}
-    kept |= {base["run"] for name in kept if name in runs and (base := runs[name].base)}
-    for folder in folders:
-        outputs = _outputs(folder)
-        if folder.name not in kept:
-            survey.old |= outputs
-            continue
-        survey.needed |= outputs
-        if (folder / "run.json").is_file() and folder / "run.json" not in survey.damaged:
-            content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            survey.needed |= set(((content.get("base") or {}).get("keys") or {}).items())
-            survey.paths |= {str(home() / folder) for folder in _folders(content)}
-    return survey
-
-
-def _states(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
-    """Stage → its state as it is written in a run's folder; and the files there that cannot be read."""
-    states, damaged = {}, []
-    for path in folder.glob("*.json"):
-        if path.stem not in STEPS:
-            continue
-        try:
-            states[path.stem] = parse_state(path.read_bytes(), path)
-        except FileNotFoundError:
-            continue
-        except (OSError, DamagedRecord):
-            damaged.append(path)
-    return states, damaged
-
-
-def _outputs(folder: Path) -> set[Output]:
-    states, _ = _states(folder)
-    return {(s.get("output_of", stage), s["key"]) for stage, s in states.items() if "key" in s}
-
-
-def _folders(content: dict[str, Any]) -> Iterator[str]:
-    """Folders of releases in a run's record."""
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _folders(value)
-        elif name.endswith("folder"):
-            yield value
+    kept |= {folder.run.base.run for name, folder in folders.items() if name in kept and folder.run and folder.run.base}
+    return Survey(
+        taken_at=taken_at,
+        kept=[folder for name, folder in folders.items() if name in kept],
+        old=[folder for name, folder in folders.items() if name not in kept],
+    )
 
 
 def _prune_outputs(pruning: Pruning, survey: Survey, builds: Collection[str]) -> None:
     """Outputs of old runs, of the lake, that no kept run took or made or names, and no version answers by."""
-    for stage, key in sorted(survey.old - survey.needed):
+    named = survey.names
+    needed, old = (set[Output]().union(*(f.outputs for f in found)) for found in (survey.kept, survey.old))
+    for stage, key in sorted(old - needed):
         try:
             artifact = find_artifact(stage, key)
         except DamagedOutput as damage:
             pruning.failures.append(f"{stage} {key[:12]}: {damage}")
             continue
-        if (
-            artifact is None
-            or artifact.digest in builds
-            or not _is_older(artifact.manifest["finished_at"], REFRESH_AGE)
-        ):
+        if artifact is None or artifact.digest in builds or key in named or _is_named(artifact.place, named):
             continue
-        if _is_named(artifact.place, survey) or (stage, key) in _taken_since(survey):
-            continue
-        what = f"{stage} {key[:12]} of {artifact.manifest['finished_at'][:10]}"
-        pruning.remove(what, artifact.place, name=manifest_path(stage, key))
+        made_at = artifact.manifest["finished_at"]
+        if _is_older(made_at, REFRESH_AGE) and (stage, key) not in _taken_since(survey):
+            what = f"{stage} {key[:12]} of {made_at[:10]}"
+            pruning.remove(what, artifact.place, name=manifest_path(stage, key))
 
 
-def _is_named(folder: Path, survey: Survey) -> bool:
-    return any(Path(path).is_relative_to(folder) for path in survey.paths)
+def _is_named(folder: Path, names: Collection[str]) -> bool:
+    return any((home() / name).is_relative_to(folder) for name in names if "/" in name)
 
 
 def _taken_since(survey: Survey) -> set[Output]:
@@ -342,21 +331,24 @@ def _taken_since(survey: Survey) -> set[Output]:
     for folder in folders_in(home() / "runs"):
         if last_written(folder) >= survey.taken_at - 1:
             fetch_folder(folder, suffix=".json")
-            taken |= _outputs(folder)
+            taken |= _read_folder(folder).outputs
     return taken
 
 
 def _prune_copies(pruning: Pruning, survey: Survey, builds: Collection[str], kept: Collection[str]) -> None:
     """Local copies of versions that are not kept and of builds that are gone, and what killed processes were copying."""
+    named = survey.names
     staying = {f"{pruning.registry.name}-{version}" for version in kept} | {f"index-{digest}" for digest in builds}
     ours = re.compile(rf"{re.escape(pruning.registry.name)}-\d+|index-[0-9a-f]+|\..*")
     left = [*home().glob(".register-*"), *home().glob(".publish-*"), *home().glob(".sign-*")]
     for folder in [*sorted(cache_folder().glob("*")), *left]:
         is_old = time.time() - folder.stat().st_mtime > REFRESH_AGE.total_seconds()
-        if folder.name not in staying and is_old and ours.fullmatch(folder.name) and not _is_named(folder, survey):
+        if folder.name not in staying and is_old and ours.fullmatch(folder.name) and not _is_named(folder, named):
             pruning.remove(f"copy {folder.name}", folder)
 
 
-def _prune_records(pruning: Pruning, survey: Survey) -> None:
-    for folder in survey.old_records:
-        pruning.remove(f"record of run {folder.name}", folder)
+def _prune_records(pruning: Pruning, survey: Survey, *, age: timedelta) -> None:
+    """Folders of old runs that only refreshed an index, or never began."""
+    for folder in survey.old:
+        if folder.is_older(age) and (folder.is_refresh or folder.run is None):
+            pruning.remove(f"record of run {folder.path.name}", folder.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from smar_model.errors import InputError
@@ -12,11 +13,10 @@ from smar_model.lake.release_manifest import sign_index
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out
 from smar_model.release.history import new_entry
-from smar_model.release.lease import registry_lease
-from smar_model.release.reconcile import reconcile_champion
+from smar_model.release.reconcile import reconciled
 from smar_model.release.register import place
 from smar_model.release.registry import Registry, released_index, signature_tag, source_tag
-from smar_model.release.steps import recorded_step
+from smar_model.release.steps import Outcome, decided_step
 from smar_model.release.verify import verify_release
 from smar_model.settings import home
 
@@ -31,18 +31,16 @@ def publish_index(run: Run) -> str:
     Raises:
         InputError: the run works on no release or has refreshed nothing, the build is of another model, or does not answer.
     """
-    with recorded_step(run, "publish-index") as details:
-        outcome, text = _publish(run)
-        details["metrics"] = {"outcome": outcome, "text": text}
-    print(f"[{run.name}] publish-index: {text}")
-    return outcome
+    outcome = decided_step(run, "publish-index", lambda: _publish(run))
+    print(f"[{run.name}] publish-index: {outcome.text}")
+    return outcome.kind
 
 
-def _publish(run: Run) -> tuple[str, str]:
+def _publish(run: Run) -> Outcome:
     release = run.release
     if release is None:
         raise InputError(f"run {run.name}: met no release when it started, so there is no index to publish")
-    build, registry, version = run.output("refresh-index"), Registry(run.settings), release["version"]
+    build, registry, version = run.output("refresh-index"), Registry(run.settings), release.version
     tags = registry.version(version).tags
     made_for = json.loads(build.file("index.json").read_text(encoding="utf-8"))["model_digest"]
     if made_for != tags["smar.model_digest"]:
@@ -50,34 +48,28 @@ def _publish(run: Run) -> tuple[str, str]:
             f"run {run.name}: its index was built for the model {made_for[:12]}, version {version} has "
             f"{tags['smar.model_digest'][:12]}; start a new run"
         )
-    short = build.digest[:12]
-    unchanged = "unchanged", f"version {version} has this index already, {short}"
-    if _is_current(build, tags):
-        answered, source, signature = None, "", ""
-    else:
+    short, answered, source, signature = build.digest[:12], None, "", ""
+    if not _is_current(build, tags):
         # Before the lease: a large build takes a while to check and to send.
-        changed = {"index_digest": build.digest, "index_folder": str(build.folder)}
         # Not the folders that the run met: a copy from a server may be gone.
-        whole = registry.release(version, index=released_index(dict(tags))) | changed
+        whole = registry.release(version, index=released_index(tags))
+        whole = replace(whole, index_digest=build.digest, index_folder=str(build.folder))
         about = {"model": registry.name, "model_digest": made_for, "index_digest": build.digest, "run": run.name}
         answered, signature = verify_release(whole), sign_index(about)
         source = _place(registry, version, build)
-    with registry_lease(purpose=f"publish-index {run.name}") as lease:
-        found = reconcile_champion(registry)
-        for line in found.lines:
-            print(f"[{run.name}] publish-index: {line}", flush=True)
+    with reconciled(registry, run, "publish-index") as (lease, found):
         tags = registry.version(version).tags
         current = tags["index"]
         if answered is None or _is_current(build, tags):
             # Made again, as it was damaged, it lies elsewhere in the lake.
             if tags.get(source_tag(current), "").startswith("file:") and current == build.digest:
                 registry.tag(version, source_tag(current), build.folder.as_uri())
-            return unchanged
+            text = f"version {version} has this index already, {short}"
+            return Outcome(kind="unchanged", text=text, version=version)
         is_broken = found.problem is not None and found.champion is not None and found.champion[0] == version
-        if current != release["index_digest"] and not is_broken:
-            return "kept", (
-                f"the index of version {version} became {current[:12]} while this run was under way; start a new run"
-            )
+        if current != release.index_digest and not is_broken:
+            text = f"the index of version {version} became {current[:12]} while this run was under way; start a new run"
+            return Outcome(kind="kept", text=text, version=version)
         entry = new_entry(
             registry.name,
             "refresh",
@@ -91,7 +83,8 @@ def _publish(run: Run) -> tuple[str, str]:
             evidence={"answered": answered, **{name: build.metrics.get(name) for name in _FIGURES}},
         )
         carry_out(registry, lease, entry)
-    return "published", f"version {version} answers by index {short}, of {build.metrics['items']:,.0f} items"
+    text = f"version {version} answers by index {short}, of {build.metrics['items']:,.0f} items"
+    return Outcome(kind="published", text=text, version=version)
 
 
 def _is_current(build: Artifact, tags: dict[str, str]) -> bool:

@@ -7,11 +7,15 @@ model) goes on serving. No alias is moved. What a killed process left is finishe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from smar_model.errors import InputError
-from smar_model.release.changes import finish_pending, note_last_good, tag_history, write_down
+from smar_model.lake.earlier_outputs import Release
+from smar_model.lake.lease import Lease
+from smar_model.lake.runs import Run
+from smar_model.release.changes import finish_pending, next_number, note_last_good, tag_history, write_down
 from smar_model.release.history import new_entry, read_moves
 from smar_model.release.lease import registry_lease
 from smar_model.release.registry import CANNOT_SERVE, CHAMPION, PROMOTED_AT, Pointer, Registered, Registry
@@ -55,6 +59,16 @@ def reconcile(settings: Settings) -> Reconciled:
     return found
 
 
+@contextmanager
+def reconciled(registry: Registry, run: Run, step: str, *, opened: bool = False) -> Iterator[tuple[Lease, Reconciled]]:
+    """The registry's lease for a step of a run, and what serves, once the record says so; what was done for that is printed."""
+    with registry_lease(purpose=f"{step} {run.name}") as lease:
+        found = reconcile_champion(registry, opened=opened)
+        for line in found.lines:
+            print(f"[{run.name}] {step}: {line}", flush=True)
+        yield lease, found
+
+
 def reconcile_champion(registry: Registry, *, opened: bool = False, verified: bool = True) -> Reconciled:
     """The same for who holds the registry's lease already; a champion that cannot serve is a `problem`, no error.
 
@@ -62,15 +76,12 @@ def reconcile_champion(registry: Registry, *, opened: bool = False, verified: bo
         opened: open the champion although it has served before. False: see by digest and signature that its files are those that were released.
         verified: False: of one that has served before, see only that its folders are there.
     """
-    finished = finish_pending(registry)
-    done = [finished] if finished else []
+    done = [finished] if (finished := finish_pending(registry)) else []
     registered = registry.registered()
     if registered.aliases or registered.tags:
         tag_history(registry)
     moves, last_good, named = read_moves(registry.name), registered.last_good, registered.aliases.get(CHAMPION)
     known = moves[-1]["to"] if moves else None
-    if finished:
-        last_good = registry.registered().last_good
     if named is None:
         if known is None and last_good is None:
             return Reconciled(champion=None, problem=None, done=done)
@@ -97,14 +108,14 @@ def reconcile_champion(registry: Registry, *, opened: bool = False, verified: bo
         registry.name,
         "refresh" if is_known else "by hand",
         **{"from": named if is_known else known, "to": named, "index": pointer[1]},
-        run=release["run"],
-        date=release["date"],
+        run=release.run,
+        date=release.date,
         by=UNKNOWN,
         reason="found so in the registry, changed by another hand than smar's",
         evidence=evidence,
     )
     if not is_known:
-        write_down(registry, entry | {"number": moves[-1]["number"] + 1 if moves else 1})
+        write_down(registry, entry | {"number": next_number(registry)})
         done.append(f"the champion was moved by hand from version {known or 'none'} to {named}; it answers")
     elif last_good and last_good[0] == named:
         write_down(registry, entry | {"index_from": last_good[1]})
@@ -114,13 +125,11 @@ def reconcile_champion(registry: Registry, *, opened: bool = False, verified: bo
     return Reconciled(champion=pointer, problem=None, done=done)
 
 
-def is_met(registry: Registry, champion: str | None, met: dict[str, Any] | None) -> bool:
+def is_met(registry: Registry, champion: str | None, met: Release | None) -> bool:
     """Whether a version is the champion that a run met when it began: by its model too, as a registry that was made anew counts again from 1."""
     if champion is None or met is None:
         return champion is None and met is None
-    return (
-        champion == met["version"] and registry.version(champion).tags.get("smar.model_digest") == met["model_digest"]
-    )
+    return champion == met.version and registry.version(champion).tags.get("smar.model_digest") == met.model_digest
 
 
 def _why_there_is_none(registry: Registry, registered: Registered, known: str | None) -> str:
@@ -149,7 +158,7 @@ def _in_its_place(
     for version, index in candidates:
         try:
             release = registry.release(version, index=index)
-            pointer = version, release["index_digest"]
+            pointer = version, release.index_digest
             if pointer == broken or PROMOTED_AT not in registry.version(version).tags:
                 continue
             verify_release(release)

@@ -27,7 +27,7 @@ from smar_model.lake.runs import Run
 from smar_model.lake.signing_keys import signing_key
 from smar_model.release.lease import registry_lease
 from smar_model.release.registry import CHALLENGER, Registry
-from smar_model.release.steps import recorded_step
+from smar_model.release.steps import hand_over, recorded_step
 from smar_model.release.tracking import parent_run
 from smar_model.settings import REPOSITORY, home
 
@@ -67,45 +67,31 @@ def register_run(run: Run) -> str:
         registry = Registry(run.settings)
         signing_key()  # before any work
         with registry_lease(purpose=f"register {run.name}"):
-            version = registry.find(model_digest=finetune.manifest["content"]["model"], index_digest=index.digest)
-            if version is not None:
-                try:
-                    registry.release(version, index=index.digest)
-                except InputError as error:
-                    print(f"[{run.name}] register: {error}; another version is made", flush=True)
-                    version = None
-            reused = version is not None
-            version = version or _new_version(registry, run, finetune, index)
-            release = registry.release(version, index=index.digest)
-            if registry.aliased(CHALLENGER) != version:
-                registry.client.set_registered_model_alias(registry.name, CHALLENGER, version)
-        details |= {"reused": reused, "version": version, "metrics": {"version": int(version)}}
-        details |= {"release_digest": release["release_digest"]}
-    print(f"[{run.name}] register: version {version} of {registry.name!r} {'found again' if reused else 'made'}")
-    return version
+            found = registry.find(model_digest=finetune.manifest["content"]["model"], index_digest=index.digest)
+            release = found or registry.release(_new_version(registry, run, finetune, index), index=index.digest)
+            if registry.aliased(CHALLENGER) != release.version:
+                registry.client.set_registered_model_alias(registry.name, CHALLENGER, release.version)
+        details |= {"reused": found is not None, "version": release.version, "release_digest": release.release_digest}
+        details["metrics"] = {"version": int(release.version)}
+    print(f"[{run.name}] register: {release.name} of {registry.name!r} {'found again' if found else 'made'}")
+    hand_over(version=release.version)
+    return release.version
 
 
 def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifact) -> str:
     from mlflow.exceptions import MlflowException
 
     parent = parent_run(registry, run)
-    about = {
-        "model": registry.name,
-        "run": run.name,
-        "date": str(run.date),
-        "cutoff": run.cutoff.isoformat(),
-        "model_digest": finetune.manifest["content"]["model"],
-        "index_digest": index.digest,
-    }
+    tags = version_tags(run, finetune, index)
+    about = {name: tags[f"smar.{name}"] for name in ("run", "date", "cutoff", "model_digest", "index_digest")}
     with tempfile.TemporaryDirectory(dir=home(), prefix=".register-") as name:
         staging = Path(name)
         place(finetune, staging, only="model")
         place(index, staging / "index")
         place(run.output("report"), staging, only="report.html")
-        (staging / "settings.yaml").write_text(
-            yaml.safe_dump(run.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-        info, manifest = _log_signed(registry, run, parent, staging, about)
+        settings = yaml.safe_dump(run.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        (staging / "settings.yaml").write_text(settings, encoding="utf-8")
+        info, manifest = _log_signed(registry, run, parent, staging, about | {"model": registry.name})
     # In the lake before there is a version: one whose manifest was never recorded would be an older one for its readers.
     record_manifest(run.name, manifest)
     try:
@@ -120,7 +106,7 @@ def _new_version(registry: Registry, run: Run, finetune: Artifact, index: Artifa
         source=info.model_uri,
         run_id=parent,
         model_id=info.model_id,  # without it a server takes no model whose files it keeps itself
-        tags=version_tags(run, finetune, index) | {"smar.release_digest": digest_bytes(manifest.encode())},
+        tags=tags | {"smar.release_digest": digest_bytes(manifest.encode())},
         description=f"Trained by run {run.name} on {run.days[0]} to {run.training_days[-1]}, judged on "
         f"{run.evaluation_days[0]} to {run.date}. The report is among its artifacts: artifacts/report.html.",
     )
@@ -233,8 +219,8 @@ def place(artifact: Artifact, folder: Path, *, only: str | None = None) -> None:
                 shutil.copy2(artifact.file(name), target)
 
 
-def registration(run: Run) -> dict[str, Any]:
-    """State of the run's registration, with `version`.
+def registered_version(run: Run) -> str:
+    """The version that the run was registered as.
 
     Raises:
         InputError: the run has not been registered.
@@ -242,4 +228,4 @@ def registration(run: Run) -> dict[str, Any]:
     state = run.state("register")
     if not state or state["state"] != "finished":
         raise InputError(f"run {run.name}: not registered; run `smar register --run {run.name}`")
-    return state
+    return str(state["version"])

@@ -24,27 +24,20 @@ Tags can be written by whoever reaches MLflow, so nothing is believed but what i
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
-
-# Before MLflow is imported, which reads them then.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-# Half a minute for a server that is started again; MLflow's own default is four, with a lease held all the while.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from smar_model.errors import InputError
+from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.release_copies import copy_of, discard_copy
 from smar_model.lake.release_manifest import WITHIN_VERSION, verify_release_files
 from smar_model.settings import Settings, home
@@ -161,6 +154,16 @@ class Registry:
                 ) from None
             raise
 
+    def versions(self, *, where: str = "") -> Iterator[ModelVersion]:
+        """All of them; or those with `where`, as MLflow searches for it."""
+        token: str | None = None
+        while token != "":
+            page = self.client.search_model_versions(
+                f"name = '{self.name}'{where and f' and {where}'}", max_results=100, page_token=token
+            )
+            yield from page
+            token = page.token or ""
+
     def predecessor(self, version: str) -> str | None:
         """The champion that a version took the place of when it first became one; None: the first release, or never released.
 
@@ -172,32 +175,20 @@ class Registry:
         before = self.version(version).tags.get(PROMOTED_FROM, "none")
         return None if before == "none" else before
 
-    def find(self, *, model_digest: str, index_digest: str) -> str | None:
-        """The version that was released with this model and this index, if there is one whose files are there."""
-        found = self.client.search_model_versions(
-            f"name = '{self.name}' and tag.`smar.model_digest` = '{model_digest}'"
-        )
-        alike = [int(v.version) for v in found if released_index(dict(v.tags)) == index_digest]
-        numbers = map(str, sorted(alike, reverse=True))
-        return next((number for number in numbers if self._is_readable(number, index=index_digest)), None)
+    def find(self, *, model_digest: str, index_digest: str) -> Release | None:
+        """The newest version that was released with this model and this index, of those whose files are as they were signed."""
+        found = self.versions(where=f"tag.`smar.model_digest` = '{model_digest}'")
+        alike = [int(v.version) for v in found if released_index(v.tags) == index_digest]
+        for number in sorted(alike, reverse=True):
+            with suppress(InputError):
+                return self.release(str(number), index=index_digest)
+        return None
 
-    def _is_readable(self, version: str, *, index: str) -> bool:
-        try:
-            self.release(version, index=index)
-        except InputError:
-            return False
-        return True
-
-    def release(self, version: str, *, index: str | None = None) -> dict[str, Any]:
-        """A version as plain values, its folders on this machine and verified: every file is what was signed.
+    def release(self, version: str, *, index: str | None = None) -> Release:
+        """A version, its folders on this machine and verified: every file is what was signed.
 
         Args:
             index: digest of one of its index builds; None: the current one.
-
-        Returns:
-            version (text), run, date, cutoff (ISO time), started_from (what fine-tuning went on from), model_digest, index_digest, source and
-            index_source (where MLflow keeps them; the latter WITHIN_VERSION: in the version), folder (all of the version), model_folder,
-            index_folder and release_digest (of its manifest; None: made before releases were signed).
 
         Whether the index was built by the model is for whoever loads them to check: `Searcher.load` does.
 
@@ -209,69 +200,58 @@ class Registry:
             release, index_signature = self.unverified_release(version, index=index)
             try:
                 digest = verify_release_files(release, model=self.name, index_signature=index_signature)
-                return release | {"release_digest": digest}
+                return replace(release, release_digest=digest)
             except InputError as error:
-                copies = {Path(release["folder"]), Path(release["index_folder"])}
                 # All of them: which one is damaged is not asked.
-                if not any([discard_copy(copy) for copy in copies]):
+                if not any([discard_copy(Path(copy)) for copy in {release.folder, release.index_folder}]):
                     raise InputError(f"version {version} is refused: {error}") from error
 
-    def unverified_release(self, version: str, *, index: str | None = None) -> tuple[dict[str, Any], str | None]:
+    def unverified_release(self, version: str, *, index: str | None = None) -> tuple[Release, str | None]:
         """What the registry says of a version, as `release` returns it, and of the signature of its index build. Nothing of it is verified.
 
         Raises:
             InputError: there is no such version, it was not made by `smar register`, or it names no place of this build, or its files are gone.
         """
         found = self.version(version)
+        tags, named = found.tags, f"version {version} of model {self.name!r}"
         if found.status != "READY":
+            raise InputError(f"{named} is {found.status} in MLflow, not READY; register its run again")
+        if missing := [name for name in _NEEDED if name not in tags]:
             raise InputError(
-                f"version {version} of model {self.name!r} is {found.status} in MLflow, not READY; register its run again"
-            )
-        missing = [name for name in _NEEDED if name not in found.tags]
-        if missing:
-            raise InputError(
-                f"version {version} of model {self.name!r} lacks the tag {missing[0]!r}: it was not made by `smar register`, or the tag was "
-                "removed"
+                f"{named} lacks the tag {missing[0]!r}: it was not made by `smar register`, or the tag was removed"
             )
         for name, read in (("smar.date", date.fromisoformat), ("smar.cutoff", datetime.fromisoformat)):
             try:
-                read(found.tags[name])
+                read(tags[name])
             except ValueError:
-                raise InputError(
-                    f"version {version} of model {self.name!r}: its tag {name!r} is {found.tags[name]!r}, which is no date"
-                ) from None
-        index = index or found.tags["index"]
-        index_source = found.tags.get(source_tag(index))
-        if index_source is None and index in {found.tags["index"], released_index(dict(found.tags))}:
-            index_source = found.tags["index_source"]
-        if index_source is None:
-            raise InputError(f"version {version} of model {self.name!r} names no place of the index {index[:12]}")
+                raise InputError(f"{named}: its tag {name!r} is {tags[name]!r}, which is no date") from None
+        index = index or tags["index"]
+        own_place = tags["index_source"] if index in {tags["index"], released_index(tags)} else None
+        if (index_source := tags.get(source_tag(index), own_place)) is None:
+            raise InputError(f"{named} names no place of the index {index[:12]}")
         source = self.client.get_model_version_download_uri(self.name, str(found.version))
         try:
             folder = self._copy(source, f"{self.name}-{found.version}")
-            index_folder = (
-                folder / "artifacts" / "index"
-                if index_source == WITHIN_VERSION
-                else self._copy(index_source, f"index-{index}")
-            )
+            is_within = index_source == WITHIN_VERSION
+            index_folder = folder / "artifacts" / "index" if is_within else self._copy(index_source, f"index-{index}")
         except InputError as error:
             raise InputError(f"version {version}: {error}") from error
-        release = {
-            "version": str(found.version),
-            "run": found.tags["smar.run"],
-            "date": found.tags["smar.date"],
-            "cutoff": found.tags["smar.cutoff"],
-            "started_from": found.tags.get("smar.started_from", "unknown"),
-            "model_digest": found.tags["smar.model_digest"],
-            "index_digest": index,
-            "source": source,
-            "index_source": index_source,
-            "folder": str(folder),
-            "model_folder": str(folder / "artifacts" / "model"),
-            "index_folder": str(index_folder),
-            "release_digest": found.tags.get("smar.release_digest"),
-        }
-        return release, found.tags.get(signature_tag(index))
+        release = Release(
+            version=str(found.version),
+            run=tags["smar.run"],
+            date=tags["smar.date"],
+            cutoff=tags["smar.cutoff"],
+            started_from=tags.get("smar.started_from", "unknown"),
+            model_digest=tags["smar.model_digest"],
+            index_digest=index,
+            source=source,
+            index_source=index_source,
+            folder=str(folder),
+            model_folder=str(folder / "artifacts" / "model"),
+            index_folder=str(index_folder),
+            release_digest=tags.get("smar.release_digest"),
+        )
+        return release, tags.get(signature_tag(index))
 
     def _copy(self, uri: str, cache: str) -> Path:
         return copy_of(uri, cache=cache, tracking_uri=self.settings.tracking_uri)
@@ -285,7 +265,7 @@ def released_index(tags: dict[str, str]) -> str | None:
     return tags.get("smar.index_digest", tags.get("index"))
 
 
-def serving_or_version(settings: Settings, version: str | None) -> dict[str, Any]:
+def serving_or_version(settings: Settings, version: str | None) -> Release:
     """A stated version, or else what serves: the champion, and in the place of one that cannot serve the last good release, which is
     said on standard error.
 

@@ -6,10 +6,9 @@ from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out
 from smar_model.release.history import new_entry
-from smar_model.release.lease import registry_lease
-from smar_model.release.reconcile import is_met, reconcile_champion
+from smar_model.release.reconcile import is_met, reconciled
 from smar_model.release.registry import CHAMPION, PROMOTED_AT, Registry
-from smar_model.release.steps import recorded_step
+from smar_model.release.steps import Outcome, decided_step
 from smar_model.release.verify import verify_release
 
 
@@ -25,47 +24,42 @@ def roll_back(run: Run, *, reason: str, by: str) -> str:
     """
     if not reason.strip():
         raise InputError("--reason: say why, for the history")
-    with recorded_step(run, "rollback") as details:
-        outcome, text = _roll_back(run, reason.strip(), by)
-        details["metrics"] = {"outcome": outcome, "text": text}
-    print(f"[{run.name}] rollback: {text}")
-    return outcome
+    outcome = decided_step(run, "rollback", lambda: _roll_back(run, reason.strip(), by))
+    print(f"[{run.name}] rollback: {outcome.text}")
+    return outcome.kind
 
 
-def _roll_back(run: Run, reason: str, by: str) -> tuple[str, str]:
+def _roll_back(run: Run, reason: str, by: str) -> Outcome:
     if run.release is None:
         raise InputError(
             f"run {run.name}: met no release when it started; begin one with `smar start --release VERSION`"
         )
-    version, registry = run.release["version"], Registry(run.settings)
+    version, registry = run.release.version, Registry(run.settings)
     published = run.state("publish-index")
     if not published or published["state"] != "finished":
         raise InputError(
             f"run {run.name}: refresh the index of version {version} first: `smar publish-index --run {run.name}`"
         )
-    with registry_lease(purpose=f"rollback {run.name}") as lease:
-        found = reconcile_champion(registry)
-        for line in found.lines:
-            print(f"[{run.name}] rollback: {line}", flush=True)
+    with reconciled(registry, run, "rollback") as (lease, found):
         if registry.aliased(CHAMPION) == version and found.problem is None:
-            return "unchanged", f"version {version} is the champion already"
+            return Outcome(kind="unchanged", text=f"version {version} is the champion already", version=version)
         release = registry.release(version)
         if PROMOTED_AT not in registry.version(version).tags:
             raise InputError(
                 f"version {version} was never released, so it cannot be rolled back to; `smar history` lists the releases"
             )
-        if release["model_digest"] != run.release["model_digest"]:
+        if release.model_digest != run.release.model_digest:
             raise InputError(f"version {version} is another one than run {run.name} has refreshed; start a new run")
         before = found.champion[0] if found.champion else None
         if not is_met(registry, before, run.champion):
-            met = f"version {run.champion['version']}" if run.champion else "none"
+            met = run.champion.name if run.champion else "none"
             raise InputError(
                 f"the champion became version {before} while this run, which met {met}, was under way; start a new run"
             )
         entry = new_entry(
             registry.name,
             "rollback",
-            **{"from": before, "to": version, "index": release["index_digest"]},
+            **{"from": before, "to": version, "index": release.index_digest},
             run=run.name,
             date=str(run.date),
             by=by,
@@ -73,4 +67,5 @@ def _roll_back(run: Run, reason: str, by: str) -> tuple[str, str]:
             evidence={"answered": verify_release(release)},
         )
         carry_out(registry, lease, entry)
-    return "rolled back", f"version {version} is the champion again, in place of version {before}: {reason}"
+    text = f"version {version} is the champion again, in place of version {before}: {reason}"
+    return Outcome(kind="rolled back", text=text, version=version)

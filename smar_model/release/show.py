@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from typing_extensions import TypedDict
 
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.release.history import MOVES, read_history
+from smar_model.release.history import MOVES, Change, read_history
 from smar_model.release.registry import serving_or_version
 from smar_model.settings import Settings, load_recorded_settings
 
 if TYPE_CHECKING:
     from smar_model.retrieval.search import RoutedBy
+
+
+class Hit(TypedDict):
+    rank: int
+    item_id: str
+    title: str
+    department: str
+    score: float
+    pictures: list[str]
+    """Paths or URLs."""
+
+
+class SearchAnswer(TypedDict):
+    query: str
+    version: str
+    p: float
+    """P(q), 0 to 1."""
+    hits: list[Hit]
 
 
 def search_release(
@@ -28,11 +48,8 @@ def search_release(
     version: str | None,
     departments: Collection[str] = (),
     routing: RoutedBy | None = None,
-) -> dict[str, Any]:
+) -> SearchAnswer:
     """The k best items for a query through the champion, or through a stated version; as `Searcher.search` takes them.
-
-    Returns:
-        query, version, p (P(q), 0 to 1), and hits: rank, item_id, title, department, score, pictures (paths or URLs).
 
     Raises:
         InputError: there is no champion, no such version or no such department, or its files are damaged.
@@ -41,27 +58,24 @@ def search_release(
     # torch and FAISS take seconds to import: not where there is nothing to search.
     from smar_model.retrieval.search import Searcher
 
-    trained_with = load_recorded_settings(Path(release["folder"]) / "artifacts" / "settings.yaml")
-    pictures = ShopInputs.of(trained_with).pictures()
-    searcher = Searcher.load(
-        Path(release["model_folder"]), Path(release["index_folder"]), model_digest=release["model_digest"]
-    )
+    pictures = ShopInputs.of(load_recorded_settings(release.settings_file)).pictures()
+    searcher = Searcher.load(Path(release.model_folder), Path(release.index_folder), model_digest=release.model_digest)
     found, p = searcher.search([query], k=k, departments=departments, routing=routing)
     hits = [
-        {
-            "rank": rank,
-            "item_id": hit.item_id,
-            "title": hit.title,
-            "department": hit.department,
-            "score": round(hit.score, 4),
-            "pictures": [pictures.address(name) for name in hit.images],
-        }
+        Hit(
+            rank=rank,
+            item_id=hit.item_id,
+            title=hit.title,
+            department=hit.department,
+            score=round(hit.score, 4),
+            pictures=[pictures.address(name) for name in hit.images],
+        )
         for rank, hit in enumerate(found[0], start=1)
     ]
-    return {"query": query, "version": release["version"], "p": round(float(p[0]), 4), "hits": hits}
+    return SearchAnswer(query=query, version=release.version, p=round(float(p[0]), 4), hits=hits)
 
 
-def show_search(answer: dict[str, Any], *, as_json: bool) -> None:
+def show_search(answer: SearchAnswer, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer, indent=1, ensure_ascii=False))
         return
@@ -75,12 +89,16 @@ def show_search(answer: dict[str, Any], *, as_json: bool) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("title", overflow="fold", max_width=48)
-    table.add_column("department")
-    table.add_column("picture", overflow="fold")
+    table = Table(
+        Column("#", justify="right"),
+        Column("score", justify="right"),
+        Column("title", overflow="fold", max_width=48),
+        Column("department"),
+        Column("picture", overflow="fold"),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for hit in answer["hits"]:
         picture = _short(hit["pictures"][0]) if hit["pictures"] else "none"
         cells = [str(hit["rank"]), f"{hit['score']:.3f}", hit["title"], hit["department"], picture]
@@ -96,17 +114,17 @@ def show_champion(settings: Settings, *, as_json: bool) -> None:
     """
     release = serving_or_version(settings, None)
     if as_json:
-        print(json.dumps(release, indent=1))
+        print(json.dumps(asdict(release), indent=1))
         return
     names = {
-        "version": release["version"],
-        "trained by run": release["run"],
-        "trained up to": release["cutoff"],
-        "fine-tuned from": release["started_from"],
-        "judged up to": release["date"],
-        "model": _short(release["model_folder"]),
-        "index": _short(release["index_folder"]),
-        "report": _short(str(Path(release["folder"]) / "artifacts" / "report.html")),
+        "version": release.version,
+        "trained by run": release.run,
+        "trained up to": release.cutoff,
+        "fine-tuned from": release.started_from,
+        "judged up to": release.date,
+        "model": _short(release.model_folder),
+        "index": _short(release.index_folder),
+        "report": _short(str(release.settings_file.with_name("report.html"))),
     }
     for name, value in names.items():
         print(f"{name:<15} {value}")
@@ -142,9 +160,9 @@ def show_history(*, as_json: bool) -> None:
                 print(f"    ✓ {len(reasons) - len(told)} further rules (--json)")
 
 
-def _told(entry: dict[str, Any], refreshes: int) -> str:
+def _told(change: Change, refreshes: int) -> str:
     # What a damaged line or a tag does not tell is shown as such.
-    entry = dict.fromkeys(("from", "to", "run", "date", "index", "version", "reason"), "?") | entry
+    entry: Any = dict.fromkeys(("from", "to", "run", "date", "index", "version", "reason"), "?") | change
     origin = f"run {entry['run']}, data up to {entry['date']}"
     by = f" by {entry['by']}" if entry.get("by") else ""
     if entry["action"] == "refresh":

@@ -14,21 +14,22 @@ from typing import Any
 from urllib.parse import urlparse
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import has_output
 from smar_model.lake.durable_files import copy_files
+from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.release_copies import discard_copy
 from smar_model.lake.release_manifest import (
     WITHIN_VERSION,
     content_digest,
+    is_index_output,
     list_files,
     make_manifest,
-    model_content_digest,
     read_manifest,
     record_manifest,
     recorded_manifest,
     sign_index,
     sign_manifest,
     verify_by_record,
+    verify_content,
     verify_files,
     verify_release_files,
 )
@@ -53,25 +54,25 @@ def sign_version(settings: Settings, version: str, *, by: str, without_record: b
     """
     registry = Registry(settings)
     with registry_lease(purpose=f"sign version {version}"):
-        tags = dict(registry.version(version).tags)
+        tags = registry.version(version).tags
         release, _ = registry.unverified_release(version, index=released_index(tags))
-        for folder in {Path(release["folder"]), Path(release["index_folder"])}:
-            if discard_copy(folder, at_any_age=True):
-                release, _ = registry.unverified_release(version, index=released_index(tags))
+        if any([discard_copy(Path(copy), at_any_age=True) for copy in {release.folder, release.index_folder}]):
+            release, _ = registry.unverified_release(version, index=released_index(tags))
         manifest, verified = _sign(registry, release, without_record=without_record)
         signed = f"version {version} of model {registry.name!r}: {verified}"
         if tags["index"] != released_index(tags):
             signed += f"; {_sign_current_index(registry, version, without_record=without_record)}"
-        digest = registry.release(version)["release_digest"]
-        if is_file(run_folder(release["run"]) / "run.json"):  # where no run is, its record must not seem to be
-            record_manifest(release["run"], manifest)
+        digest = registry.release(version).release_digest
+        assert digest is not None, "it has just been signed"
+        if is_file(run_folder(release.run) / "run.json"):  # where no run is, its record must not seem to be
+            record_manifest(release.run, manifest)
         registry.tag(version, "smar.release_digest", digest)
         entry = new_entry(
             registry.name,
             "sign",
             **{"from": version, "to": version, "index": tags["index"]},
-            run=release["run"],
-            date=release["date"],
+            run=release.run,
+            date=release.date,
             by=by,
             reason=verified,
             evidence={"release_digest": digest},
@@ -80,13 +81,13 @@ def sign_version(settings: Settings, version: str, *, by: str, without_record: b
     print(f"sign: {signed}")
 
 
-def _sign(registry: Registry, release: dict[str, Any], *, without_record: bool) -> tuple[str, str]:
+def _sign(registry: Registry, release: Release, *, without_record: bool) -> tuple[str, str]:
     """Sign what can be vouched for; returns the manifest and what was verified, for people."""
-    folder = Path(release["folder"])
-    recorded = recorded_manifest(release)
-    if recorded is not None:
-        verify_files(folder, json.loads(recorded)["files"])
-        manifest, verified = recorded, f"every file is what run {release['run']} recorded"
+    folder = Path(release.folder)
+    if recorded := recorded_manifest(release):
+        manifest, content = recorded
+        verify_files(folder, content["files"])
+        verified = f"every file is what run {release.run} recorded"
     else:
         try:
             manifest, _ = read_manifest(folder)
@@ -100,28 +101,26 @@ def _sign(registry: Registry, release: dict[str, Any], *, without_record: bool) 
     return manifest, verified
 
 
-def _sign_anew(registry: Registry, release: dict[str, Any], *, without_record: bool) -> tuple[str, str]:
-    folder = Path(release["folder"])
+def _sign_anew(registry: Registry, release: Release, *, without_record: bool) -> tuple[str, str]:
+    folder = Path(release.folder)
     try:
         verify_by_record(release)
-        verified = f"model, index and settings are what run {release['run']} recorded"
+        verified = f"model, index and settings are what run {release.run} recorded"
     except InputError as error:
         if not without_record:
             raise InputError(
-                f"version {release['version']} is not signed: {error}; where its run was made in another lake, sign it there, or "
+                f"version {release.version} is not signed: {error}; where its run was made in another lake, sign it there, or "
                 "vouch for it yourself: --without-record"
             ) from None
         verified = f"model and index are what the registry names, and no record vouches for them ({error})"
-        for name, digest in (("model", release["model_digest"]), ("index", release["index_digest"])):
-            place = folder / "artifacts" / name
-            if (model_content_digest(place) if name == "model" else content_digest(place)) != digest:
-                raise InputError(f"{place}: not the {name} {digest[:12]} that the registry names") from None
-        load_settings(folder / "artifacts" / "settings.yaml")
+        verify_content(release, "model")
+        verify_content(release, "index")
+        load_settings(release.settings_file)
     with tempfile.TemporaryDirectory(dir=home(), prefix=".sign-") as name:
         written = Path(name) / "version"
         save_pyfunc(written, _mlflow_model(registry, release), folder / "artifacts")
         _refuse_others(folder, written)
-        about = {n: release[n] for n in ("run", "date", "cutoff", "model_digest", "index_digest")}
+        about = {n: getattr(release, n) for n in ("run", "date", "cutoff", "model_digest", "index_digest")}
         manifest = make_manifest(written, about | {"model": registry.name})
         shutil.rmtree(written / "artifacts")  # what lies there stays
         _send(registry, release, written)  # before the signature: killed between, it is what it was
@@ -139,27 +138,25 @@ def _refuse_others(folder: Path, written: Path) -> None:
         raise InputError(f"{folder / name}: no file of a release; remove it, then sign the version")
 
 
-def _mlflow_model(registry: Registry, release: dict[str, Any]) -> Any:
+def _mlflow_model(registry: Registry, release: Release) -> Any:
     from mlflow.models import Model
 
-    found = registry.version(release["version"])
-    return Model(artifact_path=release["source"], run_id=found.run_id, model_id=_model_id(registry, release))
+    found = registry.version(release.version)
+    return Model(artifact_path=release.source, run_id=found.run_id, model_id=_model_id(registry, release))
 
 
-def _model_id(registry: Registry, release: dict[str, Any]) -> str:
-    found = registry.version(release["version"])
+def _model_id(registry: Registry, release: Release) -> str:
+    found = registry.version(release.version)
     model = found.model_id or str(found.source).removeprefix("models:/")
     if not model.startswith("m-"):
-        raise InputError(
-            f"version {release['version']}: names no logged model of MLflow, so nothing can be added to it"
-        )
+        raise InputError(f"version {release.version}: names no logged model of MLflow, so nothing can be added to it")
     return model
 
 
-def _send(registry: Registry, release: dict[str, Any], folder: Path) -> None:
+def _send(registry: Registry, release: Release, folder: Path) -> None:
     """Put files into a version, where all who read it find them."""
-    place = Path(release["folder"])
-    if urlparse(release["source"]).scheme not in {"", "file"}:
+    place = Path(release.folder)
+    if urlparse(release.source).scheme not in {"", "file"}:
         registry.client.log_model_artifacts(_model_id(registry, release), str(folder))
         discard_copy(place, at_any_age=True)
         return
@@ -169,16 +166,12 @@ def _send(registry: Registry, release: dict[str, Any], folder: Path) -> None:
 
 def _sign_current_index(registry: Registry, version: str, *, without_record: bool) -> str:
     release, _ = registry.unverified_release(version)
-    place, digest = Path(release["index_folder"]), release["index_digest"]
+    place, digest = Path(release.index_folder), release.index_digest
     made_for = json.loads((place / "index.json").read_text(encoding="utf-8"))["model_digest"]
-    if (
-        release["index_source"] == WITHIN_VERSION
-        or made_for != release["model_digest"]
-        or content_digest(place) != digest
-    ):
+    if release.index_source == WITHIN_VERSION or made_for != release.model_digest or content_digest(place) != digest:
         raise InputError(f"{place}: not the index {digest[:12]} of this model, which version {version} names")
-    if not without_record and not any(has_output(stage, digest) for stage in ("index", "refresh-index")):
+    if not without_record and not is_index_output(digest):
         raise InputError(f"the index {digest[:12]} of version {version} was not made in this lake; publish another one")
-    about = {"model": registry.name, "model_digest": made_for, "index_digest": digest, "run": release["run"]}
+    about = {"model": registry.name, "model_digest": made_for, "index_digest": digest, "run": release.run}
     registry.tag(version, signature_tag(digest), sign_index(about))
     return f"its index {digest[:12]} is an output of this lake" if not without_record else f"its index {digest[:12]}"

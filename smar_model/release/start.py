@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.durable_files import sweep_temporaries
-from smar_model.lake.process_identity import this_process
-from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder
-from smar_model.lake.shared_files import is_file, replace_file
+from smar_model.lake.earlier_outputs import Release
+from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder, write_failure
+from smar_model.lake.shared_files import is_file
 from smar_model.lake.sweeping import sweep_expired, sweep_orphans
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY, Settings, load_settings, refuse_secrets, validate_settings
@@ -52,7 +50,7 @@ def start_run(
             by a run with another date or other settings, or on another release.
         NothingToDo: there is no such release yet.
     """
-    folder = run_folder(name)
+    run_folder(name)  # refuses what is no name
     try:
         settings = with_window(with_changes(load_settings(settings_path), changes), window_days)
         if unknown := sorted(set(settings.stages.python) - set(steps)):
@@ -69,43 +67,53 @@ def start_run(
         check_inputs(run, with_log=release is None)
     except InputError as error:
         # There is no run yet to record it in; `make retrain` shows the message from here.
-        _record_failure(folder, str(error))
+        write_failure(name, "start", error, seconds=0.0)
         raise
     with recorded_step(run, "start") as details:
         swept, expired = sweep_orphans() + sweep_temporaries(), sweep_expired()
-        if is_file(folder / "run.json"):
-            run = create_run(run)
-            if release and release.isdigit() and run.release and run.release["version"] != release:
-                raise InputError(
-                    f"run {name}: exists, and works on version {run.release['version']}; choose another name"
-                )
-        else:
-            # MLflow takes seconds to import: only where it is asked.
-            from smar_model.release.anchors import find_anchors
-            from smar_model.release.starting_points import find_earlier_catalogue, starting_points
-
-            met, works_on = meet_releases(run, release)
-            # What only serves trains from nothing and is compared with nobody.
-            points = {} if release else starting_points(run, met) | {"anchors": find_anchors(run, met)}
-            points |= {"earlier_catalogue": find_earlier_catalogue(run)}
-            run = create_run(replace(run, champion=met, release=works_on, **points))
+        run = _taken_up(run, release) if is_file(run.folder / "run.json") else _begun(run, release)
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
         details["metrics"] |= {"pretraining": describe_base(run), "anchors": describe_anchors(run)}
-    rival = (
-        f"version {run.champion['version']} (trained up to {run.champion['cutoff'][:10]})" if run.champion else "none"
-    )
     print(
-        f"[{name}] start: {run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to "
-        f"{run.cutoff:%Y-%m-%d}, champion: {rival}, anchors: {describe_anchors(run)}, pretraining: {describe_base(run)}, "
-        f"promotion: {run.promotion}"
-        + (f", works on version {run.release['version']}" if run.release and run.release != run.champion else "")
+        f"[{name}] start: {_told(run)}"
         + (f"; removed {swept} unfinished output(s) and file(s) of dead processes" if swept else "")
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
     return load_run(name)
 
 
-def meet_releases(run: Run, asked: str | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def _taken_up(run: Run, release: str | None) -> Run:
+    """The run of that name, which has been begun before."""
+    run = create_run(run)
+    if release and release.isdigit() and run.release and run.release.version != release:
+        raise InputError(f"run {run.name}: exists, and works on version {run.release.version}; choose another name")
+    return run
+
+
+def _begun(run: Run, release: str | None) -> Run:
+    """The run as it is recorded, with what it meets and builds on."""
+    # MLflow takes seconds to import: only where it is asked.
+    from smar_model.release.starting_points import find_anchors, find_earlier_catalogue, starting_points
+
+    met, works_on = meet_releases(run, release)
+    # What only serves trains from nothing and is compared with nobody.
+    points = {} if release else starting_points(run, met) | {"anchors": find_anchors(run, met)}
+    points |= {"earlier_catalogue": find_earlier_catalogue(run)}
+    return create_run(replace(run, champion=met, release=works_on, **points))
+
+
+def _told(run: Run) -> str:
+    """What a run met and builds on."""
+    met = run.champion
+    rival = f"{met.name} (trained up to {met.cutoff[:10]})" if met else "none"
+    return (
+        f"{run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to {run.cutoff:%Y-%m-%d}, champion: {rival}, "
+        f"anchors: {describe_anchors(run)}, pretraining: {describe_base(run)}, promotion: {run.promotion}"
+        + (f", works on {run.release.name}" if run.release and run.release != met else "")
+    )
+
+
+def meet_releases(run: Run, asked: str | None) -> tuple[Release | None, Release | None]:
     """The champion and the release that is asked for, as they are now; what a killed process left of a release is repaired first.
 
     A champion that was set by hand and cannot serve is said loudly, and the last good one, which serves, is met in its place.
@@ -114,48 +122,42 @@ def meet_releases(run: Run, asked: str | None) -> tuple[dict[str, Any] | None, d
         InputError: there is no such version.
         NothingToDo: there is no champion, or no release before it.
     """
-    from smar_model.release.lease import registry_lease
-    from smar_model.release.reconcile import reconcile_champion
+    from smar_model.release.reconcile import reconciled
     from smar_model.release.registry import Registry
 
     registry = Registry(run.settings)
-    with registry_lease(purpose=f"start {run.name}"):
-        found = reconcile_champion(registry, opened=True)
-    for line in found.lines:
-        print(f"[{run.name}] start: {line}", flush=True)
+    with reconciled(registry, run, "start", opened=True) as (_, found):
+        pass  # it is done
     met = registry.release(found.champion[0], index=found.champion[1]) if found.champion else None
     if asked == "champion" and met is None:
         raise NothingToDo(f"model {registry.name!r} has no champion yet")
-    if asked is None or asked == "champion":
+    if asked in {None, "champion"}:
         return met, met
-    if asked == "previous":
-        before = registry.predecessor(met["version"]) if met else None
-        if before is None:
-            champion = (
-                f"version {met['version']}, the champion, is the first release" if met else "there is no champion"
-            )
-            raise NothingToDo(f"model {registry.name!r} has no previous release: {champion}")
-        try:
-            return met, registry.release(before)
-        except InputError as error:
-            raise NothingToDo(f"the previous release cannot be read: {error}") from error
-    return met, registry.release(asked)
+    if asked != "previous":
+        return met, registry.release(str(asked))
+    if met is None or (before := registry.predecessor(met.version)) is None:
+        champion = f"{met.name}, the champion, is the first release" if met else "there is no champion"
+        raise NothingToDo(f"model {registry.name!r} has no previous release: {champion}")
+    try:
+        return met, registry.release(before)
+    except InputError as error:
+        raise NothingToDo(f"the previous release cannot be read: {error}") from error
 
 
 def describe_base(run: Run) -> str:
     """Whose pretraining the run builds on."""
     if run.base is None:
         return f"its own (training.reuse_pretraining: {run.settings.training.reuse_pretraining})"
-    return f"that of run {run.base['run']}, trained up to {run.base['cutoff'][:10]}"
+    return f"that of run {run.base.run}, trained up to {run.base.cutoff[:10]}"
 
 
 def describe_anchors(run: Run) -> str:
     """Which earlier models, beside the champion, the run's is compared with."""
     told = {
-        "best_release": "version {version} (best of the last 28 days)",
-        "cold_start": "run {run} (cold start)",
+        "best_release": "version {0.version} (best of the last 28 days)",
+        "cold_start": "run {0.run} (cold start)",
     }
-    return " and ".join(told[name].format(**anchor) for name, anchor in run.anchors.items()) or "none"
+    return " and ".join(told[name].format(anchor) for name, anchor in run.anchors.items()) or "none"
 
 
 def with_changes(settings: Settings, changes: Sequence[str]) -> Settings:
@@ -222,18 +224,3 @@ def check_inputs(run: Run, *, with_log: bool = True) -> None:
 def _relative(path: Path) -> str:
     resolved = path.resolve()
     return str(resolved.relative_to(REPOSITORY)) if resolved.is_relative_to(REPOSITORY) else str(resolved)
-
-
-def _record_failure(folder: Path, message: str) -> None:
-    content = {
-        "stage": "start",
-        "state": "failed",
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        **this_process(),
-        "message": message,
-        "seconds": 0.0,
-    }
-    try:
-        replace_file(folder / "start.json", json.dumps(content, indent=1, ensure_ascii=False))
-    except (OSError, UnicodeError) as unwritten:  # what it would have said is raised all the same
-        print(f"[{folder.name}] start: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,11 +24,11 @@ from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.digests import digest_file
 from smar_model.lake.records import read_lines
-from smar_model.lake.runs import Run
+from smar_model.lake.runs import Run, StageState
 from smar_model.lake.shared_files import fetched
 from smar_model.lake.stage import resources_file
 from smar_model.release.registry import Registry
-from smar_model.release.steps import recorded_step
+from smar_model.release.steps import hand_over, recorded_step
 from smar_model.settings import REPOSITORY
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.url_secrets import mask_secrets
@@ -67,10 +68,9 @@ def track_run(run: Run) -> str:
             if old is None or old.data.tags.get("smar.recorded_at") != state["at"]:
                 _track_step(registry, run, parent, step, state, old.info.run_id if old else None)
         _track_parent(registry, run, parent, states)
-    address = page_address(run, registry.experiment_id(), parent)
-    print(
-        f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}: {mask_secrets(address)}"
-    )
+    address = mask_secrets(page_address(run, registry.experiment_id(), parent))
+    print(f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}: {address}")
+    hand_over(report=address)
     return parent
 
 
@@ -93,70 +93,63 @@ def parent_run(registry: Registry, run: Run) -> str:
     if found:
         return found[0].info.run_id
     tags = {"smar.run": run.name, "smar.kind": "run", "smar.date": str(run.date), "smar.cutoff": run.cutoff.isoformat()}
-    tags |= {"smar.champion_before": run.champion["version"] if run.champion else "none"}
+    tags |= {"smar.champion_before": run.champion.version if run.champion else "none"}
     # The day first: sorted by name, runs are in the order of what they learned from.
     return registry.client.create_run(experiment, run_name=f"{run.date} {run.name}", tags=tags).info.run_id
 
 
-def _track_step(registry: Registry, run: Run, parent: str, step: str, state: dict[str, Any], known: str | None) -> None:
-    ended = _milliseconds(state["at"])
-    started = ended - int(1_000 * state.get("seconds", 0))
+def _track_step(registry: Registry, run: Run, parent: str, step: str, state: StageState, known: str | None) -> None:
+    ended, seconds = _milliseconds(state["at"]), state.get("seconds", 0.0)
+    started = ended - int(1_000 * seconds)
     tags = {"mlflow.parentRunId": parent, "smar.run": run.name, "smar.kind": "stage", "smar.stage": step}
     run_id = known or (
         registry.client.create_run(registry.experiment_id(), run_name=step, tags=tags, start_time=started).info.run_id
     )
-    artifact = run.find_output(step) if step in STAGES or step in REFRESH_STAGES else None
-    values = {"seconds": state.get("seconds", 0), **state.get("metrics", {})}
-    metrics = [Metric(name, value, ended, 0) for name, value in values.items() if _is_number(value)]
+    values = {"seconds": seconds, **state.get("metrics", {})}
+    curves: list[Metric] = []
     tags = {name: str(value) for name, value in values.items() if not _is_number(value)}
     tags |= {"smar.state": state["state"], "smar.recorded_at": state["at"], "smar.host": state["host"]}
     if "message" in state:
         tags["smar.message"] = state["message"][:5_000]
     params: dict[str, str] = {}
+    artifact = run.find_output(step) if step in STAGES or step in REFRESH_STAGES else None
     if artifact:
-        tags |= {
-            "smar.reused": str(state.get("reused", False)),
-            "smar.key": artifact.key,
-            "smar.digest": artifact.digest,
-        }
+        is_reused = state.get("reused", False)
+        tags |= {"smar.reused": str(is_reused), "smar.key": artifact.key, "smar.digest": artifact.digest}
         tags |= {f"input.{name}": digest for name, digest in artifact.manifest["inputs"].items()}
         params = _flat(artifact.manifest["settings"])
-        curves = (
-            _history(artifact, ended)
-            + _speed(run, step, ended)
-            + ([] if state.get("reused") else _resources(run, step, started))
-        )
-        drawn = {metric.key for metric in curves}
-        metrics = [metric for metric in metrics if metric.key not in drawn] + curves
-    _log(registry, run_id, metrics, params, tags)
+        curves = _history(artifact, ended) + _speed(run, step, ended)
+        curves += [] if is_reused else _resources(run, step, started)
+    drawn = {metric.key for metric in curves}
+    metrics = _metrics({name: value for name, value in values.items() if name not in drawn}, ended)
+    _log(registry, run_id, metrics + curves, params, tags)
     if artifact and not known:
         registry.client.log_inputs(run_id, _data_sets(run, artifact))
     registry.client.set_terminated(run_id, "FINISHED" if state["state"] == "finished" else "FAILED", end_time=ended)
 
 
-def _track_parent(registry: Registry, run: Run, parent: str, states: dict[str, dict[str, Any]]) -> None:
-    finished = [step for step, state in states.items() if state["state"] == "finished"]
+def _metrics(values: Mapping[str, Any], at: int, *, step: int = 0) -> list[Metric]:
+    """Of those that are numbers."""
+    return [Metric(name, value, at, step) for name, value in values.items() if _is_number(value)]
+
+
+def _track_parent(registry: Registry, run: Run, parent: str, states: dict[str, StageState]) -> None:
+    finished = {step: state for step, state in states.items() if state["state"] == "finished"}
     failed = [step for step, state in states.items() if state["state"] in {"failed", "killed"}]
-    metrics = [
-        Metric(name, value, _milliseconds(states["evaluate"]["at"]), 0)
-        for name, value in (states["evaluate"]["metrics"] if "evaluate" in finished else {}).items()
-        if _is_number(value)
-    ]
+    judged = finished.get("evaluate")
+    metrics = _metrics(judged.get("metrics", {}), _milliseconds(judged["at"])) if judged else []
     tags = {"smar.failed": ", ".join(failed), "smar.settings": run.settings_source} | code_versions()
     tags["mlflow.note.content"] = _description(run, states)
     if orchestrator := os.environ.get(AIRFLOW_URL):
         tags["smar.airflow"] = orchestrator
     for step in ("gate", "promote", "register"):
-        if step in finished:
-            tags |= {f"smar.{name}": str(v) for name, v in states[step]["metrics"].items() if name in _DECISION_TAGS}
+        told = finished[step].get("metrics", {}) if step in finished else {}
+        tags |= {f"smar.{name}": str(value) for name, value in told.items() if name in _DECISION_TAGS}
     _log(registry, parent, metrics, _flat(run.settings.model_dump(mode="json")), tags)
-    for stage, names in DOCUMENTS.items():
-        for file in _documents(run, stage, names):
-            registry.client.log_artifact(parent, str(file))
-    if failed:
-        registry.client.set_terminated(parent, "FAILED")
-    elif any(step in finished for step in LAST):
-        registry.client.set_terminated(parent, "FINISHED")
+    for file in (file for stage, names in DOCUMENTS.items() for file in _documents(run, stage, names)):
+        registry.client.log_artifact(parent, str(file))
+    if failed or finished.keys() & set(LAST):
+        registry.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
 
 def code_versions() -> dict[str, str]:
@@ -170,7 +163,7 @@ def code_versions() -> dict[str, str]:
     return tags
 
 
-def _description(run: Run, states: dict[str, dict[str, Any]]) -> str:
+def _description(run: Run, states: dict[str, StageState]) -> str:
     """What MLflow shows above the run, in Markdown."""
     lines = [run.note] if run.note else []
     for step in ("gate", "promote"):
@@ -217,33 +210,30 @@ def _history(artifact: Artifact, at: int) -> list[Metric]:
         return []
     points = json.loads(artifact.file("history.json").read_text(encoding="utf-8"))
     return [
-        Metric(name, value, at, int(point["step"]))
-        for point in points
-        for name, value in point.items()
-        if name != "step" and _is_number(value)
+        metric for point in points for metric in _metrics(point, at, step=int(point["step"])) if metric.key != "step"
     ]
 
 
 def _speed(run: Run, stage: str, at: int) -> list[Metric]:
     """Pairs a second by step, which the run's folder has of what it trained itself."""
-    file = fetched(run.folder / f"{stage}.history.jsonl")
-    if not file.is_file():
-        return []
-    points = {p["step"]: p["pairs_per_second"] for p in read_lines(file, needs={"step", "pairs_per_second"})}
+    lines = _lines(run.folder / f"{stage}.history.jsonl", needs={"step", "pairs_per_second"})
+    points = {line["step"]: line["pairs_per_second"] for line in lines}
     return [Metric("pairs_per_second", value, at, step) for step, value in points.items()]
 
 
 def _resources(run: Run, stage: str, began: int) -> list[Metric]:
     """What the stage took of the machine, for MLflow's page of system metrics, which knows them by their prefix."""
-    file = fetched(resources_file(run, stage))
-    if not file.is_file():
-        return []
     return [
         Metric(f"system/{name}", value, began + int(1_000 * sample["seconds"]), number)
-        for number, sample in enumerate(read_lines(file, needs={"seconds"}))
+        for number, sample in enumerate(_lines(resources_file(run, stage), needs={"seconds"}))
         for name, value in sample.items()
         if name != "seconds"
     ]
+
+
+def _lines(file: Path, *, needs: set[str]) -> Iterable[Mapping[str, Any]]:
+    """Of a file in the run's folder, where it is there."""
+    return read_lines(file, needs=needs) if fetched(file).is_file() else ()
 
 
 def _log(registry: Registry, run_id: str, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
@@ -262,13 +252,11 @@ def _log(registry: Registry, run_id: str, metrics: list[Metric], params: dict[st
         registry.client.log_batch(run_id, params=new[start : start + 100])
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)[:6_000]
+        is_section = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": str(value)[:6_000]}
     return flat
 
 

@@ -6,18 +6,18 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
 
 import faiss
 import pyarrow.dataset as ds
 
 from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
+from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import load_run
-from smar_model.network.model import load_model, model_digest
-from smar_model.retrieval.embed import embed_catalogue
+from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
 from smar_model.serving.api_schemas import TEXT_ONLY
+from smar_model.training.model_files import load_model, model_digest
 
 EXAMPLES = 8
 
@@ -35,7 +35,7 @@ class ServedPair:
     searcher: Searcher
 
 
-def open_release(release: dict[str, Any], *, part: int | None = None) -> ServedPair:
+def open_release(release: Release, *, part: int | None = None) -> ServedPair:
     """Open a version as `Registry.release` describes it, which has verified every file of it.
 
     Args:
@@ -45,14 +45,14 @@ def open_release(release: dict[str, Any], *, part: int | None = None) -> ServedP
         InputError: the index was built by another model, or has no such part.
     """
     searcher = Searcher.load(
-        Path(release["model_folder"]), Path(release["index_folder"]), part=part, model_digest=release["model_digest"]
+        Path(release.model_folder), Path(release.index_folder), part=part, model_digest=release.model_digest
     )
     _warm(searcher)
     return ServedPair(
-        version=release["version"],
-        run=release["run"],
-        model_digest=release["model_digest"],
-        index_digest=release["index_digest"],
+        version=release.version,
+        run=release.run,
+        model_digest=release.model_digest,
+        index_digest=release.index_digest,
         searcher=searcher,
     )
 
@@ -76,7 +76,7 @@ def open_text_only(run_name: str) -> ServedPair:
     catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
     items = {name: catalogue[name].tolist() for name in ("title", "department")}
     items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
-    searcher = Searcher(QueryEncoder(model, tokenizer), index, items, {})
+    searcher = Searcher(QueryEncoder(model, tokenizer), index, items)
     _warm(searcher)
     return ServedPair(
         version=TEXT_ONLY, run=run_name, model_digest=model_digest(folder), index_digest=None, searcher=searcher

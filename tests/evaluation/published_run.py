@@ -19,9 +19,10 @@ from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
-from smar_model.network.model import model_digest, new_model, save_model
 from smar_model.settings import Network
 from smar_model.stages import STAGES
+from smar_model.training.model_files import model_digest, new_model, save_model
+from tests.earlier_models import a_release
 from tests.tiny_shop import DAYS, draw_picture, tiny_events, tiny_items, tiny_run, write_rows
 
 NETWORK = {"dimension": 16, "text": {"width": 16, "heads": 2, "query_layers": 1}}
@@ -127,6 +128,9 @@ def write_items(folder: Path, items: list[dict[str, Any]], *, masked: str | None
             row = {"item_id": item["item_id"], "frame": 0, "thumbnail": buffer.getvalue()}
             pictures.append({**row, "picture_digest": digest_bytes(buffer.getvalue())})
         item["attributes"] = [(name, value) for name, value in item["attributes"] if name != masked]
+        item["text_digest"] = digest_json([item[name] for name in ("title", "category", "brand", "attributes")])
+        shown = [row["picture_digest"] for row in pictures if row["item_id"] == item["item_id"]]
+        item["content_digest"] = digest_json([item["text_digest"], shown])
     write_rows(folder / "catalogue" / "part-0.parquet", "catalogue", catalogue)
     write_rows(folder / "pictures" / "part-0.parquet", "pictures", pictures)
 
@@ -193,10 +197,10 @@ def _write_drift(folder: Path) -> None:
 
 
 def with_champion(run: Run, model_folder: Path) -> Run:
-    champion = {
-        "version": "3",
-        "cutoff": "2026-11-01T00:00:00+00:00",
-        "model_digest": model_digest(model_folder),
-        "model_folder": str(model_folder),
-    }
+    champion = a_release(
+        version="3",
+        cutoff="2026-11-01T00:00:00+00:00",
+        model_digest=model_digest(model_folder),
+        model_folder=str(model_folder),
+    )
     return replace(run, champion=champion)

@@ -15,15 +15,18 @@ import pytest
 
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
-from smar_model.evaluation.evaluate import evaluate, format_table, run
+from smar_model.evaluation.evaluate import evaluate, run
+from smar_model.evaluation.evaluation_record import parse_evaluation
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from smar_model.evaluation.oracle import VISIBLE, reveal_truth
 from smar_model.evaluation.relevance import Relevance
 from smar_model.evaluation.report import nested_tables
+from smar_model.evaluation.terminal_table import format_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
+from smar_model.lake.earlier_outputs import EarlierModel, Oracle
 from smar_model.lake.stage import key_parts, run_stage
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
@@ -43,11 +46,21 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
         text_only = published.publish_model("train-text-only", variant="text_only", seed=1)
         # With other weights than this test's other models: what an oracle is told it must be able to use.
         told = published.publish_model("finetune-oracle", variant="oracle", seed=2)
-        oracle = {"run": "told", "cutoff": "2026-11-12T00:00:00+00:00", "truth": "visible"}
-        oracle |= {"model_digest": told.manifest["content"]["model"], "model_folder": str(told.folder / "model")}
+        oracle = Oracle(
+            run="told",
+            cutoff="2026-11-12T00:00:00+00:00",
+            truth="visible",
+            model_digest=told.manifest["content"]["model"],
+            model_folder=str(told.folder / "model"),
+        )
         anchors = {
-            name: {"version": version, "run": run, "cutoff": "2026-11-05T00:00:00+00:00"}
-            | {"model_digest": artifact.manifest["content"]["model"], "model_folder": str(artifact.folder / "model")}
+            name: EarlierModel(
+                version=version,
+                run=run,
+                cutoff="2026-11-05T00:00:00+00:00",
+                model_digest=artifact.manifest["content"]["model"],
+                model_folder=str(artifact.folder / "model"),
+            )
             for name, version, run, artifact in (
                 ("best_release", "2", "best", published.publish_model("finetune-best", seed=3)),
                 ("cold_start", None, "cold", published.publish_model("finetune-cold", seed=4)),
@@ -156,7 +169,7 @@ def test_another_anchor_is_another_evaluation(measured: PublishedRun) -> None:
     parts = [key_parts(stage, run, {}) for run in (refreshing, replace(refreshing, anchors={}))]
     assert parts[0] == parts[1] and parts[0]["release"] != key_parts(stage, measured.run, {})["release"]
     mine = measured.run.output("finetune").manifest["content"]["model"]
-    own = {"cold_start": measured.run.anchors["cold_start"] | {"model_digest": mine}}
+    own = {"cold_start": replace(measured.run.anchors["cold_start"], model_digest=mine)}
     assert set(replace(measured.run, anchors=own).rivals()) == {"champion"}, "the run's own model"
     twice = dict.fromkeys(("best_release", "cold_start"), measured.run.anchors["best_release"])
     assert set(replace(measured.run, anchors=twice).rivals()) == {"champion", "best_release"}, "a model once"
@@ -244,7 +257,7 @@ def test_what_is_missing_is_said(bare: PublishedRun) -> None:
     assert evaluation["shown"]["beside"] == "bm25"
     page = bare.run.output("report").file("report.html").read_text(encoding="utf-8")
     assert "text-only: not measured" in page
-    table = format_table(evaluation)
+    table = format_table(parse_evaluation(evaluation))
     assert "text-only: not measured, as train-text-only" in table
     assert "clicked" in table
     assert max(map(len, table.splitlines())) <= 100
@@ -253,7 +266,7 @@ def test_what_is_missing_is_said(bare: PublishedRun) -> None:
 def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> None:
     evaluation = read_evaluation(measured.run.output("evaluate"))
     evaluation["segments"] = dict.fromkeys(evaluation["segments"], 10_000)
-    lines = format_table(evaluation).splitlines()
+    lines = format_table(parse_evaluation(evaluation)).splitlines()
     assert len({len(line) for line in lines[:10]}) == 1
     assert len(lines[0]) <= 100
     assert [line.split("│")[0].strip() for line in lines[3:10]] == [
@@ -267,7 +280,7 @@ def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> Non
     ]
     recall = evaluation["models"]["bm25"]["overall"]["recall_at_50"]["mean"]
     assert lines[4].split("│")[1].split()[0] == f"{100 * recall:.1f}"
-    assert "wanted item" in format_table(evaluation)
+    assert "wanted item" in format_table(parse_evaluation(evaluation))
 
 
 def test_an_empty_segment_has_no_figure_and_breaks_nothing(measured: PublishedRun) -> None:
@@ -276,7 +289,7 @@ def test_an_empty_segment_has_no_figure_and_breaks_nothing(measured: PublishedRu
         for value in segments["not_fashion"].values():
             value |= {"mean": None, "low": None, "high": None}
     evaluation["segments"]["not_fashion"] = 0
-    assert "–" in format_table(evaluation)
+    assert "–" in format_table(parse_evaluation(evaluation))
 
 
 class PageParser(HTMLParser):
@@ -412,14 +425,14 @@ def test_figures_and_differences_of_constructed_rankers() -> None:
         item_ids=ids,
         settings=Evaluation(bootstrap_samples=200, shown_queries=4),
     )
-    overall = evaluation["models"]["challenger"]["overall"]
-    assert overall["recall_at_50"]["mean"] == pytest.approx(1 / 3)
-    assert overall["recall_at_100"]["mean"] == pytest.approx(2 / 3)
-    assert overall["recall_at_50"]["low"] < 1 / 3 < overall["recall_at_50"]["high"]
-    against = evaluation["differences"]["bm25"]["overall"]["recall_at_50"]
-    assert (against["mean"], against["wins"], against["ties"], against["losses"]) == (0, 100, 100, 100)
-    same = evaluation["differences"]["text_only"]["fashion"]["recall_at_50"]
-    assert (same["low"], same["high"], same["ties"]) == (0, 0, 150)
+    overall = evaluation.models["challenger"]["overall"]
+    assert overall["recall_at_50"].mean == pytest.approx(1 / 3)
+    assert overall["recall_at_100"].mean == pytest.approx(2 / 3)
+    assert overall["recall_at_50"].low < 1 / 3 < overall["recall_at_50"].high
+    against = evaluation.differences["bm25"]["overall"]["recall_at_50"]
+    assert (against.mean, against.wins, against.ties, against.losses) == (0, 100, 100, 100)
+    same = evaluation.differences["text_only"]["fashion"]["recall_at_50"]
+    assert (same.low, same.high, same.ties) == (0, 0, 150)
 
 
 def test_a_ranker_of_another_catalogue_is_refused() -> None:

@@ -15,9 +15,9 @@ from smar_model.errors import InputError
 from smar_model.evaluation.oracle import train_oracle
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import key_parts, stage_inputs
-from smar_model.network.model import load_model
 from smar_model.release.starting_points import find_oracle
 from smar_model.stages import COMPARISON_STAGES, STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import publish_run
 
 
@@ -60,8 +60,8 @@ def test_a_later_run_finds_the_newest_oracle_that_does_not_know_its_evaluation_d
     told = load_run("tiny-oracle-visible")
     found = find_oracle(run)
     assert found is not None
-    assert (found["run"], found["truth"], found["cutoff"]) == (told.name, "visible", run.cutoff.isoformat())
-    assert Path(found["model_folder"]).is_dir()
+    assert (found.run, found.truth, found.cutoff) == (told.name, "visible", run.cutoff.isoformat())
+    assert Path(found.model_folder).is_dir()
     assert find_oracle(replace(run, date=run.date + timedelta(days=6))) == found
     assert find_oracle(replace(run, date=run.date - timedelta(days=1))) is None, "it has learned from those days"
     other = run.settings.model_copy(update={"shop": run.settings.shop.model_copy(update={"root": Path("another")})})
@@ -78,7 +78,7 @@ def test_which_oracle_it_was_is_part_of_the_evaluations_key(run: Run) -> None:
         asked = replace(run, oracle=oracle)
         parts.append(key_parts(stage, asked, stage_inputs(stage, asked)))
     assert parts[0]["release"] is None
-    assert parts[1]["release"] == [find_oracle(run)["model_digest"]]
+    assert parts[1]["release"] == [find_oracle(run).model_digest]
 
 
 def test_an_oracle_that_is_gone_or_unknown_is_refused_or_passed_over(run: Run, tmp_path: Path, monkeypatch) -> None:

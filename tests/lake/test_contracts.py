@@ -15,9 +15,10 @@ import yaml
 from smar_model.errors import InputError
 from smar_model.lake import contracts, output_digests, publishing
 from smar_model.lake.artifacts import load_artifact, manifest_path
-from smar_model.lake.contracts import Contract, describe_tables, load_contract, read_contract
+from smar_model.lake.contracts import Contract, load_contract, read_contract
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.sweeping import sweep_expired
+from smar_model.lake.tables_page import describe_tables
 from smar_model.settings import REPOSITORY
 from tests.tiny_shop import publish_with
 

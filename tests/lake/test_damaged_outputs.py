@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.lake.sweeping import ORPHAN_AGE_SECONDS, sweep_orphans
 from smar_model.settings import REPOSITORY
+from tests.earlier_models import a_release
 from tests.tiny_shop import flip_byte, published, tiny_run
 
-WORK = Stage(name="made-up", summary="", work=f"{__name__}:write_output")
+# An output that no stage of the table makes.
+WORK = Stage(name="extract-clicks-day", summary="", work=f"{__name__}:write_output")
 FILES = ("model/weights.bin", "embeddings.npy", "evaluation.json", "fashion_labels/a.parquet")
 Damage = Callable[[Artifact], Path]
 """Does it, and returns what it is named by."""
@@ -215,16 +218,16 @@ def test_a_release_that_a_run_met_is_verified_where_it_is_read(home: Path) -> No
     first = run_stage(WORK, run)
     outside = shutil.copytree(first.place / "model", home / "mlflow-artifacts" / "model")
     digest = first.manifest["content"]["model"]
-    release = {"version": "1", "run": "first", "model_digest": digest, "model_folder": str(first.place / "model")}
+    release = a_release(model_digest=digest, model_folder=str(first.place / "model"))
     assert released_folder(run, release, "model") == first.place / "model"
     flip_byte(first.place / "model" / "weights.bin")
     with pytest.raises(DamagedOutput, match=r"weights\.bin: missing or damaged"):
         released_folder(run, release, "model")
     again = run_stage(WORK, run)
     assert released_folder(run, release, "model") == again.place / "model", "made again, it lies elsewhere"
-    index = release | {"index_digest": first.digest, "index_folder": str(first.place)}
+    index = replace(release, index_digest=first.digest, index_folder=str(first.place))
     assert released_folder(run, index, "index") == again.place
-    release |= {"model_folder": str(outside)}
+    release = replace(release, model_folder=str(outside))
     assert released_folder(run, release, "model") == outside
     flip_byte(outside / "weights.bin")
     with pytest.raises(

@@ -26,6 +26,7 @@ from smar_model.errors import InputError, NoAnswer
 from smar_model.lake import object_store, shared_files, sweeping
 from smar_model.lake.artifacts import DamagedOutput, find_artifact, lake, load_artifact, remove_artifact
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.earlier_outputs import EarlierModel
 from smar_model.lake.object_store import ObjectStore, Version
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
@@ -59,7 +60,7 @@ def work(context):
     context.output("done.txt").write_text("done")
     return {}
 
-run_stage(Stage(name="slow", summary="", work="__main__:work"), load_run("tiny"))
+run_stage(Stage(name="embed", summary="", work="__main__:work"), load_run("tiny"))
 """
 
 
@@ -266,13 +267,14 @@ def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_ho
 ) -> None:
     run = tiny_run(home() / "shop")
     made = run_stage(WORK, run)
-    folder = {
-        "version": "1",
-        "model_folder": str(made.place / "model"),
-        "model_digest": made.manifest["content"]["model"],
-    }
+    model = EarlierModel(
+        version="1",
+        cutoff="2026-11-19T00:00:00+00:00",
+        model_folder=str(made.place / "model"),
+        model_digest=made.manifest["content"]["model"],
+    )
     content = json.loads(read_file(run.folder / "run.json"))
-    other = create_run(replace(run, name="other", warm_start=folder))
+    other = create_run(replace(run, name="other", warm_start=model))
     on("second")
     found = load_run("other")
     assert found.warm_start is not None
@@ -310,7 +312,7 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
     first = slow_process(on("first"), go, logs[0])
     wait_for("half-way", logs[0])
     second = slow_process(on("second"), go, logs[1])
-    wait_for(f"slow: waits for process {first.pid} on", logs[1])
+    wait_for(f"embed: waits for process {first.pid} on", logs[1])
     if killed:
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -318,7 +320,7 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
     go.touch()
     assert second.wait(PATIENCE_SECONDS) == 0, logs[1].read_text()
     assert first.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if killed else 0), logs[0].read_text()
-    assert ("slow: finished" if killed else "slow: reused") in logs[1].read_text()
+    assert ("embed: finished" if killed else "embed: reused") in logs[1].read_text()
 
 
 def test_one_writer_of_the_registry_on_all_machines(on: Callable[[str], Path], tmp_path: Path) -> None:

@@ -27,14 +27,17 @@ from tests.patience import PATIENCE_SECONDS, wait_until
 
 STAND_IN = """#!{python}
 # Stands in for the interpreter of the commands: this test is about what Airflow makes of their exit codes and last lines.
-import os, sys
+import json, os, sys
 name, run = sys.argv[3], sys.argv[sys.argv.index("--run") + 1] if "--run" in sys.argv else ""
 with open(os.environ["CALLS"], "a") as calls:
     print(*sys.argv[3:], file=calls)
 with open(os.environ["CALLS"] + "-address", "w") as address:
     print(os.environ.get("SMAR_AIRFLOW_URL"), file=address)
 said = dict(line.split("=", 1) for line in os.environ["SAID"].splitlines())
-print(said.get(name, "done: http://127.0.0.1:5000/#/experiments/1/runs/a/artifacts/report.html"))
+print(said.get(name, "done"))
+if name in (outcomes := json.loads(os.environ["OUTCOMES"])):
+    with open(os.environ["SMAR_OUTCOME"], "w") as file:
+        json.dump(outcomes[name], file)
 for code in (2, 99):
     # A command, or the command of one run.
     if {{name, name + ":" + run}} & set(os.environ["EXIT_" + str(code)].split()):
@@ -83,6 +86,8 @@ class Planned:
     absent: str = ""
     said: dict[str, str] = field(default_factory=dict)
     """Last lines of commands."""
+    outcomes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What they hand over."""
 
     @property
     def when(self) -> str:
@@ -104,8 +109,9 @@ class Outcome:
     """Notices that came while it ran."""
 
 
-PROMOTED = {"promote": "[x] promote: promoted: version 3 is the champion"}
-KEPT = {"promote": "[x] promote: kept: version 4 is not promoted; keep the champion: Recall@50 fell"}
+REPORT = {"report": "http://127.0.0.1:5000/#/experiments/1/runs/a/artifacts/report.html"}
+PROMOTED = {"outcome": "promoted", "text": "version 3 is the champion", "version": "3"}
+KEPT = {"outcome": "kept", "text": "version 4 is not promoted; keep the champion: Recall@50 fell", "version": "4"}
 FORM = {
     **{"date": "2026-11-19", "window_days": 5, "settings": "a file; touch x.yaml", "promotion": "never", "seed": 0},
     **{"variant": "smar", "pretraining": "never", "sample_share": 0.25, "note": "--why? $(date)"},
@@ -113,9 +119,11 @@ FORM = {
 REASON = "--force it's; too many books"
 REFRESH = "refresh-manual__2026-01-04T00-00-00-00-00"
 PLAN = {
-    "good": Planned(day=1, conf=FORM, said=PROMOTED),
+    "good": Planned(day=1, conf=FORM, outcomes={"promote": PROMOTED, "track": REPORT}),
     "checks": Planned(day=2, failing="check-data track", said={"check-data": "error: clicks: 3 of 40 rows"}),
-    "beside": Planned(day=3, conf={"promotion": "ask"}, failing="train-text-only reconcile", said=KEPT),
+    "beside": Planned(
+        day=3, conf={"promotion": "ask"}, failing="train-text-only reconcile", outcomes={"promote": KEPT}
+    ),
     "refresh": Planned(dag="smar_refresh_index", day=4, absent=f"start:{REFRESH}-previous"),
     "rollback": Planned(dag="smar_rollback", day=5, conf={"release": "7", "reason": REASON}),
     "compare": Planned(
@@ -162,6 +170,7 @@ def outcomes(airflow_ready: Path) -> dict[str, Outcome]:
             **{"dag": run.dag, "when": run.when, "conf": run.conf},
             "environment": {
                 **{"CALLS": str(airflow_ready / f"calls-{name}"), "EXIT_2": run.failing, "EXIT_99": run.absent},
+                "OUTCOMES": json.dumps(run.outcomes),
                 "SAID": "\n".join(f"{command}={line}" for command, line in run.said.items()),
             },
         }
@@ -264,7 +273,11 @@ def test_a_good_run_is_green_and_passes_its_parameters_on(outcomes: dict[str, Ou
     run_id = "manual__2026-01-01T00%3A00%3A00%2B00%3A00"
     assert done.address == f"http://127.0.0.1:8080/dags/smar_retrain/runs/{run_id}"
     assert [asset for asset, _ in done.events] == ["smar_tables", "smar_model", "smar_release"]
-    assert done.events[-1][1] == {"run": f"manual__{PLAN['good'].when}", "said": PROMOTED["promote"]}
+    assert done.events[-1][1] == {
+        "run": f"manual__{PLAN['good'].when}",
+        "said": PROMOTED["text"],
+        **PROMOTED,
+    }
     assert done.letters == []
 
 

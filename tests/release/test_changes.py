@@ -24,7 +24,6 @@ from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.digests import digest_json
 from smar_model.lake.output_digests import content_digests
 from smar_model.lake.runs import Run
-from smar_model.network.model import model_digest
 from smar_model.release.changes import HISTORY_TAG, TAG_LENGTH, tag_history
 from smar_model.release.describe_decision import describe_decision
 from smar_model.release.history import append_history, read_history, read_moves, read_pending
@@ -38,6 +37,7 @@ from smar_model.release.show import show_champion
 from smar_model.release.start import start_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
+from smar_model.training.model_files import model_digest
 from tests.patience import PATIENCE_SECONDS
 from tests.release.interrupted import registry_lost_at
 from tests.release.judged_runs import judged_run, refresh_run, write_settings
@@ -161,9 +161,9 @@ def assert_whole(releases: Releases, *allowed: tuple[str, str]) -> tuple[str, st
     version, index = releases.pointer()
     assert (version, index) in allowed
     release = releases.registry.release(version)
-    assert digest_json(content_digests(Path(release["index_folder"]))) == release["index_digest"] == index
-    assert model_digest(Path(release["model_folder"])) == release["model_digest"]
-    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    assert digest_json(content_digests(Path(release.index_folder))) == release.index_digest == index
+    assert model_digest(Path(release.model_folder)) == release.model_digest
+    searcher = Searcher.load(Path(release.model_folder), Path(release.index_folder))
     assert searcher.search(["red shirt"], k=3)[0][0]
     return version, index
 
@@ -326,7 +326,7 @@ def test_a_rollback_works_with_any_one_small_file_damaged(
                 b"".join([*lines[:1], content + b"\n", *lines[2:]]) if file.suffix == ".jsonl" else content
             )
         run = refresh_run(releases.home, f"damaged-{number}", release="previous")
-        assert run.release is not None and run.release["version"] == "1", what
+        assert run.release is not None and run.release.version == "1", what
         assert publish_index(run) == "published", what
         assert roll_back(run, reason="a fault", by="Ada") == "rolled back", what
         assert assert_whole(releases, back) != before
@@ -343,14 +343,14 @@ def test_a_refresh_moves_the_index_of_its_release_and_says_what_changed(releases
     assert publish_index(releases.refresh_second) == "published"
     version, index = assert_whole(releases, CHANGES["publish-index"].after(releases))
     release = releases.registry.release(version)
-    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    searcher = Searcher.load(Path(release.model_folder), Path(release.index_folder))
     assert len(searcher.items["item_id"]) == len(tiny_items()) - 1
     entry = read_history("smar")[-1]
     assert (entry["from"], entry["to"]) == ("2", "2")
     assert (entry["index_from"], entry["index"]) == (old[1], index)
     assert (entry["evidence"]["items"], entry["evidence"]["items_removed"]) == (len(tiny_items()) - 1, 1)
     # The build before can still be asked for by its digest, as by a server that has just read it.
-    assert Path(releases.registry.release(version, index=old[1])["index_folder"]).parent.name == "artifacts"
+    assert Path(releases.registry.release(version, index=old[1]).index_folder).parent.name == "artifacts"
     assert publish_index(releases.refresh_second) == "unchanged"
     assert [e["action"] for e in read_history("smar")] == ["promote", "promote", "refresh"]
 
@@ -359,7 +359,7 @@ def test_a_refresh_after_a_refresh_of_the_same_catalogue_is_the_same_build(relea
     publish_index(releases.refresh_second)
     again = refresh_run(releases.home, "again", release="2")
     assert again.release is not None
-    assert again.release["index_digest"] == build(releases.refresh_second, "refresh-index")
+    assert again.release.index_digest == build(releases.refresh_second, "refresh-index")
     assert publish_index(again) == "unchanged"
 
 
@@ -431,17 +431,17 @@ def test_a_rollback_begun_before_a_promotion_is_refused(releases: Releases) -> N
 def test_the_previous_release_is_what_the_champion_once_replaced(releases: Releases) -> None:
     previous = releases.start("previous", release="previous")
     assert previous.release and previous.champion
-    assert (previous.release["version"], previous.champion["version"]) == ("1", "2")
+    assert (previous.release.version, previous.champion.version) == ("1", "2")
     publish_index(releases.refresh_first)
     roll_back(releases.refresh_first, reason="a fault", by="Ada")
     # Not the one that was rolled back from.
     with pytest.raises(NothingToDo, match="version 1, the champion, is the first release"):
         releases.start("before-the-first", release="previous")
     third = releases.start("after-the-rollback")
-    assert third.champion and third.champion["version"] == "1"
+    assert third.champion and third.champion.version == "1"
     promote_run(replace(releases.third, champion=third.champion))
     previous = releases.start("previous-of-3", release="previous")
-    assert previous.release and previous.release["version"] == "1"
+    assert previous.release and previous.release.version == "1"
 
 
 def test_without_a_previous_release_start_ends_as_a_skipped_task_does(
@@ -557,12 +557,12 @@ def test_an_index_set_by_hand_is_verified_and_written_down(releases: Releases) -
 
 
 def _damage_model(releases: Releases) -> None:
-    (Path(releases.registry.release("3")["model_folder"]) / "weights.safetensors").rename(releases.home / "model")
+    (Path(releases.registry.release("3").model_folder) / "weights.safetensors").rename(releases.home / "model")
 
 
 def _repair_model(releases: Releases) -> None:
     (releases.home / "model").rename(
-        Path(releases.registry.unverified_release("3")[0]["model_folder"]) / "weights.safetensors"
+        Path(releases.registry.unverified_release("3")[0].model_folder) / "weights.safetensors"
     )
 
 
@@ -609,7 +609,7 @@ def test_a_champion_set_by_hand_that_cannot_serve_is_reported_and_the_last_good_
     # Runs go on with what serves.
     run = releases.start("meanwhile")
     assert "WARNING: the champion of model 'smar', version 3" in capsys.readouterr().out
-    assert run.champion and run.champion["version"] == "2"
+    assert run.champion and run.champion.version == "2"
     mend(releases)
     reconcile(releases.first.settings)
     assert CANNOT_SERVE not in releases.registry.version("3").tags
@@ -632,7 +632,7 @@ def test_a_run_can_be_promoted_in_the_place_of_a_champion_that_cannot_serve(rele
     _foreign_index(releases)
     releases.move_by_hand("3")
     release = releases.start("back", release="champion").release
-    assert release and release["version"] == "2"
+    assert release and release.version == "2"
     run = replace(releases.refresh_second, release=release)
     publish_index(run)
     assert roll_back(run, reason="3 cannot serve", by="Ada") == "rolled back"

@@ -68,7 +68,7 @@ class Shop:
                 database.execute(statement)
 
     def folder(self, version: str) -> Path:
-        return Path(self.registry.release(version)["folder"])
+        return Path(self.registry.release(version).folder)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_a_run_goes_on_without_a_champion_that_is_lost(
 
     run = shop.start("next")
     assert "[next] start: WARNING: " in capsys.readouterr().out
-    assert (run.champion and run.champion["version"]) == met
+    assert (run.champion and run.champion.version) == met
 
 
 @pytest.mark.parametrize("spoil", [delete_champion, alias_of_none, delete_model, champions_files_gone, nothing_left])
@@ -267,7 +267,7 @@ def test_after_a_champion_was_lost_the_next_run_is_released(
     assert smar(monkeypatch, "reconcile", *settings) == 0
     assert read_moves("smar")[-1]["from"] == met
     after = shop.start("after")
-    assert after.champion and (after.champion["version"], after.champion["run"]) == (number, "third")
+    assert after.champion and (after.champion.version, after.champion.run) == (number, "third")
     prune(shop.first.settings, dry_run=True)
 
 
@@ -312,7 +312,7 @@ def test_what_is_odd_beside_a_champion_that_serves_stops_nothing(
 ) -> None:
     spoil(shop)
     run = shop.start("next")
-    assert run.champion and run.champion["version"] == "2"
+    assert run.champion and run.champion.version == "2"
     assert smar(monkeypatch, "reconcile", "--settings", str(shop.settings_file)) == 0
     assert read_pending("smar") is None
     prune(shop.first.settings)
@@ -401,10 +401,10 @@ def test_a_home_folder_that_was_moved_goes_on_with_its_own_files(
         there.experiment_id()
         register_run(shop.third)
         assert promote_run(shop.third) == "promoted"
-        assert Path(there.release("3")["folder"]).is_relative_to(moved)
+        assert Path(there.release("3").folder).is_relative_to(moved)
         assert there.client.get_model_version_download_uri("smar", "3").startswith(moved.as_uri())
         assert not shop.home.exists()
-        champion = Path(there.release("3")["folder"])
+        champion = Path(there.release("3").folder)
         shutil.rmtree(champion)
         assert smar(monkeypatch, "reconcile", *settings) == 2
         said = capsys.readouterr().err

@@ -16,6 +16,7 @@ import pytest
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, find_artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.earlier_outputs import Base, Oracle, SearchableModel
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.release_manifest import WITHIN_VERSION
@@ -26,6 +27,7 @@ from smar_model.release.lease import registry_lease
 from smar_model.release.prune import kept_versions, prune
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry, source_tag
 from smar_model.settings import Settings
+from tests.earlier_models import a_release
 from tests.tiny_shop import LAST_DAY, publish_with, tiny_settings
 
 VERSIONS = 9
@@ -190,10 +192,14 @@ def test_what_a_running_or_young_run_takes_or_names_stays(shop: Shop) -> None:
     shop.run("another-oracle", 70, "finetune")
     mined = shop.run("mined", 60, "finetune", "index")
     keys = {stage: base.output(stage).key for stage in ("train-tokenizer", "pretrain")}
-    folder = {"model_folder": str(oracle.output("finetune").folder / "model")}
-    shop.run("young", 3, "gate", base={"run": "base", "cutoff": "", "keys": keys}, oracle={"run": "oracle"} | folder)
+    model = {"cutoff": "2026-11-19T00:00:00+00:00", "model_digest": "0", "model_folder": ""}
+    told = Oracle(
+        **model | {"model_folder": str(oracle.output("finetune").folder / "model")}, run="oracle", truth="visible"
+    )
+    shop.run("young", 3, "gate", base=Base(run="base", cutoff="", keys=keys), oracle=told)
     # It began a month ago, and trains to this moment.
-    running = shop.run("running", 30, "check-data", mined_from={"index_folder": str(mined.output("index").folder)})
+    searched = SearchableModel(**model, run="mined", index_digest="0", index_folder=str(mined.output("index").folder))
+    running = shop.run("running", 30, "check-data", mined_from=searched)
     running.write_state("pretrain", "running")
     shop.run("idle", 30, "check-data")
     elsewhere = shop.settings.model_copy(
@@ -271,7 +277,7 @@ def test_index_builds_that_were_replaced_go_and_old_releases_get_their_own_back(
     tags = shop.registry.version("3").tags
     assert tags["index"] == OWN + "3"
     assert not [n for n in tags if n.startswith("index_source.")]
-    assert shop.registry.unverified_release("3")[0]["index_folder"].endswith("version-3/artifacts/index")
+    assert shop.registry.unverified_release("3")[0].index_folder.endswith("version-3/artifacts/index")
     # Runs that only refresh leave their outputs after a day, and their records later.
     assert shop.there("refresh-8-0.1", "embed-release") == [True]
     assert shop.there("refresh-7-5", "embed-release") == [False]
@@ -301,7 +307,7 @@ def test_copies_of_what_is_not_kept_go(shop: Shop) -> None:
         (cache_folder() / name).mkdir(parents=True)
         if name != ".smar-9.new":
             os.utime(cache_folder() / name, (time.time() - 2 * 86_400,) * 2)
-    run = shop.run("young", 1, "gate", release={"version": "4", "model_folder": str(named / "artifacts" / "model")})
+    run = shop.run("young", 1, "gate", release=a_release(version="4", model_folder=str(named / "artifacts" / "model")))
     assert run.release
     prune(shop.settings)
     left = {path.name for path in cache_folder().iterdir()}

@@ -17,20 +17,27 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
+from smar_model.lake.earlier_outputs import Base
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
-from smar_model.network.model import model_digest
-from smar_model.release.anchors import best_release, find_anchors, find_best_release, find_cold_start
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
 from smar_model.release.registry import Registry, serving_or_version, signature_tag
 from smar_model.release.start import start_run
+from smar_model.release.starting_points import (
+    PromotedVersion,
+    best_release,
+    find_anchors,
+    find_best_release,
+    find_cold_start,
+)
 from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import load_settings
 from smar_model.stages import STAGES
+from smar_model.training.model_files import model_digest
 from tests.release.judged_runs import EASY, judged_run, write_settings
 from tests.tiny_shop import DAYS, LAST_DAY, write_rows, write_tiny_shop
 
@@ -59,18 +66,18 @@ def first(home: Path) -> Run:
 def test_the_released_pair_answers_from_the_registry(home: Path, first: Run) -> None:
     found = serving_or_version(first.settings, None)
     assert found is not None
-    assert found["version"] == "1"
-    assert found["cutoff"] == first.cutoff.isoformat()
-    assert found["started_from"] == "pretraining"
-    assert found["model_digest"] == model_digest(first.output("finetune").folder / "model")
-    assert found["index_digest"] == first.output("index").digest
-    served = Searcher.load(Path(found["model_folder"]), Path(found["index_folder"]))
+    assert found.version == "1"
+    assert found.cutoff == first.cutoff.isoformat()
+    assert found.started_from == "pretraining"
+    assert found.model_digest == model_digest(first.output("finetune").folder / "model")
+    assert found.index_digest == first.output("index").digest
+    served = Searcher.load(Path(found.model_folder), Path(found.index_folder))
     made = Searcher.load(first.output("finetune").folder / "model", first.output("index").folder)
     assert served.search(["red shirt"], k=5)[0] == made.search(["red shirt"], k=5)[0]
-    pickles = [f for f in Path(found["folder"]).rglob("*") if f.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+    pickles = [f for f in Path(found.folder).rglob("*") if f.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
     assert pickles == []
-    assert (Path(found["folder"]) / "artifacts" / "report.html").stat().st_size > 1_000
-    assert load_settings(Path(found["folder"]) / "artifacts" / "settings.yaml") == first.settings
+    assert (Path(found.folder) / "artifacts" / "report.html").stat().st_size > 1_000
+    assert load_settings(Path(found.folder) / "artifacts" / "settings.yaml") == first.settings
 
 
 def test_mlflow_itself_serves_the_version(first: Run) -> None:
@@ -156,7 +163,7 @@ def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureF
 def test_a_rejected_challenger_is_a_normal_end(home: Path, first: Run) -> None:
     run = judged_run(home, "rejected", seed=2, minimum_queries=10_000)
     assert run.champion is not None
-    assert run.champion["version"] == "1"
+    assert run.champion.version == "1"
     assert register_run(run) == "2"
     assert promote_run(run) == "kept"
     assert version_of(run) == "1"
@@ -178,7 +185,7 @@ def followers(home: Path, first: Run) -> list[Run]:
 def version_of(alias_holder: Run) -> str:
     now = serving_or_version(alias_holder.settings, None)
     assert now is not None
-    return now["version"]
+    return now.version
 
 
 def test_without_leave_nothing_is_promoted(followers: list[Run]) -> None:
@@ -189,14 +196,14 @@ def test_without_leave_nothing_is_promoted(followers: list[Run]) -> None:
 def test_a_version_that_does_not_answer_stays_out_and_shows_as_failed(home: Path, followers: list[Run]) -> None:
     run = followers[0]
     registry, number = Registry(run.settings), "3"
-    index = Path(registry.release(number)["index_folder"]) / "index.faiss"
+    index = Path(registry.release(number).index_folder) / "index.faiss"
     whole = index.read_bytes()
     index.write_bytes(b"cut off")
     with pytest.raises(InputError, match="damaged"):
         promote_run(run)
     index.write_bytes(whole)
 
-    foreign = Path(registry.release("1")["index_folder"]).as_uri()
+    foreign = Path(registry.release("1").index_folder).as_uri()
     registry.tag(number, "index_source", foreign)
     with pytest.raises(InputError, match="has no signature"):
         promote_run(run)
@@ -240,14 +247,14 @@ def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Pat
 
     registry.client.set_model_version_tag("smar", "1", "smar.over_bm25", "0.9")
     anchors = find_anchors(next_day, now)
-    assert (anchors["best_release"]["version"], anchors["best_release"]["run"]) == ("1", "first")
-    assert anchors["best_release"]["model_digest"] == registry.release("1")["model_digest"]
-    assert Path(anchors["best_release"]["model_folder"]).is_dir()
+    assert (anchors["best_release"].version, anchors["best_release"].run) == ("1", "first")
+    assert anchors["best_release"].model_digest == registry.release("1").model_digest
+    assert Path(anchors["best_release"].model_folder).is_dir()
     # Promoted or not, the newest is the anchor; but not one that went on from a release or an earlier pretraining, or a comparison.
-    assert anchors["cold_start"]["run"] == max(registered)
-    others = {
+    assert anchors["cold_start"].run == max(registered)
+    others: dict[str, dict[str, Any]] = {
         "z-warm": {"warm_start": now},
-        "z-based": {"base": {"run": "first", "cutoff": now["cutoff"], "keys": {}}},
+        "z-based": {"base": Base(run="first", cutoff=now.cutoff, keys={})},
         "z-compared": {},
     }
     for name, points in others.items():
@@ -270,17 +277,17 @@ def test_the_next_day_meets_the_best_release_and_the_newest_cold_start(home: Pat
 
     registry.client.set_model_version_tag("smar", "1", "smar.over_bm25", "-0.9")
     assert "best_release" not in find_anchors(next_day, now), "the best is the champion"
-    folder = Path(registry.release("3")["model_folder"])
+    folder = Path(registry.release("3").model_folder)
     folder.rename(folder.with_name("gone"))
-    assert find_anchors(next_day, now)["best_release"]["version"] == "1", "whose files are gone is passed over"
+    assert find_anchors(next_day, now)["best_release"].version == "1", "whose files are gone is passed over"
     folder.with_name("gone").rename(folder)
 
 
 def test_of_releases_the_best_is_by_its_own_day_and_not_too_old() -> None:
     cutoff = datetime(2026, 11, 29, tzinfo=UTC)
 
-    def release(version: str, day: str, over_bm25: float) -> dict[str, Any]:
-        return {"version": version, "cutoff": f"2026-{day}T00:00:00+00:00", "over_bm25": over_bm25}
+    def release(version: str, day: str, over_bm25: float) -> PromotedVersion:
+        return PromotedVersion(version=version, cutoff=f"2026-{day}T00:00:00+00:00", over_bm25=over_bm25)
 
     old, first, second, later = (
         *(release("1", "10-31", 0.9), release("2", "11-01", 0.3)),
@@ -288,9 +295,8 @@ def test_of_releases_the_best_is_by_its_own_day_and_not_too_old() -> None:
     )
     assert best_release([old, first, later], cutoff) == first, "28 days, and none that knows the evaluation days"
     assert best_release([first, second], cutoff) == second, "of equals the newest"
-    assert best_release([second | {"version": "10"}, second], cutoff) == second | {"version": "10"}, (
-        "ten comes after nine"
-    )
+    tenth = replace(second, version="10")
+    assert best_release([tenth, second], cutoff) == tenth, "ten comes after nine"
     assert best_release([old], cutoff) is None
 
 

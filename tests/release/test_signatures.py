@@ -283,7 +283,7 @@ def test_what_is_not_as_it_was_signed_is_refused_everywhere_and_the_last_good_re
     run = start_run(
         settings_path=shop.settings_file, name=attack.__name__, day=LAST_DAY, promotion="automatic", steps=()
     )
-    assert run.champion and run.champion["version"] == "1"
+    assert run.champion and run.champion.version == "1"
     assert not shop.marker.exists(), "the version's code was run"
 
 
@@ -299,7 +299,7 @@ def test_a_champion_that_was_verified_before_is_verified_again(shop: Attacked) -
 
 def test_a_stage_reads_the_release_that_its_run_met_or_none(shop: Attacked) -> None:
     run = start_run(settings_path=shop.settings_file, name="met-1", day=LAST_DAY, promotion="automatic", steps=())
-    assert run.champion and run.champion["release_digest"]
+    assert run.champion and run.champion.release_digest
     for what, name in RELEASED.items():
         folder = released_folder(run, run.champion, what)
         file = folder / name
@@ -332,7 +332,7 @@ def sign(shop: Attacked, *options: str) -> BaseException | None:
 
 def test_a_release_from_before_signatures_serves_by_its_record_and_is_signed_by_it(shop: Attacked) -> None:
     as_before_signatures(shop)
-    assert shop.registry.release("2")["release_digest"] is None
+    assert shop.registry.release("2").release_digest is None
     search_release(shop.first.settings, "red shirt", k=3, version="2")
     settings = shop.folder("2") / "artifacts" / "settings.yaml"
     whole = settings.read_text(encoding="utf-8")
@@ -348,7 +348,7 @@ def test_a_release_from_before_signatures_serves_by_its_record_and_is_signed_by_
     code_appended(shop)  # which no record of that time covers: it is not signed, but written anew
     assert sign(shop) is None
     assert shop.code not in (shop.folder("2") / "pyfunc_model.py").read_text(encoding="utf-8")
-    assert shop.registry.release("2")["release_digest"] == shop.registry.version("2").tags["smar.release_digest"]
+    assert shop.registry.release("2").release_digest == shop.registry.version("2").tags["smar.release_digest"]
     entry = read_history("smar")[-1]
     assert (entry["action"], entry["to"], entry["by"]) == ("sign", "2", "Ada")
     assert "what run second recorded" in entry["reason"]
@@ -365,7 +365,7 @@ def test_a_damaged_record_takes_no_release_away(shop: Attacked, content: str) ->
     whole = record.read_text(encoding="utf-8")
     other = whole.replace('"sha256":"', '"sha256":"0', 1)
     record.write_text({"a newline more": whole + "\n", "another digest": other}.get(content, content), encoding="utf-8")
-    assert shop.registry.release("2")["release_digest"] == shop.registry.version("2").tags["smar.release_digest"]
+    assert shop.registry.release("2").release_digest == shop.registry.version("2").tags["smar.release_digest"]
     assert sign(shop) is None
     assert record.read_text(encoding="utf-8") == whole
     # Nor does its damage make a signed release one from before signatures.
@@ -428,7 +428,7 @@ def test_a_registry_that_holds_a_changed_version_gets_another_one_of_the_run(sho
     code_appended(shop)
     number = register_run(shop.second)
     assert number != "2"
-    assert shop.registry.release(number)["release_digest"]
+    assert shop.registry.release(number).release_digest
 
 
 def test_mlflow_loads_a_signed_version_and_leaves_it_as_it_is(shop: Attacked) -> None:
@@ -461,4 +461,4 @@ def test_signing_that_was_cut_off_is_done_again(shop: Attacked, monkeypatch: pyt
             patch.setattr(signing, "_send", cut_off)
             failed = sign(shop)
         assert isinstance(failed, OSError) == (number < 3)
-    assert shop.registry.release("2")["release_digest"]
+    assert shop.registry.release("2").release_digest

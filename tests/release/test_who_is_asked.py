@@ -43,7 +43,7 @@ def test_nobody_is_asked_where_a_word_would_change_nothing(tmp_path: Path, monke
 
     def decide(promote: bool, verdict: str) -> None:
         attempt = Attempt("gate", verdict.replace(" ", "-"))
-        decision = {"promote": promote, "verdict": verdict, "reasons": []}
+        decision = {"promote": promote, "verdict": verdict, "better": [], "compared_with": {}, "reasons": []}
         (attempt.folder / "decision.json").write_text(json.dumps(decision), encoding="utf-8")
         run.take(attempt.publish(metrics={}, inputs={}, settings={}), stage="gate")
 

@@ -198,8 +198,8 @@ def test_a_server_killed_during_a_refresh_and_a_rollback_leaves_one_whole(
     assert [(e["action"], e["by"]) for e in read_history("smar")][-1] == ("rollback", "Ada")
     # Whoever reads it gets the index from the server.
     release = Registry(first.settings).release("1")
-    assert Path(release["index_folder"]).parent == cache_folder()
-    searcher = Searcher.load(Path(release["model_folder"]), Path(release["index_folder"]))
+    assert Path(release.index_folder).parent == cache_folder()
+    searcher = Searcher.load(Path(release.model_folder), Path(release.index_folder))
     assert len(searcher.items["item_id"]) == ITEMS - 1
 
 
@@ -227,12 +227,12 @@ def test_a_changed_copy_is_brought_again_and_what_was_changed_on_the_server_is_r
 ) -> None:
     registry = Registry(first.settings)
     release = registry.release("1")
-    copied = Path(release["model_folder"]) / "network.json"
+    copied = Path(release.model_folder) / "network.json"
     whole = copied.read_bytes()
     copied.write_bytes(whole[:-1])
     with pytest.raises(InputError, match=r"network\.json: damaged"):
         registry.release("1")  # it has just been brought
-    os.utime(release["folder"], (time.time() - 3_600,) * 2)
+    os.utime(release.folder, (time.time() - 3_600,) * 2)
     assert registry.release("1") == release
     assert copied.read_bytes() == whole
 

@@ -388,7 +388,7 @@ def test_another_version_that_cannot_be_opened_fails_its_own_requests_alone(
     shop: ServingShop, client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.app.state.follower._others.clear()  # type: ignore[attr-defined]
-    index = Path(shop.registry.release("2")["index_folder"]) / "index.faiss"
+    index = Path(shop.registry.release("2").index_folder) / "index.faiss"
     whole = index.read_bytes()
     index.unlink()
     index.write_bytes(whole[:100])

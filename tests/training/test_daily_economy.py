@@ -14,13 +14,15 @@ import torch
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
+from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model, model_digest, save_model
 from smar_model.release.starting_points import earlier_release, find_base, starting_points
 from smar_model.settings import validate_settings
 from smar_model.stages import STAGES
 from smar_model.training.finetune import misfit
+from smar_model.training.model_files import load_model, model_digest, save_model
+from tests.earlier_models import a_release
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
 from tests.network.small_models import small_model
 from tests.tiny_shop import DAYS, flip_byte, tiny_events, tiny_items, tiny_settings
@@ -46,7 +48,7 @@ def planned(home: Path, name: str, day: date, *, pictures: dict[str, int] | None
     return Run(name=name, date=day, settings_source="tests", settings=settings, champion=None, promotion="automatic")
 
 
-def started(run: Run, champion: dict[str, Any] | None) -> Run:
+def started(run: Run, champion: Release | None) -> Run:
     """Recorded as `smar start` does, its data half published."""
     run = create_run(replace(run, champion=champion, **starting_points(run, champion)))
     items = tiny_items()
@@ -70,10 +72,15 @@ def decide(run: Run, decision: str) -> None:
     run.write_state("gate", "finished", metrics={"decision": decision})
 
 
-def as_champion(run: Run, version: str) -> dict[str, Any]:
+def as_champion(run: Run, version: str) -> Release:
     made = run.output("finetune")
-    described = {"version": version, "run": run.name, "cutoff": run.cutoff.isoformat()}
-    return described | {"model_digest": made.manifest["content"]["model"], "model_folder": str(made.folder / "model")}
+    return a_release(
+        version=version,
+        run=run.name,
+        cutoff=run.cutoff.isoformat(),
+        model_digest=made.manifest["content"]["model"],
+        model_folder=str(made.folder / "model"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_the_first_day_pretrains(first: Run) -> None:
 
 
 def test_a_second_day_takes_the_first_ones_pretraining(first: Run, second: Run) -> None:
-    assert second.base and second.base["run"] == "first"
+    assert second.base and second.base.run == "first"
     for stage in ("adapt-vision", "pretrain"):
         assert second.output(stage).key == first.output(stage).key
         state = second.state(stage)
@@ -129,7 +136,7 @@ def test_the_same_run_again_gives_the_same_and_another_champion_does_not(home: P
     folder = shutil.copytree(first.output("finetune").folder / "model", home / "other" / "model")
     with (folder / "network.json").open("a") as file:
         file.write("\n")
-    other = as_champion(first, "2") | {"model_digest": model_digest(folder), "model_folder": str(folder)}
+    other = replace(as_champion(first, "2"), model_digest=model_digest(folder), model_folder=str(folder))
     follower = started(planned(home, "other-champion", DAYS[2], finetune=NOTHING), other)
     train(follower)
     assert follower.output("finetune").key != made.key
@@ -143,7 +150,7 @@ def test_a_second_run_of_a_day_starts_where_the_first_did(home: Path, first: Run
     assert again.output("finetune").key == second.output("finetune").key
     assert earlier_release(planned(home, "x", DAYS[1]), champion) is None
     assert earlier_release(planned(home, "x", DAYS[2] + timedelta(days=1)), champion) == champion
-    assert earlier_release(second, champion | {"run": "elsewhere"}) is None
+    assert earlier_release(second, replace(champion, run="elsewhere")) is None
 
 
 def test_never_pretrains_and_takes_no_champion(home: Path, first: Run) -> None:
@@ -158,7 +165,7 @@ def test_how_old_a_pretraining_may_be(
     base = find_base(planned(home, "x", DAYS[1] + timedelta(days=days), reuse_pretraining=policy))
     assert (base is not None) is reused
     # Not the second run's, which has no pretraining of its own.
-    assert base is None or base["run"] == "first"
+    assert base is None or base.run == "first"
 
 
 def test_a_pretraining_of_the_same_day_or_a_later_one_is_none_to_build_on(home: Path, first: Run) -> None:
@@ -230,7 +237,7 @@ def test_a_pretraining_that_is_damaged_is_not_built_on_and_made_again_where_it_w
 
 def test_a_pretraining_that_is_gone(home: Path, second: Run) -> None:
     assert second.base
-    gone = replace(second, name="gone", base=second.base | {"keys": second.base["keys"] | {"pretrain": "0" * 64}})
+    gone = replace(second, name="gone", base=replace(second.base, keys=second.base.keys | {"pretrain": "0" * 64}))
     with pytest.raises(
         InputError, match="run gone: builds on the pretraining of run first, whose output of 'pretrain' is gone"
     ):
@@ -238,7 +245,7 @@ def test_a_pretraining_that_is_gone(home: Path, second: Run) -> None:
 
 
 def test_a_champion_that_is_gone_stops_fine_tuning(home: Path, first: Run) -> None:
-    champion = as_champion(first, "1") | {"model_digest": "another", "model_folder": str(home / "nowhere")}
+    champion = replace(as_champion(first, "1"), model_digest="another", model_folder=str(home / "nowhere"))
     run = started(planned(home, "no-model", DAYS[2]), champion)
     with pytest.raises(InputError, match=r"nowhere: the model of version 1, .* is gone; start a new run"):
         train(run)
@@ -269,7 +276,7 @@ def test_weights_that_do_not_fit_are_left(home: Path, first: Run, tmp_path: Path
         "other eyes": "vision encoder",
     }
     larger = tmp_path / "larger"
-    release = as_champion(first, "1") | {"model_folder": str(larger), "model_digest": model_digest(larger)}
+    release = replace(as_champion(first, "1"), model_folder=str(larger), model_digest=model_digest(larger))
     run = started(planned(home, "misfit", DAYS[2], finetune=NOTHING), release)
     train(run)
     assert run.output("finetune").metrics["started_from"] == "pretraining, as version 1 has another architecture"

@@ -191,7 +191,7 @@ def test_bad_input_in_a_process_is_one_message(run: Run) -> None:
 
 def test_other_stages_refuse_torchrun(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert {name for name, stage in (STAGES | REFRESH_STAGES).items() if stage.shared} == set(get_args(SharedStage))
-    monkeypatch.setenv(cli.TORCHRUN, "any")
+    monkeypatch.setenv(cli.runs.TORCHRUN, "any")
     monkeypatch.setattr(sys, "argv", ["smar", "index", "--run", run.name])
     with pytest.raises(SystemExit) as error:
         cli.main()
