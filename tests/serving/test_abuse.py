@@ -39,6 +39,7 @@ from tests.serving.abusive_clients import (
     half_sent,
     search_request,
     send,
+    sent_ahead,
     status_of,
     unread_answers,
 )
@@ -249,10 +250,7 @@ def test_one_connection_cannot_ask_for_much_at_once(server: Server) -> None:
 def test_nothing_is_worked_on_for_connections_that_sent_too_much_ahead(server: Server) -> None:
     counted = 'smar_requests_total{path="/versions",status="200"}'
     ended, answered = server.closed("pipelined"), server.metric(counted)
-    clients = [connected(server.address) for _ in range(100)]
-    for client in clients:
-        send(client, get_request("/versions", close=False) * 1_000)
-    for client in clients:
+    for client in sent_ahead(server.address, "/versions", 100):
         everything(client)
     assert server.closed("pipelined") == ended + 100
     assert server.metric(counted) < answered + 50
@@ -271,6 +269,14 @@ def test_clients_that_go_before_they_are_answered_are_no_fault_of_the_server(ser
         assert server.get("healthz") == b"ok\n"
     wait_until(lambda: server.metric("smar_searches_in_progress") == 0)
     assert "Traceback" not in server.log.read_text()
+
+
+def test_no_body_is_sent_where_the_head_alone_was_asked_for(server: Server) -> None:
+    whole = ask(server.address, get_request("/versions"))
+    head = ask(server.address, get_request("/versions").replace(b"GET", b"HEAD", 1))
+    assert status_of(head) == 200 and head.endswith(b"\r\n\r\n") and head.count(b"\r\n\r\n") == 1
+    body = whole.partition(b"\r\n\r\n")[2]
+    assert b"content-length: %d\r\n" % len(body) in head
 
 
 def test_told_to_end_it_answers_but_is_not_ready_and_a_second_signal_ends_it_at_once(server: Server) -> None:
