@@ -253,7 +253,6 @@ def _locked(stage: Stage, run: Run) -> Iterator[None]:
 
 def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:
     run.write_state(stage.name, "running", progress="looking for a finished output")
-    attempt: Attempt | None = None
     started = time.monotonic()
     try:
         artifact = run.base_output(stage.name) if stage.base == "taken" else None
@@ -273,34 +272,8 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         reused = artifact is not None
         if announce:
             announce(None if reused else key)
-        if artifact is None:
-            attempt = Attempt(stage.name, key)
-
-            def report(message: str) -> None:
-                print(f"[{run.name}] {stage.name}: {message}", flush=True)
-                run.write_state(stage.name, "running", progress=message)
-
-            context = StageContext(
-                stage=stage,
-                run=run,
-                inputs=inputs,
-                folder=attempt.folder,
-                key=key,
-                made_by=digest_making(stage, run),
-                report=report,
-            )
-            report("working")
-            with recorded_resources(resources_file(run, stage.name)):
-                metrics = _work(context)
-            artifact = attempt.publish(
-                metrics=metrics,
-                inputs={name: i.digest for name, i in inputs.items()},
-                settings={s: run.settings.section(s) for s in stage.settings},
-                made_by=context.made_by,
-            )
+        artifact = artifact or _make(stage, run, inputs, key)
     except BaseException as error:
-        if attempt:
-            attempt.discard()
         run.write_failure(stage.name, error, seconds=time.monotonic() - started)
         raise
     finally:
@@ -320,6 +293,33 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)
     sys.stdout.flush()
     return artifact
+
+
+def _make(stage: Stage, run: Run, inputs: dict[str, Artifact], key: str) -> Artifact:
+    """Do a stage's work and publish it; nothing is left where it fails."""
+
+    def report(message: str) -> None:
+        print(f"[{run.name}] {stage.name}: {message}", flush=True)
+        run.write_state(stage.name, "running", progress=message)
+
+    attempt, made_by = Attempt(stage.name, key), digest_making(stage, run)
+    try:
+        report("working")
+        with recorded_resources(resources_file(run, stage.name)):
+            metrics = _work(
+                StageContext(
+                    stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key, made_by=made_by, report=report
+                )
+            )
+        return attempt.publish(
+            metrics=metrics,
+            inputs={name: i.digest for name, i in inputs.items()},
+            settings={s: run.settings.section(s) for s in stage.settings},
+            made_by=made_by,
+        )
+    except BaseException:
+        attempt.discard()
+        raise
 
 
 def resources_file(run: Run, stage: str) -> Path:
