@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SERVICES ?= tests/services
 
-.PHONY: setup retrain test test-services test-cluster test-images ui lock clean
+.PHONY: setup retrain test test-services test-cluster test-images ui lock stage-code clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -63,6 +63,10 @@ test-images: $(INSTALLED)
 lock:
 	@test -x $(BIN)/uv || ($(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION))
 	@$(BIN)/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+
+# What makes each stage's output, found from the imports: to be committed with every change that moves one.
+stage-code: $(INSTALLED)
+	@$(BIN)/python -m tests.stage_code
 
 clean:
 	rm -rf $(VENV) var

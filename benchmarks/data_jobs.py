@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import yaml
 
+from jobs.extract_click_days import BOT_CLICKS, BOT_DWELL_SECONDS, SKEW_SECONDS
 from jobs.generate_queries import draws_by_method
 from smar_model.lake.runs import Run, create_run
 from smar_model.settings import REPOSITORY, Settings, load_settings
@@ -205,8 +206,12 @@ def repetition(folder: Path, shop: Path, options: argparse.Namespace, *, whole: 
             results[stage] = run_job(stage, run, home)
         if stage == "extract-clicks" and options.duckdb_python:
             clicks = run.settings.clicks
-            arguments = clicks.model_dump(include={"bot_requests_per_day", "bot_requests_per_minute", "bot_clicks"})
-            arguments |= {"bot_dwell_seconds": clicks.bot_dwell_seconds, "skew_seconds": 60 * clicks.skew_minutes}
+            arguments = clicks.model_dump(include={"bot_requests_per_day", "bot_requests_per_minute"})
+            arguments |= {
+                "bot_clicks": BOT_CLICKS,
+                "bot_dwell_seconds": BOT_DWELL_SECONDS,
+                "skew_seconds": SKEW_SECONDS,
+            }
             arguments |= {"log": f"{shop}/click_log/*/*.parquet", "catalogue": catalogue, "salt": "salt"}
             run_peer("duckdb-clicks", options.duckdb_python, arguments, rows=results[stage].rows)
             for count in ("impressions", "clicks", "carts", "orders"):

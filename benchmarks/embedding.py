@@ -28,19 +28,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from smar_model.data.catalogue import decode_thumbnail, iterate_pictures
-from smar_model.data.patch_tokens import read_item_pictures, read_patch_tokens
+from smar_model.data.item_pictures import decode_thumbnail, iterate_pictures, read_item_pictures
+from smar_model.data.patch_tokens import read_patch_tokens
 from smar_model.data.token_tables import read_item_tokens
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import Run, create_run, load_run
 from smar_model.lake.stage import StageContext
-from smar_model.network.model import load_model, new_model, save_model
-from smar_model.retrieval import embed
+from smar_model.retrieval import embed, item_embedder
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
 from smar_model.training.device import device
+from smar_model.training.model_files import load_model, new_model, save_model
 
 REPETITIONS = 5
 NETWORKS = ("default", "paper size")
@@ -236,20 +236,19 @@ def measure_bare(options: argparse.Namespace, network: str, source: str) -> dict
     if published:
         tokens = read_patch_tokens(published.folder / "patch_tokens")
         items = read_item_tokens(context.inputs["train-tokenizer"].folder / "tokens" / "items")
-        digests, read = tokens.digests, lambda rows: tokens.read(rows, 0)
+        pictures = read_item_pictures(files, items.item_ids, tokens.digests)
+        patches = item_embedder.ItemPatches(pictures=pictures, read=lambda rows: tokens.read(rows, 0))
     else:
-        items = embed._tokenise(
+        items = item_embedder.tokenise(
             model,
             model_folder / "tokenizer.json",
             context.table("prepare-items", "catalogue"),
             context.folder / "items",
         )
-        digests = embed.find_pictures(files)
-        every = np.arange(len(digests))
-        read = embed.encode_new_pictures(model, files, digests, every, context.folder / "patches.npy")
-    embedder = embed.ItemEmbedder(model, read_item_pictures(files, items.item_ids, digests), read, device())
+        patches = item_embedder.encode_pictures(model, files, items.item_ids, context.folder / "patches.npy")
+    embedder = item_embedder.ItemEmbedder(model, patches, device())
     rows = np.arange(len(items.item_ids))
-    batches = [embedder.inputs(items, places, places) for places in embed.batches(items, rows)]
+    batches = [embedder.inputs(items, places, places) for places in item_embedder.batches(items, rows)]
     pixels = [] if published else [picture for picture in distinct_pictures(files)]
     stacked = [torch.from_numpy(np.stack(pixels[n : n + 64])) for n in range(0, len(pixels), 64)]
     for batch in batches[:20]:
@@ -267,8 +266,8 @@ def measure_bare(options: argparse.Namespace, network: str, source: str) -> dict
 
 def distinct_pictures(files: list[Path]) -> list[np.ndarray]:
     found: dict[str, Any] = {}
-    for batch in iterate_pictures(files, ["picture_digest", "thumbnail"]):
-        for digest, data in zip(batch["picture_digest"], batch["thumbnail"], strict=True):
+    for batch in iterate_pictures(files, ["picture_digest", "thumbnail"], frames=None):
+        for digest, data in zip(batch["picture_digest"].to_pylist(), batch["thumbnail"].to_pylist(), strict=True):
             if digest not in found:
                 found[digest] = decode_thumbnail(data)
     return list(found.values())

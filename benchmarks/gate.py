@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from smar_model.evaluation.evaluate import summarise
+from smar_model.checks.outcomes import Check
+from smar_model.evaluation.decision import Decision
+from smar_model.evaluation.evaluation_record import Estimate, EvaluationRecord, Hubness, IntervalMethod, Rival, Shown
+from smar_model.evaluation.judged_models import summarise
 from smar_model.evaluation.significance import ClusterBootstrap
 from smar_model.lake.checkout import commit
-from smar_model.release.gate import Decision, decide
+from smar_model.release.gate import decide
 from smar_model.release.starting_points import PromotedVersion, best_release
 from smar_model.settings import REPOSITORY, Gate, load_settings
 
@@ -37,14 +40,11 @@ SAMPLE_SHOP: dict[str, Any] = {"queries": 1_500, "fashion": 0.65, "recall": (0.9
 """Like two days of the sample shop, each trained from nothing: 27 queries won, 30 lost, 0.51 points."""
 BASELINES = {"bm25": -0.2, "popularity": -0.6}
 FIRST_DAY = datetime(2026, 11, 1, tzinfo=UTC)
-HEALTHY = {
-    "routing": {"populations": {"all": {"calibration_error": 0.01}}},
-    "embeddings": {"multimodal": {"effective_rank": 60.0, "near_duplicates": 0.0}},
-    "hubness": {"challenger": {"skewness": 1.0, "expected": 8.0}},
-}
+HUBNESS = {"challenger": Hubness(k=10, skewness=1.0, never=0.0, expected=8.0, worst=[])}
+EMBEDDINGS = {"multimodal": {"effective_rank": 60.0, "near_duplicates": 0.0}}
 CHECKS = [
-    {"table": "extract-clicks/clicks", "check": "rows", "severity": "critical", "passed": True},
-    {"table": "measure-drift/query_drift", "check": "AUC at most 0.98", "severity": "warning", "passed": True},
+    Check(table="extract-clicks/clicks", check="rows", severity="critical", passed=True, observed=""),
+    Check(table="measure-drift/query_drift", check="AUC", severity="warning", passed=True, observed="", kind="drift"),
 ]
 INDEX = {"recall_at_100": 1.0}
 
@@ -101,8 +101,8 @@ class SimulatedShop:
         random: np.random.Generator,
         *,
         permutations: int = 1_000,
-    ) -> dict[str, Any]:
-        """`evaluation.json` of a day on which these models answered.
+    ) -> EvaluationRecord:
+        """What evaluate would say of a day on which these models answered, with P(q) left out.
 
         Args:
             models: name → true gain in Recall@50 over a model without gain or loss; or segment → gain there. BM25 and popularity are added.
@@ -130,17 +130,36 @@ class SimulatedShop:
             values, self.bootstrap, self.segments, permutations=permutations, seed=int(random.integers(2**31))
         )
         # Of baselines the gate reads no more.
-        figures["models"] |= {n: {"overall": {"recall_at_50": {"mean": mean}}} for n, mean in baselines.items()}
-        return {"queries": count, **figures, **HEALTHY}
+        figures["models"] |= {
+            n: {"overall": {"recall_at_50": Estimate(mean=float(mean), low=None, high=None)}}
+            for n, mean in baselines.items()
+        }
+        return EvaluationRecord(
+            basis="truth",
+            measures={},
+            queries=count,
+            distinct_queries=count,
+            interval=IntervalMethod(level=0.95, method="bootstrap", samples=20),
+            counts={},
+            mean_relevant_items=1.0,
+            permutations=permutations,
+            **figures,
+            recovered=None,
+            hubness=HUBNESS,
+            baselines={},
+            shown=Shown(beside=None, queries=[]),
+            routing=None,
+            embeddings=EMBEDDINGS,
+        )
 
 
 def decide_on(
-    evaluation: dict[str, Any], settings: Gate, *, day: int = 0, rivals: Mapping[str, Any] | None = None
+    evaluation: EvaluationRecord, settings: Gate, *, day: int = 0, rivals: Mapping[str, Rival] | None = None
 ) -> Decision:
     """The gate's decision; rivals are all models that were judged and are none of the baselines."""
     cutoff = FIRST_DAY + timedelta(days=day)
-    names = set(evaluation["models"]) - {"challenger", *BASELINES}
-    described = {n: {"version": "1", "run": n, "cutoff": FIRST_DAY.isoformat()} for n in sorted(names)}
+    names = set(evaluation.models) - {"challenger", *BASELINES}
+    described = {n: Rival(version="1", run=n, cutoff=FIRST_DAY.isoformat()) for n in sorted(names)}
     return decide(
         evaluation=evaluation,
         checks=CHECKS,
@@ -160,7 +179,7 @@ def decisions(
     pairs: int,
     seed: int,
     permutations: int = 1_000,
-) -> Iterator[tuple[dict[str, Any], Decision]]:
+) -> Iterator[tuple[EvaluationRecord, Decision]]:
     """What came of as many challengers, each judged on queries of its own."""
     random = np.random.default_rng(seed)
     for _ in range(pairs):
@@ -211,11 +230,10 @@ def lose_daily(
     random = np.random.default_rng(seed)
     versions: list[dict[str, Any]] = []
 
-    def release(day: int, total: float, evaluation: dict[str, Any]) -> None:
-        recall = {
-            name: evaluation["models"][name]["overall"]["recall_at_50"]["mean"] for name in ("challenger", "bm25")
-        }
-        advantage = recall["challenger"] - recall["bm25"]
+    def release(day: int, total: float, evaluation: EvaluationRecord) -> None:
+        recall, floor = (evaluation.figure(name, "overall", "recall_at_50") for name in ("challenger", "bm25"))
+        assert recall is not None and floor is not None
+        advantage = recall - floor
         cutoff = (FIRST_DAY + timedelta(days=day)).isoformat()
         versions.append(
             {"version": str(len(versions) + 1), "run": "daily", "cutoff": cutoff, "over_bm25": advantage, "lost": total}
@@ -236,7 +254,11 @@ def lose_daily(
         total = champion["lost"] + loss
         models = {"challenger": -total} | {name: -rival["lost"] for name, rival in rivals.items()}
         evaluation = shop.judge(models, random, permutations=permutations)
-        decision = decide_on(evaluation, settings, day=day, rivals=rivals)
+        described = {
+            name: Rival(version=rival["version"], run=rival["run"], cutoff=rival["cutoff"])
+            for name, rival in rivals.items()
+        }
+        decision = decide_on(evaluation, settings, day=day, rivals=described)
         refused_by.append([reason.rule for reason in decision.reasons if not reason.passed])
         if decision.promote:
             release(day, total, evaluation)
@@ -290,9 +312,9 @@ def outcomes(shop: SimulatedShop, settings: Gate, models: Mapping[str, Any], *, 
 def standard_errors(queries: int, *, pairs: int) -> tuple[float, float]:
     """Of the difference of two equal models in Recall@50, in points: over all queries, and outside fashion."""
     shop, random = SimulatedShop.draw(queries), np.random.default_rng(queries)
-    judged = [shop.judge(PAIR, random, permutations=1)["differences"]["champion"] for _ in range(pairs)]
+    judged = [shop.judge(PAIR, random, permutations=1).differences["champion"] for _ in range(pairs)]
     overall, outside = (
-        100 * float(np.mean([segments[name]["recall_at_50"]["standard_error"] for segments in judged]))
+        100 * float(np.mean([segments[name]["recall_at_50"].standard_error for segments in judged]))
         for name in ("overall", "not_fashion")
     )
     return overall, outside

@@ -14,20 +14,21 @@ import json
 import platform
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from smar_model.evaluation.compare import summarise
-from smar_model.evaluation.comparison import TRAINED, merged
+from smar_model.evaluation.comparison import TRAINED
 from smar_model.evaluation.judge import MODEL, read_results
 from smar_model.evaluation.segments import NOVEL
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import run_stage
 from smar_model.settings import validate_settings
 from smar_model.stages import COMPARISON_STAGES
+from smar_model.yaml_files import merged
 
 DATA = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data", "assign-segments")
 LEARNING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune", "embed", "judge")
@@ -86,8 +87,11 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "pairs": sum(int(made[stage].metrics.get("pairs", 0)) for stage in TRAINED),
         "training_seconds": sum(made[stage].metrics.get("training_seconds", 0.0) for stage in TRAINED),
         "seconds": {stage: made[stage].manifest["seconds"] for stage in LEARNING},
-        "recall": {segment: found[segment]["target_recall_at_50"] for segment in (NOVEL, "all", "not_fashion")},
-        "queries": found[NOVEL]["n"],
+        "recall": {
+            segment: list(asdict(found[segment].estimates["target_recall_at_50"]).values())
+            for segment in (NOVEL, "all", "not_fashion")
+        },
+        "queries": found[NOVEL].n,
     }
 
 

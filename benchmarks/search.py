@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,15 +39,15 @@ import torch
 from smar_model.lake.checkout import commit
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, load_run
-from smar_model.network.model import load_model, model_digest, new_model, save_model
-from smar_model.retrieval import index as indexing
-from smar_model.retrieval.embed import embed_catalogue
-from smar_model.retrieval.index_files import write_index
+from smar_model.retrieval import index_building, index_recall, search_parameters
+from smar_model.retrieval.index_files import IndexDescription, Recall, write_index
+from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, export_query_tower
 from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
 from smar_model.settings import REPOSITORY, Index, load_settings
+from smar_model.training.model_files import load_model, model_digest, new_model, save_model
 
 PAGE = Path(__file__).with_suffix(".md")
 SIZES = (100_000, 1_000_000)
@@ -201,23 +202,23 @@ class Bench:
         """Texts, asked, routes and shares, some of each bucket: half 0 is for finding search parameters, 1 for measuring."""
         base = self.base()
         rows = np.arange(half, len(base["texts"]), 2)
-        place = np.digitize(base["routes"][rows], indexing.BUCKETS)
-        counts = np.bincount(place, minlength=len(indexing.BUCKETS) + 1)
+        place = np.digitize(base["routes"][rows], index_recall.BUCKETS)
+        counts = np.bincount(place, minlength=len(index_recall.BUCKETS) + 1)
         rows = np.concatenate([rows[place == b][:MEASURED_A_BUCKET] for b in range(len(counts))])
         asked, routes = base["asked"][rows][:, None], base["routes"][rows]
         if half == 0:
-            asked, routes = indexing.fill_buckets(asked, routes)
+            asked, routes = index_recall.fill_buckets(asked, routes)
         return base["texts"][rows].tolist(), asked, routes, counts / counts.sum()
 
-    def recall_queries(self, half: int) -> indexing.RecallQueries:
+    def recall_queries(self, half: int) -> index_recall.RecallQueries:
         """With what exact search answers, kept: it takes longest."""
         file = self.folder / f"exact-{self.size}-{half}.npz"
         _, asked, routes, shares = self.queries(half)
         if not file.is_file():
-            found = indexing.recall_queries(self.vectors(), asked, routes, shares)
+            found = index_recall.recall_queries(self.vectors(), asked, routes, shares)
             np.savez(file, scores=found.scores, rows=found.rows)
         kept = np.load(file)
-        return indexing.RecallQueries(
+        return index_recall.RecallQueries(
             asked=asked, routes=routes, shares=shares, scores=kept["scores"], rows=kept["rows"]
         )
 
@@ -278,7 +279,7 @@ def measure_data(bench: Bench) -> dict[str, Any]:
         name: (np.histogram(nearest(vectors), bounds)[0] / NEAREST).tolist()
         for name, vectors in {"real": real, "resampled": resampled_alone(real, scale)}.items()
     }
-    routes = np.histogram(bench.base()["routes"], (0, *indexing.BUCKETS, 1))[0].tolist()
+    routes = np.histogram(bench.base()["routes"], (0, *index_recall.BUCKETS, 1))[0].tolist()
     return {"items": len(real), "queries": len(bench.base()["texts"]), "scale": scale, "routes": routes} | histograms
 
 
@@ -304,7 +305,7 @@ def measure_index(bench: Bench) -> dict[str, Any]:
     vectors, seconds = bench.vectors(), {}
     for half in (0, 1):
         bench.recall_queries(half)
-    factory = indexing.choose_factory(len(vectors), vectors.shape[1], FLOOR)
+    factory = index_building.choose_factory(len(vectors), vectors.shape[1], FLOOR)
     began = time.monotonic()
 
     def lap(name: str) -> None:
@@ -312,34 +313,39 @@ def measure_index(bench: Bench) -> dict[str, Any]:
         seconds[name] = time.monotonic() - began
         began = time.monotonic()
 
-    index = indexing.train_index(vectors, factory)
+    index = index_building.train_index(vectors, factory)
     lap("train")
-    indexing.fill_index(index, vectors)
+    index_building.fill_index(index, vectors)
     lap("fill")
     _, asked, routes, shares = bench.queries(0)
-    queries = indexing.recall_queries(vectors, asked, routes, shares)
+    queries = index_recall.recall_queries(vectors, asked, routes, shares)
     lap("exact search")
-    parameters = indexing.tune_search(index, vectors, queries, FLOOR)
+    parameters = search_parameters.tune_search(index, vectors, queries, FLOOR)
     lap("search parameters")
     folder = bench.index_folder
     folder.mkdir(exist_ok=True)
-    about = {"model_digest": model_digest(bench.model_folder), "factory": factory, "search_parameters": parameters}
-    items = resampled_titles(bench)
-    write_index(
-        folder,
-        [index],
-        items,
-        asked,
-        routes,
-        about | {"trained_on": len(vectors), "shares": shares.tolist(), "query_tower": "pytorch"},
+    made = IndexDescription(
+        model_digest=model_digest(bench.model_folder),
+        factory=factory,
+        search_parameters=parameters,
+        trained_on=len(vectors),
+        shares=shares.tolist(),
     )
+    items = resampled_titles(bench)
+    write_index(folder, [index], items, asked, routes, made)
     lap("write")
-    recall = bench.recall_queries(1).measure(index, vectors)
+    recall: dict[str, Any] = record(bench.recall_queries(1).measure(index, vectors))
     _, asked, routes, shares = bench.queries(1)
-    filled = indexing.recall_queries(vectors, *indexing.fill_buckets(asked, routes), shares).measure(index, vectors)
-    recall["filled"] = min(bucket["recall"] for bucket in filled["buckets"])
+    filled = index_recall.recall_queries(vectors, *index_recall.fill_buckets(asked, routes), shares).measure(
+        index, vectors
+    )
+    recall["filled"] = min(bucket.recall for bucket in filled.buckets)
     sizes = {"bytes": (folder / "index.faiss").stat().st_size, "table_bytes": items.nbytes}
     return {"factory": factory, "parameters": parameters, "seconds": seconds, "recall": recall} | sizes
+
+
+def record(recall: Recall) -> dict[str, Any]:
+    return recall.model_dump(by_alias=True, exclude_none=True)
 
 
 def resampled_titles(bench: Bench) -> pa.Table:
@@ -543,10 +549,10 @@ def measure_peers(bench: Bench) -> dict[str, Any]:
     recall = queries.measure(ours, vectors)
     asked = np.ascontiguousarray(queries.asked[:, 0])
     about: dict[str, Any] = {
-        "ours": {"recall": recall["worst"], "bytes": (bench.index_folder / "index.faiss").stat().st_size}
+        "ours": {"recall": recall.worst, "bytes": (bench.index_folder / "index.faiss").stat().st_size}
     }
     contenders: dict[str, Callable[[int], object]] = {"ours": lambda n: ours.search(asked[n : n + 1], DEPTH)}
-    flat = indexing.build_index(vectors, "Flat")
+    flat = index_building.fill_index(index_building.train_index(vectors, "Flat"), vectors)
     contenders["FAISS Flat"] = lambda n: flat.search(asked[n : n + 1], DEPTH)
     about["FAISS Flat"] = {"recall": 1.0, "bytes": flat.ntotal * flat.d * 4}
     graph, note = build_hnsw(bench, vectors)
@@ -555,17 +561,17 @@ def measure_peers(bench: Bench) -> dict[str, Any]:
 
         def enough(ef: int) -> bool:
             graph.set_ef(ef)
-            return queries.measure(found, vectors)["worst"] >= recall["worst"]
+            return queries.measure(found, vectors).worst >= recall.worst
 
         efs = [round(DEPTH * 2 ** (n / 4)) for n in range(25)]
-        place = indexing._first(len(efs), lambda n: enough(efs[n]))
+        place = bisect_left(efs, True, key=enough)
         ef = efs[min(place, len(efs) - 1)]
         graph.set_ef(ef)
         graph.set_num_threads(1)
         contenders["hnswlib"] = lambda n: graph.knn_query(asked[n : n + 1], k=DEPTH)
         about["hnswlib"] = note | {
             "ef": ef,
-            "recall": queries.measure(found, vectors)["worst"],
+            "recall": queries.measure(found, vectors).worst,
             "bytes": (bench.folder / f"hnsw-{bench.size}.bin").stat().st_size,
         }
     on_one_core()
@@ -660,7 +666,7 @@ def measure_towers(bench: Bench) -> dict[str, Any]:
         contenders = {name: (lambda n, e=encoder: run(n, e)) for name, encoder in ways.items()}
         times = alternate(contenders, dict.fromkeys(contenders, 500))
         asked, _, p = eager.encode(texts)
-        _, best = indexing.exact_search(base["vectors"], asked, DEPTH) if network == "default" else (None, None)
+        _, best = index_recall.exact_search(base["vectors"], asked, DEPTH) if network == "default" else (None, None)
         for name, encoder in ways.items():
             theirs, _, their_p = encoder.encode(texts)
             figures = {
@@ -669,7 +675,7 @@ def measure_towers(bench: Bench) -> dict[str, Any]:
                 "cosine": float((theirs[:, : theirs.shape[1] // 2] * asked[:, : asked.shape[1] // 2]).sum(1).min()),
             }
             if best is not None:
-                rows = indexing.exact_search(base["vectors"], theirs, DEPTH)[1]
+                rows = index_recall.exact_search(base["vectors"], theirs, DEPTH)[1]
                 figures["kept"] = float(np.mean([np.isin(r, b).mean() for r, b in zip(rows, best, strict=True)]))
             found[f"{network}, {name}"] = figures
     return found
@@ -713,10 +719,10 @@ class TwoIndexes:
         self.indexes = []
         for kind in kinds:
             index = faiss.index_factory(half, factory, faiss.METRIC_INNER_PRODUCT)
-            size = max(indexing.LEAST_SAMPLE, indexing.POINTS_A_LIST * index.nlist)
+            size = max(index_building.LEAST_SAMPLE, index_building.POINTS_A_LIST * index.nlist)
             index.train(kind(np.sort(np.random.default_rng(0).permutation(len(vectors))[:size])))
-            for start in range(0, len(vectors), indexing.BLOCK):
-                index.add(kind(slice(start, start + indexing.BLOCK)))
+            for start in range(0, len(vectors), index_building.BLOCK):
+                index.add(kind(slice(start, start + index_building.BLOCK)))
             self.indexes.append(index)
         self.exact = faiss.IndexFlatIP(vectors.shape[1])
         self.exact.add(vectors)
@@ -743,21 +749,21 @@ def measure_two(bench: Bench) -> dict[str, Any]:
     one = faiss.read_index(str(bench.index_folder / "index.faiss"))
     lists = faiss.extract_index_ivf(one).nlist if faiss.try_extract_index_ivf(one) else 64
     two = TwoIndexes(vectors, f"IVF{lists},PQ{vectors.shape[1] // 4}x4fs")
-    aim = FLOOR + indexing.MARGIN * (1 - FLOOR)
+    aim = FLOOR + search_parameters.MARGIN * (1 - FLOOR)
     few = replace_rows(tuning, 100)
     best: tuple[float, int, float] | None = None
     for factor in (4.0, 8.0, 16.0, 32.0):
         two.factor = factor
         probes = sorted({round(2 ** (n / 4)) for n in range(round(4 * np.log2(lists)) + 1)})
 
-        def enough(n: int, probes: list[int] = probes) -> bool:
+        def enough(nprobe: int) -> bool:
             for index in two.indexes:
-                index.nprobe = probes[n]
-            return few.measure(two, vectors)["worst"] >= aim
+                index.nprobe = nprobe
+            return few.measure(two, vectors).worst >= aim
 
-        place = indexing._first(len(probes), enough)
+        place = bisect_left(probes, True, key=enough)
         if place < len(probes):
-            enough(place)
+            enough(probes[place])
             spent = float(np.median(times_of(lambda n: two.search(few.asked[n], DEPTH), 100)))
             if best is None or spent < best[0]:
                 best = (spent, probes[place], factor)
@@ -766,7 +772,7 @@ def measure_two(bench: Bench) -> dict[str, Any]:
     two.factor = best[2]
     for index in two.indexes:
         index.nprobe = best[1]
-    recall = {"one index": queries.measure(one, vectors), "two indexes": queries.measure(two, vectors)}
+    recall = {"one index": record(queries.measure(one, vectors)), "two indexes": record(queries.measure(two, vectors))}
     on_one_core()
     asked = np.ascontiguousarray(queries.asked[:, 0])
     contenders = {
@@ -781,10 +787,10 @@ def measure_two(bench: Bench) -> dict[str, Any]:
     }
 
 
-def replace_rows(queries: indexing.RecallQueries, a_bucket: int) -> indexing.RecallQueries:
+def replace_rows(queries: index_recall.RecallQueries, a_bucket: int) -> index_recall.RecallQueries:
     """The first so many of each bucket."""
-    place = np.digitize(queries.routes, indexing.BUCKETS)
-    rows = np.concatenate([np.flatnonzero(place == b)[:a_bucket] for b in range(len(indexing.BUCKETS) + 1)])
+    place = np.digitize(queries.routes, index_recall.BUCKETS)
+    rows = np.concatenate([np.flatnonzero(place == b)[:a_bucket] for b in range(len(index_recall.BUCKETS) + 1)])
     return replace(
         queries,
         asked=queries.asked[rows],
@@ -832,7 +838,7 @@ def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> Non
     """What the stage does for an index in so many parts, in a process of its own: files in `folder`; sends the search parameters, seconds
     and the most anonymous memory of filling and tuning, in bytes."""
     vectors, queries = bench.vectors(), bench.recall_queries(0)
-    trained = indexing.train_index(vectors, indexing.choose_factory(len(vectors), vectors.shape[1], FLOOR))
+    trained = index_building.train_index(vectors, index_building.choose_factory(len(vectors), vectors.shape[1], FLOOR))
     ended, before = threading.Event(), anonymous_bytes()
     most = [before]
 
@@ -843,12 +849,12 @@ def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> Non
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.monotonic()
-    index = indexing.build_parts(trained, vectors, parts, folder)
-    parameters = indexing.tune_search(index, vectors, queries, FLOOR)
+    index = index_building.build_parts(trained, vectors, parts, folder)
+    parameters = search_parameters.tune_search(index, vectors, queries, FLOOR)
     seconds = time.monotonic() - began
     ended.set()
     watcher.join()
-    for number, part in enumerate(indexing.parts_of(index)):
+    for number, part in enumerate(index_building.parts_of(index)):
         faiss.write_index(part, str(folder / f"built-{number}.faiss"))
     answer.send({"parameters": parameters, "seconds": seconds, "bytes": max(most) - before})
 
@@ -877,7 +883,7 @@ def measure_cut(bench: Bench) -> dict[str, Any]:
             indexes[number] = [faiss.read_index(str(folder / f"built-{n}.faiss")) for n in range(number)]
     (one,), parts = indexes.values()
     four = Merged(parts)
-    recall = {"one index": queries.measure(one, vectors), "four parts": queries.measure(four, vectors)}
+    recall = {"one index": record(queries.measure(one, vectors)), "four parts": record(queries.measure(four, vectors))}
     on_one_core()
     asked = np.ascontiguousarray(queries.asked[:, 0])
     contenders = {
@@ -929,20 +935,21 @@ def measure_refresh(bench: Bench) -> dict[str, Any]:
     _, asked, routes, shares = bench.queries(0)
     began = time.monotonic()
     index = faiss.read_index(str(bench.index_folder / "index.faiss"))
-    indexing.fill_index(index, vectors)
-    queries = indexing.recall_queries(vectors, asked, routes, shares)
+    index_building.fill_index(index, vectors)
+    queries = index_recall.recall_queries(vectors, asked, routes, shares)
     refreshed = queries.measure(index, vectors)
     refresh_seconds = time.monotonic() - began
     began = time.monotonic()
-    full = indexing.build_index(vectors, indexing.choose_factory(len(vectors), vectors.shape[1], FLOOR))
-    queries = indexing.recall_queries(vectors, asked, routes, shares)
-    indexing.tune_search(full, vectors, queries, FLOOR)
+    factory = index_building.choose_factory(len(vectors), vectors.shape[1], FLOOR)
+    full = index_building.fill_index(index_building.train_index(vectors, factory), vectors)
+    queries = index_recall.recall_queries(vectors, asked, routes, shares)
+    search_parameters.tune_search(full, vectors, queries, FLOOR)
     built = queries.measure(full, vectors)
     return {
         "refresh_seconds": refresh_seconds,
         "build_seconds": time.monotonic() - began,
-        "refreshed": refreshed["worst"],
-        "built": built["worst"],
+        "refreshed": refreshed.worst,
+        "built": built.worst,
     }
 
 

@@ -44,18 +44,18 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from smar_model.data.token_tables import read_item_tokens, read_pair_tokens
-from smar_model.evaluation.comparison import merged
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_file
 from smar_model.lake.runs import create_run, load_run
 from smar_model.lake.stage import StageContext
-from smar_model.network.model import save_model
 from smar_model.settings import REPOSITORY, home, load_settings, validate_settings
 from smar_model.stages import STAGES
 from smar_model.training import loop, pretrain, tokenizer
 from smar_model.training.batches import Batch
 from smar_model.training.device import keep_freed_memory, mixed_precision
+from smar_model.training.model_files import save_model
 from smar_model.training.processes import rank
+from smar_model.yaml_files import merged
 
 WARM_UP = 8
 """Steps before the clock starts."""

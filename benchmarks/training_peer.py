@@ -29,7 +29,8 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from tokenizers import Tokenizer
 from transformers import TrainerCallback
 
-from smar_model.network.model import INITIAL_SCALE, load_model
+from smar_model.network.model import INITIAL_SCALE
+from smar_model.training.model_files import load_model
 
 ROUTES = {"anchor": "query", "positive": "document"}
 TOLERANCE = 0.02

@@ -23,10 +23,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from smar_model.lake import artifacts, digests, shared_files, stage
-from smar_model.lake.artifacts import Attempt, manifest_path
+from smar_model.lake import artifacts, digests, durable_files, publishing, stage
+from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.checkout import commit
 from smar_model.lake.earlier_outputs import Release
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run, load_run
 from smar_model.settings import REPOSITORY, home, load_settings
 from smar_model.stages import STAGES
@@ -83,9 +84,9 @@ def without_checks() -> None:
     def look_at_sizes(self: artifacts.Artifact, names: Iterable[str]) -> None:
         assert all((self.place / n).stat().st_size == self.manifest["files"][n]["bytes"] for n in names)
 
-    artifacts.digests_once = published_before  # type: ignore[assignment]
-    artifacts.flush_files = lambda files, *, root: None  # type: ignore[assignment]
-    shared_files.flush = lambda path: None
+    publishing.digests_once = published_before  # type: ignore[assignment]
+    publishing.flush_files = lambda files, *, root: None  # type: ignore[assignment]
+    durable_files.flush = lambda path: None
     artifacts.Artifact._verify = look_at_sizes  # type: ignore[method-assign]
 
 

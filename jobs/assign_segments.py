@@ -19,11 +19,24 @@ _INPUTS = (
     ("extract-clicks", "clicks"),
     ("generate-queries", "synthetic_queries"),
 )
+RULES = {
+    # The most frequent queries that make up this share of training clicks are head, the next ones up to the second torso, the others tail.
+    **{"head_share": 0.5, "torso_share": 0.8},
+    # A title with fewer words of letters, the brand's not counted, is sparse.
+    "sparse_words": 3,
+    # A title misleads where an item has so many training clicks, and this share of them came from queries that share no word with it.
+    **{"misleading_clicks": 5, "misleading_share": 0.8},
+}
+"""Parameters of the SQL."""
+
+TIERS, FLAGS = ("query_tier", "title_kind"), ("is_visual", "picture_informative", "also_synthetic")
+"""Columns that are counted by value, and those of which the true ones are."""
+NAMES = {True: "seen", False: "novel"}
 
 
 def run(context: StageContext) -> dict[str, int]:
     """Write the table; returns the number of pairs, and of those in each segment."""
-    settings, run = context.settings.segments, context.run
+    run = context.run
     with spark_session(context) as spark:
         for stage, table in _INPUTS:
             read_published(spark, table, context.table(stage, table)).createOrReplaceTempView(table)
@@ -36,16 +49,17 @@ def run(context: StageContext) -> dict[str, int]:
             last_day=run.evaluation_days[-1],
             cutoff=run.cutoff,
             visual_departments=context.settings.shop.visual_departments,
-            **settings.model_dump(),
+            novel_bucket=context.settings.segments.novel_bucket,
+            **RULES,
         )
         files = write_table(spark.table("segments"), context, "segments")
-    pairs = ds.dataset([str(f) for f in files]).to_table()
-    counts: Counter[str] = Counter()
-    for column in ("query_tier", "title_kind"):
-        for entry in pc.value_counts(pairs[column]).to_pylist():
-            counts[f"{column}_{entry['values']}"] += entry["counts"]
-    for column in ("is_visual", "picture_informative", "also_synthetic"):
-        counts[column] = pc.sum(pairs[column]).as_py() or 0
-    for query, item in zip(pairs["query_seen"].to_pylist(), pairs["item_seen"].to_pylist(), strict=True):
-        counts[f"{'seen' if query else 'novel'}_query_{'seen' if item else 'novel'}_item"] += 1
+    pairs = ds.dataset([str(f) for f in files]).to_table(columns=[*TIERS, *FLAGS, "query_seen", "item_seen"])
+    counts = {
+        f"{column}_{entry['values']}": entry["counts"]
+        for column in TIERS
+        for entry in pc.value_counts(pairs[column]).to_pylist()
+    }
+    counts |= {column: pc.sum(pairs[column]).as_py() or 0 for column in FLAGS}
+    seen = zip(pairs["query_seen"].to_pylist(), pairs["item_seen"].to_pylist(), strict=True)
+    counts |= Counter(f"{NAMES[query]}_query_{NAMES[item]}_item" for query, item in seen)
     return {"pairs": pairs.num_rows, **dict(sorted(counts.items()))}

@@ -17,7 +17,8 @@ from jobs.spark_session import read_published, run_sql, spark_session
 from jobs.table_summaries import TableSummary, summarise_tables
 from smar_model.checks.checks_page import TableRows, render_page
 from smar_model.checks.drift_limits import drift_measures
-from smar_model.checks.expectations import SAMPLE, Check, judge
+from smar_model.checks.expectations import SAMPLE, judge
+from smar_model.checks.outcomes import Check
 from smar_model.checks.run_checks import RunFigures, run_measures
 from smar_model.errors import InputError
 from smar_model.lake.contracts import has_contract

@@ -8,43 +8,34 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact, find_whole_artifact
+from smar_model.lake.artifacts import Artifact, find_artifact, find_whole_artifact
 from smar_model.lake.contracts import load_contract, write_rows
-from smar_model.lake.digests import digest_file, digest_json
-from smar_model.lake.stage import StageContext, digest_code
-from smar_model.settings import REPOSITORY
+from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
+from smar_model.lake.stage import StageContext
+from smar_model.lake.stage_code import code_version
 
 STAGE = "extract-clicks-day"
-CODE = (
-    "jobs/extract_click_days.py",
-    "jobs/spark_session.py",
-    "smar_model/lake/contracts.py",
-    "smar_model/delivery/json_lines.py",
-    "sql/extract_clicks_days.sql",
-    "sql/find_typed_numbers.sql",
-    "smar_model/data/catalogue.py",
-    "smar_model/data/query_text.py",
-    "sql/functions.sql",
-    "schemas/click_log.yaml",
-    "schemas/clicks_by_position.yaml",
-)
 SAMPLE_BUCKETS = 1_000_000
 """Into which shoppers are hashed, to draw `clicks.sample_share` of them."""
+BOT_CLICKS, BOT_DWELL_SECONDS = 5, 1.0
+"""A session with as many clicks, all of them sooner after their impression, is a bot; likewise one with as many clicks, carts or
+orders on what it was not shown."""
+SKEW_SECONDS = 15 * 60
+"""How far clocks and late delivery may move an event out of its folder's day."""
 
 
 def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
@@ -92,12 +83,11 @@ def _typed_catalogue_numbers(
 def _key(context: StageContext, day: date, catalogue_numbers: list[str]) -> str:
     return digest_json(
         {
-            "code": digest_code(CODE),
+            **code_version(STAGE),
             "day": str(day),
             "click_log": context.shop.digest_click_log([day]),
             "catalogue_numbers": catalogue_numbers,
             "settings": context.settings.section("clicks"),
-            "lock": digest_file(REPOSITORY / "requirements.lock"),
         }
     )
 
@@ -126,44 +116,44 @@ def _extract(
         salt=secrets.token_hex(16),
         catalogue_numbers=catalogue_numbers,
         kinds=list(kinds or ()),
-        skew_seconds=60 * settings.skew_minutes,
+        skew_seconds=SKEW_SECONDS,
         bot_requests_per_day=settings.bot_requests_per_day,
         bot_requests_per_minute=settings.bot_requests_per_minute,
-        bot_clicks=settings.bot_clicks,
-        bot_dwell_seconds=settings.bot_dwell_seconds,
+        bot_clicks=BOT_CLICKS,
+        bot_dwell_seconds=BOT_DWELL_SECONDS,
     )
     # Hidden: this attempt does not publish it, and it is swept with the attempt.
     folder = context.output(".days")
     table = spark.table("clicks_by_position").to(spark_schema(load_contract("clicks_by_position")))
     by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
     by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder))
-    counts: dict[date, dict[str, int]] = defaultdict(dict)
-    samples: dict[date, list[dict[str, Any]]] = defaultdict(list)
+    unused: dict[date, list[Row]] = {day: [] for day in files}
     for row in spark.table("quarantine_samples").collect():
-        sample = row.asDict()
-        counts[row.day][row.reason] = sample.pop("rows")
-        samples[row.day].append(sample)
+        unused[row.day].append(row)
     for name in ("judged_events", "requests"):
         spark.sql(f"DROP TABLE {name}")
     for day in files:
-        kept = sum(count_events(sorted((folder / f"dt={day}").glob("*.parquet"))).values())
-        if kept + sum(counts[day].values()) != rows_in[day]:
-            raise RuntimeError(f"{day}: {rows_in[day]} events came in, {kept} were kept, {dict(counts[day])} not")
-        attempt = Attempt(STAGE, keys[day])
-        if (folder / f"dt={day}").is_dir():
-            (folder / f"dt={day}").rename(attempt.folder / "clicks_by_position")
-        write_rows(attempt.folder / "quarantine", "quarantine", samples[day])
-        rows = [
-            {"source": "click_log", "day": day, "reason": reason, "rows": n}
-            for reason, n in sorted(counts[day].items())
-        ]
-        write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)
-        attempt.publish(
-            metrics={"day": str(day), "rows_in": rows_in[day], "rows_kept": kept},
-            inputs={},
-            settings={"clicks": context.settings.section("clicks")},
-        )
+        _publish_day(context, day, keys[day], folder / f"dt={day}", unused[day], rows_in=rows_in[day])
     shutil.rmtree(folder)
+
+
+def _publish_day(context: StageContext, day: date, key: str, written: Path, unused: list[Row], *, rows_in: int) -> None:
+    """Publish what was written of a day, with the counts and samples of what was not used; they add up."""
+    counts = {row.reason: row.rows for row in unused}
+    kept = sum(count_events(sorted(written.glob("*.parquet"))).values())
+    if kept + sum(counts.values()) != rows_in:
+        raise RuntimeError(f"{day}: {rows_in} events came in, {kept} were kept, {counts} not")
+    attempt = Attempt(STAGE, key)
+    if written.is_dir():
+        written.rename(attempt.folder / "clicks_by_position")
+    write_rows(attempt.folder / "quarantine", "quarantine", [row.asDict() for row in unused])
+    rows = [{"source": "click_log", "day": day, "reason": reason, "rows": n} for reason, n in sorted(counts.items())]
+    write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)
+    attempt.publish(
+        metrics={"day": str(day), "rows_in": rows_in, "rows_kept": kept},
+        inputs={},
+        settings={"clicks": context.settings.section("clicks")},
+    )
 
 
 def count_events(files: Sequence[Path]) -> dict[str, int]:

@@ -7,12 +7,11 @@ Tables: clicks, propensities, quarantine and quarantine_counts (source `click_lo
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 
 from jobs.extract_click_days import count_events, extract_days
 from jobs.position_bias import estimate_propensities
@@ -27,6 +26,8 @@ PAIRS = 200_000
 """Most pairs of query and item that propensities are estimated from: the error is under 1 % long before."""
 CLICKED_PAIRS = 5 * PAIRS
 """About as many of those clicked are looked at: most were seen at one place only."""
+MAXIMUM_WEIGHT = 10.0
+"""Most that one click counts, however far down the list: bounds the variance of weighted clicks."""
 
 
 def run(context: StageContext) -> dict[str, float]:
@@ -45,11 +46,10 @@ def run(context: StageContext) -> dict[str, float]:
         propensities = _propensities(spark, context)
         write_rows(context.output("propensities"), "propensities", propensities)
         context.report("weighing clicks by position")
-        most = context.settings.clicks.maximum_weight
-        weights = [round(1_000_000 * min(1 / p["propensity"], most)) for p in propensities]
+        weights = [round(1_000_000 * min(1 / p["propensity"], MAXIMUM_WEIGHT)) for p in propensities]
         run_sql(spark, "extract_clicks", weights=weights)
         clicks = write_table(spark.table("clicks"), context, "clicks", rebalance=False)
-        unknown = [row.asDict() for row in spark.table("unknown_items").orderBy("day", "item_id").collect()]
+        unknown = spark.table("unknown_items").orderBy("day", "item_id").collect()
     reasons = _write_quarantine(context, days, unknown)
     events_by_kind = count_events(clicks)
     metrics: dict[str, float] = {
@@ -70,7 +70,7 @@ def run(context: StageContext) -> dict[str, float]:
     return metrics
 
 
-def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, Any]]:
+def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, float]]:
     """Rows of the table `propensities`, one a place from 1 on without a gap."""
     days = context.run.training_days
     run_sql(spark, "extract_clicks_totals", first_day=days[0], last_day=days[-1], positions=POSITIONS)
@@ -96,7 +96,7 @@ def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, 
     ]
 
 
-def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list[dict[str, Any]]) -> Counter[str]:
+def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list[Row]) -> Counter[str]:
     """Write samples and counts of all days, unknown items included; returns events by reason."""
     samples = [row for day in days for file in day.files("quarantine") for row in pq.read_table(file).to_pylist()]
     counts = [row for day in days for file in day.files("quarantine_counts") for row in pq.read_table(file).to_pylist()]

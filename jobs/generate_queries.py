@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
+
+from pyspark.sql import SparkSession
 
 from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
 from smar_model.lake.stage import StageContext
@@ -50,32 +53,11 @@ def run(context: StageContext) -> dict[str, float]:
         true_queries = trained.select("query").distinct().count()
         wanted = settings.per_true_query * true_queries
         draws = max(1, min(MOST_DRAWS, math.ceil(wanted / max(items, 1) * OVERSAMPLING)))
-        tries, cores = 0, spark.sparkContext.defaultParallelism
+        tries = 0
         while True:
             context.report(f"{true_queries:,} true queries, {items:,} items, {draws:,} draws an item")
-            run_sql(
-                spark,
-                "generate_queries",
-                cutoff=run.cutoff,
-                maximum_words=settings.maximum_words,
-                seed=settings.seed,
-                # A multiple of the cores: items are alike, and none waits for the last partition.
-                partitions=cores * max(1, math.ceil(items * draws / ROWS_PER_FILE / cores)),
-                **draws_by_method(draws, settings.methods),
-            )
-            began = time.monotonic()
-            # Partitions of items are even, and an item's queries lie together, where its id costs next to nothing. Few
-            # queries repeat: a dictionary of them would be work in vain.
-            files = write_table(
-                spark.table("synthetic_queries"),
-                context,
-                "synthetic_queries",
-                rebalance=False,
-                options={"parquet.enable.dictionary#query": "false"},
-            )
-            rows, seconds = count_rows(files), time.monotonic() - began
-            context.report(f"{rows:,} synthetic queries in {seconds:.1f} s ({rows / seconds:,.0f} a second)")
-            tries += 1
+            files = _draw(spark, context, items=items, draws=draws)
+            rows, tries = count_rows(files), tries + 1
             if rows >= wanted or rows == 0 or tries == 2 or draws == MOST_DRAWS:
                 break
             # The more draws, the more of them repeat: four times the shortfall, within bounds.
@@ -100,6 +82,34 @@ def run(context: StageContext) -> dict[str, float]:
         "draws_per_item": draws,
         "tries": tries,
     }
+
+
+def _draw(spark: SparkSession, context: StageContext, *, items: int, draws: int) -> list[Path]:
+    """Write the distinct texts of so many draws an item; returns the table's files."""
+    settings, cores = context.settings.synthetic_queries, spark.sparkContext.defaultParallelism
+    run_sql(
+        spark,
+        "generate_queries",
+        cutoff=context.run.cutoff,
+        maximum_words=settings.maximum_words,
+        seed=settings.seed,
+        # A multiple of the cores: items are alike, and none waits for the last partition.
+        partitions=cores * max(1, math.ceil(items * draws / ROWS_PER_FILE / cores)),
+        **draws_by_method(draws, settings.methods),
+    )
+    began = time.monotonic()
+    # Partitions of items are even, and an item's queries lie together, where its id costs next to nothing. Few
+    # queries repeat: a dictionary of them would be work in vain.
+    files = write_table(
+        spark.table("synthetic_queries"),
+        context,
+        "synthetic_queries",
+        rebalance=False,
+        options={"parquet.enable.dictionary#query": "false"},
+    )
+    rows, seconds = count_rows(files), time.monotonic() - began
+    context.report(f"{rows:,} synthetic queries in {seconds:.1f} s ({rows / seconds:,.0f} a second)")
+    return files
 
 
 def draws_by_method(draws: int, methods: tuple[str, ...]) -> dict[str, int]:

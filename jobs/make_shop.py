@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -148,7 +147,7 @@ def _write_table(frame: DataFrame, folder: Path, table: str, *, partition: str |
     (writer.partitionBy(partition) if partition else writer).parquet(str(folder))
 
 
-def _vocabulary_views(session: SparkSession) -> dict[str, Any]:
+def _vocabulary_views(session: SparkSession) -> dict[str, int | str]:
     """Views `slots`, `looks` and `patterns`; returns the parameters that both SQL files share."""
     departments = _shares(sample_shop.DEPARTMENTS, SLOTS)
     slots = []

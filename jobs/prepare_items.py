@@ -36,10 +36,12 @@ from jobs.spark_session import (
     spark_session,
     write_table,
 )
+from smar_model.data.earlier_rows import find_earlier
+from smar_model.data.item_pictures import MAXIMUM_FRAMES
 from smar_model.delivery.picture_fetching import fetch_pictures, forget_pictures, have_come
 from smar_model.delivery.picture_formats import decode_picture
 from smar_model.delivery.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
-from smar_model.lake.artifacts import Artifact, load_artifact, newest_artifact
+from smar_model.lake.artifacts import Artifact, load_artifact
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Pictures
@@ -56,7 +58,7 @@ ROWS_PER_GROUP = 4_096
 """Rows of a row group of thumbnails: about 10 MB at 48 × 64 pixels. A trainer holds some of them at a time, to shuffle."""
 MISSING_PICTURES = "missing_pictures.json"
 """In an output: the URLs of pictures that could not be fetched or used, if there are any."""
-MISSING = r"SELECT DISTINCT file FROM judged_pictures WHERE reason IS NOT NULL AND file RLIKE '^(?i)https?://'"
+BY_URL = "file RLIKE '^(?i)https?://'"
 
 READ = "item_id string, place int, file string, picture_digest string, reason string, detail string"
 DECODED = (
@@ -65,6 +67,8 @@ DECODED = (
 )
 
 Read = Callable[[str], bytes]
+Row = dict[str, Any]
+"""Of a table, as Python values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class Look:
     uniform: bool
 
 
-def run(context: StageContext) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, int | str]:
     """Write the tables; returns counts.
 
     Raises:
@@ -92,19 +96,16 @@ def run(context: StageContext) -> dict[str, Any]:
         earlier_catalogue(spark, context).createOrReplaceTempView("earlier_catalogue")
         run_sql(spark, "prepare_items")
         listed = spark.table("listed_pictures")
-        counted = listed.selectExpr("count(*)", "count_if(file RLIKE '^(?i)https?://')").first()
+        counted = listed.selectExpr("count(*)", f"count_if({BY_URL})").first()
         pictures_in, by_url = counted or (0, 0)
         items_in = count_rows(files)
         context.report(f"{items_in:,} items, {pictures_in:,} pictures")
-        failures: dict[str, tuple[str, str]] = {}
-        if by_url:
-            urls = listed.where("file RLIKE '^(?i)https?://'").select("file").distinct().toArrow()["file"]
-            failures = fetch_pictures(urls.to_pylist(), settings, context.report)
+        urls = listed.where(BY_URL).select("file").distinct().toArrow()["file"].to_pylist() if by_url else []
         reader = PictureReader(
             store=context.shop.pictures(),
             fetched=fetched_folder(),
             maximum_bytes=settings.maximum_bytes,
-            failures=failures,
+            failures=fetch_pictures(urls, settings, context.report) if urls else {},
         )
         # Cut off from how they came about: planning would grow with every view that reads them again.
         tasks = max(1, min(4 * spark.sparkContext.defaultParallelism, pictures_in // PICTURES_PER_TASK))
@@ -115,17 +116,18 @@ def run(context: StageContext) -> dict[str, Any]:
         decoded.createOrReplaceTempView("decoded_pictures")
         run_sql(spark, "judge_pictures", shared_by_items=settings.shared_by_items, near=NEAR)
         spark.table("judged_pictures").localCheckpoint().createOrReplaceTempView("judged_pictures")
-        run_sql(spark, "prepare_pictures", samples=SAMPLES)
+        run_sql(spark, "prepare_pictures", samples=SAMPLES, maximum_frames=MAXIMUM_FRAMES)
         written = {
-            "pictures": write_table(
-                spark.table("pictures"), context, "pictures", options={"parquet.block.row.count.limit": ROWS_PER_GROUP}
-            ),
-            **{
-                table: write_table(spark.table(table), context, table)
-                for table in ("catalogue", "quarantine", "quarantine_counts")
-            },
+            table: write_table(spark.table(table), context, table, options=options)
+            for table, options in (
+                ("pictures", {"parquet.block.row.count.limit": ROWS_PER_GROUP}),
+                ("catalogue", None),
+                ("quarantine", None),
+                ("quarantine_counts", None),
+            )
         }
-        missing = sorted(spark.sql(MISSING).toArrow()["file"].to_pylist()) if by_url else []
+        unusable = spark.table("judged_pictures").where(f"reason IS NOT NULL AND {BY_URL}").select("file").distinct()
+        missing = sorted(unusable.toArrow()["file"].to_pylist()) if by_url else []
         sums = "SELECT (SELECT count(*) FROM decoded_pictures), count(DISTINCT picture_digest) FROM read_pictures"
         pictures_decoded, distinct = spark.sql(sums).first() or (0, 0)
     metrics = add_up(written, items_in=items_in, pictures_in=pictures_in) | {
@@ -184,7 +186,7 @@ def earlier_catalogue(spark: SparkSession, context: StageContext) -> DataFrame:
 
 def earlier_pictures(spark: SparkSession, context: StageContext) -> DataFrame:
     """Table `pictures` of the newest output made in the same way; without rows where there is none."""
-    earlier = newest_artifact(context.stage.name, context.made_by)
+    earlier = find_earlier(context)
     return read_published(spark, "pictures", earlier.files("pictures") if earlier else [])
 
 
@@ -216,7 +218,7 @@ class PictureReader:
 def read_pictures(listed: DataFrame, reader: PictureReader) -> DataFrame:
     """`listed` (item_id, place, file) with each picture's digest, or why it cannot be read; columns as in `READ`."""
 
-    def digest(read: Read, row: dict[str, Any]) -> dict[str, Any]:
+    def digest(read: Read, row: Row) -> Row:
         return {"picture_digest": hashlib.sha256(read(row["file"] or "")).hexdigest()}
 
     return _for_each(listed, reader, digest, READ)
@@ -226,7 +228,7 @@ def decode_pictures(new: DataFrame, reader: PictureReader, settings: Pictures) -
     """What is to be kept of each picture of `new` (picture_digest, file); columns as in `DECODED`."""
     size, uniform_below = (settings.width, settings.height), settings.uniform_below
 
-    def decode(read: Read, row: dict[str, Any]) -> dict[str, Any]:
+    def decode(read: Read, row: Row) -> Row:
         content = read(row["file"])
         if hashlib.sha256(content).hexdigest() != row["picture_digest"]:
             raise RuntimeError(f"{row['file']}: changed while it was being read; run the stage again")
@@ -236,9 +238,7 @@ def decode_pictures(new: DataFrame, reader: PictureReader, settings: Pictures) -
     return _for_each(new, reader, decode, DECODED)
 
 
-def _for_each(
-    rows: DataFrame, reader: PictureReader, work: Callable[[Read, dict[str, Any]], dict[str, Any]], ddl: str
-) -> DataFrame:
+def _for_each(rows: DataFrame, reader: PictureReader, work: Callable[[Read, Row], Row], ddl: str) -> DataFrame:
     """Each row with what `work` makes of it, or the reason and detail of the UnusablePicture that it raises."""
     schema = to_arrow_schema(cast(StructType, StructType.fromDDL(ddl)))
 

@@ -170,10 +170,8 @@ def _range_of(name: str, kind: str) -> Column | None:
 
 
 def _count_broken(demand: Demand, contract: Contract) -> Column:
-    if demand.expectation == _ROW_COUNT:
+    if demand.expectation in {_ROW_COUNT, *_UNIQUE}:  # of the latter `_repetitions` finds some
         return F.lit(0)
-    if demand.expectation in _UNIQUE:
-        return F.lit(0)  # unless `_repetitions` finds some
     return F.count_if(_breaks(demand, contract))
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -18,10 +17,11 @@ from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
-from smar_model.lake.process_identity import temporary_beside
-from smar_model.lake.shared_files import named_in_errors, replace_file
+from smar_model.lake.durable_files import create_plain_file, replace_plain_file
 from smar_model.settings import REPOSITORY, home
 
 LOGIN = "admin"
@@ -78,8 +78,7 @@ def environment(*, port: int = 8080, database: str | None = None) -> dict[str, s
 def password() -> str:
     """Password of `LOGIN`, made on first use and readable by this user alone."""
     path = airflow_home() / "passwords.json"
-    if not path.is_file():
-        _write_private(path, json.dumps({LOGIN: secrets.token_urlsafe(12)}))
+    _create_private(path, json.dumps({LOGIN: secrets.token_urlsafe(12)}))
     try:
         return str(json.loads(path.read_bytes())[LOGIN])
     except (ValueError, TypeError, LookupError):
@@ -100,7 +99,7 @@ def prepare() -> None:
         _fail_interrupted_runs()
         return
     migrate(environment())
-    replace_file(mark, "")
+    replace_plain_file(mark, "")
 
 
 def migrate(variables: dict[str, str]) -> None:
@@ -147,21 +146,22 @@ def one_at_a_time() -> Iterator[None]:
         InputError: `make ui` or `make retrain` runs already on the same home folder.
     """
     path = home() / "airflow.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it with this process
-        except OSError:
-            raise InputError(
-                f"{path}: `make ui` or `make retrain` runs already for this folder; trigger `smar_retrain` on the page "
-                "that `make ui` printed, or end that command first"
-            ) from None
+    lock = FileLock(path, fallback_to_soft=False)  # the kernel frees it with this process
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"{path}: `make ui` or `make retrain` runs already for this folder; trigger `smar_retrain` on the page "
+            "that `make ui` printed, or end that command first"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _secret(path: Path) -> str:
-    if not path.is_file():
-        _write_private(path, secrets.token_hex(32))
+    _create_private(path, secrets.token_hex(32))
     kept = path.read_bytes()
     if re.fullmatch(rb"[0-9a-f]{64}", kept):
         return kept.decode("ascii")
@@ -170,16 +170,7 @@ def _secret(path: Path) -> str:
     return _secret(path)
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Create a file that this user alone may read; the first of several processes wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with named_in_errors(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink(missing_ok=True)
+def _create_private(path: Path, text: str) -> None:
+    """A file that this user alone may read, where there is none; the first of several processes wins."""
+    if not path.is_file():
+        create_plain_file(path, text, mode=0o600)

@@ -124,9 +124,10 @@ def retrain(*, settings: Path, day: date, window_days: int | None, promotion: st
 
 
 def show_results(run: Run) -> None:
+    from smar_model.evaluation.evaluation_record import read_evaluation
     from smar_model.evaluation.terminal_table import format_table
 
-    evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
+    evaluation = read_evaluation(run.output("evaluate").file("evaluation.json"))
     promoted = run.state("promote")
     assert promoted is not None, "a green run has promoted or kept"
     report = run.output("report").file("report.html")

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +35,9 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; nothing stays changed."""
-    return [look() for look in (_python, _packages, _java, _disk, *_store(), _memory, _cores, _gpu, *_ports())]
+    stores = [_store()] if os.environ.get("SMAR_STORE") else []
+    ports = [_port(name, port) for name, port in PORTS.items()]
+    return [_python(), _packages(), _java(), _disk(), *stores, _memory(), _cores(), _gpu(), *ports]
 
 
 def report(findings: Iterable[Finding]) -> int:
@@ -104,19 +106,15 @@ def _disk() -> Finding:
     return Finding(subject="Disk", state="fine", found=found)
 
 
-def _store() -> list[Callable[[], Finding]]:
-    """Where SMAR_STORE names an object store: whether it does what the lake needs."""
-
-    def look() -> Finding:
-        try:
-            found = store()
-            assert found is not None
-            found.verify()
-        except (InputError, NoAnswer) as error:
-            return Finding(subject="Store", state="missing", found=str(error))
-        return Finding(subject="Store", state="fine", found=mask_secrets(f"{found.url}: conditional puts hold"))
-
-    return [look] if os.environ.get("SMAR_STORE") else []
+def _store() -> Finding:
+    """Whether the object store that SMAR_STORE names does what the lake needs."""
+    try:
+        found = store()
+        assert found is not None
+        found.verify()
+    except (InputError, NoAnswer) as error:
+        return Finding(subject="Store", state="missing", found=str(error))
+    return Finding(subject="Store", state="fine", found=mask_secrets(f"{found.url}: conditional puts hold"))
 
 
 def _memory() -> Finding:
@@ -153,17 +151,12 @@ def _gpu() -> Finding:
     return Finding(subject="GPU", state="note", found="none", advice=advice)
 
 
-def _ports() -> list[Callable[[], Finding]]:
-    def look(name: str, port: int) -> Finding:
-        with socket.socket() as candidate:
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError as error:
-                advice = (
-                    f"`make ui` takes another port for {name} and prints it; to have {port}, end what listens there"
-                )
-                return Finding(subject="Port", state="note", found=f"{port}: {error.strerror}", advice=advice)
-        return Finding(subject="Port", state="fine", found=f"{port} is free for {name}")
-
-    return [lambda name=name, port=port: look(name, port) for name, port in PORTS.items()]  # type: ignore[misc]
+def _port(name: str, port: int) -> Finding:
+    with socket.socket() as candidate:
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError as error:
+            advice = f"`make ui` takes another port for {name} and prints it; to have {port}, end what listens there"
+            return Finding(subject="Port", state="note", found=f"{port}: {error.strerror}", advice=advice)
+    return Finding(subject="Port", state="fine", found=f"{port} is free for {name}")

@@ -7,22 +7,6 @@ from __future__ import annotations
 
 from smar_model.lake.stage import Stage
 
-_SPARK = (
-    *("jobs/spark_session.py", "sql/functions.sql", "smar_model/lake/contracts.py"),
-    "smar_model/delivery/json_lines.py",
-)
-_NETWORK = ("smar_model/network", "smar_model/data", "smar_model/training")
-_EMBED = (
-    *("smar_model/retrieval/embed.py", "smar_model/training/encode_pictures.py"),
-    *("smar_model/network", "smar_model/data"),
-)
-_INDEX = (
-    *(
-        f"smar_model/retrieval/{name}.py"
-        for name in ("index", "index_files", "query_tower", "search", "ranking", "embed")
-    ),
-    *("smar_model/network", "smar_model/data", "schemas/index_items.yaml"),
-)
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
     *("training.token_dropout", "training.threads", "training.precision", "training.compile"),
@@ -40,22 +24,6 @@ STAGES: dict[str, Stage] = {
             raw=("items", "pictures"),
             mended="jobs.prepare_items:has_mended",
             settings=("pictures",),
-            code=(
-                "jobs/prepare_items.py",
-                "smar_model/delivery/picture_fetching.py",
-                "smar_model/delivery/picture_formats.py",
-                "smar_model/delivery/picture_stores.py",
-                "sql/prepare_items.sql",
-                "sql/find_new_pictures.sql",
-                "sql/judge_pictures.sql",
-                "sql/prepare_pictures.sql",
-                "schemas/items.yaml",
-                "schemas/catalogue.yaml",
-                "schemas/pictures.yaml",
-                "schemas/quarantine.yaml",
-                "schemas/quarantine_counts.yaml",
-                *_SPARK,
-            ),
             dated=False,
             release="earlier_catalogue",
         ),
@@ -66,25 +34,6 @@ STAGES: dict[str, Stage] = {
             inputs=("prepare-items",),
             raw=("click_log",),
             settings=("clicks",),
-            code=(
-                "jobs/extract_clicks.py",
-                "jobs/extract_click_days.py",
-                "jobs/position_bias.py",
-                "sql/extract_clicks.sql",
-                "sql/extract_clicks_days.sql",
-                "sql/find_typed_numbers.sql",
-                "smar_model/data/catalogue.py",
-                "smar_model/data/query_text.py",
-                "sql/extract_clicks_positions.sql",
-                "sql/extract_clicks_totals.sql",
-                "schemas/click_log.yaml",
-                "schemas/clicks.yaml",
-                "schemas/clicks_by_position.yaml",
-                "schemas/propensities.yaml",
-                "schemas/quarantine.yaml",
-                "schemas/quarantine_counts.yaml",
-                *_SPARK,
-            ),
         ),
         Stage(
             name="generate-queries",
@@ -92,26 +41,12 @@ STAGES: dict[str, Stage] = {
             work="jobs.generate_queries:run",
             inputs=("prepare-items", "extract-clicks"),
             settings=("synthetic_queries",),
-            code=(
-                "jobs/generate_queries.py",
-                "sql/generate_queries.sql",
-                "sql/sample_queries.sql",
-                "schemas/query_sample.yaml",
-                "schemas/synthetic_queries.yaml",
-                *_SPARK,
-            ),
         ),
         Stage(
             name="measure-drift",
             summary="How synthetic queries differ from true ones: figures, plots.",
             work="smar_model.evaluation.query_drift:run",
             inputs=("generate-queries",),
-            code=(
-                "smar_model/evaluation/query_drift.py",
-                "smar_model/evaluation/query_drift.html.j2",
-                "smar_model/evaluation/charts.py",
-                "schemas/query_drift.yaml",
-            ),
         ),
         Stage(
             name="label-fashion",
@@ -119,7 +54,6 @@ STAGES: dict[str, Stage] = {
             work="jobs.label_fashion:run",
             inputs=("prepare-items", "extract-clicks"),
             settings=("labels", "shop.visual_departments"),
-            code=("jobs/label_fashion.py", "sql/label_fashion.sql", "schemas/fashion_labels.yaml", *_SPARK),
         ),
         Stage(
             name="check-data",
@@ -127,17 +61,6 @@ STAGES: dict[str, Stage] = {
             work="jobs.check_data:run",
             inputs=("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "measure-drift"),
             settings=("checks", "synthetic_queries", "shop.visual_departments"),
-            code=(
-                "jobs/check_data.py",
-                "jobs/table_summaries.py",
-                "sql/check_data.sql",
-                "smar_model/checks/expectations.py",
-                "smar_model/checks/checks_page.py",
-                "smar_model/checks/drift_limits.py",
-                "smar_model/checks/run_checks.py",
-                "schemas",
-                *_SPARK,
-            ),
         ),
         Stage(
             name="train-tokenizer",
@@ -145,7 +68,6 @@ STAGES: dict[str, Stage] = {
             work="smar_model.training.tokenizer:run",
             inputs=_TRAINING_TABLES,
             settings=("tokenizer", "network.text.pretrained", "segments.novel_bucket"),
-            code=("smar_model/training/tokenizer.py", "smar_model/data"),
             base="read",
         ),
         Stage(
@@ -156,11 +78,6 @@ STAGES: dict[str, Stage] = {
             settings=(
                 *("training.mining", "training.pretrain.hard_negatives", "training.finetune.hard_negatives"),
                 *("training.threads", "segments.novel_bucket"),
-            ),
-            code=(
-                *("smar_model/retrieval/mine_negatives.py", "smar_model/retrieval/search.py"),
-                *("smar_model/retrieval/index_files.py", "smar_model/retrieval/query_tower.py"),
-                *("smar_model/retrieval/ranking.py", "smar_model/network", "smar_model/data"),
             ),
             release="mined_from",
         ),
@@ -179,7 +96,6 @@ STAGES: dict[str, Stage] = {
                 "training.precision",
                 "training.compile",
             ),
-            code=_NETWORK,
             shared=True,
             base="taken",
         ),
@@ -189,7 +105,6 @@ STAGES: dict[str, Stage] = {
             work="smar_model.training.encode_pictures:run",
             inputs=("prepare-items", "adapt-vision"),
             settings=("training.picture_views", "training.threads"),
-            code=("smar_model/training/encode_pictures.py", "smar_model/network", "smar_model/data"),
             dated=False,
         ),
         Stage(
@@ -202,7 +117,6 @@ STAGES: dict[str, Stage] = {
                 *(*_MODEL_SETTINGS, "training.pretrain", "training.modality_weighting"),
                 *("training.other_modality_weights", "shop.visual_departments"),
             ),
-            code=_NETWORK,
             shared=True,
             base="taken",
         ),
@@ -213,7 +127,6 @@ STAGES: dict[str, Stage] = {
             inputs=(*_TRAINING_TABLES, "train-tokenizer", "encode-pictures", "pretrain"),
             optional_inputs=("mine-negatives",),
             settings=(*_MODEL_SETTINGS, "training.finetune"),
-            code=_NETWORK,
             shared=True,
             release="warm_start",
         ),
@@ -223,8 +136,7 @@ STAGES: dict[str, Stage] = {
             work="smar_model.training.text_only:run",
             inputs=(*_TRAINING_TABLES, "train-tokenizer"),
             optional_inputs=("mine-negatives",),
-            settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune", "training.text_only_steps"),
-            code=_NETWORK,
+            settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune"),
             shared=True,
         ),
         Stage(
@@ -233,7 +145,6 @@ STAGES: dict[str, Stage] = {
             work="jobs.assign_segments:run",
             inputs=("prepare-items", "extract-clicks", "generate-queries", "check-data"),
             settings=("segments", "shop.visual_departments"),
-            code=("jobs/assign_segments.py", "sql/assign_segments.sql", "schemas/segments.yaml", *_SPARK),
         ),
         Stage(
             name="embed",
@@ -242,7 +153,6 @@ STAGES: dict[str, Stage] = {
             inputs=("prepare-items", "encode-pictures", "finetune"),
             optional_inputs=("train-tokenizer",),
             settings=("training.threads",),
-            code=_EMBED,
             dated=False,
             shared=True,
         ),
@@ -252,7 +162,6 @@ STAGES: dict[str, Stage] = {
             work="smar_model.retrieval.index:run",
             inputs=("prepare-items", "extract-clicks", "finetune", "embed"),
             settings=("index", "training.threads"),
-            code=_INDEX,
         ),
         Stage(
             name="evaluate",
@@ -270,14 +179,6 @@ STAGES: dict[str, Stage] = {
             optional_inputs=("train-text-only",),
             raw=("judgments_and_truth",),
             settings=("evaluation", "shop.visual_departments", "segments.novel_bucket"),
-            code=(
-                "smar_model/evaluation",
-                "smar_model/retrieval",
-                "smar_model/network",
-                "smar_model/data",
-                "schemas/query_results.yaml",
-                "schemas/segments.yaml",
-            ),
             rivals=_RIVALS,
             release="oracle",
         ),
@@ -287,11 +188,6 @@ STAGES: dict[str, Stage] = {
             work="smar_model.release.gate:run",
             inputs=("check-data", "index", "evaluate"),
             settings=("gate", "index.minimum_recall"),
-            code=(
-                "smar_model/release/gate.py",
-                "smar_model/evaluation/significance.py",
-                "smar_model/evaluation/segments.py",
-            ),
             rivals=_RIVALS,
         ),
         Stage(
@@ -304,18 +200,11 @@ STAGES: dict[str, Stage] = {
             ),
             optional_inputs=("train-text-only",),
             settings=("evaluation",),
-            code=("smar_model/evaluation", "schemas/query_drift.yaml"),
             rivals=_RIVALS,
         ),
     )
 }
 
-_JUDGE = (
-    *("smar_model/evaluation/judge.py", "smar_model/evaluation/baselines.py", "smar_model/evaluation/metrics.py"),
-    *("smar_model/evaluation/relevance.py", "smar_model/evaluation/evaluation_set.py"),
-    *("smar_model/evaluation/segments.py", "smar_model/retrieval"),
-    *("smar_model/network", "smar_model/data", "schemas/comparison_results.yaml", "schemas/segments.yaml"),
-)
 _JUDGE_SETTINGS = ("evaluation", "shop.visual_departments", "segments.novel_bucket")
 
 COMPARISON_STAGES: dict[str, Stage] = STAGES | {
@@ -328,7 +217,6 @@ COMPARISON_STAGES: dict[str, Stage] = STAGES | {
                 work=f"smar_model.evaluation.oracle:{work}",
                 inputs=("prepare-items",),
                 raw=("judgments_and_truth",),
-                code=("smar_model/evaluation/oracle.py", "schemas/catalogue.yaml"),
             )
             for name, work in (("reveal-truth", "run"), ("reveal-visible-truth", "run_visible"))
         ),
@@ -339,7 +227,6 @@ COMPARISON_STAGES: dict[str, Stage] = STAGES | {
             inputs=("prepare-items", "extract-clicks", "assign-segments"),
             raw=("judgments_and_truth",),
             settings=_JUDGE_SETTINGS,
-            code=_JUDGE,
         ),
         Stage(
             name="judge",
@@ -348,7 +235,6 @@ COMPARISON_STAGES: dict[str, Stage] = STAGES | {
             inputs=("prepare-items", "extract-clicks", "assign-segments", "finetune", "embed"),
             raw=("judgments_and_truth",),
             settings=(*_JUDGE_SETTINGS, "training.threads"),
-            code=_JUDGE,
         ),
     )
 }
@@ -363,7 +249,6 @@ REFRESH_STAGES: dict[str, Stage] = {
             work="smar_model.retrieval.embed:run_release",
             inputs=("prepare-items",),
             settings=("training.threads",),
-            code=_EMBED,
             dated=False,
             shared=True,
             release="release",
@@ -374,10 +259,12 @@ REFRESH_STAGES: dict[str, Stage] = {
             work="smar_model.retrieval.index:refresh",
             inputs=("prepare-items", "embed-release"),
             settings=("index", "training.threads"),
-            code=_INDEX,
             dated=False,
             release="release",
         ),
     )
 }
 """A release's index brought up to today's catalogue, between two trainings: start, prepare-items, these, then publish-index."""
+
+PARTS = {"extract-clicks-day": "jobs.extract_click_days"}
+"""Outputs that a stage publishes beside its own, under keys of their own: which module makes them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,17 +25,30 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain values, and the lines on which they stand."""
+    """Plain values, and the files and lines on which they stand."""
 
     source: str
     content: dict[str, Any]
-    lines: dict[Place, int] = field(repr=False)
+    lines: dict[Place, str] = field(repr=False)
+    """Place of a value → `FILE, line N`."""
 
     def where(self, place: Place) -> str:
         """File, line and dotted name of a value; of one that is not there, the line of what it would stand in."""
-        line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None)
-        name = ".".join(map(str, place)) or "(file)"
-        return f"{self.source}, line {line}: {name}" if line else f"{self.source}: {name}"
+        found = (self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines)
+        return f"{next(found, self.source)}: {'.'.join(map(str, place)) or '(file)'}"
+
+    def over(self, base: Document) -> Document:
+        """This document's values over another's, sections into sections; each value keeps its file and line."""
+        return Document(self.source, merged(base.content, self.content), base.lines | self.lines)
+
+
+def merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with the values of `change`, sections into sections."""
+    both = {
+        name: merged(content[name], value) if isinstance(value, dict) and isinstance(content.get(name), dict) else value
+        for name, value in change.items()
+    }
+    return content | both
 
 
 def read_yaml(path: Path, *, advice: str) -> Document:
@@ -85,7 +98,7 @@ def parse_yaml(text: str, *, source: str) -> Document | None:
     Raises:
         InputError: as `read_yaml`.
     """
-    lines: dict[Place, int] = {}
+    lines: dict[Place, str] = {}
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -94,7 +107,7 @@ def parse_yaml(text: str, *, source: str) -> Document | None:
                 return None
             _require_bounded(node, source)
             for place, inner in _nodes(node, source):
-                lines.setdefault(place, inner.start_mark.line + 1)
+                lines.setdefault(place, f"{source}, line {inner.start_mark.line + 1}")
                 if isinstance(inner, yaml.ScalarNode):
                     _check_scalar(loader, inner, source)
             return Document(source, loader.construct_document(node), lines)

@@ -2,7 +2,7 @@
 -- reason. No rule looks beyond its day, so that a day's result never depends on which others are read with it.
 -- Reads: delivered_events (with `dt`, the day of the event's folder).
 -- Parameters: salt, catalogue_numbers (array: numbers of the catalogue that shoppers typed), kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
---   bot_clicks, bot_dwell_seconds (settings.clicks).
+--   bot_clicks, bot_dwell_seconds (jobs/extract_click_days.py).
 -- Gives: clicks_by_position, quarantine_samples (20 of each day and reason, with `rows`, how many there are). Makes the
 --   session's tables judged_events and requests.
 --

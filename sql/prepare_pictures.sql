@@ -1,6 +1,6 @@
 -- Judged pictures → the catalogue with its usable pictures, their thumbnails, and what could not be used.
 -- Reads: usable_items, item_quarantine (prepare_items.sql), looks, judged_pictures (judge_pictures.sql).
--- Parameters: samples (rows a reason that the quarantine keeps).
+-- Parameters: samples (rows a reason that the quarantine keeps), maximum_frames (pictures of an item that its embedding uses).
 -- Gives: catalogue, pictures, quarantine, quarantine_counts.
 
 CREATE OR REPLACE TEMPORARY VIEW pictures AS
@@ -13,10 +13,25 @@ CREATE OR REPLACE TEMPORARY VIEW item_images AS
 SELECT
   item_id,
   transform(sort_array(collect_list(struct(frame, file))), picture -> picture.file) AS images,
-  CAST(count_if(uninformative IS NULL) AS INT) AS informative_pictures
+  CAST(count_if(uninformative IS NULL) AS INT) AS informative_pictures,
+  transform(
+    sort_array(
+      collect_list(struct(frame, picture_digest)) FILTER (WHERE uninformative IS NULL AND frame < :maximum_frames)
+    ),
+    picture -> picture.picture_digest
+  ) AS embedded_pictures
 FROM judged_pictures
 WHERE reason IS NULL
 GROUP BY item_id;
+
+-- What tells an item's text from any other; the order of its attributes says nothing.
+CREATE OR REPLACE TEMPORARY VIEW item_texts AS
+SELECT
+  *,
+  sha2(
+    to_json(struct(title, category, brand, sort_array(map_entries(attributes)) AS attributes)), 256
+  ) AS text_digest
+FROM usable_items;
 
 -- An item whose pictures are all missing or broken keeps its text (design, decision 7).
 CREATE OR REPLACE TEMPORARY VIEW catalogue AS
@@ -29,8 +44,10 @@ SELECT
   i.attributes,
   coalesce(p.images, array()) AS images,
   coalesce(p.informative_pictures, 0) AS informative_pictures,
+  i.text_digest,
+  sha2(concat_ws(' ', i.text_digest, p.embedded_pictures), 256) AS content_digest,
   i.updated_at
-FROM usable_items AS i
+FROM item_texts AS i
 LEFT JOIN item_images AS p ON p.item_id = i.item_id;
 
 CREATE OR REPLACE TEMPORARY VIEW unused_rows AS

@@ -15,6 +15,7 @@ from smar_model.evaluation.comparison import Comparison, load_yaml
 from smar_model.evaluation.sweep import Sweep
 from smar_model.release.start import with_changes
 from smar_model.settings import REPOSITORY, home, load_settings, validate_settings
+from smar_model.settings.retired import RETIRED
 from smar_model.shop.importers.mapped_tables import load_mapping
 from tests.tiny_shop import LAST_DAY, tiny_settings, write_pictures, write_tiny_shop
 
@@ -287,3 +288,77 @@ def test_a_secret_of_the_environment_is_masked_where_it_is_shown(
     assert (code, said.count("\n")) == (2, 1) and "me:***@store" in said, said
     code, said = smar("serve", "--front", "http://me:hush@part:8000", monkeypatch=monkeypatch, capsys=capsys)
     assert (code, said.count("\n")) == (2, 1) and "me:***@part" in said, said
+
+
+def test_a_file_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    first, second, own = (tmp_path / name for name in ("first.yaml", "second.yaml", "shop.yaml"))
+    first.write_text(
+        WHOLE + "gate:\n  guarded_segments: {fashion: 0.01}\n  better_in: [fashion, novel]\nwindow: {days: 4}\n"
+    )
+    second.write_text(f"base: {first}\nwindow: {{days: 5}}\n")
+    own.write_text(f"base: {second}\ngate:\n  guarded_segments: {{novel: 0.02}}\n  better_in: [novel]\n")
+    settings = load_settings(own)
+    assert settings.window.days == 5 and settings.training == load_settings(first).training
+    assert settings.gate.guarded_segments == {"fashion": 0.01, "novel": 0.02}, "sections into sections"
+    assert settings.gate.better_in == ("novel",), "a list is another list"
+    assert validate_settings(settings.model_dump(mode="json"), source="a record") == settings, "recorded whole"
+    assert load_settings(REPOSITORY / "configs" / "paper_smar.yaml").shop.simulation, "named from the checkout's root"
+
+
+BASED: dict[str, tuple[str, str, str]] = {
+    "wrong in the base": ("gate:\n  over_bm25: many\n", "window: {days: 5}\n", "{base}, line 4: gate.over_bm25"),
+    "wrong in the file": ("window: {days: 4}\n", "\nwindow:\n  days: 0\n", "{own}, line 4: window.days"),
+    "unknown in the base": ("window:\n  dys: 4\n", "window: {days: 5}\n", "{base}, line 4: window.dys"),
+    "a secret in the base": (
+        "release: {tracking_uri: 'http://me:hush@mlflow'}\n",
+        "",
+        "{base}, line 3: release.tracking_uri",
+    ),
+    "YAML of the base": ("window: [1\n", "", "{base}, line 4: not valid YAML"),
+    "a circle": ("base: {own}\n", "", "{base}, line 3: base: {own} is itself based on {base}"),
+}
+
+
+@pytest.mark.parametrize("kind", BASED)
+def test_what_is_wrong_is_named_in_the_file_where_it_stands(kind: str, tmp_path: Path) -> None:
+    base, own = tmp_path / "base.yaml", tmp_path / "shop.yaml"
+    below, above, said = BASED[kind]
+    base.write_text(WHOLE + below.replace("{own}", str(own)))
+    own.write_text(f"base: {base}\n{above}")
+    with pytest.raises(InputError) as refused:
+        load_settings(own)
+    assert str(refused.value).startswith(said.format(base=base, own=own)), refused.value
+    assert "\n" not in str(refused.value)
+
+
+def test_a_base_that_is_missing_or_no_name_is_one_line(tmp_path: Path) -> None:
+    own = tmp_path / "shop.yaml"
+    own.write_text("window: {days: 4}\nbase: configs/nowhere.yaml\n")
+    with pytest.raises(
+        InputError, match=r"^[^\n]*configs/nowhere\.yaml: no such file; .*shop\.yaml, line 2: base names it[^\n]*$"
+    ):
+        load_settings(own)
+    own.write_text("base: [configs/sample_shop.yaml]\n")
+    with pytest.raises(InputError, match=r"shop\.yaml, line 1: base: name a settings file by its path"):
+        load_settings(own)
+    own.write_text(f"base: {own}\n")
+    with pytest.raises(InputError, match=r"shop\.yaml, line 1: base: .* is itself based on"):
+        load_settings(own)
+
+
+def test_a_setting_that_is_a_constant_now_may_still_be_named_with_its_value(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(
+        WHOLE.replace("training: {", "training: {text_only_steps: 1, ") + "clicks: {bot_clicks: 5, sample_share: 0.5}\n"
+    )
+    settings = load_settings(file)
+    assert settings.clicks.sample_share == 0.5
+    assert {section for section, _ in RETIRED} == {"clicks", "segments", "training"}
+    recorded = settings.model_dump(mode="json")
+    for (section, name), value in RETIRED.items():
+        assert name not in recorded[section]
+        recorded[section][name] = value
+    assert validate_settings(recorded, source="a record of an older version") == settings
+    file.write_text(WHOLE + "clicks:\n  bot_clicks: 6\n")
+    with pytest.raises(InputError, match=r"shop\.yaml, line 4: clicks\.bot_clicks: is always 5 now; take the line out"):
+        load_settings(file)

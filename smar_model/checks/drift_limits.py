@@ -27,6 +27,7 @@ def drift_measures(drift: Artifact) -> list[Measure]:
             value=drift.metrics[figure],
             most=most,
             metric=f"drift_{figure}",
+            kind="drift",
             detail="Stated in schemas/query_drift.yaml. The page drift.html of the stage shows where they differ. Change "
             "settings.synthetic_queries.methods, or raise the limit if shoppers do write differently from sellers.",
         )

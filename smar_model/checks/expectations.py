@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from smar_model.checks.outcomes import Check, Kind, Severity
+
 # Before its first import: the library would report its use to its makers.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
@@ -33,8 +35,7 @@ class Measure:
     """`stage/table`, or `run` for what concerns the run as a whole."""
     check: str
     """What must hold, for people, with its bounds."""
-    severity: str
-    """`critical` or `warning`."""
+    severity: Severity
     value: float | None
     least: float | None = None
     most: float | None = None
@@ -44,19 +45,7 @@ class Measure:
     """What is wrong, where, with samples, and what to do; asked for where the check fails."""
     metric: str | None = None
     """Name of the figure among the stage's metrics."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """The outcome of one check."""
-
-    table: str
-    check: str
-    severity: str
-    passed: bool
-    observed: str
-    detail: str = ""
-    """Empty where the check passed."""
+    kind: Kind = "data"
 
 
 def judge(measures: Sequence[Measure]) -> list[Check]:
@@ -71,20 +60,18 @@ def judge(measures: Sequence[Measure]) -> list[Check]:
             raise RuntimeError(f"{measure.table}: {measure.check}: could not be measured ({measure.value})")
         values[str(number)] = [float(measure.value)]
     outcomes = _validate(pd.DataFrame(values), measures)
-    checks = []
-    for measure, passed in zip(measures, outcomes, strict=True):
-        detail = measure.detail
-        checks.append(
-            Check(
-                table=measure.table,
-                check=measure.check,
-                severity=measure.severity,
-                passed=passed,
-                observed=measure.observed if measure.observed is not None else f"{measure.value:.4g}",
-                detail="" if passed else detail if isinstance(detail, str) else detail(),
-            )
+    return [
+        Check(
+            table=measure.table,
+            check=measure.check,
+            severity=measure.severity,
+            passed=passed,
+            observed=measure.observed if measure.observed is not None else f"{measure.value:.4g}",
+            detail="" if passed else measure.detail if isinstance(measure.detail, str) else measure.detail(),
+            kind=measure.kind,
         )
-    return checks
+        for measure, passed in zip(measures, outcomes, strict=True)
+    ]
 
 
 def _validate(frame: pd.DataFrame, measures: Sequence[Measure]) -> list[bool]:

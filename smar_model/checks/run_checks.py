@@ -13,12 +13,15 @@ import numpy as np
 import pandas as pd
 
 from smar_model.checks.expectations import SAMPLE, Measure
+from smar_model.checks.outcomes import Severity
 from smar_model.lake.stage import StageContext
 
 EVENTS = ("impressions", "clicks", "carts", "orders")
 JUDGED_FROM = 30
 """Mean events a day of a kind from which on its last day is compared: of fewer, chance alone halves or doubles them."""
 REPEATS = ("duplicate_event", "replayed_event")
+WARNING: Severity = "warning"
+CRITICAL: Severity = "critical"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ def run_measures(context: StageContext, figures: RunFigures) -> list[Measure]:
     ]
 
 
-def _run(check: str, value: float, *, severity: str = "critical", **more: Any) -> Measure:
+def _run(check: str, value: float, *, severity: Severity = CRITICAL, **more: Any) -> Measure:
     return Measure(table="run", check=check, severity=severity, value=value, **more)
 
 
@@ -108,9 +111,9 @@ def _quarantine(context: StageContext, figures: RunFigures) -> list[Measure]:
     kept = sum(figures.by_day(event, days) for event in EVENTS)
     unused = figures.quarantined("click_log").groupby("day")["value"].sum().reindex(days, fill_value=0.0)
     for what, reasons, bound, severity, metric, advice in (
-        ("in quarantine", (), "maximum_quarantined", "critical", "quarantined_events", "Correct them"),
-        ("without a field", ("null_field",), "maximum_nulls", "critical", "null_events", "Fill the fields in"),
-        ("that repeat another", REPEATS, "maximum_repeated", "warning", "repeated_events", "Keep each event once"),
+        ("in quarantine", (), "maximum_quarantined", CRITICAL, "quarantined_events", "Correct them"),
+        ("without a field", ("null_field",), "maximum_nulls", CRITICAL, "null_events", "Fill the fields in"),
+        ("that repeat another", REPEATS, "maximum_repeated", WARNING, "repeated_events", "Keep each event once"),
     ):
         most = getattr(bounds, bound)
         rows = figures.quarantined("click_log", *reasons).groupby("day")["value"].sum().reindex(days, fill_value=0.0)
@@ -141,7 +144,7 @@ def _volume(context: StageContext, figures: RunFigures) -> list[Measure]:
         last, before = by_day.iloc[-1], by_day.iloc[:-1].mean()
         if not before >= JUDGED_FROM:
             continue
-        for setting, severity in (("usual_volume", "warning"), ("possible_volume", "critical")):
+        for setting, severity in (("usual_volume", WARNING), ("possible_volume", CRITICAL)):
             least, most = getattr(bounds, setting)
             measures.append(
                 _run(
@@ -203,10 +206,11 @@ def _mix(context: StageContext, figures: RunFigures) -> list[Measure]:
             severity=severity,
             most=getattr(bounds, setting),
             metric="department_shift",
+            kind="drift",
             detail=f"Clicks by department: {changes}. Look for departments that lack in {context.settings.shop.root / 'click_log'} or "
             f"in the catalogue, or raise settings.checks.{setting} if shoppers did change.",
         )
-        for setting, severity in (("usual_shift", "warning"), ("possible_shift", "critical"))
+        for setting, severity in (("usual_shift", WARNING), ("possible_shift", CRITICAL))
     ]
 
 
@@ -241,7 +245,7 @@ def _behaviour(context: StageContext, figures: RunFigures) -> list[Measure]:
                 f"click-through of places {lower[0]} to {lower[-1]} by that of places 1 to {upper[-1]} at most "
                 f"{bounds.maximum_lower_half:g} (settings.checks.maximum_lower_half)",
                 rates[1] / rates[0],
-                severity="warning",
+                severity=WARNING,
                 most=bounds.maximum_lower_half,
                 metric="lower_half",
                 observed=f"{rates[1] / rates[0]:.3f} ({rates[0]:.4f} above, {rates[1]:.4f} below)",
@@ -308,7 +312,7 @@ def _training_data(context: StageContext, figures: RunFigures) -> list[Measure]:
         )
     ]
     asked = settings.synthetic_queries.per_true_query
-    for part, severity in ((1.0, "warning"), (0.1, "critical")):
+    for part, severity in ((1.0, WARNING), (0.1, CRITICAL)):
         measures.append(
             _run(
                 f"synthetic queries for each true one at least {asked * part:g}"
@@ -328,7 +332,7 @@ def _training_data(context: StageContext, figures: RunFigures) -> list[Measure]:
             _run(
                 f"share of labelled queries that are visual between {least:g} and {most:g} (settings.checks.visual_queries)",
                 labels["visual"] / sure,
-                severity="warning",
+                severity=WARNING,
                 least=least,
                 most=most,
                 metric="visual_queries",
@@ -340,7 +344,7 @@ def _training_data(context: StageContext, figures: RunFigures) -> list[Measure]:
         _run(
             f"share of labels that are unsure at most {bounds.maximum_unsure:g} (settings.checks.maximum_unsure)",
             _share(labels["unsure"], labels.sum()),
-            severity="warning",
+            severity=WARNING,
             most=bounds.maximum_unsure,
             metric="unsure_labels",
             detail="Most queries lead to visual and to other departments alike; see settings.labels and "

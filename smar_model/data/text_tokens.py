@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +56,12 @@ def encode_queries(
     return pad([e.ids for e in encoded], length)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemTexts:
-    """Texts of items, in the order of their ids: title, category, brand, attributes as segments 0–3."""
+def encode_items(tokenizer: Tokenizer, catalogue: pd.DataFrame, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokenise a catalogue (columns title, category, brand, attributes), whose texts are segments 0–3.
 
-    item_ids: list[str]
-    ids: np.ndarray
-    """(N, L) int32, 0 is padding."""
-    segments: np.ndarray
-    """(N, L) int8."""
-
-
-def encode_items(tokenizer: Tokenizer, catalogue: pd.DataFrame, length: int) -> ItemTexts:
-    """Tokenise a catalogue (columns item_id, title, category, brand, attributes), sorted by item id."""
-    catalogue = catalogue.sort_values("item_id")
+    Returns:
+        Token ids (N, L) int32, 0 is padding, and their segments (N, L) int8.
+    """
     parts = [
         catalogue["title"].str.lower().tolist(),
         catalogue["category"].str.lower().str.replace(">", " ").tolist(),
@@ -89,7 +80,7 @@ def encode_items(tokenizer: Tokenizer, catalogue: pd.DataFrame, length: int) -> 
         flat_segments = [s for s, piece in enumerate(pieces) for _ in piece][:length]
         ids[row, : len(flat)] = flat
         segments[row, : len(flat)] = flat_segments
-    return ItemTexts(item_ids=catalogue["item_id"].tolist(), ids=ids, segments=segments)
+    return ids, segments
 
 
 def trim(ids: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from smar_model.data.sorted_keys import as_bytes, find_rows
 from smar_model.data.text_tokens import encode_items
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
@@ -98,19 +99,19 @@ def is_held_out(keys: np.ndarray) -> np.ndarray:
     return keys % 16 == 0
 
 
-def find_rows(item_ids: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
-    """Row of each wanted item in the sorted `item_ids`, −1 for one that is not there. (N,) bytes, M texts → (M,)"""
-    codes, distinct = pd.factorize(np.array(wanted, dtype=object))
-    keys = np.array([text.encode() for text in distinct], dtype=np.bytes_)
-    # Searched with the ids' own width: with another one the library would copy all ids.
-    found = np.minimum(np.searchsorted(item_ids, keys.astype(item_ids.dtype)), len(item_ids) - 1)
-    return np.where(item_ids[found] == keys, found, -1)[codes]
-
-
 def write_item_tokens(
-    folder: Path, files: Sequence[Path], tokenizer: Tokenizer, *, length: int, before: datetime
+    folder: Path,
+    files: Sequence[Path],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    before: datetime,
+    only: np.ndarray | None = None,
 ) -> ItemTokens:
     """Tokenise the items of a catalogue that were last changed before the given moment.
+
+    Args:
+        only: ids of those wanted, sorted bytes; None: all.
 
     Raises:
         InputError: there is none.
@@ -119,23 +120,24 @@ def write_item_tokens(
     def pieces(columns: list[str]) -> Iterator[pd.DataFrame]:
         for piece in iterate_rows(files, [*columns, "updated_at"]):
             frame = pa.Table.from_batches([piece]).to_pandas(maps_as_pydicts="strict")
-            yield frame[frame["updated_at"] < before]
+            frame = frame[frame["updated_at"] < before]
+            yield frame if only is None else frame[find_rows(only, as_bytes(frame["item_id"])) >= 0]
 
     ids, categories = [np.zeros(0, np.bytes_)], set[str]()
     for frame in pieces(["item_id", "category"]):
-        ids.append(np.array([item.encode() for item in frame["item_id"]], dtype=np.bytes_))
+        ids.append(as_bytes(frame["item_id"]))
         categories.update(frame["category"])
     item_ids = np.sort(np.concatenate(ids))
     if not len(item_ids):
         raise InputError(f"catalogue: no item last changed before {before:%Y-%m-%d}; check updated_at in items.parquet")
-    write = _Writer(folder, len(item_ids))
-    write.array("item_ids", item_ids.dtype)[:] = item_ids
-    out_ids, segments = write.array("ids", _token_type(tokenizer), length), write.array("segments", np.int8, length)
-    out_categories, numbers = write.array("categories", np.int32), {c: n for n, c in enumerate(sorted(categories))}
+    count, numbers = len(item_ids), {c: n for n, c in enumerate(sorted(categories))}
+    _create_array(folder / "item_ids.npy", item_ids.dtype, count)[:] = item_ids
+    out_ids = _create_array(folder / "ids.npy", _token_type(tokenizer), count, length)
+    segments = _create_array(folder / "segments.npy", np.int8, count, length)
+    out_categories = _create_array(folder / "categories.npy", np.int32, count)
     for frame in pieces(["item_id", "title", "category", "brand", "attributes"]):
-        frame = frame.sort_values("item_id")
-        texts, rows = encode_items(tokenizer, frame, length), find_rows(item_ids, frame["item_id"].tolist())
-        out_ids[rows], segments[rows] = texts.ids, texts.segments
+        rows = find_rows(item_ids, as_bytes(frame["item_id"]))
+        out_ids[rows], segments[rows] = encode_items(tokenizer, frame, length)
         out_categories[rows] = frame["category"].map(numbers)
     return read_item_tokens(folder)
 
@@ -160,26 +162,24 @@ def write_pair_tokens(
     count = np.zeros(len(items.item_ids), np.int64)
     weighted = False
     for frame in pieces():
-        rows, weighted = find_rows(items.item_ids, frame["item_id"].tolist()), "weight" in frame
+        rows, weighted = find_rows(items.item_ids, as_bytes(frame["item_id"])), "weight" in frame
         np.add.at(count, rows[rows >= 0], 1)
-    total = int(count.sum())
+    bounds = np.concatenate([[0], np.cumsum(count)])
+    total = int(bounds[-1])
     if not total:
         return None
-    bounds = np.concatenate([[0], np.cumsum(count)])
-    write = _Writer(folder, total)
     columns = {
-        "ids": write.array("ids", _token_type(tokenizer), length),
-        "keys": write.array("keys", np.int64),
-        "rows": write.array("rows", np.int32),
+        "ids": _create_array(folder / "ids.npy", _token_type(tokenizer), total, length),
+        "keys": _create_array(folder / "keys.npy", np.int64, total),
+        "rows": _create_array(folder / "rows.npy", np.int32, total),
     }
     if weighted:
-        columns["cumulative"] = write.array("cumulative", np.float64)
-    used = np.flatnonzero(count)
-    np.save(folder / "starts.npy", np.append(bounds[used], total))
-    del count, used
+        columns["cumulative"] = _create_array(folder / "cumulative.npy", np.float64, total)
+    np.save(folder / "starts.npy", np.append(bounds[:-1][count > 0], total))
+    del count
     free = bounds[:-1].copy()
     for frame in pieces():
-        rows = find_rows(items.item_ids, frame["item_id"].tolist())
+        rows = find_rows(items.item_ids, as_bytes(frame["item_id"]))
         frame, rows = frame[rows >= 0], rows[rows >= 0]
         order = np.argsort(rows, kind="stable")
         frame, rows = frame.iloc[order], rows[order]
@@ -191,6 +191,12 @@ def write_pair_tokens(
         columns["rows"][places] = rows
         if weighted:
             columns["cumulative"][places] = frame["weight"]
+    _order_within_items(columns, bounds)
+    return read_pair_tokens(folder)
+
+
+def _order_within_items(columns: dict[str, np.ndarray], bounds: np.ndarray) -> None:
+    """Order the pairs of each item, `bounds[item]` to `bounds[item + 1]`, by hash and weight, and sum the weights up."""
     item, before = 0, 0.0
     while item < len(bounds) - 1:
         after = max(item + 1, int(np.searchsorted(bounds, bounds[item] + SORTED_AT_A_TIME, side="right")) - 1)
@@ -198,12 +204,11 @@ def write_pair_tokens(
         order = np.lexsort([columns[n][part] for n in ("cumulative", "keys", "rows") if n in columns])
         for column in columns.values():
             column[part] = column[part][order]
-        if weighted and len(order):
+        if "cumulative" in columns and len(order):
             # One addition after the other from the first pair on: where a part begins must not show in the last bits.
             columns["cumulative"][part] = np.cumsum(np.append(before, columns["cumulative"][part]))[1:]
             before = float(columns["cumulative"][part][-1])
         item = after
-    return read_pair_tokens(folder)
 
 
 def _encode(tokenizer: Tokenizer, queries: list[str], length: int) -> np.ndarray:
@@ -224,13 +229,7 @@ def _token_type(tokenizer: Tokenizer) -> type[np.generic]:
     return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    folder: Path
-    rows: int
-
-    def array(self, name: str, kind: np.dtype | type[np.generic], *shape: int) -> np.ndarray:
-        """A new array of zeros in a file, written through memory-mapping."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.npy"
-        return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(self.rows, *shape)))
+def _create_array(path: Path, kind: np.dtype | type[np.generic], *shape: int) -> np.ndarray:
+    """A new array of zeros in a file, written through memory-mapping."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape))

@@ -49,7 +49,7 @@ def clicked_pairs(files: Sequence[Path], days: Sequence[date], *, novel_bucket: 
         yield _leave_out_novel(frame[["query", "item_id", "weight"]], novel_bucket)
 
 
-def iterate_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def iterate_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Rows of Parquet files, `PIECE` of them at a time, whatever the size of their row groups."""
     for file in files:
         with pq.ParquetFile(file, buffer_size=1 << 20) as parquet:

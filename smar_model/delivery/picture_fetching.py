@@ -66,57 +66,17 @@ def fetch_pictures(
     Args:
         seconds: that all of them may take together; they are then asked in random order. None: as long as it takes.
     """
-    folder = fetched_folder()
-    by_host: dict[str, list[str]] = {}
-    failures: dict[str, tuple[str, str]] = {}
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
-    in_order = sorted(set(urls))
-    if seconds is not None:
-        random.shuffle(in_order)
-    for url in in_order:
-        # What an older version kept of a URL may be no picture.
-        if is_picture(fetched_path(folder, url)):
-            continue
-        try:
-            by_host.setdefault(urlsplit(url).netloc.lower(), []).append(url)
-        except ValueError as error:
-            failures[url] = ("unreachable", f"not a URL: {error}")
-    missing = sum(map(len, by_host.values()))
-    if not missing:
-        return failures
-    manager = _manager(hosts=len(by_host))
-    done, reported, lock = 0, time.monotonic(), Lock()
-    deadline = settings.fetch.timeout_seconds
+    by_host, failures = _missing(urls, shuffled=seconds is not None)
+    manager, lock = _manager(hosts=len(by_host)), Lock()
+    missing, done, reported = sum(map(len, by_host.values())), 0, time.monotonic()
 
     def fetch_from_host(of_host: list[str]) -> None:
         nonlocal done, reported
-        in_a_row, spent, asked, left_alone = 0, 0.0, False, ""
+        host = _Host(settings)
         for url in of_host:
-            if asked and not left_alone:
-                time.sleep(settings.fetch.delay_seconds)
-            began = time.monotonic()
-            if began >= ends:
-                left_alone = left_alone or "no time left"
-            failed = True
-            try:
-                if left_alone:
-                    raise UnusablePicture("unreachable", left_alone)
-                asked = True
-                content = _fetch(manager, url, settings, seconds=min(deadline, ends - began))
-                decode_picture(content, (settings.width, settings.height))  # as prepare-items will
-                _keep(fetched_path(folder, url), content)
-                in_a_row, failed = 0, False
-            except UnusablePicture as error:
-                failures[url] = (error.reason, error.detail)
-                host_answers = error.reason != "unreachable" or error.detail in ("status 404", "status 410")
-                in_a_row = 0 if host_answers else in_a_row + 1
-            if not left_alone:
-                took = time.monotonic() - began
-                spent += took if failed or took > SLOW * deadline else 0
-                if in_a_row >= FAILURES_IN_A_ROW:
-                    left_alone = f"host left alone after {FAILURES_IN_A_ROW} failures in a row"
-                elif spent > DEADLINES_OF_A_HOST * deadline:
-                    left_alone = f"host left alone after {spent:,.0f} seconds of slow and failed requests"
+            if failure := host.fetch(manager, url, ends=ends):
+                failures[url] = (failure.reason, failure.detail)
             with lock:
                 done += 1
                 if time.monotonic() > reported + SECONDS_BETWEEN_REPORTS:
@@ -127,6 +87,63 @@ def fetch_pictures(
         list(threads.map(fetch_from_host, by_host.values()))
     manager.clear()
     return failures
+
+
+def _missing(urls: Iterable[str], *, shuffled: bool) -> tuple[dict[str, list[str]], dict[str, tuple[str, str]]]:
+    """URLs that have not been fetched, by host; and those that are none, with (reason, detail)."""
+    by_host, failures = dict[str, list[str]](), dict[str, tuple[str, str]]()
+    in_order = sorted(set(urls))
+    if shuffled:
+        random.shuffle(in_order)
+    for url in in_order:
+        # What an older version kept of a URL may be no picture.
+        if is_picture(fetched_path(fetched_folder(), url)):
+            continue
+        try:
+            by_host.setdefault(urlsplit(url).netloc.lower(), []).append(url)
+        except ValueError as error:
+            failures[url] = ("unreachable", f"not a URL: {error}")
+    return by_host, failures
+
+
+@dataclass(slots=True)
+class _Host:
+    """A host that is asked for one picture after another, and how it has answered so far."""
+
+    settings: Pictures
+    asked: bool = False
+    failures_in_a_row: int = 0
+    spent: float = 0.0
+    """Seconds of failed and slow requests."""
+    left_alone: str = ""
+    """Why it is asked no more."""
+
+    def fetch(self, manager: PoolManager, url: str, *, ends: float) -> UnusablePicture | None:
+        """Fetch a picture and keep it; returns why it could not be had. `ends`: `time.monotonic()` by which it is given up."""
+        if self.asked and not self.left_alone:
+            time.sleep(self.settings.fetch.delay_seconds)
+        began, deadline = time.monotonic(), self.settings.fetch.timeout_seconds
+        if began >= ends and not self.left_alone:
+            self.left_alone = "no time left"
+        if self.left_alone:
+            return UnusablePicture("unreachable", self.left_alone)
+        self.asked, failure = True, None
+        try:
+            content = _fetch(manager, url, self.settings, seconds=min(deadline, ends - began))
+            decode_picture(content, (self.settings.width, self.settings.height))  # as prepare-items will
+            _keep(fetched_path(fetched_folder(), url), content)
+        except UnusablePicture as error:
+            failure = error
+        answers = failure is None or failure.reason != "unreachable" or failure.detail in ("status 404", "status 410")
+        self.failures_in_a_row = 0 if answers else self.failures_in_a_row + 1
+        took = time.monotonic() - began
+        if failure or took > SLOW * deadline:
+            self.spent += took
+        if self.failures_in_a_row >= FAILURES_IN_A_ROW:
+            self.left_alone = f"host left alone after {FAILURES_IN_A_ROW} failures in a row"
+        elif self.spent > DEADLINES_OF_A_HOST * deadline:
+            self.left_alone = f"host left alone after {self.spent:,.0f} seconds of slow and failed requests"
+        return failure
 
 
 def have_come(urls: list[str], settings: Pictures) -> bool:

@@ -13,7 +13,6 @@ Wherever shops deliver `.parquet`, `.jsonl` and `.jsonl.gz` (JSON lines) do as w
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -104,9 +103,6 @@ class ShopInputs:
     def truth_requests(self, day: date) -> list[Path]:
         """What each request wanted; to be read by shoppers, evaluation and the oracle alone."""
         return sorted((self.root / "truth" / "requests" / f"dt={day}").glob("*.parquet"))
-
-    def truth_files(self) -> Iterator[Path]:
-        yield from sorted((self.root / "truth").rglob("*.parquet"))
 
     def digest_items(self) -> str:
         return digest_raw_files(self.items(), root=self.root)

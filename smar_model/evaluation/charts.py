@@ -6,28 +6,51 @@ import html
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from typing_extensions import TypedDict
 
+from smar_model.evaluation.evaluation_record import BySegment, Estimate, Reliability
 from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
+
+if TYPE_CHECKING:
+    from smar_model.evaluation.query_drift import Drift
+
+Dashes = str | tuple[int, tuple[int, ...]]
+
+
+class Style(NamedTuple):
+    color: str
+    marker: str
+    linestyle: Dashes
+
+
+class SpeedPoint(TypedDict):
+    """Of `index.json`: recall and time of a query with some search parameters."""
+
+    parameters: str
+    ms: float
+    recall: float
+    worst: float
+
 
 _INK = "#123456"
 """Stands for the page's text colour while matplotlib draws."""
 # Okabe and Ito 2008, told apart by the colour-blind too; marker and dash tell them apart without any colour.
-_STYLES: dict[str, dict[str, Any]] = {
-    "challenger": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    "champion": {"color": "#CC79A7", "marker": "D", "linestyle": "-."},
-    "text_only": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
-    "bm25": {"color": "#009E73", "marker": "^", "linestyle": ":"},
-    "popularity": {"color": "#8A8A8A", "marker": "x", "linestyle": (0, (5, 1, 1, 1))},
-    "oracle": {"color": "#B8860B", "marker": "*", "linestyle": (0, (1, 1))},
+_STYLES = {
+    "challenger": Style("#0072B2", "o", "-"),
+    "champion": Style("#CC79A7", "D", "-."),
+    "text_only": Style("#D55E00", "s", "--"),
+    "bm25": Style("#009E73", "^", ":"),
+    "popularity": Style("#8A8A8A", "x", (0, (5, 1, 1, 1))),
+    "oracle": Style("#B8860B", "*", (0, (1, 1))),
 }
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A", "#B8860B")
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (1, 1)))
-_DRAWING: dict[str, Any] = {
+_DRAWING: dict[str, object] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -43,7 +66,7 @@ NARROW = (4.3, 3.1)
 """Inches: a chart fills a phone's width with readable text; wider screens set several side by side."""
 
 
-def recall_curves(models: dict[str, Any], segment: str, depths: Sequence[int]) -> str:
+def recall_curves(models: dict[str, BySegment], segment: str, depths: Sequence[int]) -> str:
     """Recall@k of every model with its interval, for one segment."""
 
     def draw(axes: Axes) -> None:
@@ -51,17 +74,11 @@ def recall_curves(models: dict[str, Any], segment: str, depths: Sequence[int]) -
             if model not in models:
                 continue
             points = [models[model][segment][f"recall_at_{k}"] for k in depths]
-            if points[0]["mean"] is None:
+            if points[0].mean is None:
                 continue
-            axes.plot(depths, [100 * p["mean"] for p in points], label=MODEL_NAMES[model], markersize=4, **style)
-            axes.fill_between(
-                depths,
-                [100 * p["low"] for p in points],
-                [100 * p["high"] for p in points],
-                color=style["color"],
-                alpha=0.15,
-                linewidth=0,
-            )
+            mean, low, high = _in_per_cent(points)
+            axes.plot(depths, mean, label=MODEL_NAMES[model], markersize=4, **style._asdict())
+            axes.fill_between(depths, low, high, color=style.color, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
         axes.set_xticks(depths, [str(k) for k in depths])
         axes.minorticks_off()
@@ -75,7 +92,7 @@ def recall_curves(models: dict[str, Any], segment: str, depths: Sequence[int]) -
 
 
 def segment_levels(
-    models: dict[str, Any], groups: Sequence[dict[str, str]], counts: dict[str, int], metric: str, title: str
+    models: dict[str, BySegment], groups: Sequence[dict[str, str]], counts: dict[str, int], metric: str, title: str
 ) -> str:
     """A metric of the model and of those that it is compared with, by segment.
 
@@ -106,7 +123,7 @@ def segment_levels(
 
 
 def forest_plot(
-    differences: dict[str, Any],
+    differences: Mapping[str, Mapping[str, Estimate]],
     groups: Sequence[dict[str, str]],
     counts: dict[str, int],
     metric: str,
@@ -132,9 +149,9 @@ def forest_plot(
     )
 
 
-def recovered_shares(shares: dict[str, Any], groups: Sequence[dict[str, str]], counts: dict[str, int]) -> str:
+def recovered_shares(shares: dict[str, Estimate], groups: Sequence[dict[str, str]], counts: dict[str, int]) -> str:
     """(model − text-only) / (oracle − text-only) by segment; those in which the oracle itself is not clearly better are left out."""
-    known = [{name: words for name, words in group.items() if shares[name]["mean"] is not None} for group in groups]
+    known = [{name: words for name, words in group.items() if shares[name].mean is not None} for group in groups]
     labels, places, edges = _rows([group for group in known if group], counts)
 
     def draw(axes: Axes) -> None:
@@ -147,25 +164,24 @@ def recovered_shares(shares: dict[str, Any], groups: Sequence[dict[str, str]], c
     return draw_svg("recovered", "Recovered share by segment", [draw], height=0.9 + 0.2 * len(labels))
 
 
-def query_drift(rows: Sequence[dict[str, Any]], limits: Mapping[Any, float]) -> str:
+def query_drift(rows: Sequence[Drift], limits: Mapping[Any, float]) -> str:
     """How well a classifier tells synthetic from true queries: in all, by department, by method.
 
     Args:
-        rows: of the table `query_drift`.
         limits: severity → largest AUC of all queries.
     """
-    known = [row for row in rows if row["auc"] is not None]
+    known = [row for row in rows if row.auc is not None]
 
     def draw(axes: Axes) -> None:
         colours = {"all": _PALETTE[0], "department": _PALETTE[2], "method": _PALETTE[1]}
         markers = {"all": "D", "department": "o", "method": "s"}
         for scope, colour in colours.items():
-            points = [(row["auc"], place) for place, row in enumerate(known) if row["scope"] == scope]
+            points = [(row.auc, place) for place, row in enumerate(known) if row.scope == scope]
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=markers[scope], linestyle="", label=scope)
         for severity, most in limits.items():
             axes.axvline(most, color=_INK, linewidth=1, linestyle=":" if severity == "warning" else "-", label=severity)
-        axes.set_yticks(range(len(known)), [row["segment"].replace("_", " ") for row in known], fontsize=8)
+        axes.set_yticks(range(len(known)), [row.segment.replace("_", " ") for row in known], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0.48, 1.02)
         axes.set_xlabel("AUC; 0.5: cannot be told apart")
@@ -174,21 +190,22 @@ def query_drift(rows: Sequence[dict[str, Any]], limits: Mapping[Any, float]) -> 
     return draw_svg("drift", "AUC of a classifier of synthetic and true queries", [draw], height=1 + 0.22 * len(known))
 
 
-def recall_by_speed(points: Sequence[dict[str, Any]], used: str, floor: float) -> str:
+def recall_by_speed(points: Sequence[SpeedPoint], used: str, floor: float) -> str:
     """Recall@100 of the index against exact search, by the time that a query takes.
 
     Args:
-        points: with `parameters`, `ms`, `recall` and `worst`, from fast to slow.
+        points: from fast to slow.
         used: search parameters that are in use; their point is marked.
         floor: recall that was asked for.
     """
 
     def draw(axes: Axes) -> None:
-        for name, words, style in (
-            ("recall", "all queries", _STYLES["challenger"]),
-            ("worst", "worst share of pictures", _STYLES["text_only"]),
+        for recalls, words, model in (
+            ([p["recall"] for p in points], "all queries", "challenger"),
+            ([p["worst"] for p in points], "worst share of pictures", "text_only"),
         ):
-            axes.plot([p["ms"] for p in points], [100 * p[name] for p in points], label=words, markersize=4, **style)
+            shares, style = [100 * recall for recall in recalls], _STYLES[model]._asdict()
+            axes.plot([p["ms"] for p in points], shares, label=words, markersize=4, **style)
         for point in points:
             if point["parameters"] == used:
                 axes.axvline(point["ms"], color=_INK, linewidth=1, linestyle=":", label="in use")
@@ -223,22 +240,28 @@ def _name_rows(axes: Axes, labels: Sequence[str], places: dict[str, int], edges:
 
 
 def _intervals(
-    axes: Axes, places: Sequence[float], values: Sequence[dict[str, float]], style: dict[str, Any], label: str | None
+    axes: Axes, places: Sequence[float], values: Sequence[Estimate], style: Style, label: str | None
 ) -> None:
-    """Means with their intervals, in per cent."""
-    mean, low, high = ([100 * value[bound] for value in values] for bound in ("mean", "low", "high"))
+    mean, low, high = _in_per_cent(values)
     axes.errorbar(
         mean,
         places,
         xerr=[[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]],
-        color=style["color"],
-        marker=style["marker"],
+        color=style.color,
+        marker=style.marker,
         linestyle="",
         markersize=4,
         linewidth=1.2,
         capsize=2,
         label=label,
     )
+
+
+def _in_per_cent(values: Sequence[Estimate]) -> tuple[list[float], list[float], list[float]]:
+    """Means, lower and upper ends of estimates that there are."""
+    known = [(v.mean, v.low, v.high) for v in values if v.mean is not None and v.low is not None and v.high is not None]
+    mean, low, high = ([100 * value[end] for value in known] for end in range(3))
+    return mean, low, high
 
 
 def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[str]) -> str:
@@ -263,14 +286,17 @@ def loss_curves(history: list[dict[str, float]], title: str, left_out: Iterable[
     return draw_svg(f"loss-{title}", f"Training losses of {title}", [draw])
 
 
-def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -> str:
+def reliability(curve: Reliability) -> str:
     """Predicted P(q), before and after calibration, against the share of visual queries; how many queries have which P(q)."""
 
     def draw_reliability(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
-        for bins, label, model in ((before, "before calibration", "text_only"), (after, "P(q)", "challenger")):
-            points = [(b["mean_probability"], b["visual_share"]) for b in bins]
-            axes.plot(*zip(*points, strict=True), label=label, markersize=4, **_STYLES[model])
+        for bins, label, model in (
+            (curve.before, "before calibration", "text_only"),
+            (curve.after, "P(q)", "challenger"),
+        ):
+            points = [(b.mean_probability, b.visual_share) for b in bins]
+            axes.plot(*zip(*points, strict=True), label=label, markersize=4, **_STYLES[model]._asdict())
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("share visual")
         axes.set_title("reliability of P(q)")
@@ -278,9 +304,9 @@ def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -
 
     def draw_counts(axes: Axes) -> None:
         axes.bar(
-            [b["low"] for b in after],
-            [b["queries"] for b in after],
-            width=[b["high"] - b["low"] for b in after],
+            [b.low for b in curve.after],
+            [b.queries for b in curve.after],
+            width=[b.high - b.low for b in curve.after],
             align="edge",
             color="#0072B2",
             alpha=0.6,

@@ -13,60 +13,38 @@ A call stops where the next run would end after its minutes; the same command go
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from smar_model.errors import InputError
 from smar_model.evaluation.comparison import TRAINED, Bench, Comparison, section
+from smar_model.evaluation.evaluation_record import Estimate
 from smar_model.evaluation.judge import METRICS, MODEL, WITH_BM25, Results, read_results
+from smar_model.evaluation.measured_rows import (
+    ROWS,
+    TIMING,
+    Measured,
+    SegmentFigures,
+    Timing,
+    append_row,
+    circumstances,
+    read_row,
+)
 from smar_model.evaluation.significance import ClusterBootstrap
 from smar_model.lake.artifacts import Artifact, remove_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.shared_files import replace_file
 from smar_model.network.variants import find_variant
-from smar_model.settings import REPOSITORY
 from smar_model.shop.open_shop import open_shop
 
-ROWS, TIMING = "rows.jsonl", "timing.json"
 PROBE_STEPS, PROBE_SECONDS = 20, 4.0
 """Steps of a stage in the first turn, and the least time that it then gets in the others: the first steps of a training are slow."""
 PROBE_ROUNDS, PROBE_SEED = 3, 1_000
 """Turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output. The first one is not counted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A line of `rows.jsonl`: one row with one seed."""
-
-    name: str
-    seed: int
-    digest: str
-    """Of everything that the comparison asked of it: another digest is another row."""
-    stage: str
-    key: str
-    """Of the judged output in the lake, which holds each query's values."""
-    model: str
-    commit: str
-    date: str
-    machine: str
-    steps: dict[str, int]
-    pairs: int
-    """Seen in all trainings, the vision encoder's included."""
-    training_seconds: float
-    stage_seconds: float
-    """Wall time of all its training stages, reading and encoding included."""
-    metrics: dict[str, dict[str, Any]]
-    """Segment → `n` and metric → [mean, low, high]."""
 
 
 def measure_missing(
@@ -152,7 +130,7 @@ def _refuse_impossible(bench: Bench, name: str) -> None:
         )
 
 
-def _vision_parts(bench: Bench, name: str) -> dict[str, Any]:
+def _vision_parts(bench: Bench, name: str) -> dict[str, object]:
     """What the vision encoder and the image tower are made of."""
     network = bench.settings(name, seed=0, steps={}).network
     variant = find_variant(network)
@@ -170,7 +148,7 @@ def current_rows(bench: Bench) -> list[Measured]:
     """The measured rows that are what the comparison asks for now, the newest of each name and seed; in its order."""
     file = bench.folder / ROWS
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    found = {(row.name, row.seed, row.digest): row for row in (Measured(**json.loads(line)) for line in lines)}
+    found = {(row.name, row.seed, row.digest): row for row in map(read_row, lines)}
     steps = known_steps(bench)
     return [
         found[key]
@@ -183,7 +161,7 @@ def current_rows(bench: Bench) -> list[Measured]:
 def known_steps(bench: Bench) -> dict[str, dict[str, int]]:
     """Row → section → steps within the budget, of the rows that were probed as they are now."""
     timing = _read_timing(bench)
-    return {n: entry["steps"] for n, entry in timing.items() if entry["digest"] == _probe_digest(bench, n)}
+    return {name: entry.steps for name, entry in timing.items() if entry.digest == _probe_digest(bench, name)}
 
 
 def find_steps(bench: Bench, names: Iterable[str], failed: dict[str, str]) -> dict[str, dict[str, int]]:
@@ -196,19 +174,18 @@ def find_steps(bench: Bench, names: Iterable[str], failed: dict[str, str]) -> di
         timing = _read_timing(bench)
         for name, found in probe(bench, new, failed).items():
             try:
-                timing[name] = {"digest": _probe_digest(bench, name), **found, **_circumstances()}
-                timing[name]["steps"] = _steps(bench.comparison, name, timing)
+                timing[name] = replace(found, steps=_steps(bench.comparison, name, found, timing))
             except InputError as error:
                 failed[f"row {name}"] = str(error)
-                del timing[name]
-        replace_file(bench.folder / TIMING, json.dumps(timing, indent=1, ensure_ascii=False))
+        content = {name: asdict(entry) for name, entry in timing.items()}
+        replace_file(bench.folder / TIMING, json.dumps(content, indent=1, ensure_ascii=False))
     return known_steps(bench)
 
 
-def _read_timing(bench: Bench) -> dict[str, Any]:
+def _read_timing(bench: Bench) -> dict[str, Timing]:
     file = bench.folder / TIMING
     timing = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and bench.comparison.seconds else {}
-    return {name: timing[name] for name in bench.comparison.rows if name in timing}
+    return {name: Timing(**timing[name]) for name in bench.comparison.rows if name in timing}
 
 
 def _probe_digest(bench: Bench, name: str) -> str:
@@ -216,8 +193,8 @@ def _probe_digest(bench: Bench, name: str) -> str:
     return digest_json([bench.digest(name, seed=0, steps={}), bench.comparison.seconds, shares])[:16]
 
 
-def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Row → `fixed_seconds` (reading, encoding pictures) and `seconds_per_step` by section: medians over the turns."""
+def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[str, Timing]:
+    """What rows take, medians over the turns; their steps are still to be found."""
     stages = [section(stage) for stage in TRAINED]
     steps = {row: dict.fromkeys(stages, PROBE_STEPS) for name in names for row in bench.with_vision(name)}
     taken: dict[str, list[tuple[float, dict[str, float]]]] = {}
@@ -254,28 +231,30 @@ def probe(bench: Bench, names: Collection[str], failed: dict[str, str]) -> dict[
     for artifact in outputs.values():  # patch tokens are large
         remove_artifact(artifact)
     return {
-        name: {
-            "fixed_seconds": round(statistics.median(fixed for fixed, _ in turns), 2),
-            "seconds_per_step": {
+        name: Timing(
+            digest=_probe_digest(bench, name),
+            fixed_seconds=round(statistics.median(fixed for fixed, _ in turns), 2),
+            seconds_per_step={
                 stage: round(statistics.median(per_step[stage] for _, per_step in turns), 5) for stage in turns[0][1]
             },
-        }
+            **circumstances(),
+        )
         for name, turns in taken.items()
     }
 
 
-def _steps(comparison: Comparison, name: str, timing: Mapping[str, Any]) -> dict[str, int]:
+def _steps(comparison: Comparison, name: str, own: Timing, timing: Mapping[str, Timing]) -> dict[str, int]:
     """Each stage's share of the budget in steps, what comes without steps paid first."""
-    per_step = timing[name]["seconds_per_step"]
+    per_step = own.seconds_per_step
     assert comparison.seconds is not None
-    left = comparison.seconds - timing[name]["fixed_seconds"]
+    left = comparison.seconds - own.fixed_seconds
     steps: dict[str, int] = {}
     vision = comparison.rows[name].vision
     if vision and vision not in timing:
         raise InputError(f"row {vision}, whose vision encoder it takes, could not be probed")
-    if vision and "adapt_vision" in timing[vision]["steps"]:
-        steps["adapt_vision"] = timing[vision]["steps"]["adapt_vision"]
-        left -= steps["adapt_vision"] * timing[vision]["seconds_per_step"]["adapt_vision"]
+    if vision and "adapt_vision" in timing[vision].steps:
+        steps["adapt_vision"] = timing[vision].steps["adapt_vision"]
+        left -= steps["adapt_vision"] * timing[vision].seconds_per_step["adapt_vision"]
     wanted = comparison.rows[name].shares or comparison.shares
     shares = {stage: wanted.get(stage, 0.0) for stage in per_step if stage not in steps}
     for stage, share in shares.items():
@@ -309,51 +288,21 @@ def measure_row(bench: Bench, name: str, seed: int, *, steps: Mapping[str, Mappi
             sum(max(a.manifest["seconds"], a.metrics.get("training_seconds", 0)) for a in artifacts), 1
         ),
         metrics=summarise(read_results(judged, model), run.settings.evaluation.bootstrap_samples),
-        **_circumstances(),
+        **circumstances(),
     )
 
 
-def summarise(results: Results, samples: int) -> dict[str, dict[str, Any]]:
-    """Segment → `n` and metric → [mean, low, high], intervals by bootstrap over clusters."""
+def summarise(results: Results, samples: int) -> dict[str, SegmentFigures]:
+    """Figures by segment, intervals by bootstrap over clusters."""
     bootstrap = ClusterBootstrap(results.clusters, samples=samples, seed=0)
     columns = np.stack([results.values[metric] for metric in METRICS], axis=1)
-    summary: dict[str, dict[str, Any]] = {}
-    for segment, inside in results.segments.items():
-        estimates = bootstrap.estimate(columns, inside)
-        figures = {m: [round(v, 5) for v in asdict(e).values()] for m, e in zip(METRICS, estimates, strict=True)}
-        summary[segment] = {"n": int(inside.sum()), **figures}
-    return summary
-
-
-def append_row(file: Path, row: Measured) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(asdict(row), ensure_ascii=False, separators=(",", ":")) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-
-
-def _circumstances() -> dict[str, str]:
-    """Commit (with + where files differ from it), date and machine."""
-
-    def git(*arguments: str) -> str:
-        asked = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        return asked.stdout.strip()
-
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "smar_model", "jobs", "sql") else ""
     return {
-        "commit": f"{git('rev-parse', '--short', 'HEAD')}{changed}" or "unknown",
-        "date": str(datetime.now(UTC).date()),
-        "machine": _machine(),
+        segment: SegmentFigures(
+            n=int(inside.sum()),
+            estimates={
+                metric: Estimate(**{end: round(v, 5) for end, v in asdict(estimate).items()})
+                for metric, estimate in zip(METRICS, bootstrap.estimate(columns, inside), strict=True)
+            },
+        )
+        for segment, inside in results.segments.items()
     }
-
-
-def _machine() -> str:
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    cards = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    return ", ".join([names[0] if names else platform.machine(), cores, *cards])

@@ -24,11 +24,13 @@ from smar_model.settings import (
     refuse_secrets,
     validate_settings,
 )
-from smar_model.yaml_files import read_yaml, validated
+from smar_model.yaml_files import merged, read_yaml, validated
 
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
 File = TypeVar("File", bound=Section)
+Changes = dict[str, Any]
+"""Some of a shop's settings, as in its file."""
 
 
 class Row(Section):
@@ -45,7 +47,7 @@ class Row(Section):
     """Of an oracle: the row against which it and models count, instead of the comparison's."""
     vision: str | None = None
     """Row whose adapted vision encoder this one takes, and pays for from its own time."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Changes = Field(default_factory=dict)
     """What differs from the comparison's settings."""
     seeds: tuple[int, ...] | None = None
     """Instead of the comparison's; so is `shares`."""
@@ -65,22 +67,27 @@ class Pair(Section):
     """Wanted of first − second in target Recall@50 of novel queries, as a share."""
 
 
-class Comparison(Section):
+class Trainings(Section):
+    """What comparisons and sweeps (`sweep.py`) say alike."""
+
     base: Path
     """Settings file, from the checkout's root."""
     date: dt.date
     """Last day of the click log."""
     output: Path
-    """Folder of the measured rows, from where `kept` says; the page is this name with `.md`."""
+    """Folder of the measured rows, from where `kept` says; the page is this name with `.md`, the drawing of a sweep with `.svg`."""
+    settings: Changes = Field(default_factory=dict)
+    """What differs from the base settings in every row."""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+
+
+class Comparison(Trainings):
     kept: Literal["checkout", "home"] = "checkout"
     """Rows to commit, or rows of a shop's own that stay in its home folder (`SMAR_HOME`)."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """What differs from the base settings in every row."""
     seconds: float | None = Field(default=None, gt=0)
     """Training time of each row; unset: the settings' own steps."""
     shares: dict[str, Share] = Field(default_factory=lambda: {"adapt_vision": 0.35, "pretrain": 0.35, "finetune": 0.3})
     """Of that time by stage; where a row does not train a stage, the others share its part."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     floor: str = "text_only"
     """Row against which oracles and models count for the recovered share, where an oracle does not name its own."""
     tables: dict[str, dict[str, Row]]
@@ -161,7 +168,7 @@ class Bench:
         """Settings of a row."""
         row = self.comparison.rows[name]
         content = load_settings(REPOSITORY / self.comparison.base).model_dump(mode="json")
-        changes: list[dict[str, Any]] = [self.comparison.settings, row.settings]
+        changes: list[Changes] = [self.comparison.settings, row.settings]
         changes.append({"training": {"seed": seed} | {stage: {"steps": n} for stage, n in steps.items()}})
         if row.variant:
             changes.append({"network": {"variant": row.variant}})
@@ -230,12 +237,3 @@ def load_bench(file: Path, stages: Mapping[str, Stage], *, day: dt.date | None =
     """
     comparison = load_yaml(Comparison, file)
     return Bench(name=file.stem, comparison=comparison.model_copy(update={"date": day} if day else {}), stages=stages)
-
-
-def merged(content: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` with the values of `change`, sections into sections."""
-    both = {
-        name: merged(content[name], value) if isinstance(value, dict) and isinstance(content.get(name), dict) else value
-        for name, value in change.items()
-    }
-    return content | both

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import skew
+from sklearn.metrics import roc_auc_score
+
+from smar_model.evaluation.evaluation_record import Hub, Hubness
 
 
 def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Probability that a positive scores above a negative, ties counted half; None where one kind is missing."""
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    return float((mean_rank[place][positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(roc_auc_score(positive, scores)) if len(np.unique(positive)) > 1 else None
 
 
 def embedding_health(embeddings: np.ndarray, *, seed: int, pairs: int = 10_000) -> dict[str, float]:
@@ -75,28 +73,22 @@ def near_duplicates(embeddings: np.ndarray, *, seed: int, cosine: float = 0.9999
     return float((twins > 1).mean())  # each finds itself
 
 
-def hubness(rows: np.ndarray, relevant: np.ndarray, *, items: int, worst: int = 10) -> dict[str, Any]:
+def hubness(rows: np.ndarray, relevant: np.ndarray, *, item_ids: Sequence[str], worst: int = 10) -> Hubness:
     """Whether some items appear everywhere (Radovanović et al. 2010, "Hubs in space").
 
     Args:
         rows: (Q, k) results of distinct queries, negative where there is none.
         relevant: (Q, k) whether each fits its query.
-        items: size of the catalogue.
-
-    Returns:
-        `k`; `skewness` of N_k, the number of queries that find an item among their first k; `never`, the share of items that
-        no query finds; `expected`, mean N_k; `worst`, the items with the most queries that they do not fit:
-        {row, found, fits}.
+        item_ids: the catalogue's.
     """
-    inside = rows >= 0
+    inside, items = rows >= 0, len(item_ids)
     found = np.bincount(rows[inside], minlength=items)
     fits = np.bincount(rows[inside & relevant], minlength=items)
-    spread = found.std()
     order = np.lexsort((np.arange(items), -(found - fits)))[:worst]
-    return {
-        "k": rows.shape[1],
-        "skewness": float((((found - found.mean()) / spread) ** 3).mean()) if spread else 0.0,
-        "never": float((found == 0).mean()),
-        "expected": float(found.mean()),
-        "worst": [{"row": int(r), "found": int(found[r]), "fits": int(fits[r])} for r in order if found[r] > fits[r]],
-    }
+    return Hubness(
+        k=rows.shape[1],
+        skewness=float(skew(found)) if found.std() else 0.0,
+        never=float((found == 0).mean()),
+        expected=float(found.mean()),
+        worst=[Hub(found=int(found[r]), fits=int(fits[r]), item_id=item_ids[r]) for r in order if found[r] > fits[r]],
+    )

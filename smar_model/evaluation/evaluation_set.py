@@ -12,7 +12,7 @@ precision look for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -58,25 +58,20 @@ class EvaluationSet:
 
     def followed_by(self, other: EvaluationSet) -> EvaluationSet:
         """These queries, then the other's; basis and counts are of these."""
-        own, further = (
-            [
-                getattr(queries, name)
-                for name in ("query_ids", "queries", "clusters", "is_visual", "departments", "targets")
-            ]
-            for queries in (self, other)
-        )
-        ids, texts, clusters, visual, departments, targets = map(np.concatenate, zip(own, further, strict=True))
-        return EvaluationSet(
-            basis=self.basis,
-            query_ids=ids,
-            queries=texts,
-            clusters=clusters,
-            is_visual=visual,
-            departments=departments,
-            targets=targets,
+
+        def both(name: str) -> np.ndarray:
+            return np.concatenate([getattr(self, name), getattr(other, name)])
+
+        return replace(
+            self,
+            query_ids=both("query_ids"),
+            queries=both("queries"),
+            clusters=both("clusters"),
+            is_visual=both("is_visual"),
+            departments=both("departments"),
+            targets=both("targets"),
             found=self.found.followed_by(other.found),
             graded=self.graded.followed_by(other.graded),
-            counts=self.counts,
         )
 
     def segments(self) -> dict[str, np.ndarray]:

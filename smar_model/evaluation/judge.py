@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from smar_model.data.catalogue import read_catalogue
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
-from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, synthetic_evaluation_set
+from smar_model.evaluation.evaluation_set import EvaluationSet, synthetic_evaluation_set
+from smar_model.evaluation.held_out import read_held_out
 from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import judge
-from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES, query_segments
+from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.ranking import Ranking
@@ -63,15 +62,15 @@ class Results:
     """Metric → (Q,) float64."""
 
 
-def run(context: StageContext) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, float | str]:
     """Judge a trained model, alone and joined with BM25 by reciprocal rank fusion."""
     # torch is imported only where models are used: the command line must answer quickly.
     import torch
 
-    from smar_model.network.model import load_model
-    from smar_model.retrieval.embed import load_embeddings
+    from smar_model.retrieval.item_embeddings import load_embeddings
     from smar_model.retrieval.rerank import embed_images, rerank
     from smar_model.retrieval.search import DenseRanker
+    from smar_model.training.model_files import load_model
 
     torch.set_num_threads(context.settings.training.threads)
     folder = context.input("finetune").folder / "model"
@@ -92,7 +91,7 @@ def run(context: StageContext) -> dict[str, Any]:
     return _judge(context, answers)
 
 
-def run_baselines(context: StageContext) -> dict[str, Any]:
+def run_baselines(context: StageContext) -> dict[str, float | str]:
     """Judge what needs no training."""
 
     def answers(catalogue: pd.DataFrame, clicks: pd.DataFrame, queries: list[str]) -> dict[str, Ranking]:
@@ -106,25 +105,15 @@ def run_baselines(context: StageContext) -> dict[str, Any]:
 
 def _judge(
     context: StageContext, answers: Callable[[pd.DataFrame, pd.DataFrame, list[str]], dict[str, Ranking]]
-) -> dict[str, Any]:
-    run, settings = context.run, context.settings
-    catalogue = read_catalogue(context.table("prepare-items", "catalogue"))
-    clicks = ds.dataset([str(f) for f in context.table("extract-clicks", "clicks")])
-    columns = ["day", "query", "item_id", "clicks", "orders"]
-    trained, evaluated = (
-        clicks.to_table(columns=columns, filter=ds.field("day").isin(days)).to_pandas()
-        for days in (run.training_days, run.evaluation_days)
-    )
-    queries = build_evaluation_set(
-        shop=context.shop,
-        days=run.evaluation_days,
-        clicks=evaluated,
-        catalogue=catalogue,
-        visual_departments=settings.shop.visual_departments,
-        maximum_queries=settings.evaluation.maximum_queries,
-        seed=settings.evaluation.seed,
-    )
-    segments = _segments(context, queries, catalogue, trained)
+) -> dict[str, float | str]:
+    settings, held_out = context.settings, read_held_out(context)
+    catalogue, queries = held_out.catalogue, held_out.queries
+    # All but these are of novel queries alone.
+    whole = {"all", NOVEL, *SETS, *(f"query_{tier}" for tier in TIERS)}
+    segments = {
+        name: inside if name in whole else held_out.segments[NOVEL] & inside
+        for name, inside in held_out.segments.items()
+    }
     kept_out = in_novel_bucket("item", catalogue["item_id"].tolist(), settings.segments.novel_bucket)
     if queries.basis == "truth" and kept_out.any():
         synthetic = synthetic_evaluation_set(
@@ -143,7 +132,8 @@ def _judge(
     count = int(segments["all"].sum())
     context.report(f"{count:,} queries, {int(segments[NOVEL].sum()):,} of them novel")
     results = {
-        name: measure(r.take(place), queries) for name, r in answers(catalogue, trained, distinct.tolist()).items()
+        name: measure(r.take(place), queries)
+        for name, r in answers(catalogue, held_out.trained, distinct.tolist()).items()
     }
     _write(context, queries, segments, results)
     flat = {f"{name}_{m}": float(v[m][segments["all"]].mean()) for name, v in results.items() for m in METRICS}
@@ -167,22 +157,6 @@ def measure(ranking: Ranking, queries: EvaluationSet) -> dict[str, np.ndarray]:
         if name == "target":
             values["target_rank"] = np.where(queries.targets >= 0, first_relevant_rank(judged), 0)
     return values
-
-
-def _segments(
-    context: StageContext, queries: EvaluationSet, catalogue: pd.DataFrame, trained: pd.DataFrame
-) -> dict[str, np.ndarray]:
-    """As `query_segments`, but all other than `all`, the four sets and the tiers are of novel queries alone."""
-    found = query_segments(
-        queries,
-        catalogue=catalogue,
-        trained=trained,
-        cutoff=context.run.cutoff,
-        novel_bucket=context.settings.segments.novel_bucket,
-        files=context.table("assign-segments", "segments"),
-    )
-    whole = {"all", NOVEL, *SETS, *(f"query_{tier}" for tier in TIERS)}
-    return {name: inside if name in whole else found[NOVEL] & inside for name, inside in found.items()}
 
 
 def _write(

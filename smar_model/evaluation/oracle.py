@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from smar_model.errors import InputError
 from smar_model.evaluation.evaluation_set import read_contract_table
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.network.variants import find_variant
@@ -33,17 +34,17 @@ VISIBLE = frozenset({"colour", "type"})
 """What a picture can show."""
 
 
-def run(context: StageContext) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, int]:
     """All true attributes."""
     return _reveal(context, None)
 
 
-def run_visible(context: StageContext) -> dict[str, Any]:
+def run_visible(context: StageContext) -> dict[str, int]:
     """Colour and type alone."""
     return _reveal(context, VISIBLE)
 
 
-def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, Any]:
+def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, int]:
     file = context.shop.truth_items()
     if file is None:
         raise InputError(
@@ -69,9 +70,14 @@ def reveal_truth(
         told = {k: v for k, v in (truth.get(item) or {}).items() if names is None or k in names}
         revealed += sum(own.get(name, "").lower() != value for name, value in told.items())
         merged.append(list((own | told).items()))
-    place = catalogue.schema.get_field_index("attributes")
-    column = pa.array(merged, load_contract("catalogue").arrow_schema().field("attributes").type)
-    pq.write_table(catalogue.set_column(place, "attributes", column), path)
+    told_columns: dict[str, list] = {"attributes": merged}
+    for name in {"text_digest", "content_digest"} & set(catalogue.column_names):  # an older version wrote none
+        told_columns[name] = [digest_json(pair) for pair in zip(catalogue[name].to_pylist(), merged, strict=True)]
+    schema = load_contract("catalogue").arrow_schema()
+    for name, values in told_columns.items():
+        place = catalogue.schema.get_field_index(name)
+        catalogue = catalogue.set_column(place, name, pa.array(values, schema.field(name).type))
+    pq.write_table(catalogue, path)
     return {"items": len(merged), "attributes_revealed": revealed}
 
 
@@ -90,16 +96,10 @@ def train_oracle(run: Run, truth: str, stages: Mapping[str, Stage]) -> Run:
     """
     if truth not in REVEAL:
         raise InputError(f"--truth {truth}: give one of {', '.join(REVEAL)}")
-    training, network = run.settings.training, run.settings.network
-    steps = {
-        phase: {"steps": round(getattr(training, phase).steps * training.text_only_steps)}
-        for phase in ("pretrain", "finetune")
-    }
+    network = run.settings.network
     content = run.settings.model_dump(mode="json")
     content["network"] |= {"variant": "oracle"}
     content["network"]["text"] |= {"tower": find_variant(network).text_tower}
-    for phase, change in steps.items():
-        content["training"][phase] |= change
     told = create_run(
         Run(
             name=f"{run.name}-oracle-{truth}",

@@ -7,8 +7,8 @@ the rows that they are of, so that the page can be written where that lake is no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
@@ -18,9 +18,10 @@ import jinja2
 import numpy as np
 
 from smar_model.errors import InputError
-from smar_model.evaluation.compare import ROWS, Measured, current_rows, known_steps
+from smar_model.evaluation.compare import current_rows, known_steps
 from smar_model.evaluation.comparison import Bench
 from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
+from smar_model.evaluation.measured_rows import ROWS, Measured
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
 from smar_model.lake.artifacts import find_artifact
 from smar_model.lake.shared_files import replace_file
@@ -43,6 +44,18 @@ GUARDED = ("not_fashion", "title_rich", "no_picture")
 SHARES = (NOVEL, "all", "fashion")
 
 Seeds = Mapping[int, Measured]
+BySegment = dict[str, dict[str, Any]]
+"""Segment → figures: of a pair `n` and metric → mean, low, high, p, by_seed; of a recovered share mean, low, high."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """An entry of `differences.json`: how rows differ, with the rows that it is of."""
+
+    rows: list[list[str | int]]
+    """Name, seed and digest of each."""
+    seeds: list[int]
+    segments: BySegment
 
 
 def write_page(bench: Bench, *, command: str) -> Path:
@@ -51,16 +64,18 @@ def write_page(bench: Bench, *, command: str) -> Path:
     for row in current_rows(bench):
         by_name.setdefault(row.name, {})[row.seed] = row
     file = bench.folder / DIFFERENCES
-    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    old = {title: Compared(**entry) for title, entry in content.items()}
     found = compare_rows(bench, by_name, old)
     if found != old:
-        replace_file(file, json.dumps(found, ensure_ascii=False, indent=0))
+        content = {title: asdict(entry) for title, entry in found.items()}
+        replace_file(file, json.dumps(content, ensure_ascii=False, indent=0))
     page = bench.folder.with_suffix(".md")
     replace_file(page, render(bench, by_name, found, command=command))
     return page
 
 
-def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Any]) -> dict[str, Any]:
+def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Compared]) -> dict[str, Compared]:
     """Differences of the comparison's pairs and recovered shares; taken from `old` where they are of the same rows.
 
     Raises:
@@ -75,19 +90,21 @@ def compare_rows(bench: Bench, rows: Mapping[str, Seeds], old: Mapping[str, Any]
         there = [r for r in found if r is not None]
         return there if len(there) == len(seeds) else None
 
-    found: dict[str, Any] = {}
+    found: dict[str, Compared] = {}
 
-    def add(title: str, names: Sequence[str], figures: Any) -> None:
+    def add(title: str, names: Sequence[str], figures: Callable[..., BySegment]) -> None:
         involved = [rows[name] for name in names if name in rows]
         seeds = _common_seeds(involved) if len(involved) == len(names) else []
         if not seeds:
             return
-        ids = [[_of(of, seed).name, _of(of, seed).seed, _of(of, seed).digest] for of in involved for seed in seeds]
-        if old.get(title, {}).get("rows") == ids:
+        ids: list[list[str | int]] = [
+            [_of(of, seed).name, _of(of, seed).seed, _of(of, seed).digest] for of in involved for seed in seeds
+        ]
+        if title in old and old[title].rows == ids:
             found[title] = old[title]
         elif all(values := [results(of, seeds) for of in involved]):
             _refuse_other_queries(title, [r for each in values for r in each or []])
-            found[title] = {"rows": ids, "seeds": seeds, "segments": figures(*values)}
+            found[title] = Compared(rows=ids, seeds=seeds, segments=figures(*values))
 
     for pair in comparison.pairs:
         add(f"{pair.first} − {pair.second}", (pair.first, pair.second), difference)
@@ -123,7 +140,7 @@ def _refuse_other_queries(title: str, results: Sequence[Results]) -> None:
         )
 
 
-def difference(first: Sequence[Results], second: Sequence[Results]) -> dict[str, Any]:
+def difference(first: Sequence[Results], second: Sequence[Results]) -> BySegment:
     """First − second by segment and metric: mean over seeds of the same queries, interval, p, and each seed's own."""
     clusters = first[0].clusters
     by_seed = np.stack(
@@ -152,7 +169,7 @@ def difference(first: Sequence[Results], second: Sequence[Results]) -> dict[str,
     }
 
 
-def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequence[Results]) -> dict[str, Any]:
+def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequence[Results]) -> BySegment:
     """(model − floor) / (oracle − floor) of target Recall@50 by segment, means over seeds."""
     values = [np.mean([r.values[COMPARED[0]] for r in each], axis=0) for each in (model, floor, oracle)]
     bootstrap = ClusterBootstrap(model[0].clusters, samples=SAMPLES, seed=0)
@@ -164,7 +181,7 @@ def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequen
     return shares
 
 
-def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Any], *, command: str) -> str:
+def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Compared], *, command: str) -> str:
     """The page as Markdown."""
     comparison = bench.comparison
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -188,46 +205,45 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, An
             for heading, table in comparison.tables.items()
         },
         shown=SHOWN,
-        novel=next((row.metrics[NOVEL]["n"] for row in measured if NOVEL in row.metrics), 0),
-        all_queries=next((row.metrics["all"]["n"] for row in measured), 0),
+        novel=next((row.metrics[NOVEL].n for row in measured if NOVEL in row.metrics), 0),
+        all_queries=next((row.metrics["all"].n for row in measured), 0),
         core=core,
         segments=[
             (
                 segment,
-                next(row.metrics[segment]["n"] for row in measured if segment in row.metrics),
+                next(row.metrics[segment].n for row in measured if segment in row.metrics),
                 [_mean_of(rows[name], segment, COMPARED[0]) for name in core],
             )
             for segment in segments
         ],
-        pairs=[(pair, entry and {"seeds": entry["seeds"], **entry["segments"]}) for pair, entry in pairs],
+        pairs=[(pair, entry and entry.segments) for pair, entry in pairs],
         guarded=GUARDED,
         metric=COMPARED[0],
         compared={COMPARED[1]: "nDCG@10", COMPARED[2]: "P@50"},
-        shares={title: entry["segments"] for title, entry in differences.items() if " of " in title},
+        shares={title: entry.segments for title, entry in differences.items() if " of " in title},
         steps=known_steps(bench),
         sweep="sweep.svg" if (bench.folder / "sweep.svg").is_file() else None,
         root=REPOSITORY.name,
     )
 
 
-def _cells(of: Seeds) -> dict[str, Any]:
+def _cells(of: Seeds) -> dict[str, object]:
     """One row of a table: means over seeds; interval and spread of Recall@50."""
-    metrics = [row.metrics[NOVEL] for row in of.values() if NOVEL in row.metrics]
-    recalls = [m[COMPARED[0]] for m in metrics]
-    first = next(iter(of.values()))
+    recalls = [row.metrics[NOVEL].estimates[COMPARED[0]] for row in of.values() if NOVEL in row.metrics]
+    margins = [(r.high - r.low) / 2 for r in recalls if r.high is not None and r.low is not None]
     return {
-        "seeds": sorted(of),
-        "recall": mean(r[0] for r in recalls) if recalls else None,
-        "margin": mean((r[2] - r[1]) / 2 for r in recalls) if recalls else None,
-        "spread": [r[0] for r in recalls],
-        "shown": [mean(m[name][0] for m in metrics) if metrics else None for name in SHOWN],
-        "pairs": first.pairs,
+        "recall": _mean_of(of, NOVEL, COMPARED[0]),
+        "margin": mean(margins) if margins else None,
+        "spread": [r.mean for r in recalls],
+        "shown": [_mean_of(of, NOVEL, name) for name in SHOWN],
+        "pairs": next(iter(of.values())).pairs,
         "seconds": mean(row.stage_seconds for row in of.values()),
     }
 
 
 def _mean_of(of: Seeds, segment: str, metric: str) -> float | None:
-    values = [row.metrics[segment][metric][0] for row in of.values() if segment in row.metrics]
+    found = (row.metrics[segment].estimates[metric].mean for row in of.values() if segment in row.metrics)
+    values = [value for value in found if value is not None]
     return mean(values) if values else None
 
 

@@ -18,9 +18,13 @@ import jinja2
 import pyarrow.dataset as ds
 from PIL import Image
 
+from smar_model.checks.outcomes import read_checks
 from smar_model.data.catalogue import read_catalogue
 from smar_model.evaluation import charts
-from smar_model.evaluation.evaluate import COMPARED_METRICS, RECALL_DEPTHS
+from smar_model.evaluation.decision import read_decision
+from smar_model.evaluation.evaluation_record import EvaluationRecord, Routing, read_evaluation
+from smar_model.evaluation.judged_models import COMPARED_METRICS, RECALL_DEPTHS
+from smar_model.evaluation.query_drift import Drift
 from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped, segment_words
 from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
 from smar_model.lake.checkout import commit
@@ -43,6 +47,7 @@ _GRADED = {
     "graded_map_at_100": "MAP@100",
 }
 _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
+_COMPARED_WITH = ("champion", "text_only", "best_release", "cold_start", "bm25")
 _DRAWN = ("champion", "text_only", "bm25")
 """Models of which the first two that there are have a chart by segment; the others are in tables."""
 _NOT_LOSSES = ("learning_rate", "scale")
@@ -67,45 +72,108 @@ class Picture:
     height: int
 
 
-def run(context: StageContext) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, int]:
     """Write the page from what the other stages published."""
-    evaluation = _read(context.input("evaluate"), "evaluation.json")
+    evaluation = read_evaluation(context.input("evaluate").file("evaluation.json"))
+    checks = read_checks(context.input("check-data").file("checks.json"))
+    drift = _read_drift(context.table("measure-drift", "query_drift"))
     histories = {name: _read(context.inputs[name], "history.json") for name in _TRAINING if name in context.inputs}
-    shown = evaluation["shown"]["queries"]
-    items = {q["target"] for q in shown if q["target"]} | {
-        answer["item_id"] for q in shown for answers in q["answers"].values() for answer in answers[:SHOWN_ITEMS]
-    }
-    items |= {hub["item_id"] for hub in evaluation["hubness"]["challenger"]["worst"]}
+    index = context.input("index").metrics | _read(context.input("index"), "index.json")
+    items = _shown_items(evaluation)
     catalogue = read_catalogue(context.table("prepare-items", "catalogue"))
     titles = dict(zip(catalogue["item_id"], catalogue["title"], strict=True))
-    page = render(
+    pictures = read_pictures(context.table("prepare-items", "pictures"), items)
+    unique = {picture.number: picture for picture in pictures.values()}
+    page = _template().render(
         run_name=context.run.name,
         run_date=str(context.run.date),
         may_promote=context.run.promotion != "never",
-        decision=_read(context.input("gate"), "decision.json"),
+        decision=read_decision(context.input("gate").file("decision.json")),
         evaluation=evaluation,
-        checks=_read(context.input("check-data"), "checks.json"),
-        drift=_read_drift(context.table("measure-drift", "query_drift")),
-        histories=histories,
         pretrained_up_to=context.input("pretrain").metrics.get("trained_up_to"),
         started_from=context.input("finetune").metrics.get("started_from"),
-        index=context.input("index").metrics | _read(context.input("index"), "index.json"),
+        checks=sorted(checks, key=lambda check: (check.passed, check.severity != "critical")),
+        index=nested_tables("index", index),
         versions=_versions(context),
         settings=_flat(context.settings.model_dump(mode="json", exclude_defaults=True)),
         titles={item: titles[item] for item in sorted(items)},
-        pictures=read_pictures(context.table("prepare-items", "pictures"), items),
+        pictures=pictures,
+        store=[unique[number] for number in sorted(unique)],
+        groups=grouped(evaluation.segments),
+        others=[n for n in _COMPARED_WITH if n in evaluation.differences],
+        not_trained=[name for name, history in histories.items() if not history],
+        drift=drift,
+        drift_chart=charts.query_drift(drift, load_contract("query_drift").drift["auc"])
+        if any(row.auc is not None for row in drift)
+        else None,
+        index_chart=charts.recall_by_speed(points, index["search_parameters"], index["recall"]["floor"])
+        if len(points := index.get("recall_by_speed", [])) > 1
+        else None,
+        losses=[charts.loss_curves(history, name, _NOT_LOSSES) for name, history in histories.items() if history],
+        **_charts(evaluation),
     )
     context.output("report.html").write_text(page, encoding="utf-8")
-    return {"bytes": len(page.encode()), "shown_queries": len(shown)}
+    return {"bytes": len(page.encode()), "shown_queries": len(evaluation.shown.queries)}
+
+
+def _shown_items(evaluation: EvaluationRecord) -> set[str]:
+    """Those whose picture and title the page needs."""
+    shown = evaluation.shown.queries
+    wanted = {query.target for query in shown if query.target}
+    found = {a.item_id for query in shown for answers in query.answers.values() for a in answers[:SHOWN_ITEMS]}
+    return wanted | found | {hub.item_id for hub in evaluation.hubness["challenger"].worst}
+
+
+def _charts(evaluation: EvaluationRecord) -> dict[str, str | list[str] | dict[str, list[str]] | None]:
+    """Name in the template → drawings of how well models find, and of P(q)."""
+    models, differences, counts = evaluation.models, evaluation.differences, evaluation.segments
+    told = [
+        {n: w for n, w in group.items() if evaluation.segment_clusters[n] >= FEWEST_CLUSTERS}
+        for group in grouped(counts)
+    ]
+    # A shop, or a test, may be too small for any.
+    drawn = [group for group in told if group] or [{"overall": "all queries"}]
+    charted = [name for name in _DRAWN if name in differences][:2]
+    routing = evaluation.routing
+    return {
+        "levels": charts.segment_levels(models, drawn, counts, "recall_at_50", "Recall@50"),
+        "forest_plots": {
+            metric: [charts.forest_plot(differences[o], drawn, counts, metric, words, o) for o in charted]
+            for metric, words in (("recall_at_50", "Recall@50"), ("ndcg_at_10", "nDCG@10"), ("precision_at_50", "P@50"))
+        },
+        "recovered": charts.recovered_shares(evaluation.recovered, drawn, counts) if evaluation.recovered else None,
+        "recall_curves": [
+            charts.recall_curves(models, segment, RECALL_DEPTHS) for segment in SEGMENT_NAMES if counts[segment]
+        ],
+        "reliability": charts.reliability(routing.reliability) if isinstance(routing, Routing) else None,
+    }
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"percent": _percent, "points": _points, "area": _area, "chance": _chance, "cell": _cell}
+    environment.filters |= {"figure": _figure, "segment_words": segment_words}
+    environment.globals |= {
+        "shown_items": SHOWN_ITEMS,
+        "model_names": MODEL_NAMES,
+        "segment_names": SEGMENT_NAMES,
+        "fewest_clusters": FEWEST_CLUSTERS,
+        "target_metrics": _TARGET,
+        "graded_metrics": _GRADED,
+        "compared": {name: (_TARGET | _GRADED)[name] for name in COMPARED_METRICS},
+        "ways": _WAYS,
+    }
+    return environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
 
 
 def _read(artifact: Artifact, name: str) -> Any:
     return json.loads(artifact.file(name).read_text(encoding="utf-8"))
 
 
-def _read_drift(files: Sequence[Path]) -> list[dict[str, Any]]:
+def _read_drift(files: Sequence[Path]) -> list[Drift]:
     schema = load_contract("query_drift").arrow_schema()
-    return ds.dataset([str(f) for f in files], schema=schema).to_table().to_pylist() if files else []
+    rows = ds.dataset([str(f) for f in files], schema=schema).to_table().to_pylist() if files else []
+    return [Drift(**row) for row in rows]
 
 
 def _versions(context: StageContext) -> dict[str, dict[str, str]]:
@@ -155,101 +223,6 @@ def read_pictures(files: Sequence[Path], items: set[str]) -> dict[str, Picture]:
             )
         found[row["item_id"]] = by_digest[row["picture_digest"]]
     return found
-
-
-def render(
-    *,
-    run_name: str,
-    run_date: str,
-    may_promote: bool,
-    decision: dict[str, Any],
-    evaluation: dict[str, Any],
-    checks: list[dict[str, Any]],
-    drift: list[dict[str, Any]],
-    histories: dict[str, list[dict[str, float]]],
-    pretrained_up_to: str | None,
-    started_from: str | None,
-    index: dict[str, Any],
-    versions: dict[str, dict[str, str]],
-    settings: dict[str, str],
-    titles: dict[str, str],
-    pictures: dict[str, Picture],
-) -> str:
-    """The page as text.
-
-    Args:
-        may_promote: whether the run may move the champion at all.
-        decision: content of the gate's `decision.json`.
-        evaluation: content of `evaluation.json`.
-        checks: rows of {table, check, severity, passed, observed, detail}.
-        drift: rows of the table `query_drift`.
-        histories: training stage → its loss curve.
-        pretrained_up_to, started_from: first day that pretraining did not see, and what fine-tuning went on from.
-        index: what the index's manifest and metrics say, in any shape.
-        versions: heading → name → version.
-        settings: those that differ from the defaults, by their dotted names.
-        titles: of the items shown.
-        pictures: of those that have one.
-    """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "area": _area, "chance": _chance, "cell": _cell}
-    environment.filters |= {"figure": _figure, "segment_words": segment_words}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    routing, differences, counts = evaluation["routing"], evaluation["differences"], evaluation["segments"]
-    groups = grouped(counts)
-    told = [{n: w for n, w in g.items() if evaluation["segment_clusters"][n] >= FEWEST_CLUSTERS} for g in groups]
-    # A shop, or a test, may be too small for any.
-    drawn = [group for group in told if group] or [{"overall": "all queries"}]
-    others = [n for n in ("champion", "text_only", "best_release", "cold_start", "bm25") if n in differences]
-    charted = [name for name in _DRAWN if name in differences][:2]
-    unique = {picture.number: picture for picture in pictures.values()}
-    return template.render(
-        run_name=run_name,
-        run_date=run_date,
-        may_promote=may_promote,
-        decision=decision,
-        evaluation=evaluation,
-        pretrained_up_to=pretrained_up_to,
-        started_from=started_from,
-        checks=sorted(checks, key=lambda check: (check["passed"], check["severity"] != "critical")),
-        index=nested_tables("index", index),
-        index_chart=charts.recall_by_speed(points, index["search_parameters"], index["recall"]["floor"])
-        if len(points := index.get("recall_by_speed", [])) > 1
-        else None,
-        versions=versions,
-        settings=settings,
-        titles=titles,
-        pictures=pictures,
-        store=[unique[number] for number in sorted(unique)],
-        shown_items=SHOWN_ITEMS,
-        model_names=MODEL_NAMES,
-        segment_names=SEGMENT_NAMES,
-        groups=groups,
-        fewest_clusters=FEWEST_CLUSTERS,
-        others=others,
-        target_metrics=_TARGET,
-        graded_metrics=_GRADED,
-        compared={name: (_TARGET | _GRADED)[name] for name in COMPARED_METRICS},
-        levels=charts.segment_levels(evaluation["models"], drawn, counts, "recall_at_50", "Recall@50"),
-        forest_plots={
-            metric: [charts.forest_plot(differences[o], drawn, counts, metric, words, o) for o in charted]
-            for metric, words in (("recall_at_50", "Recall@50"), ("ndcg_at_10", "nDCG@10"), ("precision_at_50", "P@50"))
-        },
-        recovered=charts.recovered_shares(evaluation["recovered"], drawn, counts) if evaluation["recovered"] else None,
-        recall_curves=[
-            charts.recall_curves(evaluation["models"], segment, RECALL_DEPTHS)
-            for segment in SEGMENT_NAMES
-            if evaluation["segments"][segment]
-        ],
-        losses=[charts.loss_curves(history, name, _NOT_LOSSES) for name, history in histories.items() if history],
-        not_trained=[name for name, history in histories.items() if not history],
-        reliability=charts.reliability(**routing["reliability"]) if routing else None,
-        ways=_WAYS,
-        drift=drift,
-        drift_chart=charts.query_drift(drift, load_contract("query_drift").drift["auc"])
-        if any(row["auc"] is not None for row in drift)
-        else None,
-    )
 
 
 def nested_tables(name: str, value: dict[str, Any] | list[Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:

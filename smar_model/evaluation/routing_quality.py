@@ -13,12 +13,23 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from smar_model.evaluation.diagnostics import area_under_curve
+from smar_model.evaluation.evaluation_record import (
+    Areas,
+    Comparison,
+    LearnedBag,
+    PicturesHelped,
+    Population,
+    Reliability,
+    ReliabilityBin,
+    Routing,
+    RoutingHelp,
+)
 from smar_model.evaluation.evaluation_set import EvaluationSet
 from smar_model.evaluation.metrics import reciprocal_rank
 from smar_model.evaluation.relevance import judge
@@ -30,7 +41,7 @@ if TYPE_CHECKING:
 
     from smar_model.evaluation.bag_of_words import BagOfWords
     from smar_model.network.model import RetrievalModel
-    from smar_model.retrieval.embed import ItemEmbeddings
+    from smar_model.retrieval.item_embeddings import ItemEmbeddings
 
 BINS = 15
 DRAWN_BINS = 10
@@ -72,7 +83,7 @@ def answer(model_folder: Path, embeddings: ItemEmbeddings, queries: EvaluationSe
     # torch is imported only where models are used: the command line must answer quickly.
     import torch
 
-    from smar_model.network.model import load_model
+    from smar_model.training.model_files import load_model
 
     model = load_model(model_folder)
     routing = model.variant.routing
@@ -135,7 +146,7 @@ def routing_quality(
     trained: set[str],
     clicks: pd.Series,
     bootstrap: ClusterBootstrap,
-) -> dict[str, Any]:
+) -> Routing:
     """All figures, as `evaluation.json` has them under `routing`.
 
     Args:
@@ -146,55 +157,59 @@ def routing_quality(
     texts = queries.queries.astype(str)
     by_words = bag.probability(texts.tolist()) if bag else None
     populations = {"all": np.ones(len(texts), dtype=bool), "novel": ~np.isin(texts, sorted(trained))}
-    figures: dict[str, Any] = {
-        "routing": answers.routing,
-        "temperature": answers.temperature,
-        "bins": BINS,
-        "margin": MARGIN,
-        "minimum_clicks": MINIMUM_CLICKS,
-        "bag_of_words": {"setting": bag.setting, "labels": bag.labels} if bag else None,
-        "reliability": {
-            "before": reliability(answers.uncalibrated, queries.is_visual),
-            "after": reliability(answers.probability, queries.is_visual),
+    return Routing(
+        routing=answers.routing,
+        temperature=answers.temperature,
+        bins=BINS,
+        margin=MARGIN,
+        minimum_clicks=MINIMUM_CLICKS,
+        bag_of_words=LearnedBag(setting=bag.setting, labels=bag.labels) if bag else None,
+        reliability=Reliability(
+            before=reliability(answers.uncalibrated, queries.is_visual),
+            after=reliability(answers.probability, queries.is_visual),
+        ),
+        populations={
+            name: _population(answers, queries, by_words, clicks, bootstrap, inside)
+            for name, inside in populations.items()
         },
-        "populations": {},
-    }
-    for name, inside in populations.items():
-        figures["populations"][name] = _header_figures(answers, queries, by_words, inside) | {
-            "segments": {
-                segment: _help_figures(answers, queries, clicks, bootstrap, inside & part)
-                for segment, part in _segments(queries)
-            }
-        }
-    return figures
+    )
 
 
-def _header_figures(
-    answers: Answers, queries: EvaluationSet, by_words: np.ndarray | None, inside: np.ndarray
-) -> dict[str, Any]:
+def _population(
+    answers: Answers,
+    queries: EvaluationSet,
+    by_words: np.ndarray | None,
+    clicks: pd.Series,
+    bootstrap: ClusterBootstrap,
+    inside: np.ndarray,
+) -> Population:
     visual, p = queries.is_visual, answers.probability
 
-    def areas(among: np.ndarray) -> dict[str, Any]:
-        return {
-            "queries": int(among.sum()),
-            "others": int((among & ~visual).sum()),
-            "auc": area_under_curve(p[among], visual[among]),
-            "bag_of_words_auc": None if by_words is None else area_under_curve(by_words[among], visual[among]),
-        }
+    def areas(among: np.ndarray) -> Areas:
+        return Areas(
+            queries=int(among.sum()),
+            others=int((among & ~visual).sum()),
+            auc=area_under_curve(p[among], visual[among]),
+            bag_of_words_auc=None if by_words is None else area_under_curve(by_words[among], visual[among]),
+        )
 
     helped = answers.reciprocal_ranks["multimodal"] - answers.reciprocal_ranks["text"]
     told = inside & (np.abs(helped) >= MARGIN)
-    return areas(inside) | {
-        "accuracy": float(((p >= 0.5) == visual)[inside].mean()) if inside.any() else None,
-        "calibration_error": calibration_error(p[inside], visual[inside]),
-        "calibration_error_before": calibration_error(answers.uncalibrated[inside], visual[inside]),
-        # Whether P(q) is higher for queries that pictures helped than for those that they hurt.
-        "auc_of_help": area_under_curve(p[told], helped[told] > 0),
-        "against": {
+    return Population(
+        **asdict(areas(inside)),
+        accuracy=float(((p >= 0.5) == visual)[inside].mean()) if inside.any() else None,
+        calibration_error=calibration_error(p[inside], visual[inside]),
+        calibration_error_before=calibration_error(answers.uncalibrated[inside], visual[inside]),
+        auc_of_help=area_under_curve(p[told], helped[told] > 0),
+        against={
             department: areas(inside & (visual | (queries.departments == department)))
             for department in _departments(queries, ~visual)
         },
-    }
+        segments={
+            segment: _routing_help(answers, queries, clicks, bootstrap, inside & part)
+            for segment, part in _segments(queries)
+        },
+    )
 
 
 def calibration_error(probability: np.ndarray, is_visual: np.ndarray, *, bins: int = BINS) -> float | None:
@@ -214,41 +229,41 @@ def calibration_error(probability: np.ndarray, is_visual: np.ndarray, *, bins: i
     return float(np.abs(gaps).sum() / len(probability))
 
 
-def reliability(probability: np.ndarray, is_visual: np.ndarray) -> list[dict[str, Any]]:
+def reliability(probability: np.ndarray, is_visual: np.ndarray) -> list[ReliabilityBin]:
     """The reliability curve: DRAWN_BINS bins of equal width, those without queries left out."""
     bin_of = np.minimum((probability * DRAWN_BINS).astype(int), DRAWN_BINS - 1)
     return [
-        {
-            "low": float(number / DRAWN_BINS),
-            "high": float((number + 1) / DRAWN_BINS),
-            "queries": int((bin_of == number).sum()),
-            "mean_probability": float(probability[bin_of == number].mean()),
-            "visual_share": float(is_visual[bin_of == number].mean()),
-        }
+        ReliabilityBin(
+            low=float(number / DRAWN_BINS),
+            high=float((number + 1) / DRAWN_BINS),
+            queries=int((bin_of == number).sum()),
+            mean_probability=float(probability[bin_of == number].mean()),
+            visual_share=float(is_visual[bin_of == number].mean()),
+        )
         for number in np.unique(bin_of)
     ]
 
 
-def _help_figures(
+def _routing_help(
     answers: Answers, queries: EvaluationSet, clicks: pd.Series, bootstrap: ClusterBootstrap, inside: np.ndarray
-) -> dict[str, Any]:
+) -> RoutingHelp:
     """How often each way puts the wanted item higher than another does, and the diagnostic by distinct query."""
     ranks, count = answers.reciprocal_ranks, int(inside.sum())
     comparisons = {}
     for way, other in COMPARISONS:
         paired = compare(bootstrap, ranks[way], ranks[other], inside)
-        parts = {"helped": paired.wins, "same": paired.ties, "hurt": paired.losses}
-        comparisons[f"{way}_over_{other}"] = asdict(paired.difference) | {
-            name: number / count if count else None for name, number in parts.items()
-        }
-    return {
-        "queries": count,
-        "comparisons": comparisons,
-        "by_query": pictures_helped(queries.queries[inside], (ranks["multimodal"] - ranks["text"])[inside], clicks),
-    }
+        helped, same, hurt = (number / count if count else None for number in (paired.wins, paired.ties, paired.losses))
+        comparisons[f"{way}_over_{other}"] = Comparison(
+            **asdict(paired.difference), helped=helped, same=same, hurt=hurt
+        )
+    return RoutingHelp(
+        queries=count,
+        comparisons=comparisons,
+        by_query=pictures_helped(queries.queries[inside], (ranks["multimodal"] - ranks["text"])[inside], clicks),
+    )
 
 
-def pictures_helped(queries: np.ndarray, difference: np.ndarray, clicks: pd.Series) -> dict[str, Any]:
+def pictures_helped(queries: np.ndarray, difference: np.ndarray, clicks: pd.Series) -> PicturesHelped:
     """The diagnostic "pictures helped this query": mean reciprocal rank by S_m minus by S_t over its requests.
 
     Args:
@@ -256,15 +271,12 @@ def pictures_helped(queries: np.ndarray, difference: np.ndarray, clicks: pd.Seri
         difference: (Q,)
         clicks: of the evaluation days, by query; a query with under MINIMUM_CLICKS is unknown, as is one whose
             difference is under MARGIN.
-
-    Returns:
-        Distinct queries, and the shares of them that are helped, hurt and unknown (None of no query).
     """
     mean = pd.Series(difference).groupby(queries).mean()
     known = (clicks.reindex(mean.index).fillna(0) >= MINIMUM_CLICKS) & (mean.abs() >= MARGIN)
     helped, hurt = (known & (mean > 0)).sum(), (known & (mean < 0)).sum()
-    parts = {"helped": helped, "hurt": hurt, "unknown": len(mean) - helped - hurt}
-    return {"queries": len(mean)} | {n: float(part / len(mean)) if len(mean) else None for n, part in parts.items()}
+    shares = (float(part / len(mean)) if len(mean) else None for part in (helped, hurt, len(mean) - helped - hurt))
+    return PicturesHelped(queries=len(mean), **dict(zip(("helped", "hurt", "unknown"), shares, strict=True)))
 
 
 def _segments(queries: EvaluationSet) -> Iterator[tuple[str, np.ndarray]]:
@@ -279,16 +291,16 @@ def _departments(queries: EvaluationSet, inside: np.ndarray) -> list[str]:
     return [str(name) for name in names[np.argsort(-counts, kind="stable")][:MOST_DEPARTMENTS]]
 
 
-def flat_figures(routing: dict[str, Any]) -> dict[str, float | None]:
+def flat_figures(routing: Routing) -> dict[str, float | None]:
     """What is worth tracking from day to day."""
     flat: dict[str, float | None] = {}
     for population, prefix in (("all", ""), ("novel", "novel_")):
-        figures = routing["populations"][population]
+        figures = routing.populations[population]
         names = ("auc", "bag_of_words_auc", "accuracy", "calibration_error", "calibration_error_before")
-        flat |= {f"gate_{prefix}{name}": figures[name] for name in names}
-        for department, against in figures["against"].items():
+        flat |= {f"gate_{prefix}{name}": getattr(figures, name) for name in names}
+        for department, against in figures.against.items():
             slug = re.sub(r"\W+", "_", department.lower())
-            flat |= {f"gate_{prefix}{n}_against_{slug}": against[n] for n in ("auc", "bag_of_words_auc")}
-    for name, row in routing["populations"]["novel"]["segments"]["overall"]["comparisons"].items():
-        flat |= {f"routing_novel_{name}_{part}": row[part] for part in ("helped", "hurt", "mean")}
+            flat |= {f"gate_{prefix}{n}_against_{slug}": getattr(against, n) for n in ("auc", "bag_of_words_auc")}
+    for name, row in routing.populations["novel"].segments["overall"].comparisons.items():
+        flat |= {f"routing_novel_{name}_{part}": getattr(row, part) for part in ("helped", "hurt", "mean")}
     return flat

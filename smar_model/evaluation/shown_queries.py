@@ -1,4 +1,5 @@
-"""Which queries people look at in the report: not the best ones, a mix that shows gains, losses and ordinary ones."""
+"""Which queries people look at in the report, and what models found for them: not the best ones, a mix that shows gains, losses and
+ordinary ones."""
 
 from __future__ import annotations
 
@@ -6,6 +7,11 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+
+from smar_model.evaluation.evaluation_record import Shown, ShownAnswer, ShownQuery
+from smar_model.evaluation.evaluation_set import EvaluationSet
+from smar_model.evaluation.judged_models import ModelResults
+from smar_model.retrieval.ranking import NO_ROW
 
 # Basic colour terms of English (Berlin and Kay 1969) and the commonest of fashion.
 _COLOUR = re.compile(
@@ -26,7 +32,7 @@ _SHARES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownQuery:
+class ChosenQuery:
     number: int
     """Its place in the evaluation set."""
     reason: str
@@ -34,7 +40,7 @@ class ShownQuery:
 
 def choose_shown_queries(
     *, queries: np.ndarray, is_visual: np.ndarray, gain: np.ndarray, count: int, seed: int
-) -> list[ShownQuery]:
+) -> list[ChosenQuery]:
     """Choose at most `count` distinct texts.
 
     Args:
@@ -61,4 +67,49 @@ def choose_shown_queries(
     # Kinds that lack queries leave room, as rounding may.
     rest = [n for n in shuffled.tolist() if n not in chosen]
     chosen |= dict.fromkeys(rest[: max(0, count - len(chosen))], "drawn at random")
-    return [ShownQuery(number=int(first[n]), reason=reason) for n, reason in list(chosen.items())[:count]]
+    return [ChosenQuery(number=int(first[n]), reason=reason) for n, reason in list(chosen.items())[:count]]
+
+
+def show_queries(
+    queries: EvaluationSet, results: dict[str, ModelResults], item_ids: list[str], *, count: int, seed: int
+) -> Shown:
+    """Queries for the report, answered by the challenger, the champion and the text-only model (without it by BM25).
+
+    Gains and losses are over `beside`: the champion, as that is what would be replaced, else text-only, else BM25.
+    """
+    others = [name for name in ("text_only" if "text_only" in results else "bm25", "champion") if name in results]
+    if not others or "challenger" not in results:
+        return Shown(beside=None, queries=[])
+    models = {name: results[name] for name in (*others, "challenger")}
+    # Both measures at once: where the wanted item stands, and how good the first ten are.
+    merit = {name: r.values["mrr"] + r.values["ndcg_at_10"] for name, r in models.items()}
+    grades = {
+        name: (queries.graded.grades_of(r.ranking.rows), queries.found.grades_of(r.ranking.rows))
+        for name, r in models.items()
+    }
+    chosen = choose_shown_queries(
+        queries=queries.queries,
+        is_visual=queries.is_visual,
+        gain=merit["challenger"] - merit[others[-1]],
+        count=count,
+        seed=seed,
+    )
+    shown = [
+        ShownQuery(
+            query=str(queries.queries[n]),
+            reason=reason,
+            is_visual=bool(queries.is_visual[n]),
+            target=item_ids[queries.targets[n]] if queries.targets[n] >= 0 else None,
+            target_rank={name: int(r.target_rank[n]) or None for name, r in models.items()},
+            answers={
+                name: [
+                    ShownAnswer(item_id=item_ids[row], grade=float(graded), wanted=bool(wanted))
+                    for row, graded, wanted in zip(r.ranking.rows[n], *(g[n] for g in grades[name]), strict=True)
+                    if row != NO_ROW
+                ]
+                for name, r in models.items()
+            },
+        )
+        for n, reason in ((entry.number, entry.reason) for entry in chosen)
+    ]
+    return Shown(beside=others[-1], queries=shown)

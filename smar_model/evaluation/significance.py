@@ -6,25 +6,17 @@ clusters (target items, or queries) are drawn, not single queries (Field and Wel
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from smar_model.evaluation.evaluation_record import NOTHING, Difference, Estimate
+
 LEVEL = 0.95
 SAME = 1e-9
 """Values that differ by less are tied."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean over queries with its 95 % interval; all None where there is no query."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
 
 
 class ClusterBootstrap:
@@ -60,7 +52,7 @@ class ClusterBootstrap:
         cluster = self.cluster[inside]
         sums = [self._weights @ np.bincount(cluster, v[inside], self.clusters) for v in (part, whole)]
         if not ((sums[1] > 0).all() or (sums[1] < 0).all()):
-            return Estimate(mean=None, low=None, high=None)
+            return NOTHING
         low, high = np.quantile(sums[0] / sums[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return Estimate(mean=float(part[inside].mean() / whole[inside].mean()), low=float(low), high=float(high))
 
@@ -81,7 +73,7 @@ class ClusterBootstrap:
             for column in (values[inside] - means[name]).T
         ]
         sizes = [np.bincount(self.cluster[inside], minlength=self.clusters) for inside in told.values()]
-        found = {name: [Estimate(mean=None, low=None, high=None)] * values.shape[1] for name in segments}
+        found = {name: [NOTHING] * values.shape[1] for name in segments}
         if not told:
             return found
         sums = (self._weights @ np.stack(parts, axis=1)).reshape(self.samples, len(told), -1)
@@ -189,9 +181,9 @@ def compare_by_segment(
     *,
     permutations: int,
     seed: int,
-) -> dict[str, list[dict[str, Any]]]:
-    """Compare two models by (Q, M) values on the same queries: segment → for each of the M metrics the interval of first − second,
-    its `standard_error`, wins, ties and losses, and `p` by `permutation_p`.
+) -> dict[str, list[Difference]]:
+    """Compare two models by (Q, M) values on the same queries: segment → first − second in each of the M metrics, with `p` by
+    `permutation_p`.
 
     `p_adjusted` is `holm` over the segments, the first one left out: that is all queries, the question asked beforehand. All
     None of a segment without queries.
@@ -209,20 +201,22 @@ def compare_by_segment(
     won: np.ndarray = differences > SAME
     lost: np.ndarray = differences < -SAME
     estimates = bootstrap.estimate_segments(differences, segments)
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Difference]] = {}
     for place, (name, segment) in enumerate(segments.items()):
         wins, losses = won[segment].sum(axis=0).tolist(), lost[segment].sum(axis=0).tolist()
         errors = standard_error(differences[segment], bootstrap.cluster[segment]) if told[place] else np.empty(0)
         found[name] = [
-            {
-                **asdict(estimate),
-                "standard_error": float(errors[m]) if told[place] and np.isfinite(errors[m]) else None,
-                "wins": wins[m],
-                "ties": int(segment.sum()) - wins[m] - losses[m],
-                "losses": losses[m],
-                "p": float(p[place, m]) if told[place] else None,
-                "p_adjusted": float(adjusted[place, m]) if told[place] else None,
-            }
+            Difference(
+                mean=estimate.mean,
+                low=estimate.low,
+                high=estimate.high,
+                standard_error=float(errors[m]) if told[place] and np.isfinite(errors[m]) else None,
+                wins=wins[m],
+                ties=int(segment.sum()) - wins[m] - losses[m],
+                losses=losses[m],
+                p=float(p[place, m]) if told[place] else None,
+                p_adjusted=float(adjusted[place, m]) if told[place] else None,
+            )
             for m, estimate in enumerate(estimates[name])
         ]
     return found

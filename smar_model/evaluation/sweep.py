@@ -5,23 +5,21 @@ A sweep is a comparison (`smar_model/evaluation/compare.py`) whose rows come fro
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from pydantic import Field
 
 from smar_model.errors import InputError
-from smar_model.evaluation.compare import Measured, current_rows, measure_missing
-from smar_model.evaluation.comparison import Bench, Comparison, Row, load_yaml
+from smar_model.evaluation.compare import current_rows, measure_missing
+from smar_model.evaluation.comparison import Bench, Comparison, Row, Trainings, load_yaml
 from smar_model.evaluation.judge import NOVEL
+from smar_model.evaluation.measured_rows import Measured
 from smar_model.lake.stage import Stage
-from smar_model.settings import Section
 
 PANELS = {NOVEL: "Overall", "fashion": "Fashion", "not_fashion": "Not-fashion"}
 """Segments, all of novel queries."""
@@ -29,16 +27,10 @@ METRIC = "target_recall_at_50"
 STYLES = {"α": ("#0072B2", "o", "-"), "β": ("#D55E00", "s", "--"), "γ": ("#009E73", "^", ":")}
 
 
-class Sweep(Section):
-    """A settings file of `smar sweep`; fields that Comparison has as well mean the same."""
+class Sweep(Trainings):
+    """A settings file of `smar sweep`."""
 
-    base: Path
-    date: dt.date
-    output: Path
-    """Folder of the rows; the drawing is this name with `.svg`."""
     variant: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     alpha: tuple[float, ...] = Field(min_length=1)
     beta: tuple[float, ...] = Field(min_length=1)
     gamma: tuple[float, ...] = Field(min_length=1)
@@ -54,11 +46,7 @@ class Sweep(Section):
             for name, weights in self.points().items()
         }
         return Comparison(
-            base=self.base,
-            date=self.date,
-            output=self.output,
-            settings=self.settings,
-            seeds=self.seeds,
+            **self.model_dump(include=set(Trainings.model_fields)),
             tables={"Grid": rows},
         )
 
@@ -81,8 +69,8 @@ def recalls(settings: Sweep, rows: Sequence[Measured], segment: str) -> dict[tup
     """Measured point → Recall@50 of a segment, mean over seeds."""
     found: dict[tuple[float, float, float], list[float]] = {}
     for row in rows:
-        if segment in row.metrics:
-            found.setdefault(settings.points()[row.name], []).append(row.metrics[segment][METRIC][0])
+        if segment in row.metrics and (recall := row.metrics[segment].estimates[METRIC].mean) is not None:
+            found.setdefault(settings.points()[row.name], []).append(recall)
     return {point: mean(values) for point, values in found.items()}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+
+from smar_model.evaluation.evaluation_record import EvaluationRecord
 
 WIDTH = 100
 """Columns."""
@@ -26,15 +27,11 @@ METRIC_NAMES = {
 }
 
 
-def format_table(evaluation: dict[str, Any]) -> str:
-    """Plain text, at most WIDTH columns wide: a model a row, segments side by side, figures in per cent, n queries.
-
-    Args:
-        evaluation: content of `evaluation.json`.
-    """
+def format_table(evaluation: EvaluationRecord) -> str:
+    """Plain text, at most WIDTH columns wide: a model a row, segments side by side, figures in per cent, n queries."""
     width = max(map(len, MODEL_NAMES.values()))
     columns = [len(name) + 1 for name in METRIC_NAMES.values()]
-    heads = [f"{name}, n = {evaluation['segments'][segment]:,}" for segment, name in SEGMENT_NAMES.items()]
+    heads = [f"{name}, n = {evaluation.segments[segment]:,}" for segment, name in SEGMENT_NAMES.items()]
     lines = [
         " │".join([" " * width, *(f" {head:^{sum(columns) - 1}}" for head in heads)]),
         " │".join(
@@ -43,22 +40,22 @@ def format_table(evaluation: dict[str, Any]) -> str:
         "─┼".join(["─" * width] + ["─" * sum(columns)] * 3),
     ]
     for model, name in MODEL_NAMES.items():
-        if model in evaluation["models"]:
+        if model in evaluation.models:
             cells = [
                 "".join(
-                    f"{_percent(evaluation['models'][model][segment][metric]['mean']):>{w}}"
+                    f"{_percent(evaluation.figure(model, segment, metric)):>{w}}"
                     for metric, w in zip(METRIC_NAMES, columns, strict=True)
                 )
                 for segment in SEGMENT_NAMES
             ]
             lines.append(" │".join([f"{name:<{width}}", *cells]))
     notes = [
-        f"R (recall): {evaluation['measures']['found']}.",
-        f"nDCG, P: {evaluation['measures']['graded']}.",
+        f"R (recall): {evaluation.measures['found']}.",
+        f"nDCG, P: {evaluation.measures['graded']}.",
     ]
     notes += [
         f"{MODEL_NAMES[model]}: not measured, {reason}."
-        for model, reason in evaluation["not_measured"].items()
+        for model, reason in evaluation.not_measured.items()
         if model in MODEL_NAMES
     ]
     return "\n".join([*lines, "", *(textwrap.fill(note, WIDTH) for note in notes)])

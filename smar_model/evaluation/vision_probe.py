@@ -18,7 +18,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,17 +31,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from smar_model.data.catalogue import decode_thumbnail
+from smar_model.data.item_pictures import decode_thumbnail
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
+from smar_model.evaluation.evaluation_record import Estimate
 from smar_model.evaluation.evaluation_set import read_contract_table
 from smar_model.evaluation.significance import ClusterBootstrap, compare
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import replace_file
 from smar_model.network.descriptors import PictureDescriptors
-from smar_model.network.model import PictureEncoder, RetrievalModel, load_model, new_model
+from smar_model.network.model import PictureEncoder, RetrievalModel
 from smar_model.training.device import device, seed_everything
+from smar_model.training.model_files import load_model, new_model
 
 ATTRIBUTES = ("colour", "type")
 """What a picture shows of a product."""
@@ -81,16 +82,43 @@ class Products:
     """Attribute → true values (N,), None where truth names none."""
 
 
-def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributeProbe:
+    """What linear classifiers read of one true attribute from each encoder's features, by name."""
+
+    values: int
+    """Different true values; products of other ones are left out."""
+    learned_from: int
+    held_out: int
+    left_out: int
+    most_frequent: float
+    """Share of the held-out products that have the most frequent value."""
+    accuracy: dict[str, Estimate]
+    adapted_minus: dict[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionProbe:
+    """`vision_probe.json`."""
+
+    run: str
+    products: int
+    part: str
+    unseen_by_encoder: bool
+    """Whether the encoder has not seen the products held out either."""
+    parameters: dict[str, int]
+    dimensions: dict[str, int]
+    not_measured: dict[str, str]
+    attributes: dict[str, AttributeProbe]
+
+
+def probe_vision(run: Run, *, generic: Path | None = None) -> VisionProbe:
     """Probe the run's adapted encoder, the one it started from, a colour histogram and, given its folder, a generic encoder.
 
     Writes `vision_probe.json` into the run's folder.
 
     Args:
         generic: folder of a timm model with its weights; pictures are enlarged to the size that it was trained on.
-
-    Returns:
-        The figures, as in the file.
 
     Raises:
         InputError: the shop has no true attributes, the variant adapts no encoder, a stage has not run, or `generic` is no such
@@ -108,11 +136,8 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
         "unadapted": lambda: (_adapted_part(unadapted_model(run, adapted)), None),
         "adapted": lambda: (_adapted_part(adapted), None),
     }
-    not_measured = {}
     if generic:
         encoders["generic"] = lambda: generic_encoder(generic)
-    else:
-        not_measured["generic"] = NO_WEIGHTS
     height, width = products.pixels.shape[2:]
     features = {
         "colour_histogram": colour_histogram(products.pixels),
@@ -127,17 +152,17 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> dict[str, Any]:
         attribute: probe(features, values, products.held_out, samples=settings.evaluation.bootstrap_samples, seed=SEED)
         for attribute, values in products.attributes.items()
     }
-    result = {
-        "run": run.name,
-        "products": len(products.pixels),
-        "part": "image tower" if adapted.variant.descriptors else "encoder",
-        "unseen_by_encoder": settings.segments.novel_bucket > 0,
-        "parameters": parameters,
-        "dimensions": {name: table.shape[1] for name, table in features.items()},
-        "not_measured": not_measured,
-        "attributes": probed,
-    }
-    replace_file(run.folder / "vision_probe.json", json.dumps(result, indent=1))
+    result = VisionProbe(
+        run=run.name,
+        products=len(products.pixels),
+        part="image tower" if adapted.variant.descriptors else "encoder",
+        unseen_by_encoder=settings.segments.novel_bucket > 0,
+        parameters=parameters,
+        dimensions={name: table.shape[1] for name, table in features.items()},
+        not_measured={} if generic else {"generic": NO_WEIGHTS},
+        attributes=probed,
+    )
+    replace_file(run.folder / "vision_probe.json", json.dumps(asdict(result), indent=1))
     return result
 
 
@@ -272,7 +297,7 @@ def pad_to_square(pictures: Tensor) -> Tensor:
 
 def probe(
     features: dict[str, np.ndarray], values: np.ndarray, held_out: np.ndarray, *, samples: int, seed: int
-) -> dict[str, Any]:
+) -> AttributeProbe:
     """Accuracy of a logistic regression on each of the features, and of `adapted` less each other, with 95 % intervals.
 
     Args:
@@ -293,48 +318,48 @@ def probe(
         )
         right[name] = classifier.fit(table[train], values[train]).predict(table[test]) == values[test]
     most_frequent = pd.Series(values[train]).mode()[0]
-    return {
-        "values": len(set(values[train])),
-        "learned_from": int(train.sum()),
-        "held_out": int(test.sum()),
-        "left_out": int((~known).sum()),
-        "most_frequent": float((values[test] == most_frequent).mean()),
-        "accuracy": {name: asdict(bootstrap.estimate(each[:, None])[0]) for name, each in right.items()},
-        "adapted_minus": {
-            name: asdict(compare(bootstrap, right["adapted"], each).difference)
+    return AttributeProbe(
+        values=len(set(values[train])),
+        learned_from=int(train.sum()),
+        held_out=int(test.sum()),
+        left_out=int((~known).sum()),
+        most_frequent=float((values[test] == most_frequent).mean()),
+        accuracy={name: bootstrap.estimate(each[:, None])[0] for name, each in right.items()},
+        adapted_minus={
+            name: compare(bootstrap, right["adapted"], each).difference
             for name, each in right.items()
             if name != "adapted" and "adapted" in right
         },
-    }
+    )
 
 
-def format_probe(result: dict[str, Any]) -> str:
+def format_probe(result: VisionProbe) -> str:
     """Plain text: an encoder a row, accuracy in per cent with its 95 % interval."""
-    probed = result["attributes"]
-    names = {name: shown.format(part=result["part"]) for name, shown in NAMES.items()}
-    rows = [["", "parameters", *(f"{name}, {p['values']} values, n = {p['held_out']:,}" for name, p in probed.items())]]
-    rows.append(["most frequent value", "", *(f"{100 * p['most_frequent']:.1f}" for p in probed.values())])
+    probed = result.attributes
+    names = {name: shown.format(part=result.part) for name, shown in NAMES.items()}
+    rows = [["", "parameters", *(f"{name}, {p.values} values, n = {p.held_out:,}" for name, p in probed.items())]]
+    rows.append(["most frequent value", "", *(f"{100 * p.most_frequent:.1f}" for p in probed.values())])
     for name, shown in names.items():
-        if name in result["dimensions"]:
-            size = f"{parameters:,}" if (parameters := result["parameters"].get(name)) else ""
-            rows.append([shown, size, *(_in_per_cent(p["accuracy"][name]) for p in probed.values())])
+        if name in result.dimensions:
+            size = f"{parameters:,}" if (parameters := result.parameters.get(name)) else ""
+            rows.append([shown, size, *(_in_per_cent(p.accuracy[name]) for p in probed.values())])
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
     lines = ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{names[name]:<{widths[0]}}not measured: {reason}" for name, reason in result["not_measured"].items()]
+    lines += [f"{names[name]:<{widths[0]}}not measured: {reason}" for name, reason in result.not_measured.items()]
     lines.append("")
-    for other in next(iter(probed.values()))["adapted_minus"]:
-        differences = (f"{name} {_in_per_cent(p['adapted_minus'][other], sign='+')}" for name, p in probed.items())
+    for other in next(iter(probed.values())).adapted_minus:
+        differences = (f"{name} {_in_per_cent(p.adapted_minus[other], sign='+')}" for name, p in probed.items())
         lines.append(f"adapted less {names[other]}, points: {', '.join(differences)}")
     lines.append(
-        f"The adapted {result['part']} has not seen the products held out."
-        if result["unseen_by_encoder"]
+        f"The adapted {result.part} has not seen the products held out."
+        if result.unseen_by_encoder
         else "Only the probe has not seen the products held out: the run trained its encoder on all "
         "(segments.novel_bucket is 0)."
     )
     return "\n".join(lines)
 
 
-def _in_per_cent(estimate: dict[str, float], sign: str = "") -> str:
+def _in_per_cent(estimate: Estimate, sign: str = "") -> str:
     return "{mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})".format(
-        sign=sign, **{name: 100 * value for name, value in estimate.items()}
+        sign=sign, **{name: 100 * value for name, value in asdict(estimate).items()}
     )

@@ -1,4 +1,4 @@
-"""Published outputs of stages: immutable folders that one manifest makes real (design, decision 2).
+"""Published outputs of stages: immutable folders that one manifest makes real (design, decision 2); found, read and verified.
 
     <lake>/<stage>/<key>.json          the manifest: every file with size and digest, and a digest of itself
     <lake>/<stage>/attempts/<id>/…     the files; private until a manifest lists them
@@ -7,22 +7,20 @@
     <lake>/contracts/<table>.json      the columns with which a table was last published, and their version
 
 A manifest appears by one atomic create-if-absent (a hard link of a finished file, or a conditional put), once all that it lists is on the
-disk. Readers open only files that it lists, and verify their content, once a process. The lake lies in the home folder or in an object store (`shared_files.py`); files are written and read on this machine in both cases.
+disk (`publishing.py`). Readers open only files that it lists, and verify their content, once a process. The lake lies in the home folder or
+in an object store (`shared_files.py`); files are written and read on this machine in both cases. What is of no more use goes by
+`sweeping.py`.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import re
-import shutil
 import sys
-import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -30,65 +28,79 @@ from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from smar_model.errors import InputError
-from smar_model.lake.contracts import Column, Contract, has_contract, load_contract
-from smar_model.lake.digests import digest_json, digest_rows_once, digests_once
-from smar_model.lake.process_identity import process_state, this_process
+from smar_model.lake.contracts import has_contract
+from smar_model.lake.digests import digest_json
+from smar_model.lake.output_digests import ListedFile, find_changes, top_of, verified_together
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
-    create_if_absent,
     fetch_files,
     files_in,
-    flush_files,
-    folders_in,
     is_file,
-    last_written,
-    make_folder,
     move_unchanged,
     read_bytes,
-    read_file,
     read_files,
     remove_file,
     remove_folder,
-    replace_file,
-    share_files,
     store,
 )
 from smar_model.settings import home
 
-ORPHAN_AGE_SECONDS = 7 * 24 * 3600
-"""An attempt whose process cannot be asked for (another host or PID namespace, before a restart) is swept after this long, and
-so is a damaged output."""
+Metrics = dict[str, Any]
+"""What a stage says of its output: figures and short texts by names of its own, as JSON holds them."""
 
 
 @with_config(OPEN)
-class _File(TypedDict):
-    bytes: int
+class Manifest(TypedDict):
+    """What an output was published with. Keys that may be left out are those that an earlier version did not write."""
 
-
-@with_config(OPEN)
-class _Manifest(TypedDict):
     stage: str
     key: str
     digest: str
+    """Of `content`."""
     content: dict[str, str]
+    """File, folder or table → its digest."""
+    inputs: NotRequired[dict[str, str]]
+    """Name of an input → its digest."""
+    settings: NotRequired[dict[str, object]]
+    """Section → its values."""
     made_by: NotRequired[str]
-    metrics: dict[str, Any]
+    metrics: Metrics
     attempt: str
-    files: dict[str, _File]
+    """Name of the folder that holds the files."""
+    files: dict[str, ListedFile]
     finished_at: IsoTime
+    seconds: NotRequired[float]
+    manifest_digest: NotRequired[str]
+    """Of all else."""
 
 
-@with_config(OPEN)
-class _ContractRecord(TypedDict):
-    version: int
-    columns: list[Column]
-
-
-_MANIFEST, _CONTRACT, _OWNER = TypeAdapter(_Manifest), TypeAdapter(_ContractRecord), TypeAdapter(dict[str, Any])
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def lake() -> Path:
     return home() / "lake"
+
+
+def manifest_path(stage: str, key: str) -> Path:
+    return lake() / stage / f"{key}.json"
+
+
+def damaged_folder(stage: str) -> Path:
+    return lake() / stage / "damaged"
+
+
+def contract_records() -> Path:
+    return lake() / "contracts"
+
+
+def checkpoint_stage(stage: str) -> str:
+    """Name under which a stage's checkpoints are published."""
+    return f"{stage}-checkpoint"
+
+
+def expiry_mark(place: Path, table: str) -> Path:
+    """The file that says that a table of an output has expired."""
+    return place / f".expired-{table}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +111,7 @@ class Artifact:
     key: str
     place: Path
     """Its folder on this machine, where some of its files may not have been fetched yet."""
-    manifest: dict[str, Any] = field(repr=False)
+    manifest: Manifest = field(repr=False)
 
     @property
     def folder(self) -> Path:
@@ -117,7 +129,7 @@ class Artifact:
         return self.manifest["digest"]
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Metrics:
         return self.manifest["metrics"]
 
     def file(self, name: str) -> Path:
@@ -141,7 +153,7 @@ class Artifact:
         Raises:
             DamagedOutput: one is gone or has changed.
         """
-        names = self.manifest["files"]
+        names = list(self.manifest["files"])
         if store() and not fetch:
             names = [name for name in names if (self.place / name).is_file()]
         self._verify(names)
@@ -159,55 +171,20 @@ class Artifact:
         return [self.place / name for name in names]
 
     def _verify(self, names: Iterable[str]) -> None:
-        names = list(self._verified_together(names))
+        files, content = self.manifest["files"], self.manifest["content"]
+        names = verified_together(names, files)
         if store():
             self._fetch(
-                name for name in names if not (self.place / name).is_file() and not self._is_expired(_top(name))
+                name for name in names if not (self.place / name).is_file() and not self._is_expired(top_of(name))
             )
-        problems = self._problems(names)
+        problems = find_changes(self.place, names, files, content)
         if problems and store():
             # What lies there may be whole where this machine's copy is not.
-            self._fetch(name for name in problems if not self._is_expired(_top(name)))
-            problems = self._problems(names)
+            self._fetch(name for name in problems if not self._is_expired(top_of(name)))
+            problems = find_changes(self.place, names, files, content)
         for name, problem in problems.items():
-            if not self._is_expired(_top(name)):
+            if not self._is_expired(top_of(name)):
                 raise DamagedOutput(self, problem)
-
-    def _verified_together(self, names: Iterable[str]) -> Iterable[str]:
-        """With those beside them where the manifest is of before it had a digest of each file: then only a whole folder or table can be
-        verified."""
-        names, listed = list(names), self.manifest["files"]
-        tops = {_top(name) for name in names if "sha256" not in listed[name]}
-        return {*names, *(name for name in listed if _top(name) in tops)} if tops else names
-
-    def _problems(self, names: Iterable[str]) -> dict[str, str]:
-        """Name of a file that is not as it was published → what is wrong with it."""
-        problems, listed, tops = dict[str, str](), dict[str, str](), set[str]()
-        for name in names:
-            entry, path = self.manifest["files"][name], self.place / name
-            if not path.is_file():
-                problems[name] = f"{path}: missing or damaged (there is no such file)"
-            elif (size := path.stat().st_size) != entry["bytes"]:
-                problems[name] = f"{path}: missing or damaged ({size} bytes, published were {entry['bytes']})"
-            elif "sha256" in entry:
-                listed[name] = entry["sha256"]
-            else:
-                tops.add(_top(name))
-        digests = digests_once(self.place / name for name in listed)
-        for (name, wanted), digest in zip(listed.items(), digests, strict=True):
-            if digest != wanted:
-                problems[name] = f"{self.place / name}: missing or damaged (its content is not what was published)"
-        for top in tops - {_top(name) for name in problems}:
-            names = [name for name in self.manifest["files"] if _top(name) == top]
-            files = [self.place / name for name in names]
-            try:
-                digest = _digest_top(top, files, dict(zip(files, digests_once(files), strict=True)), root=self.place)
-            except Exception:  # a damaged table fails in its own ways
-                digest = ""
-            if digest != self.manifest["content"][top]:
-                problem = f"{self.place / top}: missing or damaged (its content is not what was published)"
-                problems |= dict.fromkeys(names, problem)
-        return problems
 
     def _fetch(self, names: Iterable[str]) -> None:
         names = list(names)
@@ -222,7 +199,7 @@ class Artifact:
             raise
 
     def _is_expired(self, table: str) -> bool:
-        return has_contract(table) and is_file(_expiry_mark(self.place, table))
+        return has_contract(table) and is_file(expiry_mark(self.place, table))
 
 
 class DamagedOutput(InputError):
@@ -238,140 +215,6 @@ class DamagedOutput(InputError):
         return DamagedOutput, (self.artifact, self.problem)
 
 
-class Attempt:
-    """A private folder to write into, until `publish` makes it real or `discard` removes it."""
-
-    def __init__(self, stage: str, key: str) -> None:
-        self.stage, self.key = stage, key
-        self.id = uuid.uuid4().hex
-        self.folder = lake() / stage / "attempts" / self.id
-        make_folder(self.folder)
-        (self.folder / ".owner.json").write_text(json.dumps(this_process()), encoding="utf-8")
-        self.started = time.monotonic()
-
-    def publish(
-        self, *, metrics: dict[str, Any], inputs: dict[str, str], settings: dict[str, Any], made_by: str = ""
-    ) -> Artifact:
-        """List the files in a manifest and create it, unless another attempt was first: then that one is returned.
-
-        `made_by` is a digest of how it was made, whatever it was made of; `newest_artifact` finds it again by that.
-
-        Tables (sub-folders with Parquet files) must have a contract and agree with it.
-
-        Raises:
-            InputError: a table has no contract or differs from it, or its contract has changed incompatibly since it
-                was last published under the same version.
-        """
-        tops, contracts = _files_by_top(self.folder), []
-        for top, members in tops.items():
-            if (self.folder / top).is_dir() and any(m.suffix == ".parquet" for m in members):
-                contracts.append(load_contract(top))
-                contracts[-1].verify_files(members)
-                _refuse_incompatible(contracts[-1])
-        files = [file for members in tops.values() for file in members]
-        flush_files(files, root=self.folder)
-        digests = dict(zip(files, digests_once(files), strict=True))
-        content = {top: _digest_top(top, members, digests, root=self.folder) for top, members in tops.items()}
-        listed = {
-            str(file.relative_to(self.folder)): {"bytes": file.stat().st_size, "sha256": digest}
-            for file, digest in digests.items()
-        }
-        manifest = {
-            "stage": self.stage,
-            "key": self.key,
-            "digest": digest_json(content),
-            "content": content,
-            "inputs": inputs,
-            "settings": settings,
-            "made_by": made_by,
-            "metrics": metrics,
-            "attempt": self.id,
-            "files": listed,
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - self.started, 2),
-            "host": platform.node(),
-        }
-        # Read back first, as readers will digest what JSON has made of the metrics.
-        manifest["manifest_digest"] = digest_json(json.loads(json.dumps(manifest)))
-        path = manifest_path(self.stage, self.key)
-        share_files(self.folder / name for name in listed)
-        if not create_if_absent(path, json.dumps(manifest, indent=1, ensure_ascii=False)):
-            remove_folder(self.folder)
-        for contract in contracts:
-            columns = [column.model_dump(mode="json") for column in contract.columns]
-            record = json.dumps({"version": contract.version, "columns": columns}, indent=1, ensure_ascii=False)
-            kept = _contract_record(contract.table)
-            if not is_file(kept) or read_file(kept) != record:
-                replace_file(kept, record)
-        return load_artifact(self.stage, self.key)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def content_digests(folder: Path) -> dict[str, str]:
-    """Each file, folder and table of an output → its digest: a manifest's `content`, whose `digest_json` is the output's digest."""
-    tops = _files_by_top(folder)
-    files = [file for top, members in tops.items() if not has_contract(top) for file in members]
-    digests = dict(zip(files, digests_once(files), strict=True))
-    return {top: _digest_top(top, members, digests, root=folder) for top, members in tops.items()}
-
-
-def _digest_top(top: str, files: list[Path], digests: Mapping[Path, str], *, root: Path) -> str:
-    """`digest_rows` of a table; of anything else what `digest_files` makes of the digests of its files."""
-    if has_contract(top):
-        return digest_rows_once(files)
-    return digest_json(sorted((str(file.relative_to(root)), digests[file]) for file in files))
-
-
-def _top(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def _files_by_top(folder: Path) -> dict[str, list[Path]]:
-    tops: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and not _is_hidden(file.relative_to(folder)):
-            tops.setdefault(file.relative_to(folder).parts[0], []).append(file)
-    return tops
-
-
-def _is_hidden(relative: Path) -> bool:
-    """Spark's `_SUCCESS` and checksum files, and our own owner file."""
-    return any(part.startswith((".", "_")) for part in relative.parts)
-
-
-def _contract_record(table: str) -> Path:
-    return lake() / "contracts" / f"{table}.json"
-
-
-def _refuse_incompatible(contract: Contract) -> None:
-    path = _contract_record(contract.table)
-    if not is_file(path):
-        return
-    try:
-        record = parse_record(
-            read_bytes(path),
-            _CONTRACT,
-            path=path,
-            what_to_do="it is written anew from the table as it is published now",
-        )
-    except DamagedRecord as damaged:
-        say_once(str(damaged))
-        return
-    lines = contract.incompatibilities(record["columns"])
-    if lines and contract.version <= record["version"]:
-        raise InputError(
-            f"schemas/{contract.table}.yaml: differs incompatibly from version {record['version']}, which this lake holds "
-            f"({path}); undo the change, or make all readers fit and set `version: {record['version'] + 1}`:\n"
-            + "\n".join(f"  {line}" for line in lines)
-        )
-
-
-def manifest_path(stage: str, key: str) -> Path:
-    return lake() / stage / f"{key}.json"
-
-
 def find_artifact(stage: str, key: str) -> Artifact | None:
     """A finished output, if there is one. One whose manifest is damaged counts as not there, and is set aside to be made again."""
     try:
@@ -385,43 +228,44 @@ def find_whole_artifact(stage: str, key: str) -> Artifact | None:
 
     With an object store what this machine lacks of it is left for whoever reads it.
     """
+    then = "it is made again"
     try:
         artifact = find_artifact(stage, key)
-        if artifact:
-            artifact.verify_files(fetch=False)
     except DamagedOutput as damage:
-        set_aside(damage, "it is made again")
+        set_aside(damage, then)
         return None
-    return artifact
+    return artifact if artifact and is_whole(artifact, then, fetch=False) else None
 
 
-def is_whole(artifact: Artifact, then: str = "the work goes on without it") -> bool:
-    """Whether all files are as they were published; an output that is damaged is set aside."""
+def is_whole(artifact: Artifact, then: str = "the work goes on without it", *, fetch: bool = True) -> bool:
+    """Whether all files are as they were published; an output that is damaged is set aside. `fetch`: as in `Artifact.verify_files`."""
     try:
-        artifact.verify_files()
+        artifact.verify_files(fetch=fetch)
     except DamagedOutput as damage:
         set_aside(damage, then)
         return False
     return True
 
 
-def newest_artifact(stage: str, made_by: str, *, metrics: dict[str, Any] | None = None) -> Artifact | None:
+def newest_artifact(stage: str, made_by: str, *, metrics: Metrics | None = None) -> Artifact | None:
     """The last published one that was made in the same way and has these metrics, from whatever inputs; one that is damaged is set
     aside and passed over."""
-    alike = [
-        m
-        for m in _manifests(stage)[0]
-        if m.get("made_by") == made_by and (metrics or {}).items() <= m["metrics"].items()
-    ]
-    for manifest in sorted(alike, key=lambda manifest: (manifest["finished_at"], manifest["key"]), reverse=True):
-        try:
-            artifact = _artifact(manifest, stage, manifest["key"])
-        except DamagedOutput as damage:
-            set_aside(damage, "nothing of it is used again")
-            continue
-        if is_whole(artifact, "nothing of it is used again"):
-            return artifact
+    then, manifests = "nothing of it is used again", read_manifests(stage)[0]
+    for manifest in sorted(manifests, key=lambda manifest: (manifest["finished_at"], manifest["key"]), reverse=True):
+        if manifest.get("made_by") == made_by and (metrics or {}).items() <= manifest["metrics"].items():
+            artifact = _undamaged(manifest, then)
+            if artifact and is_whole(artifact, then):
+                return artifact
     return None
+
+
+def _undamaged(manifest: Manifest, then: str) -> Artifact | None:
+    """The output of a manifest; None where that is not what was published: then it is set aside."""
+    try:
+        return _artifact(manifest, manifest["stage"], manifest["key"])
+    except DamagedOutput as damage:
+        set_aside(damage, then)
+        return None
 
 
 def artifact_of(folder: Path, content: str) -> Artifact | None:
@@ -430,7 +274,7 @@ def artifact_of(folder: Path, content: str) -> Artifact | None:
     stage, _, attempt, *inner = folder.relative_to(lake()).parts
     found = [
         manifest
-        for manifest in _manifests(stage)[0]
+        for manifest in read_manifests(stage)[0]
         if (manifest["content"].get(inner[0]) if inner else manifest["digest"]) == content
     ]
     if not found:
@@ -493,19 +337,15 @@ def _load(stage: str, key: str) -> Artifact:
         raise named from None
 
 
-def damaged_folder(stage: str) -> Path:
-    return lake() / stage / "damaged"
-
-
-def _parse_manifest(content: bytes, path: Path) -> dict[str, Any]:
+def _parse_manifest(content: bytes, path: Path) -> Manifest:
     what_to_do = "what it lists counts as not there; the stage makes it again when it is run"
-    manifest = parse_record(content, _MANIFEST, path=path, what_to_do=what_to_do)
+    manifest: Manifest = parse_record(content, _MANIFEST, path=path, what_to_do=what_to_do)
     if not re.fullmatch(r"[\w-]+", manifest["attempt"]):
         raise DamagedRecord(path, f"attempt: {manifest['attempt']!r} names no folder", what_to_do)
     return manifest
 
 
-def _artifact(manifest: dict[str, Any], stage: str, key: str) -> Artifact:
+def _artifact(manifest: Manifest, stage: str, key: str) -> Artifact:
     """Raises DamagedOutput: the manifest is not what was published, or is that of another output."""
     place = lake() / stage / "attempts" / manifest["attempt"]
     artifact = Artifact(stage=stage, key=key, place=place, manifest=manifest)
@@ -522,7 +362,7 @@ def _artifact(manifest: dict[str, Any], stage: str, key: str) -> Artifact:
     return artifact
 
 
-def _manifests(stage: str) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
+def read_manifests(stage: str) -> tuple[list[Manifest], list[DamagedRecord]]:
     """Those of a stage's outputs, and what is wrong with those that cannot be read, which is said."""
     manifests, damaged = [], []
     for path, content in read_files(files_in(lake() / stage, ".json")).items():
@@ -541,23 +381,15 @@ def _manifests(stage: str) -> tuple[list[dict[str, Any]], list[DamagedRecord]]:
 
 def has_output(stage: str, digest: str) -> bool:
     """Whether the stage has an output of this content."""
-    return any(manifest["digest"] == digest for manifest in _manifests(stage)[0])
-
-
-def checkpoint_stage(stage: str) -> str:
-    """Name under which a stage's checkpoints are published."""
-    return f"{stage}-checkpoint"
+    return any(manifest["digest"] == digest for manifest in read_manifests(stage)[0])
 
 
 def find_checkpoints(stage: str) -> list[Artifact]:
     """Without those whose manifest is damaged, which are set aside."""
-    found = []
-    for manifest in _manifests(checkpoint_stage(stage))[0]:
-        try:
-            found.append(_artifact(manifest, checkpoint_stage(stage), manifest["key"]))
-        except DamagedOutput as damage:
-            set_aside(damage, "the work begins without it")
-    return found
+    found = (
+        _undamaged(manifest, "the work begins without it") for manifest in read_manifests(checkpoint_stage(stage))[0]
+    )
+    return list(filter(None, found))
 
 
 def remove_artifact(artifact: Artifact) -> None:
@@ -565,102 +397,3 @@ def remove_artifact(artifact: Artifact) -> None:
     remove_file(manifest_path(artifact.stage, artifact.key))
     with suppress(FileNotFoundError):  # another process is at it as well
         remove_folder(artifact.place)
-
-
-def _stage_folders() -> list[Path]:
-    return [folder for folder in folders_in(lake()) if folder != _contract_record("").parent]
-
-
-def sweep_orphans() -> int:
-    """Remove what is of no more use: folders of attempts that no manifest names and whose process is gone, and
-    checkpoints of outputs that are finished; returns how many.
-
-    Folders stay that a manifest names which was set aside: a release may still answer from one. Where such a manifest does not even tell
-    its folder, all folders of the stage stay.
-    """
-    swept = 0
-    for folder in _stage_folders():
-        # Before the manifests are read: what is published meanwhile is among those.
-        here = list((folder / "attempts").glob("*"))
-        shared = folders_in(folder / "attempts") if store() else []
-        named = _named_attempts(folder.name)
-        for orphan in (path for path in here if named is not None and path.name not in named):
-            if not _is_alive(orphan):
-                shutil.rmtree(orphan, ignore_errors=True)
-                swept += 1
-        for orphan in (path for path in shared if named is not None and path.name not in named):
-            if time.time() - last_written(orphan) > ORPHAN_AGE_SECONDS:
-                remove_folder(orphan)
-                swept += 1
-        stage = folder.name.removesuffix(checkpoint_stage(""))
-        if stage != folder.name:
-            for checkpoint in find_checkpoints(stage):
-                if (of := checkpoint.metrics.get("of")) and is_file(manifest_path(stage, of)):
-                    remove_artifact(checkpoint)
-                    swept += 1
-    return swept
-
-
-def _named_attempts(stage: str) -> set[str] | None:
-    """Attempts that a manifest names, damaged ones among them; None where one does not tell."""
-    manifests, damaged = _manifests(stage)
-    named: set[str] | None = {manifest["attempt"] for manifest in manifests} | _set_aside_lately(lake() / stage)
-    aside = [*(Path(record.path) for record in damaged), *files_in(damaged_folder(stage), ".json")]
-    for path, content in read_files(aside).items():
-        # All that is left of most: a file is cut at its end, and the list of files stands there.
-        attempts = re.findall(rb'"attempt": ?"([\w-]+)"', content)
-        if not attempts:
-            say_once(
-                f"{path}: does not tell which folder of {lake() / stage / 'attempts'} it listed, so none of them is swept; "
-                "delete it once no release needs that output"
-            )
-            named = None
-        elif named is not None:
-            named |= {attempt.decode() for attempt in attempts}
-    return named
-
-
-def _set_aside_lately(folder: Path) -> set[str]:
-    """Attempts whose output was set aside and is still kept; what has been long enough is forgotten, and its files are orphans."""
-    attempts = set()
-    for record in folders_in(folder / "damaged"):
-        if time.time() - last_written(record) > ORPHAN_AGE_SECONDS:
-            remove_folder(record)
-        else:
-            attempts.add(record.name.rpartition(".")[2])
-    return attempts
-
-
-def sweep_expired() -> int:
-    """Remove tables that were published longer ago than their contract's `retention_days`; returns how many.
-
-    The output stays and is found as before, but the table reads as empty.
-    """
-    swept = 0
-    for folder in _stage_folders():
-        for manifest in _manifests(folder.name)[0]:
-            age = datetime.now(UTC) - datetime.fromisoformat(manifest["finished_at"])
-            for table in filter(has_contract, manifest["content"]):
-                days, place = load_contract(table).retention_days, folder / "attempts" / manifest["attempt"]
-                mark = _expiry_mark(place, table)
-                if days and age > timedelta(days=days) and ((place / table).is_dir() or not is_file(mark)):
-                    replace_file(mark, "")  # first: a table that is half removed is none
-                    remove_folder(place / table)
-                    swept += 1
-    return swept
-
-
-def _expiry_mark(folder: Path, table: str) -> Path:
-    return folder / f".expired-{table}"
-
-
-def _is_alive(folder: Path) -> bool:
-    try:
-        owner = _OWNER.validate_json((folder / ".owner.json").read_bytes())
-    except (OSError, ValueError):
-        owner = {}
-    state = process_state(owner)
-    if state == "unknown":
-        with suppress(FileNotFoundError):
-            return time.time() - folder.stat().st_mtime < ORPHAN_AGE_SECONDS
-    return state == "alive"

@@ -51,6 +51,7 @@ class EarlierModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oracle(EarlierModel):
+    run: str
     truth: str
     """What it was told: `visible` or `all`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import uuid
@@ -11,15 +12,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.durable_files import guarded
 from smar_model.lake.process_identity import process_state, this_process
 from smar_model.lake.records import OPEN, DamagedRecord, parse_record
-from smar_model.lake.shared_files import draw_number, guarded, last_number, read_to_replace, replace_unchanged, store
+from smar_model.lake.shared_files import read_to_replace, replace_unchanged, store
 
 POLL_SECONDS = 0.2
 LONGEST_SECONDS = 3_600.0
@@ -27,7 +28,9 @@ LONGEST_SECONDS = 3_600.0
 
 
 @with_config(OPEN)
-class _Holder(TypedDict):
+class Holder(TypedDict):
+    """What a lock's file says of who holds it."""
+
     token: str
     pid: int
     host: str
@@ -35,7 +38,7 @@ class _Holder(TypedDict):
     expires_at: float
 
 
-_HOLDER = TypeAdapter(_Holder)
+_HOLDER = TypeAdapter(Holder)
 _held: ContextVar[tuple[Lease, ...]] = ContextVar("held leases", default=())
 
 
@@ -56,10 +59,10 @@ class Lease:
         """
         holder, _ = _holder(read_to_replace(self.path)[0], self.path)
         is_ours = holder is not None and holder["token"] == self.token and holder["expires_at"] >= time.time()
-        if not is_ours or last_number(self.path) > self.number:
+        if not is_ours or _last_number(read_to_replace(_numbers(self.path))[0]) > self.number:
             raise InputError(f"{self.path}: the lease ran out before the change was made; run the command again")
 
-    def take(self) -> dict[str, Any] | None:
+    def take(self) -> Holder | None:
         """Write our name into the lock, anew where it is there; returns the holder where it is somebody else's."""
         while True:
             content, known_by = read_to_replace(self.path)
@@ -84,7 +87,7 @@ class Lease:
                     print(f"{self.path.name}: {why}", flush=True)
                 if not is_renewed:
                     # Only now, so that none is drawn by who does not get the lock.
-                    self.number = draw_number(self.path)
+                    self.number = _draw_number(self.path)
                 return None
 
     def give_back(self) -> None:
@@ -160,11 +163,30 @@ def renewed(lease: Lease) -> Iterator[None]:
         thread.join()
 
 
-def describe(holder: dict[str, Any]) -> str:
+def _numbers(path: Path) -> Path:
+    """The file that keeps the last number that was drawn for a lock."""
+    return path.with_name(f"{path.name}.number")
+
+
+def _last_number(content: bytes) -> int:
+    return int(content) if re.fullmatch(rb"\d{1,18}", content) else 0
+
+
+def _draw_number(path: Path) -> int:
+    """A number for a holder of a lock, larger than all that were drawn for it before. Should the file that keeps the last one be lost
+    or damaged, the clock still is ahead of it: numbers are milliseconds since the epoch, at least."""
+    while True:
+        old, known_by = read_to_replace(_numbers(path))
+        number = max(_last_number(old) + 1, time.time_ns() // 1_000_000)
+        if replace_unchanged(_numbers(path), str(number), known_by):
+            return number
+
+
+def describe(holder: Holder) -> str:
     return f"process {holder['pid']} on {holder['host']}"
 
 
-def _holder(content: bytes, path: Path) -> tuple[dict[str, Any] | None, str | None]:
+def _holder(content: bytes, path: Path) -> tuple[Holder | None, str | None]:
     """Who holds the lock; and what is wrong with its file, by which nobody can be told to hold it."""
     if not content:
         return None, None

@@ -1,4 +1,4 @@
-"""An object store by URL: named objects with conditional writes, copied from and to files.
+"""Files that machines share in an object store, by its URL: conditional writes, copies from and to files.
 
 S3, Google's and Azure's stores through obstore, which knows create-if-absent and compare-and-swap of all three. Credentials and address come
 from the environment, as the stores' own tools take them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …).
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.durable_files import HomeFolder, flush, replace_plain_file
 from smar_model.lake.process_identity import temporary_beside
+from smar_model.settings import home
 
 SCHEMES = ("s3://", "gs://", "az://")
 TRANSFERS = 8
@@ -43,16 +45,11 @@ class Version:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    name: str
-    bytes: int
-    modified: datetime
-
-
 class ObjectStore:
-    """Objects below one URL. Every method raises InputError where the store refuses, and NoAnswer where it cannot be reached, after
-    bounded retries."""
+    """`SharedFiles` in an object store, of which a machine's home folder holds copies: objects below one URL have the names of files there.
+
+    Every method raises InputError where the store refuses, and NoAnswer where it cannot be reached, after bounded retries.
+    """
 
     def __init__(self, url: str) -> None:
         if not url.startswith(SCHEMES):
@@ -64,38 +61,31 @@ class ObjectStore:
         except BaseError as error:
             raise InputError(f"SMAR_STORE={url!r}: {_first_line(error)}") from error
 
-    def read(self, name: str) -> tuple[bytes, Version] | None:
+    def read(self, path: Path) -> tuple[bytes, Version] | None:
         """Content and version; None where there is none."""
         with self._told():
             try:
-                found = obstore.get(self._store, name)
+                found = obstore.get(self._store, _name(path))
             except FileNotFoundError:
                 return None
             return bytes(found.bytes()), Version(found.meta["e_tag"], found.meta["version"])
 
-    def read_many(self, names: Iterable[str]) -> list[bytes | None]:
-        with ThreadPoolExecutor(2 * TRANSFERS) as pool:
-            return [found and found[0] for found in pool.map(self.read, names)]
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Put an object in one step; False where there is one of other content: what several may create must tell who did."""
-        return self.swap(name, content, Version())
-
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, path: Path, content: bytes) -> None:
         with self._told():
-            obstore.put(self._store, name, content, use_multipart=False)
+            obstore.put(self._store, _name(path), content, use_multipart=False)
 
-    def swap(self, name: str, content: bytes, old: Version) -> bool:
-        """Put an object where it still is as it was read; False where somebody was first."""
+    def swap(self, path: Path, content: bytes, old: Version) -> bool:
+        """Put an object where it still is as it was read, or still is not there; False where somebody was first with other content: what
+        several may create must tell who did."""
         mode: Any = {n: v for n, v in (("e_tag", old.e_tag), ("version", old.version)) if v} or "create"
         with self._told():
             try:
-                obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+                obstore.put(self._store, _name(path), content, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
                 if mode == "create" and isinstance(error, FileNotFoundError):  # there is no such bucket
                     raise
                 # A first try may have arrived although its answer was lost: then it is ours that stands there.
-                now = self.read(name)
+                now = self.read(path)
                 return now is not None and now[0] == content
         return True
 
@@ -105,79 +95,126 @@ class ObjectStore:
         Raises:
             InputError: one of them fails, or the store overwrites where it was told not to.
         """
-        name = f"probes/{uuid.uuid4().hex}"
+        probe = home() / "probes" / uuid.uuid4().hex
         try:
-            created = self.create(name, b"first")
-            found = self.read(name)
+            created = self.swap(probe, b"first", Version())
+            found = self.read(probe)
             if not created or found is None or found[0] != b"first":
                 raise InputError(f"{self.url}: an object that was written is not read back")
-            if self.create(name, b"second") or self.swap(name, b"second", Version("other")):
+            if self.swap(probe, b"second", Version()) or self.swap(probe, b"second", Version("other")):
                 raise InputError(
                     f"{self.url}: the store ignores conditional puts (If-None-Match, If-Match), which publishing needs; take another store"
                 )
         finally:
-            self.delete([name])
+            self._delete([probe])
 
-    def exists(self, name: str) -> bool:
+    def is_file(self, path: Path) -> bool:
         with self._told():
             try:
-                obstore.head(self._store, name)
+                obstore.head(self._store, _name(path))
             except FileNotFoundError:
                 return False
         return True
 
-    def within(self, folder: str) -> Iterator[Entry]:
-        """All objects below a folder."""
-        with self._told():
-            for page in obstore.list(self._store, f"{folder}/"):
-                for found in page:
-                    yield Entry(found["path"], found["size"], found["last_modified"])
+    def read_bytes(self, path: Path) -> bytes:
+        content = self.read(path)
+        if content is None:
+            raise FileNotFoundError(f"{self.url}/{_name(path)}")
+        return content[0]
 
-    def directly_in(self, folder: str) -> tuple[list[str], list[str]]:
-        """Names of the objects in a folder, and of the folders in it."""
-        with self._told():
-            found = obstore.list_with_delimiter(self._store, f"{folder}/")
-            return sorted(o["path"] for o in found["objects"]), sorted(found["common_prefixes"])
+    def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
+        paths = list(paths)
+        with ThreadPoolExecutor(2 * TRANSFERS) as pool:
+            return {path: found[0] for path, found in zip(paths, pool.map(self.read, paths), strict=True) if found}
 
-    def upload(self, files: Mapping[str, Path]) -> None:
-        def send(name: str, path: Path) -> None:
+    def create_if_absent(self, path: Path, text: str) -> bool:
+        is_first = self.swap(path, text.encode(), Version())
+        if is_first:
+            replace_plain_file(path, text)
+        return is_first
+
+    def replace_file(self, path: Path, text: str) -> None:
+        self.put(path, text.encode())
+        replace_plain_file(path, text)
+
+    def read_to_replace(self, path: Path) -> tuple[bytes, Version]:
+        return self.read(path) or (b"", Version())
+
+    def replace_unchanged(self, path: Path, text: str, known_by: Version) -> bool:
+        return self.swap(path, text.encode("utf-8", "surrogateescape"), known_by)
+
+    def move_unchanged(self, path: Path, to: Path, content: bytes) -> bool:
+        now = self.read(path)
+        # Emptied first, so that one of several does it.
+        if now is None or now[0] != content or (content and not self.swap(path, b"", now[1])):
+            return False
+        self.put(to, content)
+        self.remove_file(path)
+        return True
+
+    def listed(self, folder: Path) -> tuple[list[Path], list[Path]]:
+        with self._told():
+            found = obstore.list_with_delimiter(self._store, f"{_name(folder)}/")
+        files, folders = sorted(each["path"] for each in found["objects"]), sorted(found["common_prefixes"])
+        return [home() / name for name in files], [home() / name for name in folders]
+
+    def _within(self, folder: Path) -> Iterator[Any]:
+        """What the store says of all objects below a folder."""
+        with self._told():
+            for page in obstore.list(self._store, f"{_name(folder)}/"):
+                yield from page
+
+    def sizes(self, folder: Path) -> dict[Path, int]:
+        return {home() / found["path"]: found["size"] for found in self._within(folder)}
+
+    def last_written(self, folder: Path) -> float:
+        return max((found["last_modified"].timestamp() for found in self._within(folder)), default=0.0)
+
+    def share_files(self, paths: Iterable[Path]) -> None:
+        def send(path: Path) -> None:
             with self._told():
-                obstore.put(self._store, name, path)
+                obstore.put(self._store, _name(path), path)
 
         with ThreadPoolExecutor(TRANSFERS) as pool:
-            list(pool.map(send, files.keys(), files.values()))
+            list(pool.map(send, paths))
 
-    def download(self, files: Mapping[str, Path]) -> None:
-        """Copy objects to files, each of which appears whole or not at all.
-
-        Raises:
-            InputError: one is not there.
-        """
-
-        def fetch(name: str, path: Path) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = temporary_beside(path)
-            try:
-                with self._told():
-                    try:
-                        found = obstore.get(self._store, name)
-                    except FileNotFoundError:
-                        raise InputError(f"{self.url}/{name}: missing; run the stage that made it again") from None
-                    with temporary.open("wb") as file:
-                        for chunk in found.stream(min_chunk_size=8 * 2**20):
-                            file.write(chunk)
-                        file.flush()
-                        os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-
+    def fetch_files(self, paths: Iterable[Path]) -> None:
+        paths = list(paths)
         with ThreadPoolExecutor(TRANSFERS) as pool:
-            list(pool.map(fetch, files.keys(), files.values()))
+            list(pool.map(self._fetch, paths))
+        for folder in {path.parent for path in paths}:
+            flush(folder)
 
-    def delete(self, names: Iterable[str]) -> None:
+    def _fetch(self, path: Path) -> None:
+        """Copy an object to a file, which appears whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(path)
+        try:
+            with self._told():
+                try:
+                    found = obstore.get(self._store, _name(path))
+                except FileNotFoundError:
+                    raise InputError(f"{self.url}/{_name(path)}: missing; run the stage that made it again") from None
+                with temporary.open("wb") as file:
+                    for chunk in found.stream(min_chunk_size=8 * 2**20):
+                        file.write(chunk)
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove_file(self, path: Path) -> None:
+        self._delete([path])
+        path.unlink(missing_ok=True)
+
+    def remove_folder(self, folder: Path) -> None:
+        self._delete(self.sizes(folder))
+        HomeFolder().remove_folder(folder)
+
+    def _delete(self, paths: Iterable[Path]) -> None:
         with self._told(), suppress(FileNotFoundError):
-            obstore.delete(self._store, list(names))
+            obstore.delete(self._store, list(map(_name, paths)))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -191,6 +228,10 @@ class ObjectStore:
             ) from error
         except BaseError as error:
             raise NoAnswer(f"{self.url}: the object store does not answer ({_first_line(error)})") from error
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(home()).as_posix()
 
 
 def _first_line(error: Exception) -> str:

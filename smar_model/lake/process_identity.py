@@ -14,7 +14,9 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 _ENDED = {"Z", "X"}
 """States in /proc of a process that runs no more: one whose parent has not asked for its exit code is there still."""
@@ -22,17 +24,28 @@ _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{32}|([0-9a-f]+)-([0-9a-f]+)-([0-9a-f
 _count = itertools.count()
 
 
-def this_process() -> dict[str, Any]:
-    """`host`, `pid`, `boot` (the kernel's boot id), `pid_namespace` (its inode) and `started` (clock ticks since the boot); the last
-    three only where the system tells them."""
-    found: dict[str, Any] = {"host": platform.node(), "pid": os.getpid()}
+class Process(TypedDict):
+    """What a process is known by; the last three only where the system tells them, and earlier versions of SMAR wrote none of them."""
+
+    host: str
+    pid: int
+    boot: NotRequired[str]
+    """The kernel's boot id."""
+    pid_namespace: NotRequired[int | None]
+    """Its inode."""
+    started: NotRequired[int]
+    """Clock ticks since the boot."""
+
+
+def this_process() -> Process:
+    found = Process(host=platform.node(), pid=os.getpid())
     boot, started = _boot(), _start("self")
     if boot and started:
         found |= {"boot": boot, "pid_namespace": _pid_namespace(), "started": started[0]}
     return found
 
 
-def process_state(process: Mapping[str, Any]) -> Literal["alive", "gone", "unknown"]:
+def process_state(process: Mapping[str, object]) -> Literal["alive", "gone", "unknown"]:
     """Whether a process runs that `this_process` has described.
 
     Where an earlier version of SMAR wrote it, with host and PID alone, these are asked for, which is right but for namespaces.
@@ -73,10 +86,10 @@ def writer_state(name: str) -> Literal["alive", "gone", "unknown"]:
     if match is None or match[1] is None or match[3] != _machine(here):
         return "unknown"
     started = {"started": int(match[2], 16)} if "started" in here else {}
-    return process_state(here | {"pid": int(match[1], 16)} | started)
+    return process_state({**here, "pid": int(match[1], 16), **started})
 
 
-def _machine(process: Mapping[str, Any]) -> str:
+def _machine(process: Process) -> str:
     """Digest of all in which the processes of one boot and namespace are alike."""
     return sha256(repr([process.get(n) for n in ("host", "boot", "pid_namespace")]).encode()).hexdigest()[:8]
 

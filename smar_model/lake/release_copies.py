@@ -10,11 +10,12 @@ from urllib.parse import unquote, urlparse
 
 from smar_model.errors import InputError, first_line
 from smar_model.lake.artifacts import artifact_of, lake
+from smar_model.lake.durable_files import flush, flush_files
 from smar_model.lake.earlier_outputs import EarlierModel, SearchableModel
 from smar_model.lake.process_identity import temporary_beside
 from smar_model.lake.release_manifest import WITHIN_VERSION, content_digest, model_content_digest
 from smar_model.lake.runs import Run
-from smar_model.lake.shared_files import complete_folder, flush, flush_files
+from smar_model.lake.shared_files import complete_folder
 from smar_model.settings import home
 from smar_model.url_secrets import mask_secrets
 

@@ -24,9 +24,10 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from smar_model.errors import InputError, first_line
-from smar_model.lake.artifacts import content_digests, has_output
+from smar_model.lake.artifacts import has_output
 from smar_model.lake.digests import digest_bytes, digest_json, digests_once
 from smar_model.lake.earlier_outputs import Release
+from smar_model.lake.output_digests import content_digests
 from smar_model.lake.records import say_once
 from smar_model.lake.runs import load_run, parse_state, run_folder
 from smar_model.lake.shared_files import read_bytes, read_file, replace_file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import os
 import platform
@@ -18,16 +17,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from filelock import FileLock, Timeout
+
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, DamagedOutput, find_whole_artifact, set_aside
-from smar_model.lake.digests import digest_file, digest_files, digest_json
+from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
+from smar_model.lake.digests import digest_json
+from smar_model.lake.durable_files import named_in_errors
 from smar_model.lake.earlier_outputs import CatalogueOutput, EarlierModel
 from smar_model.lake.lease import Lease, describe, renewed
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
-from smar_model.lake.shared_files import named_in_errors, share_files, store
-from smar_model.settings import REPOSITORY, Settings, home
+from smar_model.lake.shared_files import share_files, store
+from smar_model.lake.stage_code import code_version
+from smar_model.settings import Settings, home
 
 LEASE_SECONDS = 60.0
 """How long a stage of a killed process on another machine is waited for."""
@@ -40,8 +44,8 @@ T = TypeVar("T")
 class Stage:
     """One box of the pipeline.
 
-    Its key, under which a finished output is found again, is made of its own code, the contents of its inputs,
-    the settings it reads, the lock, and the run's days where `dated`.
+    Its key, under which a finished output is found again, is made of its code and the locked versions of what that imports
+    (`stage_code.py`), the contents of its inputs, the settings it reads, and the run's days where `dated`.
     """
 
     name: str
@@ -55,8 +59,6 @@ class Stage:
     raw: tuple[str, ...] = ()
     """Files of the shop that it reads: items, pictures, click_log, judgments_and_truth."""
     settings: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
-    """Files and folders whose contents are the stage's version."""
     dated: bool = True
     mended: str | None = None
     """`module:function`, which takes a finished output and a run: whether it may lack something that could not be had when it was made
@@ -81,7 +83,7 @@ class StageContext:
     key: str
     """Of the output that is being made."""
     made_by: str = ""
-    """Digest of the code, the lock, the settings that it reads and the shop's place: an earlier output of the same
+    """Digest of the code, the locked versions, the settings that it reads and the shop's place: an earlier output of the same
     stage with the same digest holds what this one would make of the same inputs."""
     report: Callable[[str], None] = field(default=lambda message: None)
     """Called with a line of progress for people."""
@@ -234,18 +236,19 @@ def _locked(stage: Stage, run: Run) -> Iterator[None]:
     """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
     run.folder.mkdir(parents=True, exist_ok=True)
     path = run.folder / f"{stage.name}.lock"
-    with path.open("a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode("utf-8", errors="replace")
-            print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = path.read_text(encoding="utf-8", errors="replace")
+        print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
+        lock.acquire()
+    try:
         with named_in_errors(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
+    finally:
+        lock.release()
 
 
 def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:
@@ -255,12 +258,14 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     try:
         artifact = run.base_output(stage.name) if stage.base == "taken" else None
         taken_from = run.base.run if run.base and artifact else None
+        parts = None
         if artifact:
             key = artifact.key
             artifact.verify_files(fetch=False)
         else:
             inputs = stage_inputs(stage, run)
-            key = digest_json(key_parts(stage, run, inputs))
+            parts = key_parts(stage, run, inputs)
+            key = digest_json(parts)
             artifact = find_whole_artifact(stage.name, key)
             while artifact and stage.mended and _function(stage.mended)(artifact, run):
                 key = digest_json([key, "mended"])
@@ -309,6 +314,7 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         seconds=seconds,
         metrics=artifact.metrics | ({"taken_from": taken_from} if taken_from else {}),
         folder=str(artifact.place),
+        made_of=parts,
     )
     how = f"taken from run {taken_from}" if taken_from else "reused" if reused else "finished"
     print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)
@@ -374,31 +380,17 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, 
     }
     return {
         "stage": stage.name,
-        "code": digest_code(stage.code),
+        **code_version(stage.name),
         "inputs": {name: artifact.digest for name, artifact in inputs.items()},
         "raw": {name: raw[name]() for name in stage.raw},
         "settings": {name: run.settings.section(name) for name in stage.settings},
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
         "rivals": {n: v.model_digest for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
         "release": release.digests if release else None,
-        "lock": digest_file(REPOSITORY / "requirements.lock"),
     }
 
 
 def digest_making(stage: Stage, run: Run) -> str:
     """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, and the shop's place."""
     settings = {name: run.settings.section(name) for name in stage.settings}
-    lock = digest_file(REPOSITORY / "requirements.lock")
-    return digest_json([digest_code(stage.code), lock, settings, str(run.settings.shop_root)])
-
-
-def digest_code(paths: tuple[str, ...]) -> str:
-    files = []
-    for name in paths:
-        path = REPOSITORY / name
-        files += (
-            sorted(f for f in path.rglob("*") if f.suffix in {".py", ".sql", ".yaml", ".j2"})
-            if path.is_dir()
-            else [path]
-        )
-    return digest_files(files, root=REPOSITORY)
+    return digest_json([code_version(stage.name), settings, str(run.settings.shop_root)])

@@ -8,22 +8,16 @@ encodes each picture once.
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from smar_model.data.text_tokens import NUMBERS_FILE
 from smar_model.errors import InputError
-from smar_model.lake.digests import digest_files
 from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores
@@ -39,7 +33,7 @@ from smar_model.network.towers import (
     train_part,
 )
 from smar_model.network.variants import find_variant
-from smar_model.settings import Network, Pictures
+from smar_model.settings import Network
 
 SEGMENTS = ("title", "category", "brand", "attributes")
 
@@ -126,36 +120,17 @@ class RetrievalModel(nn.Module):
 
     def __init__(self, shape: Shape, *, load_pretrained: bool = False) -> None:
         super().__init__()
-        network = shape.network
-        text = network.text
+        network, text = shape.network, shape.network.text
         self.shape = shape
         self.variant = find_variant(network)
-
-        def text_tower(length: int, segments: int, layers: int) -> nn.Module:
-            if shape.text_encoder:
-                config = AutoConfig.for_model(**shape.text_encoder)
-                name = text.pretrained if load_pretrained else None
-                tower = PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
-                train_part(tower.encoder, text.trained, text.last_blocks)
-                return tower
-            words = self.variant.text_tower == "words"
-            # Cross-attention is asked by each word.
-            kind = MeanOfWords if words and self.variant.fusion != "cross_attention" else TextTower
-            return kind(
-                vocabulary=shape.vocabulary,
-                length=length,
-                segments=segments,
-                width=text.width,
-                heads=text.heads,
-                layers=0 if words else layers,
-                dropout=network.dropout,
-            )
-
-        self.query_tower = text_tower(shape.query_length, 1, text.query_layers)
+        # The order of what follows is that of the draws: another one would begin with other weights.
+        self.query_tower = self._text_tower(shape.query_length, 1, text.query_layers, load_pretrained=load_pretrained)
         self.query_projection = Projection(text.width, network.dimension)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
         self.register_buffer("header_temperature", torch.tensor(1.0))
-        self.item_text_tower = text_tower(shape.item_length, len(SEGMENTS), text.item_layers)
+        self.item_text_tower = self._text_tower(
+            shape.item_length, len(SEGMENTS), text.item_layers, load_pretrained=load_pretrained
+        )
         # Queries and item texts share words and projection, so that lexical match is where learning begins.
         self.text_projection = self.query_projection
         if isinstance(self.query_tower, TextTower) and isinstance(self.item_text_tower, TextTower):
@@ -164,35 +139,8 @@ class RetrievalModel(nn.Module):
             Projection(text.width, network.dimension) for _ in range(self.variant.heads - 1)
         )
         if self.variant.fusion:
-            if network.frames > 1 and not self.vision_locked:
-                raise InputError(
-                    f"network.frames {network.frames}: several pictures at once need a vision encoder that is adapted and "
-                    "locked (network.vision.adapted: true, trained: locked); or set frames to 1"
-                )
-            self.vision: PictureDescriptors | PictureEncoder
-            if self.variant.descriptors:
-                self.vision = PictureDescriptors(shape.picture_height, shape.picture_width)
-            else:
-                self.vision = make_picture_encoder(
-                    network,
-                    architecture=None if load_pretrained else shape.vision_encoder,
-                    height=shape.picture_height,
-                    width=shape.picture_width,
-                )
-                if network.vision.trained == "partly":
-                    train_part(self.vision.encoder, "partly", network.vision.last_blocks)
-            sizes = {"channels": self.vision.channels, "patches": self.vision.patches, "frames": network.frames}
-            self.image_tower: ImageTower | PlacedImageTower
-            if self.variant.image_tower == "placed":
-                self.image_tower = PlacedImageTower(**sizes, width=text.width, dropout=network.dropout)
-            else:
-                self.image_tower = ImageTower(
-                    **sizes,
-                    width=text.width,
-                    heads=text.heads,
-                    layers=network.image_layers,
-                    dropout=network.dropout,
-                )
+            self.vision = self._vision(load_pretrained=load_pretrained)
+            self.image_tower = self._image_tower()
             self.image_projection = Projection(text.width, network.dimension)
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
             # S_m begins as S_t (fusion adds nothing at first) and learns what pictures add.
@@ -205,6 +153,55 @@ class RetrievalModel(nn.Module):
         if self.variant.reranker:
             self.reranker = Reranker(network.dimension)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+
+    def _text_tower(self, length: int, segments: int, layers: int, *, load_pretrained: bool) -> nn.Module:
+        text = self.shape.network.text
+        if self.shape.text_encoder:
+            config = AutoConfig.for_model(**self.shape.text_encoder)
+            name = text.pretrained if load_pretrained else None
+            tower = PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
+            train_part(tower.encoder, text.trained, text.last_blocks)
+            return tower
+        words = self.variant.text_tower == "words"
+        # Cross-attention is asked by each word.
+        kind = MeanOfWords if words and self.variant.fusion != "cross_attention" else TextTower
+        return kind(
+            vocabulary=self.shape.vocabulary,
+            length=length,
+            segments=segments,
+            width=text.width,
+            heads=text.heads,
+            layers=0 if words else layers,
+            dropout=self.shape.network.dropout,
+        )
+
+    def _vision(self, *, load_pretrained: bool) -> PictureDescriptors | PictureEncoder:
+        shape, network = self.shape, self.shape.network
+        if network.frames > 1 and not self.vision_locked:
+            raise InputError(
+                f"network.frames {network.frames}: several pictures at once need a vision encoder that is adapted and "
+                "locked (network.vision.adapted: true, trained: locked); or set frames to 1"
+            )
+        if self.variant.descriptors:
+            return PictureDescriptors(shape.picture_height, shape.picture_width)
+        vision = make_picture_encoder(
+            network,
+            architecture=None if load_pretrained else shape.vision_encoder,
+            height=shape.picture_height,
+            width=shape.picture_width,
+        )
+        if network.vision.trained == "partly":
+            train_part(vision.encoder, "partly", network.vision.last_blocks)
+        return vision
+
+    def _image_tower(self) -> ImageTower | PlacedImageTower:
+        network, text = self.shape.network, self.shape.network.text
+        sizes = {"channels": self.vision.channels, "patches": self.vision.patches, "frames": network.frames}
+        if self.variant.image_tower == "placed":
+            return PlacedImageTower(**sizes, width=text.width, dropout=network.dropout)
+        return ImageTower(
+            **sizes, width=text.width, heads=text.heads, layers=network.image_layers, dropout=network.dropout
+        )
 
     @property
     def scale(self) -> Tensor:
@@ -258,15 +255,9 @@ class RetrievalModel(nn.Module):
         return self.multimodal_projection(*self.fusion(text, image, text_mask, image_mask))
 
     def confidence(self, text: Tensor, text_mask: Tensor, image: Tensor, image_mask: Tensor | None = None) -> Tensor:
-        """c(item), how much its picture counts, from the states of both: (B,), 1 for a variant without it."""
-        if not self.variant.item_confidence:
-            return text.new_ones(len(text))
+        """c(item), how much its picture counts, from the states of both: (B,). For a variant with item confidence."""
         both = torch.cat(pooled(text, image, text_mask, image_mask), dim=-1)
         return self.confidence_head(both).squeeze(-1).sigmoid()
-
-    def rerank(self, queries: Tensor, texts: Tensor, images: Tensor) -> Tensor:
-        """Scores of queries Q (B, D) with items S_t, S_i (N, D) by the fusion that sees the query → (B, N)."""
-        return self.reranker(queries, texts, images)
 
     def picture_patches(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), 0–1, to patch tokens (B, P, C)."""
@@ -288,71 +279,3 @@ class RetrievalModel(nn.Module):
         if self.variant.routing == "none":
             return torch.full_like(logits, float(self.variant.fusion is not None))
         return (logits >= 0).float() if self.variant.routing == "hard" else logits.sigmoid()
-
-
-def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path, numbers_file: Path | None = None) -> None:
-    """Write weights.safetensors, network.json, tokenizer.json, catalogue_numbers.txt (if any): all that search needs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Each name keeps its own copy of what towers share: the library's own way of naming shared weights once is not the
-    # same at every saving, and equal weights must be equal files.
-    weights = {name: weight.detach().clone().contiguous() for name, weight in model.state_dict().items()}
-    save_file(weights, folder / "weights.safetensors")
-    content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
-    (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
-    if numbers_file:
-        (folder / NUMBERS_FILE).write_bytes(numbers_file.read_bytes())
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of a model's files, equal to `content["model"]` in the manifest of the stage that published it."""
-    return digest_files([f for f in folder.iterdir() if f.is_file()], root=folder.parent)
-
-
-def load_model(folder: Path) -> RetrievalModel:
-    """Read a model that `save_model` wrote, in evaluation mode.
-
-    Raises:
-        InputError: a file is missing or does not fit the others.
-    """
-    try:
-        content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-        shape = Shape(**content | {"network": Network.model_validate(content["network"])})
-        model = RetrievalModel(shape)
-        # A model from before there was a temperature has none.
-        older = {"header_temperature": model.header_temperature}
-        model.load_state_dict(older | load_file(folder / "weights.safetensors"))
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise InputError(f"{folder}: not a whole model (weights.safetensors, network.json): {error}") from error
-    return model.eval()
-
-
-def new_model(
-    network: Network, *, vocabulary: int, query_length: int, item_length: int, pictures: Pictures
-) -> RetrievalModel:
-    """A model as settings describe it, with pretrained encoders loaded where they name some.
-
-    Raises:
-        InputError: an encoder cannot be had.
-    """
-    text_encoder = None
-    if network.text.pretrained:
-        try:
-            text_encoder = AutoConfig.from_pretrained(network.text.pretrained, local_files_only=True).to_dict()
-        except (OSError, ValueError) as error:
-            raise InputError(f"network.text.pretrained {network.text.pretrained!r}: {error}") from error
-    shape = Shape(
-        network=network,
-        vocabulary=vocabulary,
-        query_length=query_length,
-        item_length=item_length,
-        picture_width=pictures.width,
-        picture_height=pictures.height,
-        text_encoder=text_encoder,
-    )
-    model = RetrievalModel(shape, load_pretrained=True)
-    vision = getattr(model, "vision", None)
-    if isinstance(vision, PictureEncoder):
-        architecture = vision.encoder.pretrained_cfg.get("architecture") or network.vision.name
-        model.shape = Shape(**{**{f: getattr(shape, f) for f in shape.__slots__}, "vision_encoder": architecture})
-    return model

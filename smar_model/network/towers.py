@@ -173,10 +173,7 @@ class ImageTower(nn.Module):
             patches, has_picture = patches[:, None], has_picture[:, None]
         states = torch.where(has_picture[..., None, None], self.project(self.norm(patches)), self.no_picture)
         states = states + self.positions  # (B, F, P, W)
-        if self.further_frames is not None and states.shape[1] > 1:
-            later = states[:, 1:] + self.further_frames[: states.shape[1] - 1]
-            states = torch.cat([states[:, :1], later], dim=1)
-        states = states.flatten(1, 2)
+        states = add_frames(states, self.further_frames).flatten(1, 2)
         if self.transformer is None:
             return states
         return self.transformer(states, src_key_padding_mask=None if mask is None else ~mask)
@@ -209,10 +206,14 @@ class PlacedImageTower(nn.Module):
         if patches.ndim == 3:
             patches, has_picture = patches[:, None], has_picture[:, None]
         states = torch.where(has_picture[..., None], self.layers(patches.flatten(2)), self.no_picture)  # (B, F, W)
-        if self.further_frames is not None and states.shape[1] > 1:
-            later = states[:, 1:] + self.further_frames[: states.shape[1] - 1]
-            states = torch.cat([states[:, :1], later], dim=1)
+        return add_frames(states, self.further_frames)
+
+
+def add_frames(states: Tensor, further_frames: Tensor | None) -> Tensor:
+    """Add to the states (B, F, …) of all frames but the first their embeddings (≥ F − 1, …)."""
+    if further_frames is None or states.shape[1] == 1:
         return states
+    return torch.cat([states[:, :1], states[:, 1:] + further_frames[: states.shape[1] - 1]], dim=1)
 
 
 def places_with_pictures(has_picture: Tensor, patches: int) -> Tensor | None:
@@ -224,17 +225,11 @@ def places_with_pictures(has_picture: Tensor, patches: int) -> Tensor | None:
     return counts.repeat_interleave(patches, dim=1)
 
 
-def lock(module: nn.Module) -> None:
-    """No gradient into a module. `RetrievalModel.train` keeps it in evaluation mode."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-
-
 def train_part(encoder: nn.Module, trained: Trained, last_blocks: int) -> None:
     """Lock an encoder whole (`locked`), up to its last blocks (`partly`) or not at all (`tuned`)."""
     if trained == "tuned":
         return
-    lock(encoder)
+    encoder.requires_grad_(False)  # `RetrievalModel.train` keeps it in evaluation mode
     if trained == "partly":
         for name in _last_parameters(encoder, last_blocks):
             encoder.get_parameter(name).requires_grad_(True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from smar_model.errors import InputError
 from smar_model.settings import Fusion, ImageTower, Network, Routing, TextTower
@@ -104,7 +104,7 @@ def find_variant(network: Network) -> Variant:
     if network.variant not in VARIANTS:
         raise InputError(f"network.variant {network.variant!r}: choose one of {', '.join(VARIANTS)}")
     variant = VARIANTS[network.variant]
-    set_parts: dict[str, Any] = {"text_tower": network.text.tower}
+    set_parts: dict[str, object] = {"text_tower": network.text.tower}
     if variant.fusion:
         set_parts |= {
             "fusion": network.fusion,
@@ -114,7 +114,7 @@ def find_variant(network: Network) -> Variant:
             "descriptors": network.vision.descriptors,
             "image_tower": network.image_tower,
         }
-    return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})
+    return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})  # type: ignore[arg-type]
 
 
 def switched_parts(variant: Variant) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from smar_model.errors import NothingToDo
+from smar_model.evaluation.decision import read_decision
+from smar_model.evaluation.evaluation_record import EvaluationRecord, read_evaluation
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
 from smar_model.release.steps import report_outcome
@@ -22,8 +21,8 @@ def describe_decision(run: Run) -> str:
     Raises:
         InputError: the run has not been evaluated or judged.
     """
-    evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    evaluation = read_evaluation(run.output("evaluate").file("evaluation.json"))
+    decision = read_decision(run.output("gate").file("decision.json"))
     registry, state = Registry(run.settings), run.state("register")
     parent = parent_run(registry, run)
     if report := run.find_output("report"):
@@ -32,7 +31,7 @@ def describe_decision(run: Run) -> str:
     address = page_address(run, registry.experiment_id(), parent)
     version = f"version {state['version']}" if state and state["state"] == "finished" else "not registered yet"
     champion = run.champion.name if run.champion else "none yet"
-    broken = [reason["text"] for reason in decision["reasons"] if not reason["passed"]]
+    broken = any(not reason.passed for reason in decision.reasons)
     text = "\n".join(
         [
             f"**Run** {_plain(run.name)}, {version}, trained up to {run.cutoff:%Y-%m-%d}, judged up to {run.date}. "
@@ -41,9 +40,9 @@ def describe_decision(run: Run) -> str:
             "",
             *_table(evaluation),
             "",
-            f"**Gate**: {_plain(decision['verdict'])}",
+            f"**Gate**: {_plain(decision.verdict)}",
             "",
-            *(f"- {'✓' if reason['passed'] else '✗'} {_plain(reason['text'])}" for reason in decision["reasons"]),
+            *(f"- {'✓' if reason.passed else '✗'} {_plain(reason.text)}" for reason in decision.reasons),
             *(["", "**A version that breaks a rule is not promoted, whoever approves it.**"] if broken else []),
             "",
             f"[Report in MLflow]({address})",
@@ -62,20 +61,19 @@ def refuse_idle_question(run: Run) -> None:
     """
     if run.promotion != "ask":
         raise NothingToDo(f"run {run.name} was started with --promotion {run.promotion}: nobody is asked")
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
-    if not decision["promote"]:
-        raise NothingToDo(f"run {run.name}: {decision['verdict']}: there is nothing to ask")
+    decision = read_decision(run.output("gate").file("decision.json"))
+    if not decision.promote:
+        raise NothingToDo(f"run {run.name}: {decision.verdict}: there is nothing to ask")
 
 
-def _table(evaluation: dict[str, Any]) -> list[str]:
+def _table(evaluation: EvaluationRecord) -> list[str]:
     """In per cent, a model a row."""
     heads = [f"{metric}, {segment}" for segment in SEGMENTS.values() for metric in METRICS.values()]
     rows = [["", *heads]]
     for model, name in MODELS.items():
-        figures = evaluation["models"].get(model)
-        cells = [_percent(figures[s][m]["mean"] if figures else None) for s in SEGMENTS for m in METRICS]
+        cells = [_percent(evaluation.figure(model, s, m)) for s in SEGMENTS for m in METRICS]
         rows.append([f"**{name}**", *cells])
-    counted = ", ".join(f"{name} {evaluation['segments'][segment]:,}" for segment, name in SEGMENTS.items())
+    counted = ", ".join(f"{name} {evaluation.segments[segment]:,}" for segment, name in SEGMENTS.items())
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], "| --- |" + " ---: |" * len(heads), *lines[1:], "", f"In per cent; queries: {counted}."]
 

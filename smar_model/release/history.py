@@ -22,9 +22,10 @@ from typing import Annotated, Any, NotRequired, cast
 from pydantic import AfterValidator, TypeAdapter
 from typing_extensions import TypedDict
 
+from smar_model.lake.durable_files import flush, named_in_errors
 from smar_model.lake.lease import fenced
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
-from smar_model.lake.shared_files import flush, named_in_errors, read_to_replace, replace_unchanged, store
+from smar_model.lake.shared_files import read_to_replace, replace_unchanged, store
 from smar_model.settings import home
 
 MOVES = {"promote", "rollback", "by hand", "found as champion"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 
 from smar_model.errors import InputError
+from smar_model.evaluation.decision import read_decision
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out, decision_tags
 from smar_model.release.history import Change, append_history, new_entry, read_history
@@ -41,14 +42,14 @@ def promote_run(run: Run, *, approved_by: str = "", rejected_by: str = "", comme
 
 
 def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outcome:
-    decision = json.loads(run.output("gate").file("decision.json").read_text(encoding="utf-8"))
+    decision = read_decision(run.output("gate").file("decision.json"))
     version = registered_version(run)
 
     def kept(why: str) -> Outcome:
         return Outcome(kind="kept", text=f"version {version} {why}", version=version)
 
-    if not decision["promote"]:
-        return kept(f"is not promoted; {decision['verdict']}")
+    if not decision.promote:
+        return kept(f"is not promoted; {decision.verdict}")
     if run.promotion == "never":
         return kept("passed the gate, but this run was started with --promotion never")
     registry = Registry(run.settings)
@@ -69,9 +70,9 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outc
             run=run.name,
             date=str(run.date),
             by=approved_by or GATE,
-            reason=comment or decision["verdict"],
+            reason=comment or decision.verdict,
         )
-        evidence = {"reasons": decision["reasons"]}
+        evidence = {"reasons": [asdict(reason) for reason in decision.reasons]}
         if rejected_by:
             entry |= {"action": "reject", "to": before, "version": version, "by": rejected_by, "reason": comment}
             _write_rejection(registry, entry | {"evidence": evidence})

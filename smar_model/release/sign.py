@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from smar_model.errors import InputError
+from smar_model.lake.durable_files import copy_files
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.release_copies import discard_copy
 from smar_model.lake.release_manifest import (
@@ -33,7 +34,7 @@ from smar_model.lake.release_manifest import (
     verify_release_files,
 )
 from smar_model.lake.runs import run_folder
-from smar_model.lake.shared_files import copy_files, is_file
+from smar_model.lake.shared_files import is_file
 from smar_model.release.history import append_history, new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.register import NO_BYTECODE, save_pyfunc

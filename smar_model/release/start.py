@@ -10,10 +10,11 @@ from typing import Any
 
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError, NothingToDo
-from smar_model.lake.artifacts import sweep_expired, sweep_orphans
+from smar_model.lake.durable_files import sweep_temporaries
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder, write_failure
-from smar_model.lake.shared_files import is_file, sweep_temporaries
+from smar_model.lake.shared_files import is_file
+from smar_model.lake.sweeping import sweep_expired, sweep_orphans
 from smar_model.release.steps import recorded_step
 from smar_model.settings import REPOSITORY, Settings, load_settings, refuse_secrets, validate_settings
 from smar_model.url_secrets import mask_secrets

@@ -53,7 +53,7 @@ def _answer(release: Release) -> Answered:
     context, model = PythonModelContext(artifacts, model_config={}), SmarSearchModel()
     model.load_context(context)
     searcher = model.searcher
-    if searcher.manifest["model_digest"] != release.model_digest:
+    if not searcher.manifest or searcher.manifest.model_digest != release.model_digest:
         raise InputError(f"{model_folder}: another model than {release.model_digest[:12]}, which the version names")
     verify_content(release, "index")
     query = searcher.items["title"][0]

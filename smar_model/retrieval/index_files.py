@@ -12,19 +12,95 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
-from smar_model.network.model import model_digest
+from smar_model.lake.records import parse_record
 from smar_model.retrieval.query_tower import TOWER_FILE
+from smar_model.training.model_files import model_digest
 
 QUERIES_FILE = "recall_queries.npy"
+
+
+class _Record(BaseModel):
+    """Part of index.json; what a later version adds is passed over."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class Bucket(_Record):
+    """Queries whose share of S_m lies between two bounds."""
+
+    lower: Annotated[float, Field(alias="from")]
+    upper: Annotated[float, Field(alias="to")]
+    queries: int
+    """How many are asked."""
+    share: float
+    """Of all queries."""
+    recall: float
+    error: float
+    """Standard error of the recall."""
+
+
+class Recall(_Record):
+    """Share of the best items of exact search that an index finds."""
+
+    depth: int
+    """How many best ones."""
+    overall: float
+    """Over all queries as they come."""
+    worst: float
+    """In the worst bucket with enough queries."""
+    sure: float
+    """Likewise, less its standard error."""
+    buckets: tuple[Bucket, ...]
+    floor: float | None = None
+    """The least that settings allowed."""
+
+
+class TowerCheck(_Record):
+    """An exported query tower against PyTorch's."""
+
+    largest_difference: float
+    best_items_kept: float
+
+
+class IndexDescription(_Record):
+    """How an index was made and how good it is. Indexes of earlier versions say less."""
+
+    model_digest: str
+    factory: str = ""
+    search_parameters: str = ""
+    """As FAISS's ParameterSpace reads them."""
+    trained_on: int = 0
+    """Items at the time."""
+    query_tower: str = "pytorch"
+    query_tower_check: TowerCheck | None = None
+    recall: Recall | None = None
+    shares: tuple[float, ...] = ()
+    """Of all queries, in each bucket of routes."""
+
+
+class IndexManifest(IndexDescription):
+    """index.json."""
+
+    items: int
+    dimension: int
+    """2D"""
+    files: dict[str, str] = {}
+    """The other files and their digests."""
+    parts: tuple[int, ...] | None = None
+    """Items of each part; None: there is one file."""
+
+
+_FORM = TypeAdapter(IndexManifest)
 
 
 def write_index(
@@ -33,7 +109,7 @@ def write_index(
     items: pa.Table,
     asked: np.ndarray,
     routes: np.ndarray,
-    about: dict[str, Any],
+    made: IndexDescription,
     *,
     cuts: Sequence[tuple[int, int]] | None = None,
 ) -> None:
@@ -45,8 +121,7 @@ def write_index(
         cuts: first row and the one after the last of each part; None: one part.
         asked: (Q, K, 2D) real queries of K heads.
         routes: (Q,) the share of S_m that routes each.
-        about: what `index.json` says besides: model_digest, factory, search_parameters, trained_on, recall, shares (of all queries, in
-            each bucket of routes), query_tower (with its file in the folder).
+        made: what `index.json` says besides. The file of an exported query tower is in the folder already.
     """
     cuts = cuts or [(0, len(items))]
     (folder / "index_items").mkdir(exist_ok=True)
@@ -60,12 +135,16 @@ def write_index(
     places = np.repeat(routes[:, None, None], asked.shape[1], axis=1)
     np.save(folder / QUERIES_FILE, np.concatenate([asked, places], axis=2).astype(np.float32))
     files += [QUERIES_FILE, *([TOWER_FILE] if (folder / TOWER_FILE).is_file() else [])]
-    digests = {name: digest_file(folder / name) for name in files}
-    about = about | {"items": len(items), "dimension": dimension, "files": digests}
-    if len(cuts) > 1:
-        about["parts"] = [stop - start for start, stop in cuts]
+    about = {
+        "items": len(items),
+        "dimension": dimension,
+        "files": {name: digest_file(folder / name) for name in files},
+        "parts": [stop - start for start, stop in cuts] if len(cuts) > 1 else None,
+    }
+    manifest = IndexManifest.model_validate(dict(made) | about)
     # Sorted, so that a refresh in which nothing has changed is the same index, by content.
-    (folder / "index.json").write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
+    content = manifest.model_dump(by_alias=True, exclude_none=True)
+    (folder / "index.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _files_of(part: int | None) -> tuple[str, str]:
@@ -76,7 +155,7 @@ def _files_of(part: int | None) -> tuple[str, str]:
 
 def open_index(
     folder: Path, model_folder: Path, *, part: int | None = None, made_for: str | None = None
-) -> tuple[dict[str, Any], list[faiss.Index], pa.Table]:
+) -> tuple[IndexManifest, list[faiss.Index], pa.Table]:
     """Manifest, the parts of a published index one after the other, and their items.
 
     Args:
@@ -87,43 +166,44 @@ def open_index(
         InputError: a file is missing or damaged, the index was built by another model, or it has no such part.
     """
     try:
-        manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        content = (folder / "index.json").read_bytes()
+        manifest: IndexManifest = parse_record(
+            content, _FORM, path=folder / "index.json", what_to_do="build the index again"
+        )
         parts = _parts_of(folder, manifest, part)
-        others = {file for n in range(len(manifest.get("parts", ()))) for file in _files_of(n)} - {
+        others = {file for n in range(len(manifest.parts or ())) for file in _files_of(n)} - {
             file for files, _ in parts for file in files
         }
         # Indexes of earlier versions list no files.
-        for name, digest in manifest.get("files", {}).items():
+        for name, digest in manifest.files.items():
             if made_for is None and name not in others and digest_file(folder / name) != digest:
                 raise InputError(
                     f"{folder / name}: damaged: its content is not what index.json lists; build the index again"
                 )
         indexes = [faiss.read_index(str(folder / files[0])) for files, _ in parts]
         items = pa.concat_tables(pq.read_table(folder / files[1]) for files, _ in parts).sort_by("row")
-        model, dimension = manifest["model_digest"], manifest["dimension"]
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
         raise InputError(
             f"{folder}: not a whole index (index.json, index.faiss): {str(error).splitlines()[0]}"
         ) from error
-    if model != (made_for or model_digest(model_folder)):
+    if manifest.model_digest != (made_for or model_digest(model_folder)):
         raise InputError(f"{folder}: this index was built by another model than {model_folder}; build it again")
     vectors = [index.ntotal for index in indexes]
     if vectors != [size for _, size in parts] or sum(vectors) != len(items):
         raise InputError(f"{folder}: {sum(vectors)} vectors for {len(items)} items; build it again")
-    if any(index.d != dimension for index in indexes):
-        raise InputError(f"{folder}: vectors of {indexes[0].d} dimensions, index.json says {dimension}; build it again")
+    if any(index.d != manifest.dimension for index in indexes):
+        raise InputError(
+            f"{folder}: vectors of {indexes[0].d} dimensions, index.json says {manifest.dimension}; build it again"
+        )
     return manifest, indexes, items
 
 
-def _parts_of(folder: Path, manifest: dict[str, Any], part: int | None) -> list[tuple[tuple[str, str], int]]:
+def _parts_of(folder: Path, manifest: IndexManifest, part: int | None) -> list[tuple[tuple[str, str], int]]:
     """Files and number of items of the parts that are asked for."""
-    sizes = manifest.get("parts")
-    if sizes is None:
-        parts = [(_files_of(None), manifest["items"])]
-    else:
-        parts = [(_files_of(number), size) for number, size in enumerate(sizes)]
+    parts = [(_files_of(number), size) for number, size in enumerate(manifest.parts or ())]
+    parts = parts or [(_files_of(None), manifest.items)]
     if part is None:
         return parts
     if part >= len(parts):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smar_model.data.hard_negatives import NO_ITEM
-from smar_model.data.token_tables import find_rows, query_keys, read_item_tokens, read_pair_tokens
+from smar_model.data.sorted_keys import as_bytes, find_rows
+from smar_model.data.token_tables import query_keys, read_item_tokens, read_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
@@ -56,7 +57,7 @@ def mine(context: StageContext, searcher: Searcher) -> dict[str, float | str]:
     mining, share = context.settings.training.mining, context.settings.segments.novel_bucket
     tokens = context.input("train-tokenizer").folder / "tokens"
     items, clicked = read_item_tokens(tokens / "items"), read_pair_tokens(tokens / "clicked")
-    item_of_row = find_rows(items.item_ids, searcher.item_ids)
+    item_of_row = find_rows(items.item_ids, as_bytes(searcher.item_ids))
     row_of_item = np.full(len(items.item_ids), -1)
     row_of_item[item_of_row[item_of_row >= 0]] = np.flatnonzero(item_of_row >= 0)
 

@@ -82,8 +82,6 @@ class PartedIndex:
 
     def reconstruct_batch(self, rows: np.ndarray) -> np.ndarray:
         """Vectors (N, 2D) of rows (N,), after `enable_lookup`."""
-        if len(self.parts) == 1:
-            return self.parts[0].reconstruct_batch(rows)
         vectors = np.empty((len(rows), self.d), np.float32)
         for part, start, stop in zip(self.parts, self.starts[:-1], self.starts[1:], strict=True):
             inside = (rows >= start) & (rows < stop)

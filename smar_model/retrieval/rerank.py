@@ -9,17 +9,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from smar_model.data.patch_tokens import read_item_pictures
+from smar_model.data.sorted_keys import as_bytes
 from smar_model.network.model import RetrievalModel
-from smar_model.retrieval.embed import (
-    BATCH,
-    ItemEmbeddings,
-    encode_new_pictures,
-    find_pictures,
-    item_patches,
-    side_by_side,
-    sum_by_item,
-)
+from smar_model.retrieval.item_embedder import BATCH, encode_pictures, sum_by_item
+from smar_model.retrieval.item_embeddings import ItemEmbeddings
 from smar_model.retrieval.ranking import NO_ROW, Ranking, order_candidates
 from smar_model.retrieval.search import QUERY_BATCH, QueryEncoder
 
@@ -28,16 +21,11 @@ from smar_model.retrieval.search import QUERY_BATCH, QueryEncoder
 def embed_images(model: RetrievalModel, item_ids: Sequence[str], picture_files: Sequence[Path]) -> torch.Tensor:
     """S_i of every item, (N, D): the mean over up to four pictures, or attended to as many as the network has frames."""
     embeddings = []
-    digests = find_pictures(picture_files)
-    pictures = read_item_pictures(picture_files, np.array([item.encode() for item in item_ids]), digests)
     with TemporaryDirectory() as scratch:
-        every, file = np.arange(len(digests)), Path(scratch) / "patches.npy"
-        read_patches = encode_new_pictures(model, picture_files, digests, every, file)
+        shown = encode_pictures(model, picture_files, as_bytes(item_ids), Path(scratch) / "patches.npy")
         for start in range(0, len(item_ids), BATCH):
             rows = np.arange(start, min(start + BATCH, len(item_ids)))
-            patches, owners, has = item_patches(model, pictures, read_patches, rows)
-            if model.shape.network.frames > 1:
-                patches, owners, has = side_by_side(patches, owners, has, model.shape.network.frames)
+            patches, owners, has = shown.of(model, rows)
             seen = model.encode_images(patches, has)[1]
             embeddings.append(torch.nn.functional.normalize(sum_by_item(seen, owners, len(rows)), dim=-1))
     return torch.cat(embeddings)
@@ -47,7 +35,7 @@ def embed_images(model: RetrievalModel, item_ids: Sequence[str], picture_files: 
 def rerank(
     encoder: QueryEncoder, queries: Sequence[str], ranking: Ranking, items: ItemEmbeddings, images: torch.Tensor
 ) -> Ranking:
-    """The same items for each query, in the order of the model's `rerank`.
+    """The same items for each query, in the order of the model's `reranker`.
 
     Args:
         images: S_i, in the order of `items`.
@@ -60,5 +48,5 @@ def rerank(
             found = ranking.rows[number] != NO_ROW
             rows = ranking.rows[number, found]
             texts = torch.from_numpy(items.text[rows])
-            scores[number, found] = model.rerank(query[None], texts, images[rows])[0].numpy()
+            scores[number, found] = model.reranker(query[None], texts, images[rows])[0].numpy()
     return order_candidates(ranking.rows, scores)

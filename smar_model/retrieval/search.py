@@ -22,12 +22,13 @@ import torch
 from smar_model.data.text_tokens import encode_queries, load_numbers, load_tokenizer
 from smar_model.errors import InputError
 from smar_model.network.losses import soft_maximum
-from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel, load_model
-from smar_model.retrieval.embed import ItemEmbeddings
-from smar_model.retrieval.index_files import open_index
+from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel
+from smar_model.retrieval.index_files import IndexManifest, open_index
+from smar_model.retrieval.item_embeddings import ItemEmbeddings
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
+from smar_model.training.model_files import load_model
 
 QUERY_BATCH = 512
 MEASURED_DEPTH = 100
@@ -94,10 +95,6 @@ class QueryEncoder:
         by_head = torch.from_numpy(each).unflatten(0, (-1, self.heads))
         return soft_maximum(by_head, HEAD_TEMPERATURE).numpy()
 
-    def route(self, queries: Sequence[str]) -> np.ndarray:
-        """The header's probability that pictures matter for each query, (B,)."""
-        return self.encode(queries)[2]
-
 
 class DenseRanker:
     """Exact search over embeddings in memory: for models without a served index, and to judge an index by."""
@@ -106,9 +103,6 @@ class DenseRanker:
         self.encoder = QueryEncoder(model, tokenizer_file)
         self.item_ids = embeddings.item_ids
         self.items = routed_items(embeddings)
-
-    def route(self, queries: Sequence[str]) -> np.ndarray:
-        return self.encoder.route(queries)
 
     def rank(self, queries: list[str], depth: int) -> Ranking:
         asked, _, _ = self.encoder.encode(queries)
@@ -157,7 +151,7 @@ class Searcher:
         encoder: QueryEncoder,
         index: faiss.Index | PartedIndex,
         items: Mapping[str, Sequence],
-        manifest: dict[str, Any],
+        manifest: IndexManifest | None = None,
     ) -> None:
         self.encoder = encoder
         self.index = index if isinstance(index, PartedIndex) else PartedIndex([index])
@@ -186,7 +180,7 @@ class Searcher:
                 f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * model.shape.network.dimension}; "
                 "build it again"
             )
-        has_tower = manifest.get("query_tower", "pytorch") != "pytorch"
+        has_tower = manifest.query_tower != "pytorch"
         tower_file = index_folder / TOWER_FILE if has_tower else None
         encoder = QueryEncoder(model, model_folder / "tokenizer.json", tower_file=tower_file)
         return cls(encoder, index, {name: _Column(items[name]) for name in items.column_names}, manifest)
@@ -194,10 +188,6 @@ class Searcher:
     @property
     def item_ids(self) -> Sequence[str]:
         return self.items["item_id"]
-
-    def route(self, queries: Sequence[str]) -> np.ndarray:
-        """The header's probability that pictures matter for each query, (B,)."""
-        return self.encoder.route(queries)
 
     def rank(self, queries: list[str], depth: int) -> Ranking:
         """Rows of the index, best first."""

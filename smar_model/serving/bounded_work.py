@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
-import faiss
-import torch
 from fastapi import HTTPException, Response
 from starlette.types import Receive, Scope, Send
 
+from smar_model.serving.api_schemas import BatchQuestion
 from smar_model.serving.metrics import Metrics
 
 Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
 
 SMALL_QUERIES, SMALL_HITS = 16, 256
 """A request for no more than both is small."""
@@ -84,6 +84,22 @@ async def in_time(answer: Awaitable[Answer]) -> Answer:
         raise HTTPException(503, f"no answer within {ANSWER_SECONDS:g} s; try again", headers=BUSY) from None
 
 
+async def in_thread(
+    pool: ThreadPoolExecutor,
+    budget: Budget,
+    work: Callable[Arguments, Answer],
+    *arguments: Arguments.args,
+    **named: Arguments.kwargs,
+) -> Answer:
+    """What work returns that one of a pool's threads does, if the budget has a place in its queue.
+
+    Raises:
+        HTTPException: 503, it has none, or an answer takes too long.
+    """
+    with budget.taken(1):
+        return await in_time(asyncio.wrap_future(pool.submit(work, *arguments, **named)))
+
+
 class JSONText(Response):
     """An answer that is JSON already, for which a budget is charged until it has been sent."""
 
@@ -103,10 +119,11 @@ class JSONText(Response):
 class SearchThreads:
     """Threads that search, first come first served within each of both sizes."""
 
-    def __init__(self, count: int, metrics: Metrics) -> None:
+    def __init__(self, count: int, metrics: Metrics, *, initializer: Callable[[], None] | None = None) -> None:
+        """`count`: cores; `initializer`: run in each thread before its first search."""
         self._metrics = metrics
-        self._small = ThreadPoolExecutor(count, "search", initializer=_compute_alone)
-        self._large = ThreadPoolExecutor(max(1, count // 2), "large-search", initializer=_compute_alone)
+        self._small = ThreadPoolExecutor(count, "search", initializer=initializer)
+        self._large = ThreadPoolExecutor(max(1, count // 2), "large-search", initializer=initializer)
         self._small_budget = Budget(MAXIMUM_WAITING, "too many searches at once; try again")
         self._large_budget = Budget(
             MAXIMUM_LARGE, "too many large searches at once; try again, or ask for less at once"
@@ -114,18 +131,18 @@ class SearchThreads:
         self._searching = 0
 
     async def answer(
-        self, make: Callable[[Run], Awaitable[bytes]], *, queries: int, hits: int, parts: int = 1
+        self, question: BatchQuestion, make: Callable[[Run], Awaitable[bytes]], *, parts: int = 1
     ) -> Response:
         """What `make` returns, as a response. It is given a function that runs work in one of the threads.
 
         Args:
-            queries: of the request.
-            hits: that it asks for, over all queries.
             parts: answers of so many servers are held for it.
 
         Raises:
             HTTPException: 503, there is too much to do already, or it takes too long.
         """
+        queries = len(question.queries)
+        hits = queries * question.k
         small = queries <= SMALL_QUERIES and hits <= SMALL_HITS
         pool, budget = (self._small, self._small_budget) if small else (self._large, self._large_budget)
         cost = 1 if small else hits * parts * BYTES_A_HIT
@@ -165,9 +182,3 @@ class SearchThreads:
     def _count(self, change: int) -> None:
         self._searching += change
         self._metrics.searching.set(self._searching)
-
-
-def _compute_alone() -> None:
-    """Both libraries count their threads for each thread that calls them."""
-    faiss.omp_set_num_threads(1)
-    torch.set_num_threads(1)

@@ -14,7 +14,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from smar_model.serving.metrics import Metrics
@@ -119,30 +120,50 @@ class BoundedConnection(HttpToolsProtocol):
             super().data_received(piece)
             if self.receiving_head and self.head_bytes > MAXIMUM_HEAD:
                 self._refuse_head()
-            if len(self.pipeline) > MAXIMUM_PIPELINED:
-                self._count("pipelined")
-                self.transport.abort()
         if self.server_state.head_bytes > MAXIMUM_HEADS:
             self.server_state.make_room(self)
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.receiving_since = time.monotonic()
+        if self.refused_at is None:
+            super().on_message_begin()
+            self.receiving_since = time.monotonic()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) < MAXIMUM_HEADERS + 1:
+        if self.refused_at is None and len(self.headers) < MAXIMUM_HEADERS + 1:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.refused_at is not None:
+            return
         too_large = self.head_bytes > MAXIMUM_HEAD + FED or len(self.headers) > MAXIMUM_HEADERS
         self._forget_head()
         if too_large:
             self._refuse_head()
-        elif self.refused_at is None:
+        elif len(self.pipeline) == MAXIMUM_PIPELINED:
+            # At once, and not when all that came has been parsed: some hundred heads fit into what is fed at a time.
+            self._abort("pipelined")
+        else:
             self.receiving_head = False
             super().on_headers_complete()
             if self.server_state.last_answers:
                 self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            async def send_while_open(message: Any) -> None:
+                try:
+                    await send(message)
+                except RuntimeError:
+                    if not self.transport.is_closing():
+                        raise
+                    cycle.disconnected = True  # uvicorn tells only the last of several requests, and later
+
+            if self.transport.is_closing():  # ended for what came behind it: nothing is worked on for nobody
+                cycle.disconnected = True
+            else:
+                await app(scope, receive, send_while_open)
+
+        super()._start_asgi_task(cycle, answer)
 
     def on_body(self, body: bytes) -> None:
         if self.refused_at is None:
@@ -218,12 +239,18 @@ class BoundedConnection(HttpToolsProtocol):
         elif self.unread < before:
             self.unread_moved = now
         if now > self.unread_moved + STALLED_SECONDS or now > self.unread_since + READING_SECONDS:
-            self._count("answer_not_read")
-            self.transport.abort()
+            self._abort("answer_not_read")
 
     def resume_writing(self) -> None:
         self.unread_moved = time.monotonic()
         super().resume_writing()
+
+    def _abort(self, reason: str) -> None:
+        """End the connection without a word."""
+        self._count(reason)
+        self.refused_at = time.monotonic()
+        self._forget_head()
+        self.transport.abort()
 
     def _refuse_head(self) -> None:
         detail = f"more than {MAXIMUM_HEAD:,} bytes or {MAXIMUM_HEADERS} lines of headers; POST a long query"

@@ -11,17 +11,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+
+from cachetools import LRUCache, TTLCache
+from prometheus_client import Counter
 
 from smar_model.errors import InputError
 from smar_model.release.registry import CHALLENGER, CHAMPION, Pointer, Registered, Registry
+from smar_model.serving.api_schemas import TEXT_ONLY, ReadyAnswer
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.served_pair import (
-    TEXT_ONLY,
     ServedPair,
     example_queries,
     open_release,
@@ -33,7 +33,7 @@ from smar_model.settings import Settings
 log = logging.getLogger("smar.serving")
 
 RETRY_SECONDS = 30.0
-"""Until a champion that could not be opened is tried again: its files may still be on their way."""
+"""Until what could not be opened is tried again, if its version's tags stay as they are: its files may still be on their way."""
 LISTED_VERSIONS = 100
 PART_OF_NONE = "this server holds a part of an index, and the text-only baseline has none (`smar serve` without --part)"
 
@@ -78,16 +78,19 @@ class Follower:
     reload_problem: str | None = None
     """Why the champion that the registry names does not answer."""
     registry_problem: str | None = None
-    _others: OrderedDict[tuple[str, str | None], ServedPair] = field(default_factory=OrderedDict)
+    _others: LRUCache[tuple[str, str | None], ServedPair] = field(init=False)
+    _unopened: TTLCache[object, str] = field(default_factory=lambda: TTLCache(LISTED_VERSIONS, RETRY_SECONDS))
+    """Pointer and tags → why it could not be opened; a page asks for the same one with every search."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _refused: tuple[dict[str, str], float] | None = None
-    """Tags of the version that could not be opened, and when to try again if they stay as they are."""
-    _unopened: dict[tuple[str, str | None], tuple[str, float]] = field(default_factory=dict)
-    """Of others: why they could not be opened, and when to try again; a page asks for the same one with every search."""
+    """Of both."""
     _examples_again_at: float = 0.0
     _registry: Registry | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self._others = LRUCache(self.others_kept)
+        self.metrics.serving_champion.set_function(lambda: float(self._serves_champion()))
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._follow, name="follow-registry", daemon=True)
@@ -125,7 +128,6 @@ class Follower:
             self.reload_problem = f"model {name!r} has no champion; `make retrain` trains and promotes one"
         if self.reload_problem:
             self._fall_back()
-        self.metrics.serving_champion.set(float(self.champion is not None and self.reload_problem is None))
         if self.champion:
             self.text_only_missing = PART_OF_NONE if self.part is not None else why_no_text_only(self.champion.run)
             if not self.examples and time.monotonic() >= self._examples_again_at:
@@ -149,49 +151,32 @@ class Follower:
         return RegistryView(seen_at=time.time(), aliases=aliases, versions=versions, last_good=registered.last_good)
 
     def _follow_to(self, wanted: tuple[str, str | None]) -> None:
-        if self.champion and wanted == _pointer(self.champion):
-            self.reload_problem = self._refused = None
+        if self._is_champion(wanted):
+            self.reload_problem = None
             return
-        tags = self.view.versions[wanted[0]] if self.view else {}
-        if self._refused and self._refused[0] == tags and time.monotonic() < self._refused[1]:
-            return
-        started = time.monotonic()
         try:
-            pair = self._open_version(wanted)
-        except Exception as error:  # whatever is wrong with a release, the last good one goes on
-            self.metrics.failed_reloads.inc()
-            self._refused = (tags, time.monotonic() + RETRY_SECONDS)
-            self.reload_problem = (
-                f"version {wanted[0]} with index {_short(wanted[1])} is not served: {_described(error)}"
-            )
-            log.error("%s; serving goes on with %s", self.reload_problem, self._serving(), exc_info=_unexpected(error))
-            return
-        self.reload_problem = self._refused = None
-        self._answer_with(pair, time.monotonic() - started)
+            self._answer_with(wanted, problem=None)
+        except NotServed as error:  # the last good one goes on
+            self.reload_problem = f"{_named_pair(*wanted)} is not served: {error}"
 
     def _fall_back(self) -> None:
         """Let the last good release answer, as the champion cannot."""
         wanted = self.view.last_good if self.view else None
-        if wanted is None or (self.champion and wanted == _pointer(self.champion)):
-            return
-        why, again_at = self._unopened.pop(wanted, ("", 0.0))
-        if time.monotonic() < again_at:
-            self._unopened[wanted] = why, again_at
-            return
-        started = time.monotonic()
-        try:
-            pair = self._open_version(wanted)
-        except Exception as error:  # whatever is wrong with it as well
-            self.metrics.failed_reloads.inc()
-            self._unopened[wanted] = _described(error), time.monotonic() + RETRY_SECONDS
-            log.error("the last good release, version %s: %s", wanted[0], _described(error))
-            return
-        self._answer_with(pair, time.monotonic() - started)
-        log.warning("that is the last good release")
+        if wanted is not None and not self._is_champion(wanted):
+            with suppress(NotServed):
+                self._answer_with(wanted, problem=self.reload_problem)
+                log.warning("that is the last good release")
 
-    def _answer_with(self, pair: ServedPair, seconds: float) -> None:
+    def _is_champion(self, pointer: tuple[str, str | None]) -> bool:
+        return self.champion is not None and pointer == _pointer(self.champion)
+
+    def _answer_with(self, pointer: tuple[str, str | None], *, problem: str | None) -> None:
+        """Raises NotServed: it cannot be opened."""
+        started = time.monotonic()
+        pair = self._tried(pointer, failures=self.metrics.failed_reloads)
+        seconds = time.monotonic() - started
         self.metrics.reload_seconds.observe(seconds)
-        before, self.champion = self.champion, pair
+        self.reload_problem, before, self.champion = problem, self.champion, pair
         self.metrics.reloads.inc()
         if before:
             self.metrics.serving.remove(before.version, before.model_digest, before.index_digest)
@@ -208,11 +193,33 @@ class Follower:
             log.warning("no example queries of run %s: %s", pair.run, _described(error))
             self.examples = []
 
-    def _open_version(self, pointer: tuple[str, str | None]) -> ServedPair:
+    def _tried(self, pointer: tuple[str, str | None], *, failures: Counter | None = None) -> ServedPair:
+        """A pair, opened if it is not yet.
+
+        Raises:
+            NotServed: it cannot be opened, or could not be a moment ago, when its version had the same tags.
+        """
         if kept := self._kept(pointer):
             return kept
-        registry = self._registry or Registry(self.settings)
-        return open_release(registry.release(pointer[0], index=pointer[1]), part=self.part)
+        version, index = pointer
+        tried = pointer, str(self.view.versions.get(version) if self.view else None)
+        with self._lock:
+            if why := self._unopened.get(tried):
+                raise NotServed(why)
+        try:
+            if version == TEXT_ONLY:
+                return open_text_only(str(index))
+            registry = self._registry or Registry(self.settings)
+            return open_release(registry.release(version, index=index), part=self.part)
+        except Exception as error:  # whatever is wrong with a release
+            why, is_unexpected = _described(error), not isinstance(error, InputError)
+            what = _named_pair(version, index)
+            log.error("%s is not served: %s; %s answers", what, why, self._serving(), exc_info=is_unexpected)
+            if failures:
+                failures.inc()
+            with self._lock:
+                self._unopened[tried] = why
+            raise NotServed(why) from error
 
     def resolved(self, name: str) -> tuple[str, str | None]:
         """What a name (champion, challenger, text-only, a number) stands for: a version with its index build, `text-only` with a run.
@@ -250,72 +257,51 @@ class Follower:
             return pair
         if not self.others_kept:
             raise NotServed("this server serves the champion alone (`--others 0`)")
-        why, again_at = self._unopened.pop(pointer, ("", 0.0))
-        if time.monotonic() < again_at:
-            self._unopened[pointer] = why, again_at
-            raise NotServed(why)
-        try:
-            opener: Callable[[], ServedPair] = (
-                (lambda: open_text_only(str(pointer[1])))
-                if pointer[0] == TEXT_ONLY
-                else (lambda: self._open_version(pointer))
-            )
-            pair = opener()
-        except Exception as error:  # a request's problem, not the server's
-            log.error("version %s: %s", pointer[0], _described(error), exc_info=_unexpected(error))
-            self._unopened[pointer] = _described(error), time.monotonic() + RETRY_SECONDS
-            raise NotServed(_described(error)) from error
+        pair = self._tried(pointer)
         self._keep(pair)
         return pair
 
     def _kept(self, pointer: tuple[str, str | None]) -> ServedPair | None:
         with self._lock:
-            if pointer in self._others:
-                self._others.move_to_end(pointer)
             return self._others.get(pointer)
 
     def _keep(self, pair: ServedPair) -> None:
         with self._lock:
-            self._others[_pointer(pair)] = pair
-            self._others.move_to_end(_pointer(pair))
-            while len(self._others) > self.others_kept:
-                self._others.popitem(last=False)
+            if self.others_kept:
+                self._others[_pointer(pair)] = pair
+
+    def _serves_champion(self) -> bool:
+        return self.champion is not None and self.reload_problem is None
 
     def _serving(self) -> str:
         pair = self.champion
-        return f"version {pair.version} with index {_short(pair.index_digest)}" if pair else "nothing"
+        return _named_pair(pair.version, pair.index_digest) if pair else "nothing"
 
-    def _told_problem(self) -> str | None:
-        problem, pair = self.reload_problem, self.champion
-        return f"{problem}; {self._serving()} answers in its place" if problem and pair else problem
-
-    def described(self) -> dict[str, Any]:
-        """For `/readyz`: what answers, and what is wrong."""
-        pair = self.champion
-        return {
-            "ready": pair is not None,
-            "version": pair.version if pair else None,
-            "model_digest": pair.model_digest if pair else None,
-            "index_digest": pair.index_digest if pair else None,
-            "is_champion": pair is not None and self.reload_problem is None,
-            "problems": [problem for problem in (self._told_problem(), self.registry_problem) if problem],
-        }
+    def ready(self) -> ReadyAnswer:
+        """What answers, and what is wrong."""
+        pair, problem = self.champion, self.reload_problem
+        if problem and pair:
+            problem = f"{problem}; {self._serving()} answers in its place"
+        return ReadyAnswer(
+            ready=pair is not None,
+            version=pair.version if pair else None,
+            model_digest=pair.model_digest if pair else None,
+            index_digest=pair.index_digest if pair else None,
+            is_champion=self._serves_champion(),
+            problems=list(filter(None, (problem, self.registry_problem))),
+        )
 
 
 def _pointer(pair: ServedPair) -> tuple[str, str | None]:
     return (TEXT_ONLY, pair.run) if pair.version == TEXT_ONLY else (pair.version, pair.index_digest)
 
 
-def _short(digest: str | None) -> str:
-    return (digest or "none")[:12]
+def _named_pair(version: str, index: str | None) -> str:
+    return f"version {version} with index {(index or 'none')[:12]}"
 
 
 def _named(name: str) -> str:
     return f"alias {name!r}" if name == CHALLENGER else f"{name!r}"
-
-
-def _unexpected(error: Exception) -> bool:
-    return not isinstance(error, InputError)
 
 
 def _described(error: Exception) -> str:

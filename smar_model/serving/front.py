@@ -11,40 +11,28 @@ import asyncio
 import logging
 import math
 import os
-import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import httpx
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ValidationError
 
-from smar_model.serving.app import (
-    MAXIMUM_DETAIL,
-    PICTURE_TYPE,
-    QUESTION_BODY,
-    SWITCH_SECONDS,
+from smar_model.serving.api_schemas import (
     BatchAnswer,
     BatchQuestion,
     DepartmentSize,
     HitAnswer,
-    OneQuestion,
-    PictureName,
     ReadyAnswer,
     SearchAnswer,
-    SentQuestion,
     VersionsAnswer,
-    new_app,
-    picture_response,
-    ready_answer,
-    write_answers,
 )
 from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads
+from smar_model.serving.http_interface import MAXIMUM_DETAIL, PICTURE_TYPE, make_app, write_answers
 from smar_model.serving.metrics import Metrics
 
 log = logging.getLogger("smar.serving")
@@ -64,12 +52,8 @@ class NotTheSame(Exception):
     """Parts answer with different pairs of model and index: which."""
 
 
-class Refused(Exception):
-    """A part's own refusal of a request, to be passed on."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.detail = status, detail
+class Refused(HTTPException):
+    """A part's own refusal of a request, which is passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +87,10 @@ class PartAnswer:
         if not 400 <= self.status < 600 or self.status == 500:
             self.refuse("is none of a part")
         try:
-            return Refused(self.status, " ".join(_Refusal.model_validate_json(self.content).detail.split()))
+            detail = " ".join(_Refusal.model_validate_json(self.content).detail.split())
         except ValidationError:
             self.refuse("is none of a part")
+        return Refused(self.status, detail[:MAXIMUM_DETAIL], headers=BUSY if self.status in {429, 503} else None)
 
     def refuse(self, why: str) -> NoReturn:
         kind = self.content_type.partition(";")[0][:50] or "no type"
@@ -128,9 +113,19 @@ def _not_answered(status: int, address: str, why: str) -> NoReturn:
 class Parts:
     """The servers behind a front."""
 
-    def __init__(self, addresses: Sequence[str], client: httpx.AsyncClient | None = None) -> None:
+    description = "Text queries to a shop's items, answered by the parts of an index."
+
+    def __init__(self, addresses: Sequence[str], metrics: Metrics, client: httpx.AsyncClient | None = None) -> None:
         self.addresses = [address.rstrip("/") for address in addresses]
         self.client = client or httpx.AsyncClient(timeout=PART_SECONDS, limits=httpx.Limits(max_connections=None))
+        self.merging = SearchThreads(len(os.sched_getaffinity(0)), metrics)
+
+    def start(self) -> None:
+        """It follows nothing."""
+
+    async def stop(self) -> None:
+        self.merging.close()
+        await self.client.aclose()
 
     async def fetch(self, method: str, address: str, path: str, **options: Any) -> PartAnswer:
         """What one part answers, whatever it is.
@@ -173,11 +168,16 @@ class Parts:
                 answers.append(answer)
             else:
                 refused.append(answer.refusal())
-        if refused and (not answers or any(each.status != refusal for each in refused)):
+        if refused and (not answers or any(each.status_code != refusal for each in refused)):
             raise refused[0]
         return answers
 
-    async def search(self, question: BatchQuestion, run: Run, *, batch: bool) -> bytes:
+    async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
+        return await self.merging.answer(
+            question, lambda run: self._search(question, run, batch=batch), parts=len(self.addresses)
+        )
+
+    async def _search(self, question: BatchQuestion, run: Run, *, batch: bool) -> bytes:
         """JSON of what one server with the whole index would answer.
 
         Args:
@@ -198,6 +198,49 @@ class Parts:
                 if time.monotonic() > deadline:
                     raise HTTPException(503, f"the parts do not serve the same: {error}"[:500], headers=BUSY) from None
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def versions(self) -> VersionsAnswer:
+        """What can be asked, as the first part says, and departments of all."""
+        given = [one.as_a(VersionsAnswer) for one in await self.ask("GET", "versions")]
+        sizes = Counter[str]()
+        for department in (department for each in given for department in each.departments):
+            sizes[department.name] += department.items
+        ordered = sorted(sizes.items(), key=lambda size: (-size[1], size[0]))
+        departments = [DepartmentSize(name=name, items=items) for name, items in ordered]
+        return given[0].model_copy(update={"departments": departments})
+
+    async def picture(self, name: str) -> bytes:
+        """By way of the first part."""
+        answer = await self.fetch("GET", self.addresses[0], "picture", params={"name": name})
+        if answer.status != 200:
+            raise answer.refusal()
+        if answer.content_type != PICTURE_TYPE or not answer.content:
+            answer.refuse("is no picture")
+        return answer.content
+
+    async def ready(self) -> ReadyAnswer:
+        """Whether all parts are ready with the same pair."""
+        asked = (self.fetch("GET", address, "readyz") for address in self.addresses)
+        states, problems = [], []
+        for address, answer in zip(self.addresses, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            try:
+                if isinstance(answer, BaseException):
+                    raise answer
+                if answer.status not in {200, 503}:
+                    raise answer.refusal()
+                states.append(answer.as_a(ReadyAnswer))
+                problems += [f"{address}: {problem}" for problem in states[-1].problems]
+            except HTTPException as error:
+                problems.append(error.detail)
+        whole = len(states) == len(self.addresses) and all(one.ready for one in states)
+        agree = len({(one.version, one.model_digest, one.index_digest) for one in states}) == 1
+        if whole and not agree:
+            problems.append("the parts do not serve the same")
+        if not whole or not agree:
+            nothing = dict.fromkeys(("version", "model_digest", "index_digest"))
+            return ReadyAnswer(ready=False, is_champion=False, problems=problems, **nothing)
+        champion = all(one.is_champion for one in states)
+        return states[0].model_copy(update={"is_champion": champion, "problems": problems})
 
 
 def _merge_and_write(given: Sequence[PartAnswer], question: BatchQuestion, started: float, *, batch: bool) -> bytes:
@@ -235,86 +278,5 @@ def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = No
         addresses: of the parts, all of one index.
         client: by which they are asked; None: one of its own.
     """
-    parts, metrics = Parts(addresses, client), Metrics()
-    merging = SearchThreads(len(os.sched_getaffinity(0)), metrics)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sys.setswitchinterval(SWITCH_SECONDS)
-        yield
-        merging.close()
-        await parts.client.aclose()
-
-    app = new_app("Text queries to a shop's items, answered by the parts of an index.", metrics, lifespan)
-
-    async def answer(question: BatchQuestion, *, batch: bool) -> Response:
-        queries = len(question.queries)
-        return await merging.answer(
-            lambda run: parts.search(question, run, batch=batch),
-            queries=queries,
-            hits=queries * question.k,
-            parts=len(addresses),
-        )
-
-    @app.get("/search", response_model=SearchAnswer, tags=["search"])
-    async def search(question: OneQuestion) -> Any:
-        """The best items for one query."""
-        return await answer(question, batch=False)
-
-    @app.post("/search", response_model=BatchAnswer, tags=["search"], openapi_extra=QUESTION_BODY)
-    async def search_batch(question: SentQuestion) -> Any:
-        """The best items for each of many queries."""
-        return await answer(question, batch=True)
-
-    @app.get("/versions", response_model=VersionsAnswer, tags=["search"])
-    async def versions() -> Any:
-        """What can be asked, as the first part says, and departments of all."""
-        given = [one.as_a(VersionsAnswer) for one in await parts.ask("GET", "versions")]
-        sizes: dict[str, int] = {}
-        for department in (department for each in given for department in each.departments):
-            sizes[department.name] = sizes.get(department.name, 0) + department.items
-        ordered = sorted(sizes.items(), key=lambda size: (-size[1], size[0]))
-        departments = [DepartmentSize(name=name, items=items) for name, items in ordered]
-        return given[0].model_copy(update={"departments": departments})
-
-    @app.get("/picture", response_class=Response, tags=["search"], responses={200: {"content": {PICTURE_TYPE: {}}}})
-    async def picture(name: PictureName) -> Response:
-        """A picture of the shop, by way of the first part."""
-        answer = await parts.fetch("GET", parts.addresses[0], "picture", params={"name": name})
-        if answer.status != 200:
-            raise answer.refusal()
-        if answer.content_type != PICTURE_TYPE or not answer.content:
-            answer.refuse("is no picture")
-        return picture_response(answer.content)
-
-    @app.get("/readyz", response_model=ReadyAnswer, tags=["operation"], responses={503: {"model": ReadyAnswer}})
-    async def readyz() -> Any:
-        """Whether all parts are ready with the same pair."""
-        asked = (parts.fetch("GET", address, "readyz") for address in parts.addresses)
-        states, problems = [], []
-        for address, answer in zip(parts.addresses, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            try:
-                if isinstance(answer, BaseException):
-                    raise answer
-                if answer.status not in {200, 503}:
-                    raise answer.refusal()
-                states.append(answer.as_a(ReadyAnswer))
-                problems += [f"{address}: {problem}" for problem in states[-1].problems]
-            except (Refused, HTTPException) as error:
-                problems.append(error.detail)
-        whole = len(states) == len(parts.addresses) and all(one.ready for one in states)
-        agree = len({(one.version, one.model_digest, one.index_digest) for one in states}) == 1
-        if whole and not agree:
-            problems.append("the parts do not serve the same")
-        if not whole or not agree:
-            nothing = dict.fromkeys(("version", "model_digest", "index_digest"))
-            return ready_answer(app, ReadyAnswer(ready=False, is_champion=False, problems=problems, **nothing))
-        champion = all(one.is_champion for one in states)
-        return ready_answer(app, states[0].model_copy(update={"is_champion": champion, "problems": problems}))
-
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> JSONResponse:
-        headers = BUSY if error.status in {429, 503} else {}
-        return JSONResponse({"detail": error.detail[:MAXIMUM_DETAIL]}, error.status, headers=headers)
-
-    return app
+    metrics = Metrics()
+    return make_app(Parts(addresses, metrics, client), metrics)

@@ -14,11 +14,11 @@ from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import load_run
-from smar_model.network.model import load_model, model_digest
-from smar_model.retrieval.embed import embed_catalogue
+from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+from smar_model.serving.api_schemas import TEXT_ONLY
+from smar_model.training.model_files import load_model, model_digest
 
-TEXT_ONLY = "text-only"
 EXAMPLES = 8
 
 
@@ -76,7 +76,7 @@ def open_text_only(run_name: str) -> ServedPair:
     catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
     items = {name: catalogue[name].tolist() for name in ("title", "department")}
     items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
-    searcher = Searcher(QueryEncoder(model, tokenizer), index, items, {})
+    searcher = Searcher(QueryEncoder(model, tokenizer), index, items)
     _warm(searcher)
     return ServedPair(
         version=TEXT_ONLY, run=run_name, model_digest=model_digest(folder), index_digest=None, searcher=searcher

@@ -49,7 +49,8 @@ def serve(
     # A registry that is down is to be seen within seconds, not after the minutes that MLflow would try.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    _set_spark_aside()
+    # MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there.
+    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
     from smar_model.serving.app import create_app
 
     app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept, part=part)
@@ -65,15 +66,9 @@ def serve_front(addresses: Sequence[str], *, host: str, port: int, drain_seconds
     """
     if wrong := [address for address in addresses if not address.startswith(("http://", "https://"))]:
         raise InputError(f"--front {wrong[0]}: no address; write it as http://host:8000")
-    _set_spark_aside()
     from smar_model.serving.front import create_front
 
     _run(create_front(addresses), f"{len(addresses)} parts of an index", host, port, drain_seconds)
-
-
-def _set_spark_aside() -> None:
-    """MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there."""
-    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
 
 
 class Server(uvicorn.Server):

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
@@ -116,13 +115,14 @@ def log_day(settings: Settings, *, day: date) -> dict[str, int]:
     Raises:
         InputError: the shop has no truth, or the day's log comes from elsewhere.
     """
-    from smar_model.shop.shoppers import write_day
+    from smar_model.shop.shoppers import Shoppers
 
     simulation = _simulation(settings)
     with only_one(settings.shop_root):
-        return write_day(
-            settings.shop_root, day, simulation=simulation, visual_departments=settings.shop.visual_departments
+        shoppers = Shoppers.load(
+            settings.shop_root, simulation=simulation, visual_departments=settings.shop.visual_departments
         )
+        return shoppers.write_day(settings.shop_root, day)
 
 
 def add_import(root: Path, source: str, catalogue: Catalogue, *, masks: list[str], seed: int) -> str:
@@ -182,10 +182,10 @@ def _make_if_changed(settings: Settings, simulation: Simulation, report: Report)
     return True
 
 
-def _origin(settings: Settings, simulation: Simulation) -> dict[str, Any]:
+def _origin(settings: Settings, simulation: Simulation) -> dict[str, str | None]:
     """What the shop's content depends on: changed, the shop is made again."""
     own_code = (REPOSITORY / "smar_model" / "shop").glob("*.py")
-    origin: dict[str, Any] = {
+    origin: dict[str, str | None] = {
         "settings": digest_json(
             [settings.shop.kind, settings.shop.visual_departments, simulation.model_dump(mode="json")]
         ),
@@ -219,7 +219,7 @@ def _real_sources() -> tuple[Path, Path]:
     return archive if archive.is_file() else fashion, grocery
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def _read_record(path: Path) -> dict[str, str | None] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -6,12 +6,11 @@ former catalogue, or none. What other sources brought stays. The same rows give 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
@@ -44,13 +44,9 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     temporary.replace(path)
 
 
-@contextmanager
-def only_one(root: Path) -> Iterator[None]:
+def only_one(root: Path) -> AbstractContextManager[object]:
     """Two processes may work on the same shop at once: the second waits until the first has completed it."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return FileLock(root / ".lock", fallback_to_soft=False)
 
 
 @contextmanager

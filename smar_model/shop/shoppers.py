@@ -311,10 +311,5 @@ class Shoppers:
         return pd.concat(parts, ignore_index=True)
 
 
-def write_day(root: Path, day: date, *, simulation: Simulation, visual_departments: Sequence[str]) -> dict[str, int]:
-    """Write one day of the click log of a shop with truth; see `Shoppers`."""
-    return Shoppers.load(root, simulation=simulation, visual_departments=visual_departments).write_day(root, day)
-
-
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smar_model.data.catalogue import look
+from smar_model.data.picture_views import look
 from smar_model.lake.stage import StageContext
 from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
@@ -126,12 +126,10 @@ def run(context: StageContext) -> dict[str, float]:
     """Train and publish `model/`, whose vision encoder the later stages lock; variants that do not adapt it pass."""
     optimisation = context.settings.training.adapt_vision
     model = begin(context)
-    if not model.variant.adapted:
-        context.output("history.json").write_text("[]", encoding="utf-8")
-        return publish(context, model)
-    data = TrainingData(context, seed=context.settings.training.seed, pictures=True)
+    data = TrainingData(context, seed=context.settings.training.seed, pictures=model.variant.adapted)
     if not data.thumbnails or not len(data.thumbnails.pixels):
-        context.report("no item has a picture: the vision encoder stays as it is")
+        if model.variant.adapted:
+            context.report("no item has a picture: the vision encoder stays as it is")
         context.output("history.json").write_text("[]", encoding="utf-8")
         return publish(context, model)
     if isinstance(model.vision, PictureDescriptors):

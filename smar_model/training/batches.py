@@ -12,12 +12,14 @@ from itertools import islice
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, Thumbnails, look, read_thumbnails
 from smar_model.data.hard_negatives import NO_ITEM, HardNegatives, read_hard_negatives
-from smar_model.data.patch_tokens import ItemPictures, PatchTokens, read_item_pictures, read_patch_tokens
+from smar_model.data.item_pictures import MAXIMUM_FRAMES, ItemPictures, Thumbnails, read_item_pictures, read_thumbnails
+from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
+from smar_model.data.picture_views import look
 from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import PairTokens, query_keys, read_item_tokens, read_pair_tokens
 from smar_model.errors import InputError
@@ -50,6 +52,12 @@ class Batch:
     """(B,), of several pictures (B, F)."""
     labels: Tensor | None = None
     """P(q)'s target: 1 visual, 0 not, −1 unknown (B,)."""
+
+    def change(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Put another tensor in the place of each."""
+        for column in fields(self):
+            if (value := getattr(self, column.name)) is not None:
+                setattr(self, column.name, change(value))
 
     def split(self, size: int) -> list[Batch]:
         """The batch in parts of at most `size` pairs."""
@@ -110,8 +118,7 @@ class TrainingData:
         """Pictures of the items, decoded once, where the vision encoder is trained."""
         if self.picture_files is None:
             return None
-        item_ids = [item.decode() for item in self.items.item_ids.tolist()]
-        return read_thumbnails(self.picture_files, item_ids, maximum_frames=MAXIMUM_FRAMES, scratch=self.context.folder)
+        return read_thumbnails(self.picture_files, self.items.item_ids, scratch=self.context.folder)
 
     def patch_table(self, model: RetrievalModel) -> PatchTable | None:
         """What encode-pictures made; None without pictures.
@@ -158,7 +165,9 @@ class TrainingData:
             labels: P(q)'s target by query, for those that have one.
         """
         clicked = round(size * clicked_share)
-        known = _Labels.of(labels) if labels is not None else None
+        known = None
+        if labels is not None:
+            known = pd.Series(labels.values(), index=query_keys(list(labels)), dtype=np.int64)
         mined = self._hard_negatives() if hard_negatives else None
         while True:
             made = self._sample(self.synthetic, self.synthetic.sample_items, size - clicked)
@@ -190,8 +199,8 @@ class TrainingData:
                 batch.patches, batch.has_picture = patch_table.sample(rows, self.random, own_items)
             if pixels and self.thumbnails:
                 batch.pixels, batch.has_picture = self._pixels(self.thumbnails, rows, own_items)
-            if known:
-                batch.labels = known.find(keys[own])
+            if known is not None:
+                batch.labels = torch.from_numpy(known.reindex(keys[own], fill_value=UNKNOWN).to_numpy())
             yield batch
 
     def _hard_negatives(self) -> HardNegatives | None:
@@ -250,24 +259,6 @@ class TrainingData:
             for ids, row in shown
         ]
         return "; ".join(lines) + (f"; … ({len(batch.queries)} pairs)" if len(batch.queries) > pairs else "")
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    keys: np.ndarray
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, labels: Mapping[str, int]) -> _Labels:
-        keys = query_keys(list(labels))
-        order = np.argsort(keys)
-        return cls(keys[order], np.array(list(labels.values()), dtype=np.int64)[order])
-
-    def find(self, keys: np.ndarray) -> Tensor:
-        if not len(self.keys):
-            return torch.full((len(keys),), UNKNOWN)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return torch.from_numpy(np.where(self.keys[at] == keys, self.values[at], UNKNOWN))
 
 
 def _long(ids: np.ndarray) -> Tensor:

@@ -6,20 +6,57 @@ settings, takes it up. `smar start` removes those whose output is finished (`lak
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from smar_model.lake.artifacts import Attempt, checkpoint_stage, find_checkpoints, is_whole, remove_artifact
+from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, is_whole, remove_artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext
+from smar_model.training.guards import GuardsState
+from smar_model.training.prefetch import RandomState
 from smar_model.training.processes import rank
+
+STATE_FILE = "state.pt"
+
+
+@dataclass(slots=True, kw_only=True)
+class Patience:
+    """Points of the curves since the held-out loss was lowest."""
+
+    points: int = 0
+    lowest: float = math.inf
+    parts: list[str] = field(default_factory=list)
+    """Of the objective: where it has got others, counting begins anew."""
+
+    def note(self, losses: Mapping[str, float]) -> None:
+        if self.parts != sorted(losses) or losses["loss"] < self.lowest:
+            self.points, self.lowest, self.parts = 0, losses["loss"], sorted(losses)
+        else:
+            self.points += 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What a training remembers beside weights, optimiser and random generators."""
+
+    step: int = 0
+    """Steps that are done."""
+    seconds: float = 0.0
+    looking: float = 0.0
+    """Of these, spent on looks at embeddings and gradients."""
+    saved: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Points of the curves."""
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Sum and number of each figure since the last point."""
+    guards: GuardsState = field(default_factory=GuardsState)
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +70,10 @@ class Checkpoints:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        random_state: Mapping[str, Any],
-        progress: Mapping[str, Any],
+        random_state: RandomState,
+        progress: Progress,
     ) -> None:
-        """Publish weights, optimiser, random generators and `progress` (JSON; with `step`) in place of earlier ones.
+        """Publish weights, optimiser, random generators and progress in place of earlier ones.
 
         Of several processes the first does; the others have the same state but for torch's generator (`seed_step`).
 
@@ -47,49 +84,41 @@ class Checkpoints:
             return
         earlier = self._published()
         attempt = Attempt(
-            checkpoint_stage(self.context.stage.name), digest_json([self.context.key, self.phase, progress["step"]])
+            checkpoint_stage(self.context.stage.name), digest_json([self.context.key, self.phase, progress.step])
         )
-        tensors = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
-        state = optimizer.state_dict()
-        for number, of_parameter in state["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value.clone() for name, value in of_parameter.items()}
-        tensors["random.torch"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        save_file({name: value.contiguous() for name, value in tensors.items()}, attempt.folder / "state.safetensors")
-        content = {"progress": progress, "random": random_state}
-        (attempt.folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
-        metrics = {"of": self.context.key, "phase": self.phase, "step": progress["step"]}
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "batches": dict(random_state),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "progress": asdict(progress),
+        }
+        torch.save(state, attempt.folder / STATE_FILE)
+        metrics = {"of": self.context.key, "phase": self.phase, "step": progress.step}
         attempt.publish(metrics=metrics, inputs={}, settings={})
         for artifact in earlier:
             remove_artifact(artifact)
 
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, random: np.random.Generator
-    ) -> dict[str, Any] | None:
-        """Set everything as it was when the newest checkpoint was saved; returns its `progress`, None without one."""
+    ) -> Progress | None:
+        """Set everything as it was when the newest checkpoint was saved; returns its progress, None without one."""
         newest = next(filter(is_whole, reversed(self._published())), None)
         if newest is None:
             return None
-        tensors = load_file(newest.file("state.safetensors"))
-        content = json.loads(newest.file("state.json").read_text(encoding="utf-8"))
-        model.load_state_dict(_below(tensors, "model."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below(tensors, "optimizer.").items():
-            number, of = name.split(".", 1)
-            state.setdefault(int(number), {})[of] = value
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        torch.set_rng_state(tensors["random.torch"])
+        state = torch.load(newest.file(STATE_FILE), map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        random.bit_generator.state = state["batches"]
+        torch.set_rng_state(state["torch"])
         if torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
-        random.bit_generator.state = content["random"]
-        return content["progress"]
+            torch.cuda.set_rng_state(state["cuda"])
+        progress = state["progress"]
+        parts = {"guards": GuardsState(**progress["guards"]), "patience": Patience(**progress["patience"])}
+        return Progress(**progress | parts)
 
-    def _published(self) -> list:
+    def _published(self) -> list[Artifact]:
         """This phase's checkpoints, the newest last."""
         found = [c for c in find_checkpoints(self.context.stage.name) if c.metrics["of"] == self.context.key]
         return sorted((c for c in found if c.metrics["phase"] == self.phase), key=lambda c: c.metrics["step"])
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

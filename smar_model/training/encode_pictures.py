@@ -13,19 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smar_model.data.catalogue import MAXIMUM_FRAMES, iterate_pictures, picture_view
-from smar_model.data.patch_tokens import PatchTokens, distinct_pictures, read_patch_tokens
-from smar_model.data.token_tables import find_rows
+from smar_model.data.earlier_rows import find_earlier, take_rows
+from smar_model.data.item_pictures import distinct_pictures, find_pictures
+from smar_model.data.patch_tokens import read_patch_tokens
+from smar_model.data.picture_views import picture_view
+from smar_model.data.sorted_keys import find_rows
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import newest_artifact
 from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.stage import StageContext
-from smar_model.network.model import RetrievalModel, load_model
+from smar_model.network.model import RetrievalModel
 from smar_model.training.device import device, seed_everything
+from smar_model.training.model_files import load_model
 
 BATCH = 64
 """Pictures encoded at a time, always: the last bits of a result may depend on it."""
 SHARD_BYTES = 1 << 28
+PICTURES_TAKEN_TOGETHER = 4_096
 
 
 def encoder_digest(model: RetrievalModel) -> str:
@@ -59,7 +62,7 @@ def run(context: StageContext) -> dict[str, float | str]:
     seed_everything(training.seed, training.threads)
     model = load_model(context.input("adapt-vision").folder / "model").to(device())
     files = context.table("prepare-items", "pictures")
-    digests = _digests(files) if model.vision_locked else np.zeros(0, np.bytes_)
+    digests = find_pictures(files) if model.vision_locked else np.zeros(0, np.bytes_)
     if not len(digests):
         context.output("no_pictures").touch()
         return {"pictures": 0, "pictures_encoded": 0, "pictures_reused": 0}
@@ -68,15 +71,19 @@ def run(context: StageContext) -> dict[str, float | str]:
         "encoder": encoder_digest(model),
         "thumbnails_made_by": context.input("prepare-items").manifest["made_by"],
     }
-    earlier = _earlier(context, made_of)
     shape = (training.picture_views, model.vision.patches, model.vision.channels)
     write = _writer(context.output("patch_tokens"), digests, shape)
-    is_new = np.ones(len(digests), bool)
-    if earlier:
-        old = find_rows(earlier.digests, digests.astype(str).tolist())
-        is_new = old < 0
-        for part in np.array_split(np.flatnonzero(~is_new), len(digests) // 4096 + 1):
-            write(part, np.stack([earlier.read(old[part], view) for view in range(shape[0])], axis=1))
+    held = np.full(len(digests), -1)
+    artifact = find_earlier(context, made_of)
+    if earlier := artifact and read_patch_tokens(artifact.folder / "patch_tokens"):
+        held = find_rows(earlier.digests, digests)
+        take_rows(
+            held,
+            lambda rows: np.stack([earlier.read(rows, view) for view in range(shape[0])], axis=1),
+            write,
+            together=PICTURES_TAKEN_TOGETHER,
+        )
+    is_new = held < 0
     context.report(f"encoding {is_new.sum():,} pictures in {shape[0]} views; {(~is_new).sum():,} are encoded already")
     for rows, pixels in distinct_pictures(files, digests, is_new, together=BATCH):
         names = digests[rows].astype(str).tolist()
@@ -84,15 +91,6 @@ def run(context: StageContext) -> dict[str, float | str]:
         write(rows, torch.stack(views, dim=1).numpy())
     counts = {"pictures_encoded": int(is_new.sum()), "pictures_reused": int((~is_new).sum())}
     return {"pictures": len(digests), **counts, "views": shape[0], **made_of}
-
-
-def _digests(files: list[Path]) -> np.ndarray:
-    """Digests of all pictures that training or embedding may look at, (M,) bytes, sorted."""
-    found = [np.zeros(0, np.bytes_)]
-    for batch in iterate_pictures(files, ["frame", "picture_digest"]):
-        used = [d for d, frame in zip(batch["picture_digest"], batch["frame"], strict=True) if frame < MAXIMUM_FRAMES]
-        found.append(np.array(used, dtype=np.bytes_))
-    return np.unique(np.concatenate(found))
 
 
 @torch.inference_mode()
@@ -103,12 +101,6 @@ def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
     full[: len(pixels)] = pixels
     patches = model.picture_patches(torch.from_numpy(full).to(device()).float() / 255)
     return patches[: len(pixels)].half().cpu()
-
-
-def _earlier(context: StageContext, made_of: dict[str, str]) -> PatchTokens | None:
-    """The newest output made in the same way by the same encoder from thumbnails made in the same way."""
-    artifact = newest_artifact(context.stage.name, context.made_by, metrics=made_of)
-    return read_patch_tokens(artifact.folder / "patch_tokens") if artifact else None
 
 
 def _writer(folder: Path, digests: np.ndarray, shape: tuple[int, int, int]) -> Callable[[np.ndarray, np.ndarray], None]:

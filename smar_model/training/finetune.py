@@ -18,13 +18,14 @@ from smar_model.lake.digests import digest_file
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
-from smar_model.network.model import RetrievalModel, load_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import Optimisation
 from smar_model.training.batches import UNKNOWN, TrainingData
 from smar_model.training.calibration import calibrate, split_labels
 from smar_model.training.encode_pictures import encoder_digest
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
+from smar_model.training.model_files import load_model
 from smar_model.training.pair_embeddings import Cut, all_items, contrast, encode_pairs
 from smar_model.training.pretrain import pair_batches
 from smar_model.training.stage_model import continue_from, publish
@@ -71,7 +72,7 @@ def routed_loss(model: RetrievalModel, embeddings: Embeddings, *, margin: float 
     total = total + parts["retrieval"]
     if variant.reranker:
         excluded = duplicates_mask(embeddings["query_keys"], embeddings["item_keys"])
-        scores = model.rerank(queries, embeddings["texts"], embeddings["images"])
+        scores = model.reranker(queries, embeddings["texts"], embeddings["images"])
         parts["rerank"] = in_batch_softmax(scores, model.scale, excluded, margin=margin)
         total = total + parts["rerank"]
     return {"loss": total, **parts, "scale": model.scale.detach()}

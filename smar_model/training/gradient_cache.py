@@ -72,16 +72,21 @@ def backward(
             graph = encode(part)
         rows = slice(start, start + len(part.queries))
         start = rows.stop
-        outputs, gradients = [], []
-        for name, value in graph.items():
-            gradient = own[name].grad
-            if value.requires_grad and gradient is not None:
-                outputs.append(value)
-                gradients.append(gradient[rows])
-        torch.autograd.backward(outputs, gradients)
+        _carry_back(graph, own, rows)
     _set_random_state(after)
     sum_gradients(parameters)
     return {name: value.detach() for name, value in parts.items()}
+
+
+def _carry_back(graph: Embeddings, own: Embeddings, rows: slice) -> None:
+    """Add to the parameters' gradients what those of `own` say about a chunk, whose rows these are."""
+    outputs, gradients = [], []
+    for name, value in graph.items():
+        gradient = own[name].grad
+        if value.requires_grad and gradient is not None:
+            outputs.append(value)
+            gradients.append(gradient[rows])
+    torch.autograd.backward(outputs, gradients)
 
 
 def _random_state() -> list[Tensor]:

@@ -12,7 +12,6 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +53,24 @@ def effective_rank(rows: Tensor) -> float:
 
 
 @dataclass(slots=True, kw_only=True)
+class GuardsState:
+    """All that the guards remember: part of a checkpoint."""
+
+    losses: list[float] = field(default_factory=list)
+    """The last LOSSES ones."""
+    collapsed: dict[str, int] = field(default_factory=dict)
+    """Looks one after the other at which embeddings of a name had collapsed."""
+    warnings: dict[str, int] = field(default_factory=dict)
+    """Alarms by kind."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Guards:
     model: nn.Module
     report: Callable[[str], None]
     quiet_steps: int = FIRST_STEPS
     """Steps before the first alarm over embeddings."""
-    state: dict[str, Any] = field(default_factory=lambda: {"losses": [], "collapsed": {}, "warnings": {}})
-    """All that it remembers, as JSON: part of a checkpoint."""
+    state: GuardsState = field(default_factory=GuardsState)
 
     def watch_loss(self, step: int, parts: Mapping[str, Tensor], describe: Callable[[], str]) -> None:
         """Take note of a step's loss.
@@ -68,7 +78,7 @@ class Guards:
         Raises:
             InputError: it is not finite or has exploded; names the step and some pairs.
         """
-        loss, earlier = parts["loss"].item(), self.state["losses"]
+        loss, earlier = parts["loss"].item(), self.state.losses
         wrong = None if math.isfinite(loss) else "the loss is not finite"
         if not wrong and len(earlier) >= FIRST_LOSSES:
             usual = statistics.median(earlier)
@@ -79,7 +89,7 @@ class Guards:
             raise InputError(
                 f"step {step}: {wrong} ({values}); lower learning_rate, or look at the batch: {describe()}"
             )
-        self.state["losses"] = [*earlier, loss][-LOSSES:]
+        self.state.losses = [*earlier, loss][-LOSSES:]
 
     @torch.no_grad()
     def watch_embeddings(self, step: int, embeddings: Embeddings) -> dict[str, float]:
@@ -105,8 +115,8 @@ class Guards:
             words = f"{name} of different pairs are alike (mean cosine {cosine:.3f}, effective rank {rank:.1f})"
             if cosine > ALIKE or rank < FLAT:
                 self._warn("collapse", f"step {step}: {words}")
-            looks = self.state["collapsed"].get(name, 0) + 1 if cosine > COLLAPSED or rank < LINE else 0
-            self.state["collapsed"][name] = looks
+            looks = self.state.collapsed.get(name, 0) + 1 if cosine > COLLAPSED or rank < LINE else 0
+            self.state.collapsed[name] = looks
             if looks == LOOKS:
                 raise InputError(
                     f"step {step}: {words}, {LOOKS} times one after the other: training has collapsed; lower "
@@ -132,10 +142,10 @@ class Guards:
 
     @property
     def warnings(self) -> dict[str, float]:
-        return {f"{kind}_warnings": float(self.state["warnings"].get(kind, 0)) for kind in ("collapse", "dominance")}
+        return {f"{kind}_warnings": float(self.state.warnings.get(kind, 0)) for kind in ("collapse", "dominance")}
 
     def _warn(self, kind: str, message: str) -> None:
-        count = self.state["warnings"].get(kind, 0) + 1
-        self.state["warnings"][kind] = count
+        count = self.state.warnings.get(kind, 0) + 1
+        self.state.warnings[kind] = count
         if count == 1:
             self.report(f"warning: {message}")

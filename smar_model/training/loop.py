@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from smar_model.lake.shared_files import fetched, share_files
 from smar_model.lake.stage import StageContext
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
-from smar_model.training.checkpoints import Checkpoints
+from smar_model.training.checkpoints import Checkpoints, Progress
 from smar_model.training.device import clock, keep_freed_memory, mixed_precision
 from smar_model.training.gradient_cache import Embeddings, backward
 from smar_model.training.guards import FIRST_STEPS, Guards
@@ -81,117 +80,157 @@ def train(
         InputError: the training has gone wrong (`guards.py`); the step is named.
     """
     keep_freed_memory()
-    training = context.settings.training
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(trainable, optimisation)
     model.train()
-    checkpoints = Checkpoints(context=context, phase=phase)
-    guards = Guards(
-        model=model,
-        report=context.report,
-        quiet_steps=max(FIRST_STEPS, round(optimisation.steps * optimisation.warmup_share)),
-    )
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "looking": 0.0, "history": [], "sums": {}, "saved": False}
-    progress |= {"guards": guards.state, "waiting": {"points": 0}}
     batches = iter(batches)
-    held_out = data.hold_out(batches, HELD_OUT_BATCHES) if optimisation.patience else []
-    if found := checkpoints.restore(model, optimizer, data.random):
-        progress, guards.state = found, found["guards"]
-        context.report(f"goes on after step {progress['step']} of {optimisation.steps}")
-    history, sums, waiting = progress["history"], progress["sums"], progress["waiting"]
-    stretch = max(1, optimisation.steps // HISTORY_POINTS)
-    first = done = progress["step"]
-    patience = optimisation.patience or math.inf
-    end = optimisation.steps if waiting["points"] < patience else first
-    curve = (context.run.folder if rank() == 0 else context.folder) / f"{context.stage.name}.{phase}.jsonl"
+    training = _Training(
+        model=model,
+        data=data,
+        held_out=data.hold_out(batches, HELD_OUT_BATCHES) if optimisation.patience else [],
+        encode=encode,
+        objective=objective,
+        optimisation=optimisation,
+        context=context,
+        phase=phase,
+    )
+    return training.run(batches)
 
-    def encoded(step: int, batch: Batch) -> Embeddings:
-        with mixed_precision(training.precision):
-            embeddings = encode(step, batch)
-        return {name: value.float() if value.is_floating_point() else value for name, value in embeddings.items()}
 
-    def look(watched: dict[str, float], watch: Callable[[], dict[str, float]]) -> None:
-        began = clock()
-        watched |= watch()
-        progress["looking"] += clock() - began
+class _Training:
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        data: TrainingData,
+        held_out: list[Batch],
+        encode: Callable[[int, Batch], Embeddings],
+        objective: Callable[[int, Embeddings], dict[str, Tensor]],
+        optimisation: Optimisation,
+        context: StageContext,
+        phase: str,
+    ) -> None:
+        self.model, self.data, self.held_out = model, data, held_out
+        self.encode, self.objective = encode, objective
+        self.optimisation, self.context, self.phase = optimisation, context, phase
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.trainable, optimisation)
+        self.checkpoints = Checkpoints(context=context, phase=phase)
+        self.progress = self.checkpoints.restore(model, self.optimizer, data.random) or Progress()
+        self.guards = Guards(
+            model=model,
+            report=context.report,
+            quiet_steps=max(FIRST_STEPS, round(optimisation.steps * optimisation.warmup_share)),
+            state=self.progress.guards,
+        )
+        self.stretch = max(1, optimisation.steps // HISTORY_POINTS)
+        self.curve = (context.run.folder if rank() == 0 else context.folder) / f"{context.stage.name}.{phase}.jsonl"
 
-    if first:
-        _cut_curve(fetched(curve), first)
-    else:
-        curve.unlink(missing_ok=True)
-    started = last_report = last_saved = last_point = time.monotonic()
-    before = progress["seconds"]
-    for step, (batch, random_state) in zip(range(first, end), prefetch(batches, data.random), strict=False):
-        done = step + 1
-        rate = learning_rate_at(step, optimisation)
-        for group in optimizer.param_groups:
+    def run(self, batches: Iterator[Batch]) -> dict[str, float]:
+        progress, optimisation, first = self.progress, self.optimisation, self.progress.step
+        if first:
+            self.context.report(f"goes on after step {first} of {optimisation.steps}")
+            _cut_curve(fetched(self.curve), first)
+        else:
+            self.curve.unlink(missing_ok=True)
+        patience = optimisation.patience or math.inf
+        end = optimisation.steps if progress.patience.points < patience else first
+        started = last_report = last_saved = last_point = time.monotonic()
+        before = progress.seconds
+        for step, (batch, random_state) in zip(range(first, end), prefetch(batches, self.data.random), strict=False):
+            loss = self._step(step, batch)
+            progress.step = done = step + 1
+            if done % self.stretch == 0:
+                self._add_point(step, since=last_point)
+                last_point = time.monotonic()
+            now = time.monotonic()
+            if now - last_report > 5:
+                last_report = now
+                speed = (done - first) / (now - started)
+                self.context.report(
+                    f"step {done} of {optimisation.steps}, loss {loss:.3f}, {speed * optimisation.batch:,.0f} pairs/s, "
+                    f"{(optimisation.steps - done) / speed:.0f} s to go"
+                )
+            # The end of a phase that was worth saving is worth saving too: the stage may have another.
+            due = now - last_saved >= 60 * self.context.settings.training.checkpoint_minutes
+            is_last = done == optimisation.steps or progress.patience.points >= patience
+            if due or (progress.saved and is_last):
+                last_saved, progress.seconds, progress.saved = now, before + now - started, True
+                self.checkpoints.save(self.model, self.optimizer, random_state, progress)
+                if rank() == 0 and self.curve.is_file():
+                    share_files([self.curve])
+            if is_last:
+                break
+        return self._finish(seconds=before + time.monotonic() - started)
+
+    def _step(self, step: int, batch: Batch) -> float:
+        """Learn from a batch; returns the loss."""
+        rate = learning_rate_at(step, self.optimisation)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        seed_step(training.seed, step)
+        seed_step(self.context.settings.training.seed, step)
         watched: dict[str, float] = {}
-        is_look = done % min(stretch, LOOK_STEPS) == 0
+        is_look = (step + 1) % min(self.stretch, LOOK_STEPS) == 0
 
-        def watched_objective(
-            embeddings: Embeddings, step: int = step, watched: dict[str, float] = watched, is_look: bool = is_look
-        ) -> dict[str, Tensor]:
-            watched |= _shares(embeddings)
+        def watched_objective(embeddings: Embeddings) -> dict[str, Tensor]:
+            watched.update(_shares(embeddings))
             if is_look:
-                look(watched, partial(guards.watch_embeddings, step, embeddings))
-            return objective(step, embeddings)
+                watched.update(self._look(partial(self.guards.watch_embeddings, step, embeddings)))
+            return self.objective(step, embeddings)
 
-        parts = backward(batch, partial(encoded, step), watched_objective, trainable, chunk=optimisation.chunk)
-        guards.watch_loss(step, parts, partial(data.describe, batch))
+        encode, chunk = partial(self._encode, step), self.optimisation.chunk
+        parts = backward(batch, encode, watched_objective, self.trainable, chunk=chunk)
+        self.guards.watch_loss(step, parts, partial(self.data.describe, batch))
         if is_look:
-            look(watched, partial(guards.watch_gradients, step))
-        torch.nn.utils.clip_grad_norm_(trainable, GRADIENT_NORM)
-        optimizer.step()
-        average_statistics(model)
+            watched |= self._look(partial(self.guards.watch_gradients, step))
+        torch.nn.utils.clip_grad_norm_(self.trainable, GRADIENT_NORM)
+        self.optimizer.step()
+        average_statistics(self.model)
         values = {n: value.item() for n, value in parts.items()} | {f"watched/{n}": v for n, v in watched.items()}
         for name, value in values.items():
-            total, count = sums.get(name, (0.0, 0))
-            sums[name] = (total + value, count + 1)
-        if done % stretch == 0 and held_out:
-            losses = _losses(model, held_out, lambda batch, step=step: objective(step, gather(encoded(step, batch))))  # type: ignore[misc]
-            _wait(waiting, from_first(losses))
-            sums["held_out"] = (losses["loss"], 1)
-        now = time.monotonic()
-        if done % stretch == 0:
-            means = {name: round(total / count, 5) for name, (total, count) in sums.items()}
-            history.append({"step": done, **means, "learning_rate": rate})
-            sums.clear()
-            speed = round(stretch * optimisation.batch / (now - last_point), 1)
-            last_point = now
-            with curve.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(history[-1] | {"pairs_per_second": speed}) + "\n")
-        if now - last_report > 5:
-            last_report = now
-            steps_per_second = (done - first) / (now - started)
-            context.report(
-                f"step {done} of {optimisation.steps}, loss {parts['loss'].item():.3f}, "
-                f"{steps_per_second * optimisation.batch:,.0f} pairs/s, "
-                f"{(optimisation.steps - done) / steps_per_second:.0f} s to go"
+            total, count = self.progress.sums.get(name, (0.0, 0))
+            self.progress.sums[name] = (total + value, count + 1)
+        return values["loss"]
+
+    def _encode(self, step: int, batch: Batch) -> Embeddings:
+        with mixed_precision(self.context.settings.training.precision):
+            embeddings = self.encode(step, batch)
+        return {name: value.float() if value.is_floating_point() else value for name, value in embeddings.items()}
+
+    def _look(self, watch: Callable[[], dict[str, float]]) -> dict[str, float]:
+        began = clock()
+        found = watch()
+        self.progress.looking += clock() - began
+        return found
+
+    def _add_point(self, step: int, *, since: float) -> None:
+        """A point of the curves after this step: means since the last one, at that moment of the clock."""
+        sums = self.progress.sums
+        if self.held_out:
+            losses = _losses(
+                self.model, self.held_out, lambda batch: self.objective(step, gather(self._encode(step, batch)))
             )
-        # The end of a phase that was worth saving is worth saving too: the stage may have another.
-        due = now - last_saved >= 60 * training.checkpoint_minutes
-        is_last = done == optimisation.steps or waiting["points"] >= patience
-        if due or (progress["saved"] and is_last):
-            last_saved = now
-            progress |= {"step": done, "seconds": before + now - started, "saved": True}
-            checkpoints.save(model, optimizer, random_state, progress)
-            if rank() == 0 and curve.is_file():
-                share_files([curve])
-        if is_last:
-            break
-    seconds = before + time.monotonic() - started
-    context.output(f"{phase}.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
-    final = history[-1] if history else {}
-    last = {f"final_{name}": value for name, value in final.items() if name != "step" and "/" not in name}
-    return last | {
-        **guards.warnings,
-        "pairs": float(done * optimisation.batch),
-        "training_seconds": round(seconds, 1),
-        "looking_seconds": round(progress["looking"], 3),
-        "pairs_per_second": round(done * optimisation.batch / seconds, 1),
-    }
+            self.progress.patience.note(from_first(losses))
+            sums["held_out"] = (losses["loss"], 1)
+        means = {name: round(total / count, 5) for name, (total, count) in sums.items()}
+        point = {"step": step + 1, **means, "learning_rate": learning_rate_at(step, self.optimisation)}
+        self.progress.history.append(point)
+        sums.clear()
+        speed = round(self.stretch * self.optimisation.batch / (time.monotonic() - since), 1)
+        with self.curve.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(point | {"pairs_per_second": speed}) + "\n")
+
+    def _finish(self, *, seconds: float) -> dict[str, float]:
+        """Write the curves; returns what `train` does."""
+        history, pairs = self.progress.history, float(self.progress.step * self.optimisation.batch)
+        self.context.output(f"{self.phase}.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        final = history[-1] if history else {}
+        last = {f"final_{name}": value for name, value in final.items() if name != "step" and "/" not in name}
+        return last | {
+            **self.guards.warnings,
+            "pairs": pairs,
+            "training_seconds": round(seconds, 1),
+            "looking_seconds": round(self.progress.looking, 3),
+            "pairs_per_second": round(pairs / seconds, 1),
+        }
 
 
 @torch.no_grad()
@@ -212,14 +251,6 @@ def _cut_curve(curve: Path, step: int) -> None:
         points = read_lines(curve, needs={"step"})
         lines = [json.dumps(point) + "\n" for point in points if point["step"] <= step]
         curve.write_text("".join(lines), encoding="utf-8")
-
-
-def _wait(waiting: dict[str, Any], losses: Mapping[str, float]) -> None:
-    """Count the points of the curve since the loss was lowest; anew where the objective has got other parts."""
-    if waiting.get("parts") != sorted(losses) or losses["loss"] < waiting["lowest"]:
-        waiting |= {"parts": sorted(losses), "lowest": losses["loss"], "points": 0}
-    else:
-        waiting["points"] += 1
 
 
 def _shares(embeddings: Embeddings) -> dict[str, float]:

@@ -7,19 +7,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smar_model.training.batches import Batch
 
+RandomState = dict[str, Any]
+"""Of numpy's generators, as JSON."""
 LOWEST = 19
 """Of Unix's priorities."""
 
 
-def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[tuple[Batch, dict[str, Any]]]:
+def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[tuple[Batch, RandomState]]:
     """Batches, each with the state of their random generator after it: by then the generator itself has gone on.
 
     One is made ahead, in a thread, and for a GPU put into memory that it can copy from by itself.
@@ -27,13 +29,11 @@ def prefetch(batches: Iterator[Batch], random: np.random.Generator) -> Iterator[
 
     gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
 
-    def make() -> tuple[Batch | None, dict[str, Any]]:
+    def make() -> tuple[Batch | None, RandomState]:
         batch = next(batches, None)
         if batch is not None and gpu is not None:
             torch.cuda.set_device(gpu)  # a thread begins on the first one
-            for column in fields(batch):
-                if (value := getattr(batch, column.name)) is not None:
-                    setattr(batch, column.name, value.pin_memory())
+            batch.change(Tensor.pin_memory)
         return batch, dict(random.bit_generator.state)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=_give_way) as thread:

@@ -11,13 +11,14 @@ from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 from smar_model.network.modality_weights import ModalityWeights
-from smar_model.network.model import RetrievalModel, load_model
+from smar_model.network.model import RetrievalModel
 from smar_model.network.variants import switched_parts
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, PatchTable, TrainingData
 from smar_model.training.device import device
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
+from smar_model.training.model_files import load_model
 from smar_model.training.pair_embeddings import Cut, all_items, contrast, encode_pairs
 from smar_model.training.stage_model import begin, lock_vision, publish
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
 from smar_model.lake.stage import StageContext
-from smar_model.network.model import RetrievalModel, load_model, new_model, save_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import Network
+from smar_model.training.batches import Batch
 from smar_model.training.device import compile_parts, device, seed_everything
+from smar_model.training.model_files import load_model, new_model, save_model
 
 
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:
@@ -51,17 +51,11 @@ def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:
 
 def lock_vision(model: RetrievalModel) -> None:
     """No gradient into the vision encoder, and its batch statistics stay as they are."""
-    for parameter in model.vision.parameters():
-        parameter.requires_grad_(False)
-    model.vision.eval()
+    model.vision.requires_grad_(False).eval()
 
 
-def move(batch: object) -> None:
+def move(batch: Batch) -> None:
     """Move a batch's tensors to the device that trains."""
     target = device()
-    if target.type == "cpu":
-        return
-    for name in batch.__slots__:  # type: ignore[attr-defined]
-        value = getattr(batch, name)
-        if isinstance(value, torch.Tensor):
-            setattr(batch, name, value.to(target, non_blocking=True))
+    if target.type != "cpu":
+        batch.change(lambda tensor: tensor.to(target, non_blocking=True))

@@ -17,10 +17,7 @@ def run(context: StageContext) -> dict[str, float]:
     training, network = context.settings.training, context.settings.network
     text = network.text.model_copy(update={"tower": find_variant(network).text_tower})
     model = begin(context, network=network.model_copy(update={"variant": "text_only", "text": text}))
-    factor = training.text_only_steps
-    pretraining, finetuning = (
-        o.model_copy(update={"steps": round(o.steps * factor)}) for o in (training.pretrain, training.finetune)
-    )
+    pretraining, finetuning = training.pretrain, training.finetune
     data = TrainingData(context, seed=training.seed, pictures=False)
     pretrained = train(
         model,

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from smar_model.network.model import SEGMENTS, RetrievalModel, new_model
+from smar_model.network.model import SEGMENTS, RetrievalModel
 from smar_model.network.variants import VARIANTS, switched_parts
 from smar_model.settings import Settings
 from smar_model.training.batches import Batch
 from smar_model.training.finetune import routed_loss
 from smar_model.training.gradient_cache import Embeddings
+from smar_model.training.model_files import new_model
 from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import three_losses
 from smar_model.training.stage_model import lock_vision

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search import TwoIndexes, ratios, resample
-from smar_model.retrieval.index import exact_search
+from smar_model.retrieval.index_recall import exact_search
 
 
 def draw_items(count: int, dimension: int = 8) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from smar_model.checks import expectations as checks
+from smar_model.checks import expectations
 from smar_model.checks.checks_page import TableRows, render_page
 from smar_model.checks.expectations import Check, Measure, judge
 from smar_model.checks.run_checks import RunFigures, run_measures, stability_index
@@ -62,10 +62,10 @@ def test_an_expectation_that_cannot_be_carried_out_is_an_error(impossible: dict[
 
 
 def test_a_library_that_leaves_a_check_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checks._batch
+    real = expectations._batch
     for column, says in (([1.0], "t: c: could not be carried out"), ([None], "one figure expected")):
         batch = real(pd.DataFrame({"0": column}, dtype=float))
-        monkeypatch.setattr(checks, "_batch", lambda frame, batch=batch: batch)
+        monkeypatch.setattr(expectations, "_batch", lambda frame, batch=batch: batch)
         with pytest.raises(RuntimeError, match=says):
             judge([measure()] if column == [None] else [measure(), measure()])
 

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from smar_model.data.catalogue import look, picture_view, read_catalogue, read_catalogue_numbers, read_thumbnails
+from smar_model.data.catalogue import read_catalogue, read_catalogue_numbers
+from smar_model.data.item_pictures import read_thumbnails
+from smar_model.data.picture_views import look, picture_view
 from smar_model.data.query_text import beginning, normalise_query
 from smar_model.data.text_tokens import CHARACTERS_A_TOKEN, encode_items, encode_queries, pad, trim
-from smar_model.network.model import load_model, save_model
 from smar_model.retrieval.search import QueryEncoder
+from smar_model.training.model_files import load_model, save_model
 from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, write_rows
 
@@ -51,15 +53,15 @@ def words(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
 
 
 def test_an_item_is_its_title_category_brand_and_attributes_in_segments(tokenizer: Tokenizer) -> None:
-    items = encode_items(tokenizer, catalogue("Red shirt"), 12)
-    assert words(tokenizer, items.ids[0]) == ["red", "shirt", "clothing", "tops", "acme", "cotton"]
-    assert items.segments[0, :6].tolist() == [0, 0, 1, 1, 2, 3]
+    ids, segments = encode_items(tokenizer, catalogue("Red shirt"), 12)
+    assert words(tokenizer, ids[0]) == ["red", "shirt", "clothing", "tops", "acme", "cotton"]
+    assert segments[0, :6].tolist() == [0, 0, 1, 1, 2, 3]
 
 
 def test_a_long_title_does_not_push_the_other_parts_out(tokenizer: Tokenizer) -> None:
-    items = encode_items(tokenizer, catalogue(" ".join(f"w{i}" for i in range(40))), 12)
-    assert words(tokenizer, items.ids[0])[-4:] == ["clothing", "tops", "acme", "cotton"]
-    assert (items.ids[0] != 0).sum() == 12
+    ids, _ = encode_items(tokenizer, catalogue(" ".join(f"w{i}" for i in range(40))), 12)
+    assert words(tokenizer, ids[0])[-4:] == ["clothing", "tops", "acme", "cotton"]
+    assert (ids[0] != 0).sum() == 12
 
 
 def test_queries_are_normalised_as_training_data_are(tokenizer: Tokenizer) -> None:
@@ -124,7 +126,7 @@ def test_thumbnails_are_in_the_order_of_the_items_main_picture_first(on_disk: bo
         for item, frame, colour in [("b", 1, "blue"), ("a", 0, "red"), ("b", 0, "lime"), ("z", 0, "black")]
     ]
     file = write_rows(tmp_path / "pictures.parquet", "pictures", rows)
-    thumbnails = read_thumbnails([file], ["a", "b", "c"], scratch=tmp_path if on_disk else None)
+    thumbnails = read_thumbnails([file], np.array([b"a", b"b", b"c"]), scratch=tmp_path if on_disk else None)
     assert [f.name for f in tmp_path.iterdir()] == ["pictures.parquet"], "scratch files leave nothing behind"
     assert thumbnails.count.tolist() == [1, 2, 0]
     brightest = thumbnails.pixels[:, :, 25, 20].argmax(1)

@@ -16,14 +16,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from smar_model.data import token_tables, training_pairs
-from smar_model.data.token_tables import (
-    ItemTokens,
-    PairTokens,
-    find_rows,
-    query_keys,
-    write_item_tokens,
-    write_pair_tokens,
-)
+from smar_model.data.sorted_keys import as_bytes, find_rows
+from smar_model.data.token_tables import ItemTokens, PairTokens, query_keys, write_item_tokens, write_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs, in_novel_bucket, synthetic_pairs
 from smar_model.errors import InputError
 from tests.tiny_shop import write_rows
@@ -72,7 +66,7 @@ def synthetic(query: str, item: str) -> dict:
 def test_items_are_sorted_and_found_by_id(tmp_path: Path, tokenizer: Tokenizer) -> None:
     items = items_of(tmp_path, ["b", "über", "a", "a-long-one", "z"], tokenizer)
     assert [i.decode() for i in items.item_ids] == sorted(["b", "über", "a", "a-long-one", "z"])
-    assert find_rows(items.item_ids, ["z", "?", "über", "a", "a-long-one-that-is-longer", "z"]).tolist() == [
+    assert find_rows(items.item_ids, as_bytes(["z", "?", "über", "a", "a-long-one-that-is-longer", "z"])).tolist() == [
         3, -1, 4, 0, -1, 3
     ]  # fmt: skip
     assert tokenizer.decode(items.ids[0].tolist()).split()[:2] == ["red", "cat0"]

@@ -8,17 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from laptop.airflow_environment import environment
+from smar_model.lake.stage_code import STAGE_CODE
 from smar_model.settings import REPOSITORY
-from smar_model.stages import STAGES
+from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
+from tests.observed_files import observed_files, observing
 from tests.patience import PATIENCE_SECONDS, wait_until
+from tests.stage_code import may_be_loaded
 from tests.tiny_shop import LAST_DAY, tiny_settings, write_tiny_shop
 
 
@@ -29,8 +33,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_settings(home: Path, shop: str = "shop", **training: object) -> Path:
-    content = tiny_settings(home / shop).model_dump(mode="json")
+def write_settings(
+    home: Path, shop: str = "shop", *, torchrun: dict[str, list[str]] | None = None, **training: object
+) -> Path:
+    content = tiny_settings(home / shop, stages={"torchrun": torchrun or {}}).model_dump(mode="json")
     # A model of four steps beats nothing: the floors are for real ones.
     content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1, "champion_margin": 1.0}
     content["checks"]["visual_queries"] = [0.0, 0.1]  # half of them are: a warning on every day
@@ -40,11 +46,11 @@ def write_settings(home: Path, shop: str = "shop", **training: object) -> Path:
     return path
 
 
-def command(home: Path, *arguments: str) -> subprocess.Popen[str]:
+def command(home: Path, *arguments: str, variables: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *arguments],
         cwd=REPOSITORY,
-        env=os.environ | {"SMAR_HOME": str(home / "var")},
+        env=os.environ | {"SMAR_HOME": str(home / "var")} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,20 +62,26 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def retrain(home: Path, settings: Path) -> subprocess.Popen[str]:
-    return command(home, "laptop.retrain", "--settings", str(settings), "--date", str(LAST_DAY))
+def retrain(home: Path, settings: Path, **variables: str) -> subprocess.Popen[str]:
+    arguments = ["-m", "laptop.retrain", "--settings", str(settings), "--date", str(LAST_DAY)]
+    return command(home, *arguments, variables=variables)
+
+
+def smar(home: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    return command(home, "-m", "smar_model.cli", *arguments, variables=variables)
 
 
 def champion_version(home: Path) -> str:
-    code, output = finish(command(home, "smar_model.cli", "champion", "--json"))
+    code, output = finish(smar(home, "champion", "--json"))
     assert code == 0, output
     return json.loads(output)["version"]
 
 
 @pytest.fixture(scope="module")
 def first_day(home: Path) -> str:
-    """What `make retrain` printed for a good day."""
-    code, output = finish(retrain(home, write_settings(home)))
+    """What `make retrain` printed for a good day; one training ran in two processes."""
+    settings = write_settings(home, torchrun={"train-text-only": ["--nproc-per-node=2"]})
+    code, output = finish(retrain(home, settings, **observing(home / "files")))
     assert code == 0, output
     return output
 
@@ -78,7 +90,7 @@ def test_a_good_day_ends_with_a_champion_that_can_be_searched(home: Path, first_
     assert all(f"  {stage} " in first_day for stage in STAGES)
     for said in ("popularity", "BM25", "text-only", "Version 1 is the champion", "report.html", "make ui"):
         assert said in first_day
-    code, output = finish(command(home, "smar_model.cli", "search", "red shirt", "-k", "3", "--json"))
+    code, output = finish(smar(home, "search", "red shirt", "-k", "3", "--json"))
     assert code == 0, output
     answer = json.loads(output)
     assert len(answer["hits"]) == 3
@@ -93,6 +105,43 @@ def test_a_warning_leaves_its_task_green_and_is_seen(home: Path, first_day: str)
     assert '<tr class="warning">' in page and "share of labelled queries that are visual" in page
     log = (home / "var" / "logs" / f"{run.name}.log").read_text(encoding="utf-8")
     assert "check-data: warning: - run: share of labelled queries that are visual between 0 and 0.1" in log
+
+
+COMPARED = ("judge", "judge-baselines", "reveal-truth", "reveal-visible-truth")
+RUN_COMPARED = """
+import sys
+from smar_model.lake.runs import load_run
+from smar_model.lake.stage import run_stage
+from smar_model.stages import COMPARISON_STAGES
+run_stage(COMPARISON_STAGES[sys.argv[1]], load_run(sys.argv[2]))
+"""
+MOST_NOT_READ = 15
+"""Modules of a stage that none of its processes read: imported by functions that the tiny shop does not call."""
+
+
+def test_what_a_stage_reads_of_the_checkout_is_what_its_version_is_made_of(home: Path, first_day: str) -> None:
+    notes, day = home / "files", newest_run(home).name
+    start = ["start", "--settings", str(home / "shop.yaml"), "--run", "refresh", "--date", str(LAST_DAY)]
+    refresh = [[stage, "--run", "refresh"] for stage in ("prepare-items", *REFRESH_STAGES)]
+    for arguments in ([*start, "--release", "champion"], *refresh):
+        code, output = finish(smar(home, *arguments, **observing(notes)))
+        assert code == 0, output
+    for stage in COMPARED:
+        code, output = finish(command(home, "-c", RUN_COMPARED, stage, day, variables=observing(notes, stage=stage)))
+        assert code == 0, output
+    listed, read = json.loads(STAGE_CODE.read_text(encoding="utf-8")), observed_files(notes)
+    problems = []
+    for stage in STAGES | COMPARISON_STAGES | REFRESH_STAGES:
+        files = set(listed[stage]["files"])
+        assert read[stage] & files, f"{stage}: nothing was noted"
+        unlisted = sorted(name for name in read[stage] - files if not may_be_loaded(name))
+        problems += [f"{stage} reads {name}, which stage_code.json lacks" for name in unlisted]
+        unread = sorted(name for name in files - read[stage] if name.endswith(".py"))
+        problems += [f"{stage} did not read {', '.join(unread)}"] if len(unread) > MOST_NOT_READ else []
+    assert not problems, "\n".join(problems)
+    # Spark's workers and torchrun's processes are among those that noted what they read.
+    for stage, processes in {"prepare-items": 2, "train-text-only": 3}.items():
+        assert len(list(notes.glob(f"{stage}.*"))) >= processes, stage
 
 
 CHECK_TASKS = """

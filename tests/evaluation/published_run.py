@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 from smar_model.data.query_text import normalise_query
-from smar_model.lake.artifacts import Artifact, Attempt
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
-from smar_model.network.model import model_digest, new_model, save_model
 from smar_model.settings import Network
 from smar_model.stages import STAGES
+from smar_model.training.model_files import model_digest, new_model, save_model
 from tests.earlier_models import a_release
 from tests.tiny_shop import DAYS, draw_picture, tiny_events, tiny_items, tiny_run, write_rows
 
@@ -127,6 +128,9 @@ def write_items(folder: Path, items: list[dict[str, Any]], *, masked: str | None
             row = {"item_id": item["item_id"], "frame": 0, "thumbnail": buffer.getvalue()}
             pictures.append({**row, "picture_digest": digest_bytes(buffer.getvalue())})
         item["attributes"] = [(name, value) for name, value in item["attributes"] if name != masked]
+        item["text_digest"] = digest_json([item[name] for name in ("title", "category", "brand", "attributes")])
+        shown = [row["picture_digest"] for row in pictures if row["item_id"] == item["item_id"]]
+        item["content_digest"] = digest_json([item["text_digest"], shown])
     write_rows(folder / "catalogue" / "part-0.parquet", "catalogue", catalogue)
     write_rows(folder / "pictures" / "part-0.parquet", "pictures", pictures)
 

@@ -29,15 +29,16 @@ from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
 from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
-from smar_model.lake.artifacts import Attempt, load_artifact
+from smar_model.lake.artifacts import load_artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import key_parts
-from smar_model.network.model import load_model
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import NO_ROW
 from smar_model.retrieval.rerank import embed_images, rerank
 from smar_model.retrieval.search import DenseRanker
 from smar_model.stages import COMPARISON_STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import NETWORK, write_clicks, write_items, write_labels, write_queries
 from tests.tiny_shop import DAYS, LAST_DAY, tiny_events, tiny_items, tiny_settings, write_rows, write_tiny_shop
 
@@ -151,7 +152,7 @@ def test_every_row_and_seed_is_measured_once(measured: Bench) -> None:
     found = {(row.name, row.seed): row for row in current_rows(measured)}
     learned = {(name, seed) for name in ("text_only", "fused", "default", "mlp") for seed in (0, 1)}
     assert set(found) == learned | {("popularity", 0), ("bm25", 0), ("oracle", 0), ("told", 0)}
-    assert all(row.metrics["all"]["n"] == 40 for row in found.values())
+    assert all(row.metrics["all"].n == 40 for row in found.values())
     assert found["default", 0].pairs == 3 * 2 * 8
     assert found["default", 0].steps == {"adapt_vision": 2, "pretrain": 2, "finetune": 2}
     assert found["text_only", 0].pairs == 2 * 2 * 8
@@ -201,7 +202,7 @@ def test_a_reranker_puts_the_same_items_in_another_order(shop: Shop) -> None:
     images = embed_images(model, embeddings.item_ids, run.output("prepare-items").files("pictures"))
     second = rerank(ranker.encoder, queries, first, embeddings, images)
     asked, _ = model.encode_queries(torch.from_numpy(encode_queries(ranker.encoder.tokenizer, queries, 12)))
-    expected = model.rerank(asked, torch.from_numpy(np.array(embeddings.text)), images).detach().numpy()
+    expected = model.reranker(asked, torch.from_numpy(np.array(embeddings.text)), images).detach().numpy()
     for query in range(2):
         rows = [row for row in second.rows[query] if row != NO_ROW]
         assert sorted(rows) == sorted(row for row in first.rows[query] if row != NO_ROW)
@@ -236,17 +237,17 @@ def test_figures_come_from_each_querys_values(measured: Bench) -> None:
     assert 0 < len(log) < len(table)
     for k in (10, 50, 100):
         found = [r["target_rank"] is not None and r["target_rank"] <= k for r in log]
-        assert row.metrics["all"][f"target_recall_at_{k}"][0] == pytest.approx(np.mean(found), abs=1e-5)
+        assert row.metrics["all"].estimates[f"target_recall_at_{k}"].mean == pytest.approx(np.mean(found), abs=1e-5)
         expected = [2 * hit / k / (1 + 1 / k) for hit in found]
         assert [r[f"target_f1_at_{k}"] for r in log] == pytest.approx(expected)
     assert [r["target_mrr"] for r in table] == pytest.approx([1 / (r["target_rank"] or np.inf) for r in table])
     for segment, figures in row.metrics.items():
         inside = [r for r in table if segment in r["segments"]]
-        assert figures["n"] == len(inside)
+        assert figures.n == len(inside)
         for metric in METRICS:
-            mean, low, high = figures[metric]
-            assert mean == pytest.approx(np.mean([r[metric] for r in inside]), abs=1e-5)
-            assert low <= mean <= high
+            found = figures.estimates[metric]
+            assert found.mean == pytest.approx(np.mean([r[metric] for r in inside]), abs=1e-5)
+            assert found.low <= found.mean <= found.high
 
 
 def test_novel_queries_and_items_are_those_that_training_never_saw(measured: Bench) -> None:
@@ -283,13 +284,13 @@ def test_synthetic_queries_are_parts_of_the_titles_of_items_kept_out(measured: B
     for r in synthetic:
         assert r["segments"] == [SYNTHETIC]
         assert f" {r['query']} " in f" {titles[r['cluster']]} "
-    assert row.metrics[SYNTHETIC]["n"] == len(synthetic)
+    assert row.metrics[SYNTHETIC].n == len(synthetic)
 
 
 def test_the_page_says_what_was_measured(measured: Bench) -> None:
     page = write_page(measured, command="smar compare --settings x.yaml").read_text()
     rows = {(row.name, row.seed): row for row in current_rows(measured)}
-    seeds = [rows["default", seed].metrics[NOVEL]["target_recall_at_50"][0] for seed in (0, 1)]
+    seeds = [rows["default", seed].metrics[NOVEL].estimates["target_recall_at_50"].mean for seed in (0, 1)]
     assert f"| Ours (`default`) | {100 * np.mean(seeds):.1f} ± " in page
     assert f"({100 * seeds[0]:.1f} {100 * seeds[1]:.1f})" in page
     assert "`smar compare --settings x.yaml`" in page
@@ -298,7 +299,8 @@ def test_the_page_says_what_was_measured(measured: Bench) -> None:
     entry = differences["default − text_only"]
     for metric in ("target_recall_at_50", "graded_ndcg_at_10"):
         means = [
-            rows["default", s].metrics["all"][metric][0] - rows["text_only", s].metrics["all"][metric][0]
+            rows["default", s].metrics["all"].estimates[metric].mean
+            - rows["text_only", s].metrics["all"].estimates[metric].mean
             for s in (0, 1)
         ]
         figures = entry["segments"]["all"][metric]

@@ -12,6 +12,7 @@ from smar_model.evaluation.diagnostics import (
     hubness,
     near_duplicates,
 )
+from smar_model.evaluation.evaluation_record import Hub
 from smar_model.evaluation.shown_queries import choose_shown_queries
 
 
@@ -66,14 +67,15 @@ def test_a_hub_is_named_with_the_queries_that_it_does_not_fit() -> None:
     rows = np.array([[n, 9] for n in range(9)] + [[9, -1]])
     relevant = np.zeros(rows.shape, dtype=bool)
     relevant[:9, 0], relevant[9, 0] = True, True
-    found = hubness(rows, relevant, items=20)
-    assert found["worst"] == [{"row": 9, "found": 10, "fits": 1}]
-    assert found["never"] == 0.5
-    assert found["expected"] == pytest.approx(19 / 20)
+    ids = [f"item {n}" for n in range(20)]
+    found = hubness(rows, relevant, item_ids=ids)
+    assert found.worst == [Hub(item_id="item 9", found=10, fits=1)]
+    assert found.never == 0.5
+    assert found.expected == pytest.approx(19 / 20)
     counts = np.array([1] * 9 + [10] + [0] * 10)
-    assert found["skewness"] == pytest.approx(((counts - counts.mean()) ** 3).mean() / counts.std() ** 3)
-    even = hubness(np.arange(20).reshape(10, 2), np.ones((10, 2), dtype=bool), items=20)
-    assert (even["skewness"], even["never"], even["worst"]) == (0, 0, [])
+    assert found.skewness == pytest.approx(((counts - counts.mean()) ** 3).mean() / counts.std() ** 3)
+    even = hubness(np.arange(20).reshape(10, 2), np.ones((10, 2), dtype=bool), item_ids=ids)
+    assert (even.skewness, even.never, even.worst) == (0, 0, [])
 
 
 def test_shown_queries_are_a_mix_without_repeats() -> None:

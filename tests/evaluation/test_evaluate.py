@@ -15,16 +15,18 @@ import pytest
 
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
-from smar_model.evaluation.evaluate import evaluate, format_table, run
+from smar_model.evaluation.evaluate import evaluate, run
+from smar_model.evaluation.evaluation_record import parse_evaluation
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from smar_model.evaluation.oracle import VISIBLE, reveal_truth
 from smar_model.evaluation.relevance import Relevance
 from smar_model.evaluation.report import nested_tables
+from smar_model.evaluation.terminal_table import format_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.earlier_outputs import EarlierModel, Oracle
 from smar_model.lake.stage import key_parts, run_stage
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
@@ -255,7 +257,7 @@ def test_what_is_missing_is_said(bare: PublishedRun) -> None:
     assert evaluation["shown"]["beside"] == "bm25"
     page = bare.run.output("report").file("report.html").read_text(encoding="utf-8")
     assert "text-only: not measured" in page
-    table = format_table(evaluation)
+    table = format_table(parse_evaluation(evaluation))
     assert "text-only: not measured, as train-text-only" in table
     assert "clicked" in table
     assert max(map(len, table.splitlines())) <= 100
@@ -264,7 +266,7 @@ def test_what_is_missing_is_said(bare: PublishedRun) -> None:
 def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> None:
     evaluation = read_evaluation(measured.run.output("evaluate"))
     evaluation["segments"] = dict.fromkeys(evaluation["segments"], 10_000)
-    lines = format_table(evaluation).splitlines()
+    lines = format_table(parse_evaluation(evaluation)).splitlines()
     assert len({len(line) for line in lines[:10]}) == 1
     assert len(lines[0]) <= 100
     assert [line.split("│")[0].strip() for line in lines[3:10]] == [
@@ -278,7 +280,7 @@ def test_the_terminal_table_is_aligned_and_narrow(measured: PublishedRun) -> Non
     ]
     recall = evaluation["models"]["bm25"]["overall"]["recall_at_50"]["mean"]
     assert lines[4].split("│")[1].split()[0] == f"{100 * recall:.1f}"
-    assert "wanted item" in format_table(evaluation)
+    assert "wanted item" in format_table(parse_evaluation(evaluation))
 
 
 def test_an_empty_segment_has_no_figure_and_breaks_nothing(measured: PublishedRun) -> None:
@@ -287,7 +289,7 @@ def test_an_empty_segment_has_no_figure_and_breaks_nothing(measured: PublishedRu
         for value in segments["not_fashion"].values():
             value |= {"mean": None, "low": None, "high": None}
     evaluation["segments"]["not_fashion"] = 0
-    assert "–" in format_table(evaluation)
+    assert "–" in format_table(parse_evaluation(evaluation))
 
 
 class PageParser(HTMLParser):
@@ -423,14 +425,14 @@ def test_figures_and_differences_of_constructed_rankers() -> None:
         item_ids=ids,
         settings=Evaluation(bootstrap_samples=200, shown_queries=4),
     )
-    overall = evaluation["models"]["challenger"]["overall"]
-    assert overall["recall_at_50"]["mean"] == pytest.approx(1 / 3)
-    assert overall["recall_at_100"]["mean"] == pytest.approx(2 / 3)
-    assert overall["recall_at_50"]["low"] < 1 / 3 < overall["recall_at_50"]["high"]
-    against = evaluation["differences"]["bm25"]["overall"]["recall_at_50"]
-    assert (against["mean"], against["wins"], against["ties"], against["losses"]) == (0, 100, 100, 100)
-    same = evaluation["differences"]["text_only"]["fashion"]["recall_at_50"]
-    assert (same["low"], same["high"], same["ties"]) == (0, 0, 150)
+    overall = evaluation.models["challenger"]["overall"]
+    assert overall["recall_at_50"].mean == pytest.approx(1 / 3)
+    assert overall["recall_at_100"].mean == pytest.approx(2 / 3)
+    assert overall["recall_at_50"].low < 1 / 3 < overall["recall_at_50"].high
+    against = evaluation.differences["bm25"]["overall"]["recall_at_50"]
+    assert (against.mean, against.wins, against.ties, against.losses) == (0, 100, 100, 100)
+    same = evaluation.differences["text_only"]["fashion"]["recall_at_50"]
+    assert (same.low, same.high, same.ties) == (0, 0, 150)
 
 
 def test_a_ranker_of_another_catalogue_is_refused() -> None:

@@ -15,9 +15,9 @@ from smar_model.errors import InputError
 from smar_model.evaluation.oracle import train_oracle
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import key_parts, stage_inputs
-from smar_model.network.model import load_model
 from smar_model.release.starting_points import find_oracle
 from smar_model.stages import COMPARISON_STAGES, STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import publish_run
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from smar_model.evaluation.bag_of_words import BagOfWords
+from smar_model.evaluation.evaluation_record import PicturesHelped, Routing
 from smar_model.evaluation.evaluation_set import EvaluationSet
 from smar_model.evaluation.relevance import Relevance
 from smar_model.evaluation.routing_quality import (
@@ -22,7 +21,7 @@ from smar_model.evaluation.routing_quality import (
     routing_quality,
 )
 from smar_model.evaluation.significance import ClusterBootstrap
-from smar_model.retrieval.embed import ItemEmbeddings
+from smar_model.retrieval.item_embeddings import ItemEmbeddings
 
 DEPARTMENTS = ["Clothing", "Clothing", "Shoes", "Grocery", "Personal Care"]
 QUERIES = 400
@@ -60,8 +59,8 @@ def test_equal_probabilities_share_a_bin_and_honest_ones_have_no_error() -> None
 def test_the_reliability_curve_counts_every_query() -> None:
     probability = np.array([0.0, 0.05, 0.55, 0.58, 1.0])
     rows = reliability(probability, np.array([False, True, True, False, True]))
-    assert [(r["low"], r["queries"], r["visual_share"]) for r in rows] == [(0.0, 2, 0.5), (0.5, 2, 0.5), (0.9, 1, 1.0)]
-    assert rows[0]["mean_probability"] == pytest.approx(0.025)
+    assert [(r.low, r.queries, r.visual_share) for r in rows] == [(0.0, 2, 0.5), (0.5, 2, 0.5), (0.9, 1, 1.0)]
+    assert rows[0].mean_probability == pytest.approx(0.025)
 
 
 def test_shares_mix_text_and_multimodal_scores() -> None:
@@ -89,7 +88,7 @@ def make_queries() -> EvaluationSet:
 
 
 @pytest.fixture(scope="module")
-def measured() -> tuple[EvaluationSet, Answers, dict[str, Any]]:
+def measured() -> tuple[EvaluationSet, Answers, Routing]:
     queries, random = make_queries(), np.random.default_rng(3)
     logits = random.normal(size=QUERIES) + 2 * queries.is_visual
     probability = 1 / (1 + np.exp(-logits))
@@ -114,43 +113,43 @@ def measured() -> tuple[EvaluationSet, Answers, dict[str, Any]]:
 
 
 def test_each_department_is_told_from_the_visual_ones_separately(
-    measured: tuple[EvaluationSet, Answers, dict[str, Any]],
+    measured: tuple[EvaluationSet, Answers, Routing],
 ) -> None:
     queries, answers, figures = measured
     novel = np.arange(QUERIES) >= 100
     for population, inside in (("all", np.ones(QUERIES, dtype=bool)), ("novel", novel)):
-        against = figures["populations"][population]["against"]
+        against = figures.populations[population].against
         assert list(against) == ["Grocery", "Personal Care"]
         for department, row in against.items():
             among = inside & (queries.is_visual | (queries.departments == department))
             expected = roc_auc_score(queries.is_visual[among], answers.probability[among])
-            assert row["auc"] == pytest.approx(expected, abs=1e-12)
-            assert row["others"] == (inside & (queries.departments == department)).sum()
-    assert figures["populations"]["novel"]["queries"] == 300
+            assert row.auc == pytest.approx(expected, abs=1e-12)
+            assert row.others == (inside & (queries.departments == department)).sum()
+    assert figures.populations["novel"].queries == 300
     flat = flat_figures(figures)
-    assert flat["gate_auc_against_personal_care"] == figures["populations"]["all"]["against"]["Personal Care"]["auc"]
+    assert flat["gate_auc_against_personal_care"] == figures.populations["all"].against["Personal Care"].auc
     for suffix, probability in (("", answers.probability), ("_before", answers.uncalibrated)):
         assert flat[f"gate_calibration_error{suffix}"] == calibration_error(probability, queries.is_visual)
 
 
-def test_shares_of_requests_add_up_and_are_right(measured: tuple[EvaluationSet, Answers, dict[str, Any]]) -> None:
+def test_shares_of_requests_add_up_and_are_right(measured: tuple[EvaluationSet, Answers, Routing]) -> None:
     queries, answers, figures = measured
     ranks = answers.reciprocal_ranks
-    segments = figures["populations"]["all"]["segments"]
+    segments = figures.populations["all"].segments
     assert list(segments)[:3] == ["overall", "fashion", "not_fashion"]
-    parts = [segments[f"department: {name}"]["queries"] for name in dict.fromkeys(DEPARTMENTS)]
-    assert sum(parts) == segments["overall"]["queries"] == QUERIES
+    parts = [segments[f"department: {name}"].queries for name in dict.fromkeys(DEPARTMENTS)]
+    assert sum(parts) == segments["overall"].queries == QUERIES
     for segment in segments.values():
-        for row in segment["comparisons"].values():
-            assert row["helped"] + row["same"] + row["hurt"] == pytest.approx(1)
-        by_query = segment["by_query"]
-        assert by_query["helped"] + by_query["hurt"] + by_query["unknown"] == pytest.approx(1)
-    row = segments["fashion"]["comparisons"]["hard_over_text"]
+        for row in segment.comparisons.values():
+            assert row.helped + row.same + row.hurt == pytest.approx(1)
+        by_query = segment.by_query
+        assert by_query.helped + by_query.hurt + by_query.unknown == pytest.approx(1)
+    row = segments["fashion"].comparisons["hard_over_text"]
     better = (ranks["hard"] > ranks["text"])[queries.is_visual]
-    assert row["helped"] == pytest.approx(better.mean())
-    assert row["mean"] == pytest.approx((ranks["hard"] - ranks["text"])[queries.is_visual].mean())
+    assert row.helped == pytest.approx(better.mean())
+    assert row.mean == pytest.approx((ranks["hard"] - ranks["text"])[queries.is_visual].mean())
     sent_to_text = answers.probability < 0.5
-    assert row["same"] >= sent_to_text[queries.is_visual].mean()
+    assert row.same >= sent_to_text[queries.is_visual].mean()
 
 
 def test_what_pictures_did_is_unknown_under_five_clicks_or_the_margin() -> None:
@@ -158,9 +157,9 @@ def test_what_pictures_did_is_unknown_under_five_clicks_or_the_margin() -> None:
     difference = np.array([0.5, -0.1, -0.3, 0.9, 0.009, 0.4, -0.4, 1.0])
     clicks = pd.Series({"up": 5, "down": 7, "rare": 4, "tiny": 50, "evens out": 50})
     found = pictures_helped(queries, difference, clicks)
-    assert found == {"queries": 6, "helped": 1 / 6, "hurt": 1 / 6, "unknown": 4 / 6}
+    assert found == PicturesHelped(queries=6, helped=1 / 6, hurt=1 / 6, unknown=4 / 6)
     nobody = pictures_helped(queries[:0], difference[:0], clicks)
-    assert nobody == {"queries": 0, "helped": None, "hurt": None, "unknown": None}
+    assert nobody == PicturesHelped(queries=0, helped=None, hurt=None, unknown=None)
 
 
 def test_a_bag_of_words_learns_from_labels_in_any_order() -> None:

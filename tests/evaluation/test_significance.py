@@ -141,16 +141,16 @@ def test_segments_are_compared_as_each_would_be_alone() -> None:
         for metric in range(2):
             alone = compare(bootstrap, first[:, metric], second[:, metric], inside)
             value = found[name][metric]
-            assert (value["wins"], value["ties"], value["losses"]) == (alone.wins, alone.ties, alone.losses)
-            assert value["mean"] == pytest.approx(alone.difference.mean)
-            assert value["low"] == pytest.approx(alone.difference.low)
+            assert (value.wins, value.ties, value.losses) == (alone.wins, alone.ties, alone.losses)
+            assert value.mean == pytest.approx(alone.difference.mean)
+            assert value.low == pytest.approx(alone.difference.low)
             if name == "none":
-                assert value["p"] is value["p_adjusted"] is None
+                assert value.p is value.p_adjusted is None
                 continue
             difference = np.where(inside, first[:, metric] - second[:, metric], 0)[:, None]
             p = permutation_p(difference, clusters, samples=2_000, seed=4)[0]
-            assert value["p"] == pytest.approx(p, abs=0.03)
-    assert found["same"][0]["p"] == 1 and found["same"][0]["ties"] == 200
-    assert found["better"][1]["p"] == pytest.approx(1 / 2_001)
-    assert found["better"][1]["p_adjusted"] == pytest.approx(2 / 2_001), "two parts have queries"
-    assert found["all"][1]["p_adjusted"] == found["all"][1]["p"], "the question asked beforehand is not corrected"
+            assert value.p == pytest.approx(p, abs=0.03)
+    assert found["same"][0].p == 1 and found["same"][0].ties == 200
+    assert found["better"][1].p == pytest.approx(1 / 2_001)
+    assert found["better"][1].p_adjusted == pytest.approx(2 / 2_001), "two parts have queries"
+    assert found["all"][1].p_adjusted == found["all"][1].p, "the question asked beforehand is not corrected"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 from smar_model.cli import app
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
+from smar_model.evaluation.evaluation_record import Estimate
 from smar_model.evaluation.vision_probe import (
     BINS,
+    VisionProbe,
     colour_histogram,
     encode,
     format_probe,
@@ -31,10 +33,11 @@ from smar_model.evaluation.vision_probe import (
     read_products,
     unadapted_model,
 )
-from smar_model.lake.artifacts import Attempt, manifest_path
+from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.digests import digest_bytes, digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
-from smar_model.network.model import load_model
+from smar_model.training.model_files import load_model
 from smar_model.training.stage_model import begin
 from tests.evaluation.published_run import NETWORK, PublishedRun, publish_run
 from tests.tiny_shop import write_rows
@@ -107,7 +110,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedRun
 
 
 @pytest.fixture(scope="module")
-def result(published: PublishedRun) -> dict[str, Any]:
+def result(published: PublishedRun) -> VisionProbe:
     return probe_vision(published.run)
 
 
@@ -131,26 +134,26 @@ def test_products_are_the_informative_main_pictures_held_out_by_hash(published: 
 
 
 def test_a_run_without_novel_items_holds_out_some_of_its_own_and_says_so(
-    published: PublishedRun, result: dict[str, Any]
+    published: PublishedRun, result: VisionProbe
 ) -> None:
     run = of_run(published.run, segments=published.run.settings.segments.model_copy(update={"novel_bucket": 0.0}))
     share = read_products(run).held_out.mean()
     assert 0.1 < share < 0.3
     assert "has not seen the products held out" in format_probe(result)
-    assert "trained its encoder on all" in format_probe(result | {"unseen_by_encoder": False})
+    assert "trained its encoder on all" in format_probe(replace(result, unseen_by_encoder=False))
 
 
-def test_a_histogram_reads_colours_and_not_shapes(result: dict[str, Any]) -> None:
-    colour, shape = (result["attributes"][name] for name in ("colour", "type"))
-    assert (colour["values"], shape["values"]) == (3, 2)
-    assert colour["held_out"] == shape["held_out"] > 20
-    assert colour["accuracy"]["colour_histogram"]["mean"] > 0.95
-    assert shape["accuracy"]["colour_histogram"]["mean"] < 0.8 < shape["accuracy"]["unadapted"]["mean"]
-    assert shape["accuracy"]["colour_histogram"]["low"] < shape["accuracy"]["colour_histogram"]["mean"]
+def test_a_histogram_reads_colours_and_not_shapes(result: VisionProbe) -> None:
+    colour, shape = (result.attributes[name] for name in ("colour", "type"))
+    assert (colour.values, shape.values) == (3, 2)
+    assert colour.held_out == shape.held_out > 20
+    assert colour.accuracy["colour_histogram"].mean > 0.95
+    assert shape.accuracy["colour_histogram"].mean < 0.8 < shape.accuracy["unadapted"].mean
+    assert shape.accuracy["colour_histogram"].low < shape.accuracy["colour_histogram"].mean
 
 
-def test_figures_stand_in_a_file_and_in_a_table(published: PublishedRun, result: dict[str, Any]) -> None:
-    assert json.loads((published.run.folder / "vision_probe.json").read_text()) == result
+def test_figures_stand_in_a_file_and_in_a_table(published: PublishedRun, result: VisionProbe) -> None:
+    assert json.loads((published.run.folder / "vision_probe.json").read_text()) == asdict(result)
     lines = format_probe(result).splitlines()
     assert "colour, 3 values, n = " in lines[0]
     for row in (
@@ -184,8 +187,8 @@ def test_where_pictures_are_read_by_descriptors_the_image_tower_is_probed(publis
     finally:
         kept.replace(manifest_path("adapt-vision", model.key))
         (published.run.folder / "vision_probe.json").write_bytes(figures)
-    assert result["dimensions"]["adapted"] == NETWORK["text"]["width"]
-    assert result["attributes"]["type"]["accuracy"]["descriptors"]["mean"] > 0.9
+    assert result.dimensions["adapted"] == NETWORK["text"]["width"]
+    assert result.attributes["type"].accuracy["descriptors"].mean > 0.9
     assert any(line.startswith("adapted image tower") for line in format_probe(result).splitlines())
 
 
@@ -232,11 +235,11 @@ def test_the_probe_reads_what_is_planted_and_nothing_from_noise() -> None:
     planted = np.stack([values == v for v in "abc"], axis=1).astype(float)
     features = {"adapted": planted, "unadapted": random.normal(size=(400, 3))}
     figures = probe(features, values, held_out, samples=200, seed=0)
-    assert figures["left_out"] == 10
-    assert figures["learned_from"] + figures["held_out"] == 390
-    assert figures["accuracy"]["adapted"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert figures["accuracy"]["unadapted"]["mean"] < 0.5
-    assert figures["adapted_minus"]["unadapted"]["low"] > 0.4
+    assert figures.left_out == 10
+    assert figures.learned_from + figures.held_out == 390
+    assert figures.accuracy["adapted"] == Estimate(mean=1.0, low=1.0, high=1.0)
+    assert figures.accuracy["unadapted"].mean < 0.5
+    assert figures.adapted_minus["unadapted"].low > 0.4
     assert figures == probe(features, values, held_out, samples=200, seed=0)
 
 

@@ -11,8 +11,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from smar_model.data.training_pairs import clicked_pairs, in_novel_bucket, synthetic_pairs
-from smar_model.lake.artifacts import Artifact, Attempt
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
 from smar_model.stages import STAGES

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import check_data, table_summaries
-from smar_model.checks import expectations as checks
+from smar_model.checks.expectations import Measure
 from smar_model.errors import InputError
 from smar_model.lake.contracts import SCHEMAS, Demand
 from smar_model.lake.runs import create_run
@@ -229,8 +229,8 @@ def test_a_library_that_breaks_fails_the_stage(home: Path, monkeypatch: pytest.M
     run_stages(run, *DATA_STAGES[:5])
     before = published("check-data")
 
-    def impossible(context: Any, figures: Any) -> list[checks.Measure]:
-        return [checks.Measure(table="run", check="odd", severity="warning", value=1, least=2, most=1)]
+    def impossible(context: Any, figures: Any) -> list[Measure]:
+        return [Measure(table="run", check="odd", severity="warning", value=1, least=2, most=1)]
 
     monkeypatch.setattr(check_data, "run_measures", impossible)
     with pytest.raises(RuntimeError, match="run: odd: could not be carried out: min_value cannot be greater"):

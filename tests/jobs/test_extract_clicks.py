@@ -23,9 +23,10 @@ from pyspark.sql import SparkSession
 
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, lake, load_artifact, sweep_orphans
+from smar_model.lake.artifacts import Artifact, lake, load_artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, create_run
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY, Simulation
 from smar_model.shop.catalogue import write_catalogue
 from smar_model.shop.faults import KEPT, add_log_faults
@@ -295,7 +296,7 @@ def test_a_share_of_the_shoppers_is_read_whole(faulty: dict[str, Any], other_hom
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from smar_model.lake.artifacts import Attempt
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import load_run
 from smar_model.lake.stage import run_stage
 from smar_model.stages import STAGES

@@ -23,7 +23,7 @@ from pyspark.sql import SparkSession
 
 from jobs import prepare_items
 from jobs.prepare_items import look_at
-from jobs.spark_session import count_rows, read_table
+from jobs.spark_session import count_rows, read_table, run_sql
 from smar_model.delivery import picture_fetching
 from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
@@ -31,6 +31,7 @@ from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import Run, create_run
 from tests.picture_server import serve
 from tests.tiny_shop import (
+    DAYS,
     LAST_DAY,
     draw_picture,
     published,
@@ -434,6 +435,60 @@ def test_the_next_day_only_new_pictures_are_decoded_and_the_result_is_the_same(
         for n in range(metadata.num_row_groups)
     ]
     assert sum(groups) == second.metrics["pictures"] and max(groups) <= 5
+
+
+PICTURE = "item_id string, file string, picture_digest string, frame int, perceptual_hash bigint, signature array<int>"
+
+
+def digests(spark: SparkSession, rows: list[dict[str, Any]], pictures: list[tuple]) -> dict[str, tuple[str, str]]:
+    """Digests of text and content of each item; pictures as item, digest, frame and why they say nothing."""
+    base = {"title": "Shirt", "category": "Clothing > Shirts", "department": "Clothing", "brand": "", "images": []}
+    items = [base | {"attributes": {"colour": "red", "size": "M"}, "updated_at": LAST_DAY} | row for row in rows]
+    columns = "item_id string, title string, category string, department string, brand string, images array<string>, "
+    usable = spark.createDataFrame(items, columns + "attributes map<string,string>, updated_at date")
+    usable.createOrReplaceTempView("usable_items")
+    judged = [(name, f"{d}.jpg", d, frame, 0, [0], flag, None, None) for name, d, frame, flag in pictures]
+    more = ", uninformative string, reason string, detail string"
+    spark.createDataFrame(judged, PICTURE + more).createOrReplaceTempView("judged_pictures")
+    spark.createDataFrame([], "picture_digest string, thumbnail binary").createOrReplaceTempView("looks")
+    spark.createDataFrame([], "source string, row_key string, reason string, detail string").createOrReplaceTempView(
+        "item_quarantine"
+    )
+    run_sql(spark, "prepare_pictures", samples=1, maximum_frames=2)
+    return {row.item_id: (row.text_digest, row.content_digest) for row in spark.table("catalogue").collect()}
+
+
+def test_digests_tell_what_an_embedding_depends_on(spark: SparkSession) -> None:
+    texts = {
+        "title": {"title": "Shirts"},
+        "category": {"category": "Clothing > Tops"},
+        "brand": {"brand": "Acme"},
+        "attributes": {"attributes": {"colour": "red"}},
+        "moved": {"title": "", "brand": "Shirt"},
+    }
+    alike = {
+        "plain": {},
+        "touched": {"updated_at": DAYS[0]},
+        "turned": {"attributes": {"size": "M", "colour": "red"}},
+        **{name: {} for name in ("unseen", "third", "flagged", "one", "other", "two", "swapped")},
+    }
+    shown = [("one", "a", 0, None), ("other", "b", 0, None), ("two", "a", 0, None), ("two", "b", 1, None)]
+    shown += [("swapped", "b", 0, None), ("swapped", "a", 1, None), ("unseen", "a", 0, "uniform")]
+    shown += [
+        ("flagged", "c", 0, "shared"),
+        ("flagged", "a", 1, None),
+        ("third", "a", 0, None),
+        ("third", "z", 2, None),
+    ]
+    found = digests(spark, [{"item_id": name} | row for name, row in (texts | alike).items()], shown)
+    assert all(len(digest) == 64 for pair in found.values() for digest in pair)
+    text = {name: pair[0] for name, pair in found.items()}
+    assert {text[name] for name in alike} == {text["plain"]}
+    assert len({text[name] for name in (*texts, "plain")}) == len(texts) + 1
+    content = {name: pair[1] for name, pair in found.items()}
+    assert content["plain"] == content["touched"] == content["turned"] == content["unseen"]
+    assert content["one"] == content["flagged"] == content["third"], "the pictures that an embedding uses are the same"
+    assert len({content[name] for name in ("plain", "one", "other", "two", "swapped", *texts)}) == 5 + len(texts)
 
 
 def pixel(thumbnail: bytes, x: int, y: int) -> tuple[int, ...]:

@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from smar_model.errors import InputError
-from smar_model.lake import artifacts, contracts
-from smar_model.lake.artifacts import Attempt, load_artifact, manifest_path, sweep_expired
-from smar_model.lake.contracts import Contract, describe_tables, load_contract, read_contract
+from smar_model.lake import contracts, output_digests, publishing
+from smar_model.lake.artifacts import load_artifact, manifest_path
+from smar_model.lake.contracts import Contract, load_contract, read_contract
+from smar_model.lake.publishing import Attempt
+from smar_model.lake.sweeping import sweep_expired
+from smar_model.lake.tables_page import describe_tables
 from smar_model.settings import REPOSITORY
 from tests.tiny_shop import publish_with
 
@@ -105,11 +108,11 @@ def test_every_contract_loads_and_the_page_of_tables_is_current() -> None:
 def publish_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Publishes a table under a contract that differs from SIZES as given."""
     monkeypatch.setenv("SMAR_HOME", str(tmp_path))
-    monkeypatch.setattr(artifacts, "has_contract", lambda table: True)
+    monkeypatch.setattr(output_digests, "has_contract", lambda table: True)
 
     def publish(key: str, **changes: Any) -> Any:
         contract = Contract.model_validate(SIZES | changes)
-        monkeypatch.setattr(artifacts, "load_contract", lambda table: contract)
+        monkeypatch.setattr(publishing, "load_contract", lambda table: contract)
         attempt = Attempt("measure", key)
         (attempt.folder / "sizes").mkdir()
         pq.write_table(contract.arrow_schema().empty_table(), attempt.folder / "sizes" / "a.parquet")

@@ -21,26 +21,26 @@ import pytest
 
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import (
-    ORPHAN_AGE_SECONDS,
     Artifact,
-    Attempt,
     DamagedOutput,
     find_artifact,
     lake,
     load_artifact,
     manifest_path,
     newest_artifact,
-    sweep_orphans,
 )
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.shared_files import replace_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.lake.sweeping import ORPHAN_AGE_SECONDS, sweep_orphans
 from smar_model.settings import REPOSITORY
 from tests.earlier_models import a_release
 from tests.tiny_shop import flip_byte, published, tiny_run
 
-WORK = Stage(name="made-up", summary="", work=f"{__name__}:write_output")
+# An output that no stage of the table makes.
+WORK = Stage(name="extract-clicks-day", summary="", work=f"{__name__}:write_output")
 FILES = ("model/weights.bin", "embeddings.npy", "evaluation.json", "fashion_labels/a.parquet")
 Damage = Callable[[Artifact], Path]
 """Does it, and returns what it is named by."""

@@ -18,17 +18,12 @@ import pytest
 
 from smar_model.errors import InputError, machine_failure
 from smar_model.lake import records
-from smar_model.lake.artifacts import (
-    Attempt,
-    find_artifact,
-    load_artifact,
-    manifest_path,
-    newest_artifact,
-    sweep_orphans,
-)
+from smar_model.lake.artifacts import find_artifact, load_artifact, manifest_path, newest_artifact
 from smar_model.lake.digests import digest_raw_files
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import find_runs, load_run
 from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY
 from tests.privileged import small_disk
 from tests.tiny_shop import tiny_run

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smar_model.lake.artifacts import Attempt, lake, manifest_path
+from smar_model.lake.artifacts import lake, manifest_path
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.shared_files import create_if_absent, replace_file
 from smar_model.release.history import append_history, history_file, new_entry
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt
+from smar_model.lake.durable_files import sweep_temporaries
 from smar_model.lake.process_identity import process_state, temporary_beside, this_process, writer_state
-from smar_model.lake.shared_files import sweep_temporaries
+from smar_model.lake.publishing import Attempt
 from smar_model.release.history import append_history, history_file, new_entry, read_pending, write_pending
 from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY
@@ -37,9 +37,9 @@ time.sleep(600)
 """
 ELSEWHERE = """
 from smar_model.errors import NoAnswer
-from smar_model.lake.artifacts import sweep_orphans
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.lake.runs import load_run
-from smar_model.lake.shared_files import sweep_temporaries
+from smar_model.lake.durable_files import sweep_temporaries
 from smar_model.release.lease import registry_lease
 print("swept", sweep_orphans(), sweep_temporaries())
 print("state", load_run("tiny").state("index")["state"])
@@ -214,7 +214,7 @@ def test_numbers_of_holders_grow_whatever_becomes_of_the_files(home: Path, damag
         numbers.append(lease.number)
     with registry_lease(purpose="second") as late:
         numbers.append(late.number)
-        for file in (lock, home / "registry.guard"):
+        for file in (lock, home / "registry.lock.number"):
             content = file.read_bytes()
             file.unlink() if damage == "gone" else file.write_bytes(content[:3] if damage == "cut" else b"\xff\x00\x9f")
         with registry_lease(purpose="third", wait_seconds=0) as lease:

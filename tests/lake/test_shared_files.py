@@ -23,23 +23,17 @@ import pytest
 from smar_model.cli import main
 from smar_model.doctor import examine
 from smar_model.errors import InputError, NoAnswer
-from smar_model.lake import artifacts, object_store, shared_files
-from smar_model.lake.artifacts import (
-    Attempt,
-    DamagedOutput,
-    find_artifact,
-    lake,
-    load_artifact,
-    remove_artifact,
-    sweep_orphans,
-)
+from smar_model.lake import object_store, shared_files, sweeping
+from smar_model.lake.artifacts import DamagedOutput, find_artifact, lake, load_artifact, remove_artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.earlier_outputs import EarlierModel
 from smar_model.lake.object_store import ObjectStore, Version
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import create_run, find_runs, load_run
 from smar_model.lake.shared_files import create_if_absent, files_in, read_file
 from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.release.lease import registry_lease
 from smar_model.settings import REPOSITORY, home
@@ -66,7 +60,7 @@ def work(context):
     context.output("done.txt").write_text("done")
     return {}
 
-run_stage(Stage(name="slow", summary="", work="__main__:work"), load_run("tiny"))
+run_stage(Stage(name="embed", summary="", work="__main__:work"), load_run("tiny"))
 """
 
 
@@ -105,26 +99,30 @@ def on(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return go
 
 
-def test_an_object_is_created_once_and_swapped_only_where_it_is_as_it_was_read(url: str) -> None:
-    store = ObjectStore(url)
-    assert store.read("a/b") is None and not store.exists("a/b")
-    assert store.create("a/b", b"one")
-    assert not store.create("a/b", b"two")
-    found = store.read("a/b")
-    assert found is not None and found[0] == b"one" and store.exists("a/b")
-    assert store.swap("a/b", b"two", found[1])
-    assert not store.swap("a/b", b"three", found[1])
-    assert store.read_many(["a/b", "a/none"]) == [b"two", None]
-    assert store.create("a/b", b"two"), "a first try that arrived without an answer is no other's"
-    store.delete(["a/b", "a/none"])
-    assert not store.swap("a/b", b"four", found[1]), "it is gone"
-    assert store.swap("a/b", b"four", Version())
+def test_an_object_is_created_once_and_swapped_only_where_it_is_as_it_was_read(on: Callable[[str], Path]) -> None:
+    store = shared_files.store()
+    assert store is not None
+    path, none = on("first") / "a" / "b", on("first") / "a" / "none"
+    assert store.read(path) is None and not store.is_file(path)
+    assert store.create_if_absent(path, "one")
+    assert not store.create_if_absent(path, "two")
+    content, known_by = store.read_to_replace(path)
+    assert content == b"one" and store.is_file(path)
+    assert store.replace_unchanged(path, "two", known_by)
+    assert not store.replace_unchanged(path, "three", known_by)
+    assert store.read_files([path, none]) == {path: b"two"}
+    assert store.create_if_absent(path, "two"), "a first try that arrived without an answer is no other's"
+    for gone in (path, none):
+        store.remove_file(gone)
+    assert not store.replace_unchanged(path, "four", known_by), "it is gone"
+    assert store.replace_unchanged(path, "four", Version())
 
 
-def test_of_many_who_create_one_object_one_does(url: str) -> None:
+def test_of_many_who_create_one_object_one_does(on: Callable[[str], Path], url: str) -> None:
+    path = on("first") / "lock"
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda n: ObjectStore(url).create("lock", str(n).encode()), range(8)))
-    found = ObjectStore(url).read("lock")
+        won = list(pool.map(lambda n: ObjectStore(url).create_if_absent(path, str(n)), range(8)))
+    found = ObjectStore(url).read(path)
     assert won.count(True) == 1 and found is not None and found[0] == str(won.index(True)).encode()
 
 
@@ -136,13 +134,13 @@ def test_a_store_that_cannot_be_reached_or_is_none_is_one_clear_message(
     ):
         ObjectStore("/data")
     refused = r"s3://no-such-bucket: the object store refuses \(.*check SMAR_STORE"
-    for write in (ObjectStore.put, ObjectStore.create):
+    for write in (ObjectStore.replace_file, ObjectStore.create_if_absent):
         with pytest.raises(InputError, match=refused):
-            write(ObjectStore("s3://no-such-bucket"), "a", b"")
+            write(ObjectStore("s3://no-such-bucket"), home() / "a", "")
     monkeypatch.setattr(object_store, "RETRIES", {"max_retries": 1})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(NoAnswer, match=r"the object store does not answer \(.*127\.0\.0\.1:9"):
-        ObjectStore(url).read("a")
+        ObjectStore(url).read(home() / "a")
     monkeypatch.setenv("SMAR_STORE", f"{url}/away")
     monkeypatch.setattr(sys, "argv", ["smar", "index", "--run", "any"])
     with pytest.raises(SystemExit) as ended:
@@ -161,8 +159,8 @@ def test_smar_doctor_says_whether_the_store_does_what_the_lake_needs(
 
     assert found()[0] == "fine" and found()[1].endswith("conditional puts hold")
     store = shared_files.store()
-    assert store is not None and not list(store.within("probes"))
-    monkeypatch.setattr(ObjectStore, "swap", lambda self, name, content, old: self.put(name, content) or True)
+    assert store is not None and not store.sizes(home() / "probes")
+    monkeypatch.setattr(ObjectStore, "swap", lambda self, path, content, old: self.put(path, content) or True)
     assert found()[0] == "missing" and "ignores conditional puts" in found()[1]
     monkeypatch.setenv("SMAR_STORE", "s3://no-such-bucket")
     assert found()[0] == "missing" and "check SMAR_STORE" in found()[1]
@@ -198,7 +196,7 @@ def test_of_two_machines_with_one_key_the_first_is_real(on: Callable[[str], Path
     assert loser.file("by.txt").read_text() == "second"
     store = shared_files.store()
     assert store is not None
-    assert {Path(found.name).name for found in store.within("lake/stage")} == {"key.json", "by.txt"}
+    assert {path.name for path in store.sizes(lake() / "stage")} == {"key.json", "by.txt"}
 
 
 def test_files_without_a_manifest_are_nothing_and_swept_when_they_are_old(
@@ -210,13 +208,13 @@ def test_files_without_a_manifest_are_nothing_and_swept_when_they_are_old(
     on("second")
     store = shared_files.store()
     assert store is not None and find_artifact("stage", "key") is None
-    assert artifacts.sweep_orphans() == 0 and len(list(store.within("lake"))) == 1
+    assert sweeping.sweep_orphans() == 0 and len(store.sizes(lake())) == 1
     kept = Attempt("stage", "other")
     (kept.folder / "whole.txt").write_text("whole")
     kept.publish(metrics={}, inputs={}, settings={})
-    monkeypatch.setattr(artifacts, "ORPHAN_AGE_SECONDS", -1)
-    assert artifacts.sweep_orphans() == 1
-    assert {Path(found.name).name for found in store.within("lake")} == {"other.json", "whole.txt"}
+    monkeypatch.setattr(sweeping, "ORPHAN_AGE_SECONDS", -1)
+    assert sweeping.sweep_orphans() == 1
+    assert {path.name for path in store.sizes(lake())} == {"other.json", "whole.txt"}
 
 
 def test_what_is_removed_or_expired_is_so_on_every_machine(
@@ -227,13 +225,13 @@ def test_what_is_removed_or_expired_is_so_on_every_machine(
     on("second")
     assert len(load_artifact(WORK.name, made.key).files("fashion_labels")) == 1
     contract = load_contract("fashion_labels").model_copy(update={"retention_days": 1})
-    monkeypatch.setattr(artifacts, "load_contract", lambda table: contract)
+    monkeypatch.setattr(sweeping, "load_contract", lambda table: contract)
     publish_with(WORK.name, made.key, finished_at=datetime(2026, 1, 1, tzinfo=UTC).isoformat())
-    assert artifacts.sweep_expired() == 1
+    assert sweeping.sweep_expired() == 1
     on("first")
     assert load_artifact(WORK.name, made.key).files("fashion_labels") == []
-    assert artifacts.sweep_expired() == 1, "its own copy"
-    assert artifacts.sweep_expired() == 0
+    assert sweeping.sweep_expired() == 1, "its own copy"
+    assert sweeping.sweep_expired() == 0
     remove_artifact(made)
     on("second")
     assert find_artifact(WORK.name, made.key) is None
@@ -261,7 +259,7 @@ def test_a_damaged_copy_is_fetched_again_and_what_is_damaged_in_the_store_is_mad
     on("first")
     assert load_artifact(WORK.name, made.key).place.name == again.place.name
     assert load_artifact(WORK.name, made.key).file("model/weights.bin").read_bytes() == bytes(6_000_000)
-    assert artifacts.sweep_orphans() == 0, "set aside, and kept"
+    assert sweeping.sweep_orphans() == 0, "set aside, and kept"
 
 
 def test_a_run_keeps_its_first_record_and_names_folders_by_their_place_in_the_home_folder(
@@ -314,7 +312,7 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
     first = slow_process(on("first"), go, logs[0])
     wait_for("half-way", logs[0])
     second = slow_process(on("second"), go, logs[1])
-    wait_for(f"slow: waits for process {first.pid} on", logs[1])
+    wait_for(f"embed: waits for process {first.pid} on", logs[1])
     if killed:
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -322,7 +320,7 @@ def test_a_stage_that_is_done_on_one_machine_is_waited_for_by_another(
     go.touch()
     assert second.wait(PATIENCE_SECONDS) == 0, logs[1].read_text()
     assert first.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if killed else 0), logs[0].read_text()
-    assert ("slow: finished" if killed else "slow: reused") in logs[1].read_text()
+    assert ("embed: finished" if killed else "embed: reused") in logs[1].read_text()
 
 
 def test_one_writer_of_the_registry_on_all_machines(on: Callable[[str], Path], tmp_path: Path) -> None:
@@ -351,7 +349,7 @@ def test_a_damaged_manifest_is_set_aside_once_for_all_machines(on: Callable[[str
     made = run_stage(WORK, load_run("tiny"))
     store = shared_files.store()
     assert store is not None
-    store.put(f"lake/{WORK.name}/{made.key}.json", b'{"stage": \xff')
+    store.put(lake() / WORK.name / f"{made.key}.json", b'{"stage": \xff')
     on("second")
     assert sweep_orphans() == 0
     assert find_artifact(WORK.name, made.key) is None
@@ -359,7 +357,7 @@ def test_a_damaged_manifest_is_set_aside_once_for_all_machines(on: Callable[[str
     assert run_stage(WORK, load_run("tiny")).digest == made.digest
     on("second")
     assert load_run("tiny").output(WORK.name).place != made.place
-    damaged = [Path(found.name).name for found in store.within(f"lake/{WORK.name}/damaged")]
+    damaged = [path.name for path in store.sizes(lake() / WORK.name / "damaged")]
     assert len(damaged) == 1 and damaged[0].startswith(made.key)
 
 
@@ -375,8 +373,8 @@ def test_holders_of_the_registry_have_growing_numbers_on_all_machines_and_a_late
             append_history(new_entry("m", "promote", number=1))
         assert quick.number > slow.number
         for damage in (b"\xff", b""):
-            store.put("registry.lock", damage)
-            store.put("registry.lock.number", damage)
+            store.put(home() / "registry.lock", damage)
+            store.put(home() / "registry.lock.number", damage)
             with registry_lease(purpose="next", wait_seconds=0) as lease:
                 assert lease.number > quick.number
                 lease.verify()

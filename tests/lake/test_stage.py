@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt, lake, load_artifact, sweep_orphans
+from smar_model.lake.artifacts import lake, load_artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.digests import digest_file
+from smar_model.lake.publishing import Attempt
+from smar_model.lake.runs import load_run
 from smar_model.lake.stage import Stage, StageContext, run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.tiny_shop import published, tiny_run
@@ -130,11 +133,17 @@ def test_finished_work_is_reused_until_a_setting_that_the_stage_reads_changes(ho
     assert read.key != first.key
     assert (read.metrics, len(calls)) == ({"rows": 3}, 2)
     assert load_artifact(first.stage, first.key).metrics == {"rows": 2}
+    # Why it was done again stands in the records of the two runs.
+    made_of = [(load_run(name).state(WORK.name) or {})["made_of"] for name in ("unread", "read")]
+    assert {name for name in made_of[0] if made_of[0][name] != made_of[1][name]} == {"settings"}
+    assert "sql/label_fashion.sql" in made_of[0]["code"] and any(
+        line.startswith("pyspark==") for line in made_of[0]["lock"]
+    )
 
 
 def test_the_days_of_the_run_are_part_of_a_dated_stage_s_key_alone(home: Path) -> None:
     shorter = {"days": 2, "evaluation_days": 1}
-    undated = Stage(name="undated", summary="", work=WORK.work, settings=WORK.settings, dated=False)
+    undated = Stage(name="embed", summary="", work=WORK.work, settings=WORK.settings, dated=False)
     for stage, expected in ((WORK, 2), (undated, 1)):
         calls.clear()
         run_stage(stage, tiny_run(home / "shop", name=f"{stage.name}-long"))
@@ -207,7 +216,7 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path)
     program = (
         "from smar_model.lake.runs import load_run\n"
         "from smar_model.lake.stage import Stage, run_stage\n"
-        "run_stage(Stage(name='slow', summary='', work='slow_work:run'), load_run('tiny'))\n"
+        "run_stage(Stage(name='embed', summary='', work='slow_work:run'), load_run('tiny'))\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{REPOSITORY}", "SMAR_HOME": str(home)}
 
@@ -221,12 +230,12 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_made(home: Path)
     first = start("first")
     wait_for("half-way", "first")
     second = start("second")
-    wait_for(f"slow: waits for process {first.pid} on", "second")
+    wait_for(f"embed: waits for process {first.pid} on", "second")
     (home / "go").touch()
     assert (first.wait(PATIENCE_SECONDS), second.wait(PATIENCE_SECONDS)) == (0, 0)
-    assert "slow: finished" in (home / "first").read_text()
-    assert "slow: reused" in (home / "second").read_text()
-    assert len(published("slow")[1]) == 1
+    assert "embed: finished" in (home / "first").read_text()
+    assert "embed: reused" in (home / "second").read_text()
+    assert len(published("embed")[1]) == 1
 
 
 def test_a_manifest_lists_every_file_with_its_size_and_digest(home: Path) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from smar_model.network.model import RetrievalModel, new_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import Network, Pictures, TextEncoder, VisionEncoder
 from smar_model.training.batches import Batch
+from smar_model.training.model_files import new_model
 
 SMALL = TextEncoder(width=32, heads=2, query_layers=1)
 

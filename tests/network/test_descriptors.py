@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from smar_model.network.descriptors import DIRECTIONS, PictureDescriptors, colour_histograms, edge_histograms
-from smar_model.network.model import load_model, save_model
 from smar_model.settings import VisionEncoder
+from smar_model.training.model_files import load_model, save_model
 from smar_model.training.pair_embeddings import encode_pairs
 from tests.network.small_models import small_batch, small_model
 

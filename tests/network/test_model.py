@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from smar_model.errors import InputError
-from smar_model.network.model import RetrievalModel, load_model, save_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import TextEncoder, VisionEncoder
+from smar_model.training.model_files import load_model, save_model
 from tests.network.small_models import small_model
 
 

@@ -9,12 +9,13 @@ import torch
 
 from smar_model.errors import InputError
 from smar_model.network.fusion import FUSIONS
-from smar_model.network.model import RetrievalModel, load_model, save_model
+from smar_model.network.model import RetrievalModel
 from smar_model.network.variants import VARIANTS
 from smar_model.settings import REPOSITORY, TextEncoder, VisionEncoder, load_settings
 from smar_model.training.batches import Batch
 from smar_model.training.finetune import routed_loss
 from smar_model.training.gradient_cache import Embeddings, backward
+from smar_model.training.model_files import load_model, save_model
 from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import three_losses
 from smar_model.training.variant_costs import measure_variant, variants_page
@@ -56,7 +57,7 @@ def test_each_variant_learns_and_a_saved_one_embeds_identically(variant: str, tm
         assert wanted.keys() == found.keys()
         assert all(torch.equal(wanted[name], found[name]) for name in wanted)
         if model.variant.reranker:
-            rerank = [m.rerank(e["queries"], e["texts"], e["images"]) for m, e in ((model, wanted), (loaded, found))]
+            rerank = [m.reranker(e["queries"], e["texts"], e["images"]) for m, e in ((model, wanted), (loaded, found))]
             assert torch.equal(*rerank)
 
 

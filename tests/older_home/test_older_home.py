@@ -6,13 +6,17 @@ import json
 import os
 import sqlite3
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from smar_model.checks.outcomes import read_checks
 from smar_model.cli import app
+from smar_model.evaluation.decision import read_decision
+from smar_model.evaluation.evaluation_record import read_evaluation
 from smar_model.lake.runs import Run, find_runs
 from smar_model.release.registry import Registry
 from smar_model.release.starting_points import starting_points
@@ -70,6 +74,16 @@ def test_its_runs_are_read() -> None:
             output = run.output(stage)
             assert all(output.file(name).is_file() for name in output.manifest["files"])
         assert run.state("promote")["metrics"]["outcome"] == "promoted"  # type: ignore[index]
+
+
+def test_what_it_judged_is_read_as_it_was_written() -> None:
+    for run in runs():
+        evaluated, decided = run.output("evaluate").file("evaluation.json"), run.output("gate").file("decision.json")
+        for record, file in ((read_evaluation(evaluated), evaluated), (read_decision(decided), decided)):
+            assert json.dumps(asdict(record)) == json.dumps(json.loads(file.read_text(encoding="utf-8")))
+        checks = read_checks(run.output("check-data").file("checks.json"))
+        # Their kind was not written then.
+        assert sum(check.kind == "drift" for check in checks) == 18 < len(checks)
 
 
 def test_its_release_is_found_answers_and_is_served(home: Path) -> None:

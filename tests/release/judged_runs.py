@@ -8,13 +8,14 @@ from typing import Any
 
 import yaml
 
-from smar_model.lake.artifacts import Artifact, Attempt
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run, load_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import new_model, save_model
 from smar_model.release.start import start_run
 from smar_model.stages import REFRESH_STAGES, STAGES
+from smar_model.training.model_files import new_model, save_model
 from tests.evaluation.published_run import NETWORK, publish_run, write_items
 from tests.tiny_shop import ANY_MODEL, LAST_DAY, tiny_items, tiny_settings
 

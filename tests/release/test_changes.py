@@ -21,10 +21,9 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app, main
 from smar_model.errors import InputError, NothingToDo
-from smar_model.lake.artifacts import content_digests
 from smar_model.lake.digests import digest_json
+from smar_model.lake.output_digests import content_digests
 from smar_model.lake.runs import Run
-from smar_model.network.model import model_digest
 from smar_model.release.changes import HISTORY_TAG, TAG_LENGTH, tag_history
 from smar_model.release.describe_decision import describe_decision
 from smar_model.release.history import append_history, read_history, read_moves, read_pending
@@ -38,6 +37,7 @@ from smar_model.release.show import show_champion
 from smar_model.release.start import start_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
+from smar_model.training.model_files import model_digest
 from tests.patience import PATIENCE_SECONDS
 from tests.release.interrupted import registry_lost_at
 from tests.release.judged_runs import judged_run, refresh_run, write_settings

@@ -27,12 +27,11 @@ def sample() -> tuple[SimulatedShop, Gate]:
 def test_two_equal_models_differ_as_two_seeds_did_on_real_queries() -> None:
     shop, random = SimulatedShop.draw(SPREAD["queries"]), np.random.default_rng(0)
     found = [
-        shop.judge(PAIR, random, permutations=1)["differences"]["champion"]["overall"]["recall_at_50"]
-        for _ in range(10)
+        shop.judge(PAIR, random, permutations=1).differences["champion"]["overall"]["recall_at_50"] for _ in range(10)
     ]
-    discordant = [(value["wins"] + value["losses"]) / SPREAD["queries"] for value in found]
+    discordant = [(value.wins + value.losses) / SPREAD["queries"] for value in found]
     assert np.mean(discordant) == pytest.approx(SPREAD["discordant"], rel=0.1)
-    assert np.mean([value["standard_error"] for value in found]) == pytest.approx(SPREAD["standard_error"], rel=0.1)
+    assert np.mean([value.standard_error for value in found]) == pytest.approx(SPREAD["standard_error"], rel=0.1)
 
 
 def test_equals_are_hardly_ever_called_better_or_refused_for_a_segment(sample: tuple[SimulatedShop, Gate]) -> None:

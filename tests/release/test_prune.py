@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from smar_model.errors import InputError, NoAnswer
-from smar_model.lake.artifacts import Artifact, Attempt, find_artifact
+from smar_model.lake.artifacts import Artifact, find_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.earlier_outputs import Base, Oracle, SearchableModel
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_copies import cache_folder
 from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run

@@ -17,11 +17,10 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Attempt
 from smar_model.lake.earlier_outputs import Base
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.release_manifest import WITHIN_VERSION
 from smar_model.lake.runs import Run, create_run, find_runs
-from smar_model.network.model import model_digest
 from smar_model.release.history import read_history
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
@@ -38,6 +37,7 @@ from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import load_settings
 from smar_model.stages import STAGES
+from smar_model.training.model_files import model_digest
 from tests.release.judged_runs import EASY, judged_run, write_settings
 from tests.tiny_shop import DAYS, LAST_DAY, write_rows, write_tiny_shop
 

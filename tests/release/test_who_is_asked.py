@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from smar_model.errors import InputError, NothingToDo
-from smar_model.lake.artifacts import Attempt
+from smar_model.lake.publishing import Attempt
 from smar_model.release.describe_decision import refuse_idle_question
 from smar_model.release.start import start_run
 from tests.tiny_shop import LAST_DAY, tiny_run, tiny_settings, write_tiny_shop
@@ -43,7 +43,7 @@ def test_nobody_is_asked_where_a_word_would_change_nothing(tmp_path: Path, monke
 
     def decide(promote: bool, verdict: str) -> None:
         attempt = Attempt("gate", verdict.replace(" ", "-"))
-        decision = {"promote": promote, "verdict": verdict, "reasons": []}
+        decision = {"promote": promote, "verdict": verdict, "better": [], "compared_with": {}, "reasons": []}
         (attempt.folder / "decision.json").write_text(json.dumps(decision), encoding="utf-8")
         run.take(attempt.publish(metrics={}, inputs={}, settings={}), stage="gate")
 

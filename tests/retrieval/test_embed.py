@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,25 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from smar_model.data.catalogue import decode_thumbnail, read_catalogue, read_thumbnails
+from smar_model.data.catalogue import read_catalogue, read_item_digests
+from smar_model.data.item_pictures import decode_thumbnail, read_item_pictures, read_thumbnails
 from smar_model.data.patch_tokens import PatchTokens
+from smar_model.data.sorted_keys import as_bytes
 from smar_model.data.text_tokens import encode_items, load_tokenizer
 from smar_model.data.token_tables import ItemTokens
-from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
+from smar_model.lake.digests import digest_json
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import RetrievalModel, load_model
+from smar_model.lake.sweeping import sweep_orphans
+from smar_model.network.model import RetrievalModel
 from smar_model.retrieval import embed as embedding
-from smar_model.retrieval.embed import ItemEmbedder, embed_catalogue, load_embeddings
+from smar_model.retrieval import embed_shards
+from smar_model.retrieval.item_embedder import ItemEmbedder, ItemPatches, embed_catalogue, tokenise
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.stages import STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, flip_byte, publish_with, tiny_items, write_rows
@@ -50,6 +59,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "attributes": [],
             "images": colours,
             "informative_pictures": len(colours),
+            "text_digest": digest_json(item),
+            "content_digest": digest_json([item, colours]),
             "updated_at": datetime(2026, 11, 1, tzinfo=UTC),
         }
         for item, colours in PICTURES.items()
@@ -98,10 +109,10 @@ def by_hand(
     """S_t, S_m and c of each item, one at a time, S_m and c of each picture where they are looked at one by one."""
     catalogue = read_catalogue([files["catalogue"]])
     texts = encode_items(load_tokenizer(files["tokenizer"]), catalogue, model.shape.item_length)
-    thumbnails = read_thumbnails([files["pictures"]], texts.item_ids)
+    thumbnails = read_thumbnails([files["pictures"]], as_bytes(catalogue["item_id"]))
     found = {}
-    for row, item in enumerate(texts.item_ids):
-        ids, segments = (torch.from_numpy(a[row : row + 1]).long() for a in (texts.ids, texts.segments))
+    for row, item in enumerate(catalogue["item_id"]):
+        ids, segments = (torch.from_numpy(a[row : row + 1]).long() for a in texts)
         states, mask, text = model.encode_texts(ids[:, : int((ids != 0).sum())], segments[:, : int((ids != 0).sum())])
         first, count = thumbnails.first[row], thumbnails.count[row]
         pixels = torch.from_numpy(thumbnails.pixels[first : first + count]).float() / 255
@@ -116,7 +127,9 @@ def by_hand(
         found[item] = (
             text[0],
             torch.cat([model.fuse(*view) for view in views]),
-            torch.cat([model.confidence(*view) for view in views]),
+            torch.cat([model.confidence(*view) for view in views])
+            if model.variant.item_confidence
+            else torch.ones(len(views)),
         )
     return found
 
@@ -139,7 +152,7 @@ def test_items_are_embedded_as_one_at_a_time(network: dict, files: dict[str, Pat
 
 @pytest.mark.parametrize("network", [{}, {"frames": 2}])
 def test_pictures_that_are_encoded_already_are_not_encoded_again(
-    network: dict, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    network: dict, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = trained_model(**network)
     inputs = (files["tokenizer"], [files["catalogue"]], [files["pictures"]])
@@ -151,10 +164,13 @@ def test_pictures_that_are_encoded_already_are_not_encoded_again(
     digests = np.array([row["picture_digest"].encode() for row in rows])
     monkeypatch.setattr(RetrievalModel, "picture_patches", None)
     tokens = PatchTokens(digests=digests, shards=[patches[:3, None], patches[3:, None]])
-    reused = embed_catalogue(model, *inputs, patch_tokens=tokens)
-    assert reused.item_ids == direct.item_ids
-    np.testing.assert_array_equal(reused.text, direct.text)
-    np.testing.assert_allclose(reused.multimodal, direct.multimodal, atol=3e-3)  # half precision
+    items = tokenise(model, files["tokenizer"], [files["catalogue"]], tmp_path / "items")
+    pictures = read_item_pictures([files["pictures"]], items.item_ids, digests)
+    embedder = ItemEmbedder(model, ItemPatches(pictures=pictures, read=partial(tokens.read, views=0)))
+    text, multimodal = embedder.embed(items, np.arange(4), np.arange(4))
+    assert [item.decode() for item in items.item_ids] == direct.item_ids
+    np.testing.assert_array_equal(text, direct.text)
+    np.testing.assert_allclose(multimodal, direct.multimodal, atol=3e-3)  # half precision
 
 
 def test_a_picture_that_says_nothing_is_as_none(files: dict[str, Path]) -> None:
@@ -247,8 +263,8 @@ def test_what_train_tokenizer_has_tokenised_is_not_tokenised_again(
     made: PublishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenised: list[ItemTokens] = []
-    tokenise = embedding._tokenise
-    monkeypatch.setattr(embedding, "_tokenise", lambda *args: tokenised.append(tokenise(*args)) or tokenised[-1])
+    tokenise = embedding.tokenise
+    monkeypatch.setattr(embedding, "tokenise", lambda *args: tokenised.append(tokenise(*args)) or tokenised[-1])
     run_stage(STAGES["train-tokenizer"], made.run)
     first = embed(made.run)
     assert not tokenised
@@ -270,7 +286,7 @@ def test_what_train_tokenizer_has_tokenised_is_not_tokenised_again(
 def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
     made: PublishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "SHARD", 7)
+    monkeypatch.setattr(embed_shards, "SHARD", 7)
     training = made.run.settings.training.model_copy(update={"threads": 1})  # one process, which the test can look into
     run = replace(made.run, settings=made.run.settings.model_copy(update={"training": training}))
     whole = embed(run)
@@ -301,7 +317,7 @@ def test_a_stage_that_was_killed_goes_on_from_its_finished_shards(
 
 
 def test_several_processes_embed_as_one(made: PublishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "SHARD", 8)
+    monkeypatch.setattr(embed_shards, "SHARD", 8)
     assert made.run.settings.training.threads == 2
     artifact = embed(made.run)
     assert_as_embedded_directly(made, artifact)
@@ -319,3 +335,15 @@ def test_a_variant_without_pictures_stores_one_embedding(tmp_path: Path, monkeyp
     items[9] |= {"images": []}
     change_items(made, items)
     assert counts(embed(made.run)) == (0, 24), "it reads no pictures"
+
+
+def test_a_catalogue_of_an_older_version_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    older = tmp_path / "catalogue.parquet"
+    pq.write_table(pq.read_table(files["catalogue"]).drop_columns(["content_digest"]), older)
+    with pytest.raises(
+        InputError, match=r"has no column content_digest, .* run `smar prepare-items` for this run again"
+    ):
+        read_item_digests([older], "content_digest")
+    item_ids, digests = read_item_digests([files["catalogue"]], "content_digest")
+    assert (item_ids.tolist(), digests.shape) == ([b"a", b"b", b"c", b"d"], (4, 2))
+    assert digests[1].tobytes().hex() == digest_json(["b", ["red"]])[:32]

@@ -15,15 +15,15 @@ import pytest
 
 from smar_model.lake.artifacts import Artifact, checkpoint_stage
 from smar_model.lake.runs import load_run
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.settings import REPOSITORY
 from tests.evaluation.published_run import publish_run
 from tests.patience import PATIENCE_SECONDS
 from tests.s3_server import BUCKET, running_s3
 
 SMALL_SHARDS = """
-from smar_model.retrieval import embed
-embed.SHARD = 5
+from smar_model.retrieval import embed_shards
+embed_shards.SHARD = 5
 from smar_model.cli import main
 main()
 """

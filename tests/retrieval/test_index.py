@@ -18,28 +18,20 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model, model_digest
 from smar_model.retrieval import embed as embedding
 from smar_model.retrieval import index as indexing
-from smar_model.retrieval.embed import ItemEmbeddings, embed_catalogue, load_embeddings
-from smar_model.retrieval.index import (
-    RecallQueries,
-    RoutedItems,
-    build_index,
-    choose_factory,
-    exact_search,
-    fill_buckets,
-    fill_index,
-    merge_indexes,
-    recall_against_exact,
-    recall_queries,
-    train_index,
-    tune_search,
-)
+from smar_model.retrieval import index_building, index_recall, search_parameters
+from smar_model.retrieval.index_building import RoutedItems, choose_factory
+from smar_model.retrieval.index_recall import RecallQueries, exact_search, fill_buckets, recall_queries
+from smar_model.retrieval.item_embedder import embed_catalogue
+from smar_model.retrieval.item_embeddings import ItemEmbeddings, load_embeddings
 from smar_model.retrieval.search import DenseRanker, Searcher, routed_items
+from smar_model.retrieval.search_parameters import tune_search
 from smar_model.stages import REFRESH_STAGES, STAGES
+from smar_model.training.model_files import load_model, model_digest
 from tests.earlier_models import a_release
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
+from tests.retrieval.whole_index import build_index, recall_against_exact, shares_of
 from tests.tiny_shop import LAST_DAY, published, tiny_items, tiny_settings
 
 REFINED = "IVF16,PQ16x4fs,Refine(SQfp16)"
@@ -75,7 +67,7 @@ def test_blocks_of_stored_embeddings_make_the_index_of_all_at_once(
 ) -> None:
     embeddings = draw_embeddings(3_000)
     whole = build_index(routed_items(embeddings), factory)
-    monkeypatch.setattr(indexing, "BLOCK", 700)
+    monkeypatch.setattr(index_building, "BLOCK", 700)
     pieces = build_index(RoutedItems(embeddings), factory)
     asked = draw(20, seed=2)
     for found, wanted in zip(pieces.search(asked, 10), whole.search(asked, 10), strict=True):
@@ -83,27 +75,12 @@ def test_blocks_of_stored_embeddings_make_the_index_of_all_at_once(
 
 
 def test_exact_search_over_blocks_is_a_sort_of_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "BLOCK", 64)
+    monkeypatch.setattr(index_building, "BLOCK", 64)
     vectors, asked = draw(1_000), draw(30, seed=2)
     scores, rows = exact_search(vectors, asked, 17)
     naive = np.argsort(-(asked @ vectors.T), axis=1)[:, :17]
     np.testing.assert_array_equal(rows, naive)
     np.testing.assert_allclose(scores, np.take_along_axis(asked @ vectors.T, naive, axis=1), atol=1e-6)
-
-
-@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", REFINED, "HNSW16"])
-def test_stretches_merge_into_the_index_of_all(factory: str) -> None:
-    vectors, asked = draw(3_000), draw(40, seed=2)
-    trained = train_index(vectors, factory)
-    parts = [fill_index(faiss.clone_index(trained), vectors[a:b]) for a, b in ((0, 900), (900, 2_500), (2_500, 3_000))]
-    if factory == "HNSW16":  # a graph is of all its items: FAISS says so
-        with pytest.raises(RuntimeError, match="merge_from"):
-            merge_indexes(parts)
-        return
-    merged, whole = merge_indexes(parts), fill_index(trained, vectors)
-    assert [part.ntotal for part in parts] == [3_000, 0, 0]
-    for found, wanted in zip(merged.search(asked, 10), whole.search(asked, 10), strict=True):
-        np.testing.assert_array_equal(found, wanted)
 
 
 def test_an_item_with_the_score_of_the_last_is_as_good_as_it() -> None:
@@ -120,6 +97,7 @@ def mixed_queries(vectors: np.ndarray, counts: dict[float, int], *, shares: Any 
     asked = draw(len(routes), seed=3)
     near = routes == 0
     asked[near] = vectors[: near.sum()] + 0.05 * asked[near]
+    shares = shares_of(routes) if shares is None else shares
     return recall_queries(vectors, asked[:, None], routes, shares, depth=5)
 
 
@@ -129,11 +107,11 @@ def test_the_worst_bucket_with_enough_queries_decides() -> None:
     index.nprobe = 2
     most = np.array([0.98, 0, 0.01, 0, 0.01])
     found = mixed_queries(vectors, {0.0: 60, 0.5: 60, 0.9: 20}, shares=most).measure(index, vectors)
-    easy, hard, few = (bucket["recall"] for bucket in found["buckets"])
+    easy, hard, few = (bucket.recall for bucket in found.buckets)
     assert hard < easy - 0.1
-    assert found["worst"] == hard, "20 queries are too few to count"
-    assert found["overall"] == pytest.approx(0.98 * easy + 0.01 * hard + 0.01 * few)
-    assert mixed_queries(vectors, {0.0: 60, 0.5: 20}).measure(index, vectors)["worst"] > hard
+    assert found.worst == hard, "20 queries are too few to count"
+    assert found.overall == pytest.approx(0.98 * easy + 0.01 * hard + 0.01 * few)
+    assert mixed_queries(vectors, {0.0: 60, 0.5: 20}).measure(index, vectors).worst > hard
 
 
 def test_thin_buckets_are_filled_with_other_queries_asked_with_their_share() -> None:
@@ -155,17 +133,17 @@ def test_search_parameters_are_the_cheapest_of_all_that_reach_the_floor(floor: f
     index = build_index(vectors, REFINED)
     queries = mixed_queries(vectors, {0.0: 100, 0.9: 100})
     chosen = tune_search(index, vectors, queries, floor)
-    aim, space = floor + indexing.MARGIN * (1 - floor), faiss.ParameterSpace()
-    assert queries.measure(index, vectors)["worst"] >= aim, "they are set"
+    aim, space = floor + search_parameters.MARGIN * (1 - floor), faiss.ParameterSpace()
+    assert queries.measure(index, vectors).worst >= aim, "they are set"
     enough = {}
     for broad in range(1, 17):
-        for factor in indexing.K_FACTORS:
+        for factor in search_parameters.K_FACTORS:
             name = f"nprobe={broad},k_factor_rf={factor:g}"
             space.set_index_parameters(index, name)
             found = queries.measure(index, vectors)
-            if found["worst"] >= aim and min(b["recall"] - b["error"] for b in found["buckets"]) >= floor:
+            if found.worst >= aim and min(b.recall - b.error for b in found.buckets) >= floor:
                 scanned = 4_000 / 16 * faiss.extract_index_ivf(index).code_size * broad
-                enough[name] = scanned + indexing.RANDOM_READ * 100 * factor * 2 * 16
+                enough[name] = scanned + search_parameters.RANDOM_READ * 100 * factor * 2 * 16
     tried = {
         name for name in enough if int(name.split(",")[0].split("=")[1]) in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16)
     }
@@ -179,7 +157,7 @@ def test_a_floor_out_of_reach_gets_the_most_thorough_search() -> None:
     assert tune_search(build_index(vectors, "Flat"), vectors, mixed_queries(vectors, {0.9: 60}), 0.99) == ""
     graph = build_index(vectors, "HNSW16")
     assert tune_search(graph, vectors, mixed_queries(vectors, {0.9: 60}), 0.9).startswith("efSearch=")
-    assert mixed_queries(vectors, {0.9: 60}).measure(graph, vectors)["worst"] >= 0.9
+    assert mixed_queries(vectors, {0.9: 60}).measure(graph, vectors).worst >= 0.9
 
 
 def test_recall_by_speed_rises_with_the_lists_looked_at_and_changes_nothing() -> None:
@@ -188,15 +166,15 @@ def test_recall_by_speed_rises_with_the_lists_looked_at_and_changes_nothing() ->
     queries = mixed_queries(vectors, {0.0: 60, 0.9: 60})
     chosen = tune_search(index, vectors, queries, 0.9)
     before = queries.measure(index, vectors)
-    points = indexing.recall_by_speed(index, vectors, queries, chosen)
+    points = search_parameters.recall_by_speed(index, vectors, queries, chosen)
     assert queries.measure(index, vectors) == before, "the parameters in use are still in use"
     in_use = next(p for p in points if p["parameters"] == chosen)
-    assert in_use["worst"] == before["worst"]
+    assert in_use["worst"] == before.worst
     recalls = [p["recall"] for p in points]
     assert recalls == sorted(recalls) and recalls[0] < recalls[-1]
     assert all(p["ms"] > 0 for p in points)
     flat = build_index(vectors, "Flat")
-    assert [p["recall"] for p in indexing.recall_by_speed(flat, vectors, queries, "")] == [1.0]
+    assert [p["recall"] for p in search_parameters.recall_by_speed(flat, vectors, queries, "")] == [1.0]
 
 
 def test_a_factory_that_cannot_be_built_is_named() -> None:
@@ -294,6 +272,7 @@ def test_below_the_floor_in_a_bucket_nothing_is_published(home: Path, monkeypatc
     made = publish_run(home / "shop", with_truth=False, name="coarse", variant="default", index={"factory": "Flat"})
     run_stage(STAGES["embed"], made.run)
     before = published("index")
+    monkeypatch.setattr(index_recall, "ENOUGH_QUERIES", 5)
     monkeypatch.setattr(indexing, "ENOUGH_QUERIES", 5)
     monkeypatch.setattr(RecallQueries, "found", lambda self, index, vectors: np.linspace(0.9, 0.99, len(self.routes)))
     with pytest.raises(InputError, match=r"index Flat: recall@24 .* where the share of pictures is .* choose a finer"):

@@ -14,18 +14,12 @@ import pytest
 
 from smar_model.errors import InputError
 from smar_model.lake.stage import run_stage
-from smar_model.retrieval.index import (
-    build_parts,
-    exact_search,
-    fill_index,
-    parts_of,
-    recall_by_speed,
-    train_index,
-    tune_search,
-)
+from smar_model.retrieval.index_building import build_parts, fill_index, parts_of, train_index
+from smar_model.retrieval.index_recall import exact_search
 from smar_model.retrieval.parted_index import PartedIndex, cut_rows
 from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import Searcher
+from smar_model.retrieval.search_parameters import recall_by_speed, tune_search
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run
 from tests.retrieval.test_index import QUERIES, REFINED, draw, mixed_queries, model_of, refresh, todays_items
@@ -93,7 +87,7 @@ def test_parts_are_filled_one_by_one_and_tuned_as_they_are_asked(tmp_path: Path)
     assert {faiss.extract_index_ivf(part).nprobe for part in opened} == {int(chosen.split("=")[1].split(",")[0])}
     assert {part.k_factor for part in opened} == {float(chosen.rsplit("=", 1)[1])}
     found = queries.measure(index, vectors)
-    assert found["worst"] >= 0.9 and len(recall_by_speed(index, vectors, queries, chosen)) > 1
+    assert found.worst >= 0.9 and len(recall_by_speed(index, vectors, queries, chosen)) > 1
     asked = draw(50, seed=2)
     scores, rows = index.search(asked, DEPTH)
     np.testing.assert_array_equal(best(PartedIndex(opened), asked)[1], rows)
@@ -166,5 +160,5 @@ def test_an_index_in_parts_is_refreshed_into_parts(runs: dict[int, PublishedRun]
         n: refresh(run, f"today-{n}", todays_items(), index={"parts": n})["refresh-index"] for n, run in runs.items()
     }
     one, three = (Searcher.load(model_of(runs[n]), made[n].folder) for n in (1, 3))
-    assert len(three.index.parts) == 3 and three.manifest["recall"]["worst"] == 1.0
+    assert len(three.index.parts) == 3 and three.manifest.recall.worst == 1.0
     np.testing.assert_array_equal(three.rank(QUERIES, 24).rows, one.rank(QUERIES, 24).rows)

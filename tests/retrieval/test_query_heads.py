@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from smar_model.network.losses import multi_head_scores
 from smar_model.network.model import HEAD_TEMPERATURE
-from smar_model.retrieval.embed import ItemEmbeddings
-from smar_model.retrieval.index import build_index
+from smar_model.retrieval.item_embeddings import ItemEmbeddings
 from smar_model.retrieval.ranking import rank_scores
 from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
 from tests.network.small_models import small_model
+from tests.retrieval.whole_index import build_index
 
 ITEMS = 300
 QUERIES = ["red shirt", "blue", "shirt for every day", ""]
@@ -65,7 +65,7 @@ def test_the_index_finds_what_any_head_finds_and_scores_it_over_all(
     index = build_index(routed_items(embeddings), factory)
     if factory != "Flat":
         index.nprobe = 4
-    searcher = Searcher(encoder, index, {"item_id": embeddings.item_ids}, {})
+    searcher = Searcher(encoder, index, {"item_id": embeddings.item_ids})
     everything = searcher.rank(QUERIES, ITEMS)
     assert everything.scores == pytest.approx(rank_scores(scores, ITEMS).scores, abs=1e-5)
     few = searcher.rank(QUERIES, 10)

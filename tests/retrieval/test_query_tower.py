@@ -14,12 +14,12 @@ import torch
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model
 from smar_model.retrieval import index as indexing
 from smar_model.retrieval.query_tower import TOLERANCE, TOWER_FILE, ExportedTower, export_query_tower
 from smar_model.retrieval.search import QueryEncoder, Searcher
 from smar_model.settings import TextEncoder
 from smar_model.stages import REFRESH_STAGES, STAGES
+from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import PublishedRun, publish_run
 from tests.network.small_models import small_model
 from tests.retrieval.test_index import model_of, refresh, todays_items
@@ -93,7 +93,8 @@ def test_the_switch_decides_what_serves_and_a_refresh_keeps_it(home: Path, tmp_p
     for found, wanted in zip(served.encoder.encode(QUERIES), eager.encode(QUERIES), strict=True):
         np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
     np.testing.assert_array_equal(
-        served.rank(QUERIES, 24).rows, Searcher(eager, served.index, served.items, {}).rank(QUERIES, 24).rows
+        served.rank(QUERIES, 24).rows,
+        Searcher(eager, served.index, served.items, served.manifest).rank(QUERIES, 24).rows,
     )
     today = refresh(made, "onnx-today", todays_items(), index={"query_tower": "onnx"})["refresh-index"]
     assert isinstance(Searcher.load(model_of(made), today.folder).encoder.tower, ExportedTower)

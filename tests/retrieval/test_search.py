@@ -10,10 +10,10 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
 from smar_model.stages import STAGES
+from smar_model.training.model_files import load_model
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
 TRAINING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune", "embed", "index")

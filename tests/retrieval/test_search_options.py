@@ -12,7 +12,7 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.retrieval.embed import load_embeddings
+from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.search import RoutedBy, Searcher
 from smar_model.stages import STAGES

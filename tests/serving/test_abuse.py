@@ -6,6 +6,8 @@ import json
 import re
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -52,20 +54,26 @@ class Server:
     address: str
     process: psutil.Process
     folder: Path
+    log: Path
+    """What it says on standard error."""
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"{self.address}/{path}", timeout=120) as answer:
             return answer.read()
 
     def closed(self, reason: str) -> float:
-        found = re.search(rf'smar_closed_connections_total{{reason="{reason}"}} (\S+)', self.get("metrics").decode())
+        return self.metric(f'smar_closed_connections_total{{reason="{reason}"}}')
+
+    def metric(self, name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)", self.get("metrics").decode(), re.M)
         return float(found[1]) if found else 0.0
 
 
 @contextmanager
-def started(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     command = [sys.executable, "-m", "smar_model.cli", "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=file, text=True)
     try:
         assert process.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
@@ -99,9 +107,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         patch.setenv("SMAR_HOME", str(home))
         shop: ServingShop = make_serving_shop(home, versions=1, refreshed_items=items)
         shop.point_to("1", shop.refreshed["1"])
-        with started("--settings", str(shop.settings_file), "--drain-seconds", "600") as (address, process):
+        options = ["--settings", str(shop.settings_file), "--drain-seconds", "600"]
+        with started(home / "log", *options) as (address, process):
             wait_until(lambda: answers(address, "readyz") == 200)
-            yield Server(address, psutil.Process(process.pid), home / "shop" / "pictures")
+            yield Server(address, psutil.Process(process.pid), home / "shop" / "pictures", home / "log")
 
 
 @pytest.fixture
@@ -211,6 +220,34 @@ def test_one_connection_cannot_ask_for_much_at_once(server: Server) -> None:
     client = connected(server.address)
     send(client, b"GET /search?q=red&k=200 HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
     assert everything(client).count(b"HTTP/1.1 200") < 1_000
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_nothing_is_worked_on_for_connections_that_sent_too_much_ahead(server: Server) -> None:
+    counted = 'smar_requests_total{path="/versions",status="200"}'
+    ended, answered = server.closed("pipelined"), server.metric(counted)
+    clients = [connected(server.address) for _ in range(100)]
+    for client in clients:
+        send(client, get_request("/versions", close=False) * 1_000)
+    for client in clients:
+        everything(client)
+    assert server.closed("pipelined") == ended + 100
+    assert server.metric(counted) < answered + 50
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_clients_that_go_before_they_are_answered_are_no_fault_of_the_server(server: Server) -> None:
+    for path in ("/search?q=red&k=256", "/metrics"):
+        clients = [connected(server.address) for _ in range(200)]
+        for client in clients:
+            send(client, get_request(path, close=False) * 3)
+        assert server.get("healthz") == b"ok\n"
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            client.close()
+        assert server.get("healthz") == b"ok\n"
+    wait_until(lambda: server.metric("smar_searches_in_progress") == 0)
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_told_to_end_it_answers_but_is_not_ready_and_a_second_signal_ends_it_at_once(server: Server) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -16,10 +18,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from smar_model.errors import InputError
+from smar_model.release import registry
+from smar_model.retrieval.search import RoutedBy
+from smar_model.serving import api_schemas
 from smar_model.serving import front as fronting
 from smar_model.serving.app import create_app
 from smar_model.serving.front import create_front
 from smar_model.serving.server import serve_front
+from smar_model.settings import REPOSITORY
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 
 PARTS = 3
@@ -253,3 +259,21 @@ def test_an_index_without_that_part_is_not_served(shop: ServingShop) -> None:
 def test_an_address_that_is_none_is_named() -> None:
     with pytest.raises(InputError, match=r"--front part-0:8000: no address"):
         serve_front(["part-0:8000"], host="127.0.0.1", port=0)
+
+
+def test_a_front_needs_no_library_of_models_indexes_or_registries() -> None:
+    script = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "faiss", "mlflow", "transformers", "onnxruntime", "PIL", "pyspark"))
+import smar_model.serving.server
+from smar_model.serving.front import create_front
+print(sorted(create_front(["http://one:8000"]).openapi()["paths"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "['/healthz', '/metrics', '/picture', '/readyz', '/search', '/versions']\n", done.stderr
+
+
+def test_its_words_are_those_of_the_registry_and_of_search() -> None:
+    """It has them for itself, as it loads neither."""
+    assert (api_schemas.CHAMPION, api_schemas.CHALLENGER) == (registry.CHAMPION, registry.CHALLENGER)
+    assert set(get_args(api_schemas.Routing)) == set(get_args(RoutedBy))

@@ -26,7 +26,8 @@ from smar_model.cli import app as command_line
 from smar_model.errors import InputError
 from smar_model.release.registry import LAST_GOOD, Registry
 from smar_model.retrieval.search import Searcher
-from smar_model.serving.app import MAXIMUM_BODY, create_app
+from smar_model.serving.app import create_app
+from smar_model.serving.http_interface import MAXIMUM_BODY
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.serving.abusive_clients import connected, send

@@ -18,7 +18,7 @@ from smar_model.shop.catalogue import read_truth, write_catalogue
 from smar_model.shop.faults import BOT_REQUESTS, add_log_faults
 from smar_model.shop.masking import mask_products
 from smar_model.shop.sample_shop import draw_sample_shop
-from smar_model.shop.shoppers import LIST_LENGTH, POLICIES, Shoppers, write_day
+from smar_model.shop.shoppers import LIST_LENGTH, POLICIES, Shoppers
 from smar_model.shop.vocabulary import typed_forms
 from smar_model.shop.wording import misspell, word_query
 
@@ -33,7 +33,7 @@ def shop(tmp_path_factory) -> Path:
     catalogue = draw_sample_shop(SIMULATION)
     mask_products(catalogue.products, SIMULATION.masked, seed=5)
     write_catalogue(root, catalogue)
-    write_day(root, DAY, simulation=SIMULATION, visual_departments=VISUAL)
+    Shoppers.load(root, simulation=SIMULATION, visual_departments=VISUAL).write_day(root, DAY)
     return root
 
 
@@ -237,7 +237,7 @@ def test_log_from_elsewhere_is_not_overwritten(shop, tmp_path):
     delivered.parent.mkdir(parents=True)
     delivered.write_bytes(b"somebody's log")
     with pytest.raises(InputError, match=f"dt={day}: this day's log was not written by simulated shoppers"):
-        write_day(shop, day, simulation=SIMULATION, visual_departments=VISUAL)
+        Shoppers.load(shop, simulation=SIMULATION, visual_departments=VISUAL).write_day(shop, day)
     assert delivered.read_bytes() == b"somebody's log"
 
 
@@ -245,7 +245,7 @@ def test_catalogue_without_truth_is_refused(tmp_path):
     write_catalogue(tmp_path, draw_sample_shop(Simulation(items=5)))
     (tmp_path / "truth" / "items.parquet").unlink()
     with pytest.raises(InputError, match="no true attributes"):
-        write_day(tmp_path, DAY, simulation=SIMULATION, visual_departments=VISUAL)
+        Shoppers.load(tmp_path, simulation=SIMULATION, visual_departments=VISUAL).write_day(tmp_path, DAY)
 
 
 def test_departments_that_are_not_visual_go_by_name():

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import RetrievalModel, load_model, new_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import Network, Pictures, VisionAdaptation
 from smar_model.stages import STAGES
 from smar_model.training.adapt_vision import Adaptation, two_views
 from smar_model.training.batches import Batch
 from smar_model.training.gradient_cache import backward
+from smar_model.training.model_files import load_model, new_model
 from tests.evaluation.published_run import publish_run
 from tests.tiny_shop import tiny_settings
 from tests.training.test_resume import train_again

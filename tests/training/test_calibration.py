@@ -14,9 +14,10 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from smar_model.data.token_tables import PairTokens, query_keys
 from smar_model.evaluation.routing_quality import calibration_error
-from smar_model.network.model import RetrievalModel, load_model, save_model
+from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.search import QueryEncoder
 from smar_model.training.calibration import calibrate, fit_temperature, split_labels
+from smar_model.training.model_files import load_model, save_model
 from tests.network.small_models import small_model
 
 WORDS = [f"w{n}" for n in range(99)]

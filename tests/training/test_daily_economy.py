@@ -17,11 +17,11 @@ from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model, model_digest, save_model
 from smar_model.release.starting_points import earlier_release, find_base, starting_points
 from smar_model.settings import validate_settings
 from smar_model.stages import STAGES
 from smar_model.training.finetune import misfit
+from smar_model.training.model_files import load_model, model_digest, save_model
 from tests.earlier_models import a_release
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
 from tests.network.small_models import small_model

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from smar_model.data.catalogue import decode_thumbnail, picture_view
-from smar_model.data.patch_tokens import PatchTokens, read_item_pictures, read_patch_tokens
+from smar_model.data.item_pictures import decode_thumbnail, read_item_pictures
+from smar_model.data.patch_tokens import PatchTokens, read_patch_tokens
+from smar_model.data.picture_views import picture_view
 from smar_model.errors import InputError
-from smar_model.lake.artifacts import Artifact, Attempt, manifest_path
+from smar_model.lake.artifacts import Artifact, manifest_path
 from smar_model.lake.digests import digest_json
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.network.model import load_model, new_model, save_model
 from smar_model.settings import Network, Pictures, TextEncoder
 from smar_model.stages import STAGES
 from smar_model.training import encode_pictures
+from smar_model.training.model_files import load_model, new_model, save_model
 from tests.tiny_shop import draw_picture, flip_byte, tiny_run, write_rows
 
 COLOURS = ["red", "blue", "green", "black", "white", "yellow", "grey"]

@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from smar_model.network.model import RetrievalModel, new_model
+from smar_model.network.model import RetrievalModel
 from smar_model.settings import Network, Pictures, TextEncoder, VisionEncoder
 from smar_model.training.batches import Batch
 from smar_model.training.gradient_cache import Embeddings, backward
+from smar_model.training.model_files import new_model
 from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import three_losses
 

@@ -75,7 +75,7 @@ def test_an_exploding_loss_stops(guards: Guards) -> None:
 
 def test_a_loss_near_nothing_may_jump(guards: Guards) -> None:
     losses(guards, *[0.01] * 100, 5.0, *[7.0] * 100, 0.01)
-    assert guards.state["losses"][-1] == pytest.approx(0.01), "noted, not refused"
+    assert guards.state.losses[-1] == pytest.approx(0.01), "noted, not refused"
 
 
 @pytest.mark.parametrize("rows", [collapsed(), on_a_line()])
@@ -92,7 +92,7 @@ def test_collapse_warns_and_then_stops(guards: Guards, said: list[str], rows: Te
 def test_embeddings_that_recover_go_on(guards: Guards) -> None:
     for rows in [collapsed(), collapsed(), healthy()] * 3:
         guards.watch_embeddings(LATE, {"texts": rows})
-    assert guards.state["collapsed"] == {"texts": 0}
+    assert guards.state.collapsed == {"texts": 0}
     assert guards.warnings["collapse_warnings"] == 6
 
 

@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 
 from smar_model import cli
 from smar_model.errors import BAD_INPUT, InputError
-from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, manifest_path
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import fetch_files, share_files
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY, SharedStage, home
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training import processes
@@ -190,7 +191,7 @@ def test_bad_input_in_a_process_is_one_message(run: Run) -> None:
 
 def test_other_stages_refuse_torchrun(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert {name for name, stage in (STAGES | REFRESH_STAGES).items() if stage.shared} == set(get_args(SharedStage))
-    monkeypatch.setenv(cli.TORCHRUN, "any")
+    monkeypatch.setenv(cli.runs.TORCHRUN, "any")
     monkeypatch.setattr(sys, "argv", ["smar", "index", "--run", run.name])
     with pytest.raises(SystemExit) as error:
         cli.main()

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path, sweep_orphans
+from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
+from smar_model.lake.sweeping import sweep_orphans
 from smar_model.stages import STAGES
 from smar_model.training import loop
+from smar_model.training.checkpoints import STATE_FILE
 from tests.tiny_shop import DATA_STAGES, flip_byte, run_stages, tiny_run
 
 STEPS = {"steps": 12, "batch": 16, "learning_rate": 0.003}
@@ -85,15 +87,14 @@ def test_the_second_phase_of_a_stage_is_resumed_too(run: Run, monkeypatch: pytes
     assert again.digest == wanted.digest
 
 
-@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_without_it(
-    file: str, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted, restore = run.output("finetune"), loop.Checkpoints.restore
 
     def damaged(self: Any, *arguments: Any) -> Any:
         for checkpoint in find_checkpoints("finetune"):
-            flip_byte(checkpoint.place / file)
+            flip_byte(checkpoint.place / STATE_FILE)
         return restore(self, *arguments)
 
     monkeypatch.setattr(loop.Checkpoints, "restore", damaged)

@@ -16,12 +16,12 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
-from smar_model.network.model import load_model
 from smar_model.settings import Optimisation
 from smar_model.stages import STAGES
 from smar_model.training import pretrain
 from smar_model.training.batches import TrainingData
 from smar_model.training.loop import learning_rate_at
+from smar_model.training.model_files import load_model
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
 
 TRAINING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from smar_model.shop.importers.grades import SCALES, grade_of_label
 from smar_model.shop.importers.pictures import SUFFIXES, PictureFolder
-from smar_model.shop.importers.published_rows import parquet_rows, require, separated_rows
+from smar_model.shop.importers.published_rows import Row, parquet_rows, require, separated_rows
 from smar_model.shop.shop_writer import ShopWriter, squeeze
 
 SOURCE = "esci"
@@ -88,5 +87,5 @@ def import_esci(
         writer.left_out[f"judged products that {PRODUCTS} lacks"] += len(lacking)
 
 
-def _item_id(row: dict[str, Any]) -> str:
+def _item_id(row: Row) -> str:
     return f"{SOURCE}-{row['product_locale']}-{row['product_id']}"

@@ -16,7 +16,7 @@ from smar_model.errors import InputError
 from smar_model.settings import Section
 from smar_model.shop.importers.grades import SCALES, grade_of_label, grade_of_score
 from smar_model.shop.importers.pictures import PictureFolder
-from smar_model.shop.importers.published_rows import Rows, json_rows, parquet_rows, require, separated_rows
+from smar_model.shop.importers.published_rows import Row, Rows, json_rows, parquet_rows, require, separated_rows
 from smar_model.shop.shop_writer import LISTED_AT, ShopWriter
 from smar_model.yaml_files import read_yaml, validated
 
@@ -43,10 +43,10 @@ class Text(Section):
             raise ValueError("name a column, or a value for all rows")
         return self
 
-    def raw(self, row: dict[str, Any]) -> Any:
+    def raw(self, row: Row) -> Any:
         return row.get(self.column) if self.column is not None else self.value
 
-    def read(self, row: dict[str, Any]) -> str | None:
+    def read(self, row: Row) -> str | None:
         content = self.raw(row)
         return None if content is None or content == "" else str(content)
 
@@ -56,7 +56,7 @@ class Parts(Text):
 
     split: Annotated[str | None, Field(min_length=1)] = None
 
-    def read_all(self, row: dict[str, Any]) -> list[str]:
+    def read_all(self, row: Row) -> list[str]:
         content = self.raw(row)
         if not isinstance(content, list):
             content = [] if content is None else str(content).split(self.split) if self.split else [content]
@@ -68,7 +68,7 @@ class Choice(Text):
 
     values: dict[str, str] = Field(default_factory=dict)
 
-    def read(self, row: dict[str, Any]) -> str | None:
+    def read(self, row: Row) -> str | None:
         text = super().read(row)
         return text if text is None else self.values.get(text, text)
 
@@ -78,7 +78,7 @@ class Time(Text):
 
     unit: Literal["s", "ms", "us"] | None = None
 
-    def read_time(self, where: str, row: dict[str, Any]) -> datetime:
+    def read_time(self, where: str, row: Row) -> datetime:
         content = self.raw(row)
         try:
             if self.unit:
@@ -96,7 +96,7 @@ class Grade(Text):
     scale: Literal["esci", "wands"] | dict[str, Annotated[int, Field(ge=0, le=3)]] | None = None
     bounds: tuple[float, float, float] | None = None
 
-    def read_grade(self, where: str, row: dict[str, Any]) -> int:
+    def read_grade(self, where: str, row: Row) -> int:
         content = self.raw(row)
         if self.bounds:
             return grade_of_score(where, content, self.bounds)

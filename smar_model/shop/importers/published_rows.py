@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 from smar_model.errors import InputError
 from smar_model.lake.contracts import read_parquet_schema
 
-Rows = Iterator[tuple[str, dict[str, Any]]]
+Row = dict[str, Any]
+"""Column → value, of whatever type the file has."""
+Rows = Iterator[tuple[str, Row]]
 
 LONGEST_FIELD = 16 * 2**20
 """Characters; more means that a stray quotation mark has swallowed the rest of the file."""
@@ -91,8 +93,8 @@ def separated_rows(
         raise InputError(f"{path}: empty; download or copy it again")
 
 
-def parquet_rows(path: Path, needed: Mapping[str, str], *, optional: Sequence[str] = ()) -> Rows:
-    """Rows of a Parquet file with the columns of `needed` (name → `text`, `integer` or `any`) and `optional`.
+def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
+    """Rows of a Parquet file with the columns of `needed` (name → `text`, `integer` or `any`).
 
     Raises:
         InputError: a column is missing or of another type, or the file is damaged.
@@ -103,10 +105,9 @@ def parquet_rows(path: Path, needed: Mapping[str, str], *, optional: Sequence[st
     for name, kind in needed.items():
         if not _is(kind, schema.field(name).type):
             raise InputError(f"{path}: column {name} is {schema.field(name).type}, expected {kind}")
-    columns = [*needed, *(name for name in optional if name in schema.names)]
     number = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(_PARQUET_BATCH, columns=columns):
+        for batch in pq.ParquetFile(path).iter_batches(_PARQUET_BATCH, columns=list(needed)):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", row

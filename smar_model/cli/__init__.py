@@ -1,0 +1,49 @@
+"""`smar`: every stage and every tool by hand. Parsing only; the work is imported when it is called for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import typer
+
+from smar_model.cli import comparisons, descriptions, releases, runs, shops
+from smar_model.cli.mlflow_failures import mlflow_failure
+from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo, machine_failure
+from smar_model.settings import home
+from smar_model.url_secrets import mask_secrets
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0]
+)
+for _group in (runs, releases, comparisons, descriptions):
+    app.add_typer(_group.app)
+app.add_typer(shops.app, name="shop")
+
+
+def main() -> None:
+    """Entry point: bad input is one message on standard error and exit code 2; nothing to do is one, too, and 99; a service that does
+    not answer, or a machine that refuses (a full disk), is one and 1, which Airflow tries again."""
+    # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except NothingToDo as nothing:
+        _end(f"nothing to do: {nothing}", NOTHING_TO_DO)
+    except InputError as error:
+        _end(f"error: {error}", BAD_INPUT)
+    except NoAnswer as error:
+        _end(f"error: {error}", 1)
+    except Exception as error:
+        if line := machine_failure(error, default_place=str(home())):
+            _end(f"error: {line}", 1)
+        if found := mlflow_failure(error):
+            _end(f"error: {found[0]}", found[1])
+        _end(mask_secrets(traceback.format_exc()).rstrip("\n"), 1)
+
+
+def _end(said: str, code: int) -> NoReturn:
+    print(said, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,143 @@
+"""Commands about what is released: repair, signatures, cleaning up, search, serving, history."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from smar_model.cli.options import (
+    DEFAULT_SETTINGS,
+    ByOption,
+    DeploymentOption,
+    JsonOption,
+    SettingsOption,
+    this_user,
+)
+from smar_model.errors import InputError
+from smar_model.settings import load_settings
+from smar_model.url_secrets import mask_secrets
+
+app = typer.Typer()
+
+
+@app.command()
+def reconcile(settings: SettingsOption) -> None:
+    """Finish what a killed release left; verify and record a champion that was set by hand. Fails where it cannot serve."""
+    from smar_model.release.reconcile import reconcile as run_reconcile
+
+    run_reconcile(load_settings(settings))
+
+
+@app.command()
+def sign(
+    settings: SettingsOption,
+    version: Annotated[str, typer.Option("--version", help="Number of the model version.")],
+    by: ByOption = None,
+    without_record: Annotated[
+        bool,
+        typer.Option("--without-record", help="Though its run was made in another lake: you vouch for it."),
+    ] = False,
+) -> None:
+    """Verify a version and sign it again, with the key at hand: one from before signatures, or whose key was lost or changed."""
+    from smar_model.release.sign import sign_version
+
+    sign_version(load_settings(settings), version, by=by or this_user(), without_record=without_record)
+
+
+@app.command()
+def prune(
+    settings: SettingsOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Remove index builds, local copies and outputs of old runs that no kept release and no younger run needs (docs/releases.md)."""
+    from smar_model.release.prune import prune as run_prune
+
+    run_prune(load_settings(settings), dry_run=dry_run)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What a shopper would type.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Items to show.")] = 10,
+    version: Annotated[Optional[str], typer.Option(help="Model version; default: the champion.")] = None,  # noqa: UP045
+    department: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only its items; may be repeated. Default: all."),
+    ] = None,
+    routing: Annotated[
+        Optional[Literal["soft", "hard", "text", "pictures"]],  # noqa: UP045
+        typer.Option(help="How text and pictures are weighed; default: as the model ships."),
+    ] = None,
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the shop through the champion: titles, scores, pictures and P(q)."""
+    from smar_model.release.show import search_release, show_search
+
+    answer = search_release(
+        load_settings(settings), query, k=k, version=version, departments=department or (), routing=routing
+    )
+    show_search(answer, as_json=as_json)
+
+
+@app.command()
+def serve(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the registry.")] = 2.0,
+    others: Annotated[
+        int, typer.Option(min=0, help="Versions kept in memory beside the champion, to compare with.")
+    ] = 3,
+    part: Annotated[
+        int | None, typer.Option(min=0, help="Only this part of the index (`index.parts`), from 0; unset: all of it.")
+    ] = None,
+    front: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address of a server with a part, one option for each: this one asks them all and holds none."
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="After SIGTERM, how long requests are still answered while /readyz says 503."),
+    ] = 5.0,
+) -> None:
+    """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
+    from smar_model.serving.server import serve as run_server
+    from smar_model.serving.server import serve_front
+
+    if front:
+        for address in front:
+            if mask_secrets(address) != address:
+                raise InputError(
+                    f"--front {address}: holds a password or key, which logs would show; name the server alone, as http://host:port"
+                )
+        serve_front(front, host=host, port=port, drain_seconds=drain_seconds)
+        return
+    run_server(
+        load_settings(settings),
+        host=host,
+        port=port,
+        poll_seconds=poll_seconds,
+        others_kept=others,
+        part=part,
+        drain_seconds=drain_seconds,
+    )
+
+
+@app.command()
+def champion(settings: DeploymentOption = DEFAULT_SETTINGS, as_json: JsonOption = False) -> None:
+    """Show which version is the champion and where its files are."""
+    from smar_model.release.show import show_champion
+
+    show_champion(load_settings(settings), as_json=as_json)
+
+
+@app.command()
+def history(as_json: JsonOption = False) -> None:
+    """List promotions, rollbacks, refreshes, rejections and what was done by hand: who, when, from, to, why."""
+    from smar_model.release.show import show_history
+
+    show_history(as_json=as_json)

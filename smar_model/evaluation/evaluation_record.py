@@ -1,0 +1,269 @@
+"""What `evaluation.json` holds: every figure of a run's judging. `evaluate` writes it; whoever reads it reads it here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import TypeAdapter
+
+if TYPE_CHECKING:
+    from smar_model.lake.runs import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean over queries with its 95 % interval; all None where there is no query."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+NOTHING = Estimate(mean=None, low=None, high=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Estimate):
+    """The challenger minus another model on the same queries of one segment, in one metric."""
+
+    standard_error: float | None
+    """Over clusters; None of fewer than two."""
+    wins: int
+    ties: int
+    losses: int
+    p: float | None
+    p_adjusted: float | None
+    """By Holm's rule over the segments but the first, which is all queries."""
+
+
+BySegment = dict[str, dict[str, Estimate]]
+"""Segment → metric → figure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """A release that the run's model is compared with: the champion, or an anchor."""
+
+    version: str | None
+    run: str | None
+    cutoff: str
+    """ISO time: first moment after its training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalMethod:
+    level: float
+    method: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """An item that is found where it does not fit."""
+
+    found: int
+    """Queries that find it among their first k."""
+    fits: int
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hubness:
+    """Whether some items appear everywhere."""
+
+    k: int
+    skewness: float
+    """Of the number of queries that find an item among their first k."""
+    never: float
+    """Share of items that no query finds."""
+    expected: float
+    """Mean number of queries that find an item."""
+    worst: list[Hub]
+    """The items with the most queries that they do not fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownAnswer:
+    item_id: str
+    grade: float
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownQuery:
+    """A query that the report shows with what models found, by name."""
+
+    query: str
+    reason: str
+    is_visual: bool
+    target: str | None
+    target_rank: dict[str, int | None]
+    answers: dict[str, list[ShownAnswer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    beside: str | None
+    """The model that gains and losses are over."""
+    queries: list[ShownQuery]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedOracle:
+    run: str
+    truth: str
+    cutoff: str
+    age_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Areas:
+    """How well visual queries are told from others: areas under the ROC curve, None where one kind is missing."""
+
+    queries: int
+    others: int
+    auc: float | None
+    bag_of_words_auc: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Estimate):
+    """One way to answer over another: difference of reciprocal ranks, and shares of the queries."""
+
+    helped: float | None
+    same: float | None
+    hurt: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PicturesHelped:
+    """Distinct queries, and the shares of them that pictures helped, hurt, or of which it is unknown (None of no query)."""
+
+    queries: int
+    helped: float | None
+    hurt: float | None
+    unknown: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingHelp:
+    queries: int
+    comparisons: dict[str, Comparison]
+    """`WAY_over_WAY` → figures."""
+    by_query: PicturesHelped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Population(Areas):
+    """P(q) among some of the queries."""
+
+    accuracy: float | None
+    calibration_error: float | None
+    calibration_error_before: float | None
+    auc_of_help: float | None
+    """Whether P(q) is higher for queries that pictures helped than for those that they hurt."""
+    against: dict[str, Areas]
+    """Department → visual queries against its own."""
+    segments: dict[str, RoutingHelp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    low: float
+    high: float
+    queries: int
+    mean_probability: float
+    visual_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """The reliability curve of P(q), before and after calibration."""
+
+    before: list[ReliabilityBin]
+    after: list[ReliabilityBin]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedBag:
+    setting: str
+    labels: int
+    """Queries that it learned from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    routing: str
+    temperature: float
+    bins: int
+    margin: float
+    minimum_clicks: int
+    bag_of_words: LearnedBag | None
+    reliability: Reliability
+    populations: dict[str, Population]
+    """`all` and `novel`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord:
+    basis: Literal["truth", "clicks"]
+    measures: dict[str, str]
+    """`found` and `graded`, in words."""
+    queries: int
+    distinct_queries: int
+    interval: IntervalMethod
+    counts: dict[str, int]
+    mean_relevant_items: float
+    permutations: int
+    clusters: int
+    segments: dict[str, int]
+    """Name → queries."""
+    segment_clusters: dict[str, int]
+    models: dict[str, BySegment]
+    differences: dict[str, dict[str, dict[str, Difference]]]
+    """Other model → segment → metric → the challenger minus it."""
+    recovered: dict[str, Estimate] | None
+    hubness: dict[str, Hubness]
+    baselines: dict[str, str]
+    shown: Shown
+    evaluation_days: list[str] = field(default_factory=list)
+    training_days: list[str] = field(default_factory=list)
+    """The first and the last."""
+    items: int = 0
+    training_clicks: int = 0
+    rivals: dict[str, Rival] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+    """Model → why."""
+    oracle: JudgedOracle | None = None
+    routing: Routing | Literal["not measured"] | None = "not measured"
+    """None: the model does not route."""
+    embeddings: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Kind → figure → value, as `diagnostics.embedding_health` has them."""
+    modality_gaps: dict[str, float] = field(default_factory=dict)
+
+    def figure(self, model: str, segment: str, metric: str) -> float | None:
+        """A model's mean; None where it was not measured."""
+        found = self.models.get(model, {}).get(segment, {}).get(metric)
+        return found.mean if found else None
+
+
+def rivals_of(run: Run) -> dict[str, Rival]:
+    """Champion and anchors of a run, by name, where there are."""
+    return {
+        name: Rival(version=rival.version, run=rival.run, cutoff=rival.cutoff) for name, rival in run.rivals().items()
+    }
+
+
+_RECORD = TypeAdapter(EvaluationRecord)
+
+
+def parse_evaluation(content: object) -> EvaluationRecord:
+    """The record of plain values; floats of any older version's are taken as they are."""
+    return _RECORD.validate_python(content)
+
+
+def read_evaluation(file: Path) -> EvaluationRecord:
+    return parse_evaluation(json.loads(file.read_text(encoding="utf-8")))

@@ -1,0 +1,159 @@
+"""What is asked and answered over HTTP: `/openapi.json` is made of these. A server and a front (`front.py`) have them in common.
+
+What a request may cost is known, and bounded, before work on it begins.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Depends, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import ClientDisconnect
+
+CHAMPION, CHALLENGER, TEXT_ONLY = "champion", "challenger", "text-only"
+"""What a version may be asked for by besides its number: the registry's aliases, and the baseline of the champion's run."""
+MAXIMUM_QUERY = 10_000
+"""Characters; the model reads the first few words."""
+MAXIMUM_QUERIES = 256
+"""Of one batch."""
+MAXIMUM_HITS = 1_000
+"""A query."""
+MAXIMUM_ANSWER_HITS = 12_800
+"""Over all queries of a batch: 50 each of the largest."""
+MAXIMUM_NAME = 4_096
+"""Characters of a picture's name."""
+
+QueryText = Annotated[str, Field(min_length=1, max_length=MAXIMUM_QUERY, description="What a shopper typed")]
+HitCount = Annotated[int, Field(ge=1, le=MAXIMUM_HITS, description="Hits a query")]
+VersionName = Annotated[
+    str,
+    Field(
+        pattern=rf"^({CHAMPION}|{CHALLENGER}|{TEXT_ONLY}|[0-9]{{1,9}})$",
+        description=f"`{CHAMPION}`, `{CHALLENGER}`, `{TEXT_ONLY}` (the baseline of the champion's run) or a version's number",
+    ),
+]
+Routing = Literal["soft", "hard", "text", "pictures"]
+RoutingName = Annotated[
+    Routing | None,
+    Field(
+        description="How text and pictures are weighed in the place of the model's own way: `text` and `pictures` ask one of both"
+    ),
+]
+Department = Annotated[str, Field(max_length=1_000)]
+Departments = Annotated[list[Department], Field(max_length=100, description="Only their items; none: all")]
+PictureName = Annotated[str, Query(min_length=1, max_length=MAXIMUM_NAME)]
+
+
+class HitAnswer(BaseModel):
+    rank: int
+    item_id: str
+    title: str
+    department: str
+    score: float
+    pictures: list[str] = Field(description="URI references, relative to this answer's address, the main one first")
+
+
+class SearchAnswer(BaseModel):
+    query: str
+    p: float = Field(description="P(q), 0 to 1: the probability that pictures matter for this query")
+    version: str = Field(description=f"Number of the model version that answered, or `{TEXT_ONLY}`")
+    model_digest: str = Field(description="Of the model that answered")
+    index_digest: str | None = Field(
+        description="Of the index that answered, built by that model; null of the text-only baseline"
+    )
+    hits: list[HitAnswer] = Field(description="Best first")
+
+
+class BatchQuestion(BaseModel):
+    queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
+    k: HitCount = 10
+    departments: Departments = []
+    version: VersionName = CHAMPION
+    routing: RoutingName = None
+
+
+async def one_question(
+    q: Annotated[QueryText, Query()],
+    k: Annotated[HitCount, Query()] = 10,
+    department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
+    version: Annotated[VersionName, Query()] = CHAMPION,
+    routing: Annotated[RoutingName, Query()] = None,
+) -> BatchQuestion:
+    """What `GET /search` asks."""
+    return _checked(BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing))
+
+
+async def batch_question(request: Request) -> BatchQuestion:
+    """What `POST /search` asks. Pydantic reads the JSON itself: a value that is none of the question's is never made."""
+    try:
+        return _checked(BatchQuestion.model_validate_json(await request.body()))
+    except ClientDisconnect:  # nobody is there to be told
+        raise HTTPException(400, "the body has not come whole") from None
+    except ValidationError as error:
+        raise RequestValidationError(
+            [e | {"loc": ("body", *e["loc"])} for e in error.errors(include_url=False, include_input=False)]
+        ) from None
+
+
+def _checked(question: BatchQuestion) -> BatchQuestion:
+    for number, query in enumerate(question.queries, start=1):
+        if not query.strip():
+            raise HTTPException(422, f"query {number} is empty")
+    hits = len(question.queries) * question.k
+    if hits > MAXIMUM_ANSWER_HITS:
+        raise HTTPException(
+            422,
+            f"{len(question.queries)} queries with k = {question.k} are {hits:,} hits, more than {MAXIMUM_ANSWER_HITS:,}",
+        )
+    return question
+
+
+OneQuestion = Annotated[BatchQuestion, Depends(one_question)]
+SentQuestion = Annotated[BatchQuestion, Depends(batch_question)]
+QUESTION_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": BatchQuestion.model_json_schema()}}}
+}
+"""For the document: FastAPI does not see what `batch_question` reads."""
+
+
+class BatchAnswer(BaseModel):
+    answers: list[SearchAnswer] = Field(description="One a query, in their order, all from the same version")
+    milliseconds: float = Field(description="That the search itself took, waiting not counted")
+
+
+class ListedVersion(BaseModel):
+    name: str = Field(description="What to ask for it by")
+    version: str
+    date: str | None = Field(description="Last day of its run's click log")
+    run: str | None
+    index_digest: str | None
+    recall_at_50: float | None = Field(description="When it was judged")
+
+
+class DepartmentSize(BaseModel):
+    name: str
+    items: int
+
+
+class VersionsAnswer(BaseModel):
+    champion: str | None = Field(
+        description="The version that answers; while a new champion is being opened, the one before"
+    )
+    challenger: str | None
+    text_only: str | None = Field(description="Run whose text-only baseline can be asked")
+    text_only_missing: str | None = Field(description="Why there is no text-only baseline to ask")
+    versions: list[ListedVersion] = Field(description="The newest hundred, newest first")
+    departments: list[DepartmentSize] = Field(description="Of the champion's items, the largest first")
+    examples: list[str] = Field(description="Queries to try")
+    registry_seen_at: float | None = Field(description="When the registry last answered, seconds since 1970")
+
+
+class ReadyAnswer(BaseModel):
+    ready: bool
+    version: str | None
+    model_digest: str | None
+    index_digest: str | None
+    is_champion: bool = Field(description="Whether it is what the registry names; else it is the last good release")
+    problems: list[str] = Field(description="Why what answers is not what it should be; it answers all the same")

@@ -1,0 +1,91 @@
+"""Settings of the model: encoders, towers, fusion, routing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from smar_model.settings.section import Count, Section, Share
+
+Fusion = Literal["cross_attention", "concat", "linear", "weighted_sum", "mlp", "beyond_text", "mixture", "image"]
+TextTower = Literal["transformer", "words"]
+ImageTower = Literal["transformer", "placed"]
+Routing = Literal["hard", "soft", "none"]
+Trained = Literal["locked", "partly", "tuned"]
+
+
+class Tokenizer(Section):
+    vocabulary: Count = 4_096
+    query_length: Count = 12
+    item_length: Count = 32
+    """Lengths in tokens; longer texts are cut."""
+
+
+class TextEncoder(Section):
+    pretrained: str | None = None
+    """Name or folder of a `transformers` text encoder that is on this machine; unset: trained from scratch with the
+    sizes below."""
+    trained: Trained = "tuned"
+    """How much of a pretrained encoder is trained; `partly`: its last blocks."""
+    last_blocks: Count = 2
+    tower: TextTower | None = None
+    """What is trained from scratch: `transformer` is SMAR's; `words`: each word's own vector, no layer between words; unset: as the
+    variant has it."""
+    query_layers: Count = 2
+    """Of the transformer; SMAR has 4, 2 train on two cores."""
+    item_layers: Count = 1
+    heads: Count = 4
+    width: Count = 128
+
+
+class VisionEncoder(Section):
+    name: str = "test_resnet"
+    """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder."""
+    pretrained: bool = False
+    """Take the weights that belong to the name, from the folder or from those already on this machine."""
+    adapted: bool | None = None
+    """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
+    descriptors: bool | None = None
+    """Whether pictures are read by fixed histograms of colours and edges in the place of this encoder; unset: as the variant
+    has it. With pretrained weights, or a GPU to adapt an encoder with: false."""
+    trained: Trained = "locked"
+    """How much of an adapted encoder is trained further: nothing, which lets each picture be encoded once; its last
+    blocks (adapt-vision then trains no others either); all."""
+    last_blocks: Count = 2
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to `timm.create_model`."""
+
+
+class Network(Section):
+    variant: str = "default"
+    """A row of `smar_model/network/variants.py`."""
+    fusion: Fusion | None = None
+    """How text and picture become one embedding; unset: as the variant has it. So are routing and item_confidence."""
+    dimension: Count = 128
+    matryoshka: tuple[Count, ...] = ()
+    """Lengths of the embeddings' prefixes that can be used alone, `dimension` among them: the loss is their mean."""
+    text: TextEncoder = TextEncoder()
+    vision: VisionEncoder = VisionEncoder(options={"output_stride": 16})
+    """The default learns fastest from scratch among timm's small ones; the stride gives 12 patches a thumbnail."""
+    image_tower: ImageTower | None = None
+    """`transformer` is SMAR's; `placed`: a small network over all places of a picture at once; unset: as the variant has it."""
+    image_layers: Annotated[int, Field(ge=0)] = 1
+    """Of the transformer."""
+    dropout: Share = 0.0
+    """Inside the transformers; on a CPU it costs a quarter of the time, and hidden tokens regularise as well."""
+    frames: Annotated[int, Field(ge=1, le=4)] = 1
+    """Pictures of an item that are attended to at once. 1: a visit takes one of them, and the item's embedding is the
+    mean over them."""
+    routing: Routing | None = None
+    """`hard` is SMAR's: a query meets the multimodal embedding or the text embedding; `soft`: a mixture of the two by
+    P(q), which then learns from the retrieval loss too; `none`: always the multimodal embedding."""
+    item_confidence: bool | None = None
+    """Whether each item's own picture says how much it counts: c(item)."""
+
+    @field_validator("matryoshka")
+    @classmethod
+    def _whole_among_them(cls, lengths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if lengths and max(lengths) != info.data.get("dimension"):
+            raise ValueError("the longest is network.dimension itself")
+        return lengths

@@ -1,0 +1,37 @@
+"""Settings of a shop: where it lies, and who simulates its shoppers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from smar_model.settings.section import Count, Section, Share
+
+
+class Simulation(Section):
+    """Shoppers who write the click log where a catalogue comes without one (`smar_model/shop/shoppers.py`)."""
+
+    seed: int = 0
+    items: Count = 1_500
+    """Size of the catalogue: drawn, or sampled from the imported one."""
+    requests_per_day: Count = 1_500
+    masked: dict[str, Share] = Field(default_factory=dict)
+    """Attribute → share of items whose title, category leaf and seller's attributes lose it."""
+    faults: Share = 0.0
+    """Share of events that carry a fault real logs have: bots, repeats, malformed rows, unknown items."""
+
+
+class Shop(Section):
+    root: Path
+    """Folder in the layout of the README ("Your own shop")."""
+    kind: Literal["own", "sample", "real_products"] = "own"
+    """`own` is only read; `sample` is drawn; `real_products` is imported from SMAR_REAL_DATA. The last two
+    have simulated shoppers, who write a day of the click log when a run needs it."""
+    pictures: str | None = None
+    """URI of an object store with the pictures (`s3://bucket/prefix`, `gs://…`, `file:///…`); credentials come from the
+    environment. Unset: `pictures/` or `pictures.zip` in `root`."""
+    visual_departments: list[str] = Field(min_length=1)
+    """First levels of `category` in which pictures matter: SMAR's "fashion"."""
+    simulation: Simulation | None = None

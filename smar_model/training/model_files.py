@@ -1,0 +1,91 @@
+"""A model's files: written by training, read by whatever embeds, searches or serves.
+
+weights.safetensors        of all towers
+network.json               what the network must be built like (`Shape`)
+tokenizer.json
+catalogue_numbers.txt      where the catalogue holds numbers that look like those of cards or telephones
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from smar_model.data.text_tokens import NUMBERS_FILE
+from smar_model.errors import InputError
+from smar_model.lake.digests import digest_files
+from smar_model.network.model import PictureEncoder, RetrievalModel, Shape
+from smar_model.settings import Network, Pictures
+
+
+def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path, numbers_file: Path | None = None) -> None:
+    """Write weights.safetensors, network.json, tokenizer.json, catalogue_numbers.txt (if any): all that search needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Each name keeps its own copy of what towers share: the library's own way of naming shared weights once is not the
+    # same at every saving, and equal weights must be equal files.
+    weights = {name: weight.detach().clone().contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
+    content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
+    (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    if numbers_file:
+        (folder / NUMBERS_FILE).write_bytes(numbers_file.read_bytes())
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of a model's files, equal to `content["model"]` in the manifest of the stage that published it."""
+    return digest_files([f for f in folder.iterdir() if f.is_file()], root=folder.parent)
+
+
+def load_model(folder: Path) -> RetrievalModel:
+    """Read a model that `save_model` wrote, in evaluation mode.
+
+    Raises:
+        InputError: a file is missing or does not fit the others.
+    """
+    try:
+        content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+        shape = Shape(**content | {"network": Network.model_validate(content["network"])})
+        model = RetrievalModel(shape)
+        # A model from before there was a temperature has none.
+        older = {"header_temperature": model.header_temperature}
+        model.load_state_dict(older | load_file(folder / "weights.safetensors"))
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise InputError(f"{folder}: not a whole model (weights.safetensors, network.json): {error}") from error
+    return model.eval()
+
+
+def new_model(
+    network: Network, *, vocabulary: int, query_length: int, item_length: int, pictures: Pictures
+) -> RetrievalModel:
+    """A model as settings describe it, with pretrained encoders loaded where they name some.
+
+    Raises:
+        InputError: an encoder cannot be had.
+    """
+    text_encoder = None
+    if network.text.pretrained:
+        try:
+            text_encoder = AutoConfig.from_pretrained(network.text.pretrained, local_files_only=True).to_dict()
+        except (OSError, ValueError) as error:
+            raise InputError(f"network.text.pretrained {network.text.pretrained!r}: {error}") from error
+    shape = Shape(
+        network=network,
+        vocabulary=vocabulary,
+        query_length=query_length,
+        item_length=item_length,
+        picture_width=pictures.width,
+        picture_height=pictures.height,
+        text_encoder=text_encoder,
+    )
+    model = RetrievalModel(shape, load_pretrained=True)
+    vision = getattr(model, "vision", None)
+    if isinstance(vision, PictureEncoder):
+        architecture = vision.encoder.pretrained_cfg.get("architecture") or network.vision.name
+        model.shape = replace(shape, vision_encoder=architecture)
+    return model
