@@ -8,7 +8,7 @@ from smar_model.evaluation.evaluation_record import EvaluationRecord, read_evalu
 from smar_model.evaluation.terminal_table import percent
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
-from smar_model.release.steps import hand_over
+from smar_model.release.steps import report_outcome
 from smar_model.release.tracking import page_address, parent_run
 
 MODELS = {"challenger": "this run", "champion": "champion", "text_only": "text-only", "bm25": "BM25"}
@@ -49,7 +49,7 @@ def describe_decision(run: Run) -> str:
             f"[Report in MLflow]({address})",
         ]
     )
-    hand_over(text=text)
+    report_outcome(text=text)
     return text
 
 
