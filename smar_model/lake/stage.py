@@ -24,13 +24,12 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_json
 from smar_model.lake.durable_files import named_in_errors
-from smar_model.lake.earlier_outputs import CatalogueOutput, EarlierModel
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.shared_files import share_files, store
-from smar_model.lake.stage_code import CodeVersion, code_version
+from smar_model.lake.stage_key import digest_making, key_parts
 from smar_model.settings import Settings, home
 
 LEASE_SECONDS = 60.0
@@ -366,49 +365,3 @@ def _work(context: StageContext) -> dict[str, Any]:
 def _function(name: str) -> Callable[..., Any]:
     module, function = name.split(":")
     return getattr(importlib.import_module(module), function)
-
-
-class KeyParts(CodeVersion):
-    """Everything that a stage's output depends on; its digest is the key, and a run's record has it as `made_of`."""
-
-    stage: str
-    inputs: dict[str, str]
-    """Stage → digest of its output's content; likewise `raw`, of the shop's files, and `rivals`."""
-    raw: dict[str, str]
-    settings: dict[str, object]
-    days: list[str] | None
-    """First day, cutoff, last day; None: the stage is not `dated`."""
-    rivals: dict[str, str] | None
-    release: list[str | None] | None
-
-
-def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:
-    """What the stage's output depends on in this run.
-
-    Raises:
-        InputError: the shop lacks a file that it reads, or `stage_code.json` the stage.
-    """
-    shop = ShopInputs.of(run.settings)
-    release: EarlierModel | CatalogueOutput | None = getattr(run, stage.release) if stage.release else None
-    raw: dict[str, Callable[[], str]] = {
-        "items": shop.digest_items,
-        "pictures": lambda: shop.pictures().digest(),
-        "click_log": lambda: shop.digest_click_log(run.days),
-        "judgments_and_truth": lambda: shop.digest_judgments_and_truth(run.evaluation_days),
-    }
-    return {
-        "stage": stage.name,
-        **code_version(stage.name),
-        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
-        "raw": {name: raw[name]() for name in stage.raw},
-        "settings": {name: run.settings.section(name) for name in stage.settings},
-        "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
-        "rivals": {n: v.model_digest for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
-        "release": release.digests if release else None,
-    }
-
-
-def digest_making(stage: Stage, run: Run) -> str:
-    """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, and the shop's place."""
-    settings = {name: run.settings.section(name) for name in stage.settings}
-    return digest_json([code_version(stage.name), settings, str(run.settings.shop_root)])

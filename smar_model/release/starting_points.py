@@ -26,7 +26,7 @@ from smar_model.lake.artifacts import Artifact, DamagedOutput
 from smar_model.lake.earlier_outputs import Base, CatalogueOutput, EarlierModel, Oracle, Release, SearchableModel
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import Run, distinct, find_runs, load_run, skip_record
-from smar_model.lake.stage import digest_making
+from smar_model.lake.stage_key import digest_making
 from smar_model.release.registry import PROMOTED_AT, Registry
 from smar_model.stages import STAGES
 
