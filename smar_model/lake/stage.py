@@ -30,7 +30,7 @@ from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.shared_files import share_files, store
-from smar_model.lake.stage_code import code_version
+from smar_model.lake.stage_code import CodeVersion, code_version
 from smar_model.settings import Settings, home
 
 LEASE_SECONDS = 60.0
@@ -368,8 +368,26 @@ def _function(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:
-    """Everything that the stage's output depends on, by name; its digest is the key."""
+class KeyParts(CodeVersion):
+    """Everything that a stage's output depends on; its digest is the key, and a run's record has it as `made_of`."""
+
+    stage: str
+    inputs: dict[str, str]
+    """Stage → digest of its output's content; likewise `raw`, of the shop's files, and `rivals`."""
+    raw: dict[str, str]
+    settings: dict[str, object]
+    days: list[str] | None
+    """First day, cutoff, last day; None: the stage is not `dated`."""
+    rivals: dict[str, str] | None
+    release: list[str] | None
+
+
+def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:
+    """What the stage's output depends on in this run.
+
+    Raises:
+        InputError: the shop lacks a file that it reads, or `stage_code.json` the stage.
+    """
     shop = ShopInputs.of(run.settings)
     release: EarlierModel | CatalogueOutput | None = getattr(run, stage.release) if stage.release else None
     raw: dict[str, Callable[[], str]] = {
