@@ -339,7 +339,7 @@ class KeyParts(CodeVersion):
     days: list[str] | None
     """First day, cutoff, last day; None: the stage is not `dated`."""
     rivals: dict[str, str] | None
-    release: list[str] | None
+    release: list[str | None] | None
 
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:
