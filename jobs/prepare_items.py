@@ -110,7 +110,9 @@ def run(context: StageContext) -> dict[str, int | str]:
         # Cut off from how they came about: planning would grow with every view that reads them again.
         tasks = max(1, min(4 * spark.sparkContext.defaultParallelism, pictures_in // PICTURES_PER_TASK))
         read_pictures(listed.repartition(tasks), reader).localCheckpoint().createOrReplaceTempView("read_pictures")
-        earlier_pictures(spark, context).createOrReplaceTempView("earlier_pictures")
+        earlier = find_earlier(context)
+        known = read_published(spark, "pictures", earlier.files("pictures") if earlier else [])
+        known.createOrReplaceTempView("earlier_pictures")
         run_sql(spark, "find_new_pictures")
         decoded = decode_pictures(spark.table("new_pictures").repartition(tasks), reader, settings).persist()
         decoded.createOrReplaceTempView("decoded_pictures")
@@ -182,12 +184,6 @@ def earlier_catalogue(spark: SparkSession, context: StageContext) -> DataFrame:
         context.report("no earlier catalogue of this shop: an item's text is taken to have stood since its updated_at")
         return read_published(spark, "catalogue", [])
     return read_published(spark, "catalogue", load_artifact(context.stage.name, earlier.key).files("catalogue"))
-
-
-def earlier_pictures(spark: SparkSession, context: StageContext) -> DataFrame:
-    """Table `pictures` of the newest output made in the same way; without rows where there is none."""
-    earlier = find_earlier(context)
-    return read_published(spark, "pictures", earlier.files("pictures") if earlier else [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

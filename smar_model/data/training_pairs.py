@@ -57,6 +57,4 @@ def iterate_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.R
 
 
 def _leave_out_novel(frame: pd.DataFrame, share: float) -> pd.DataFrame:
-    if share == 0:
-        return frame
     return frame[~(in_novel_bucket("query", frame["query"], share) | in_novel_bucket("item", frame["item_id"], share))]

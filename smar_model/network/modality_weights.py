@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smar_model.errors import InputError
 
-Weighting = Literal["fixed", "per_department", "uncertainty", "per_pair"]
+Weighting = Literal["per_department", "uncertainty", "per_pair"]
 HIDDEN = 32
 BOUND = math.log(10)
 """A learned weight stays within a tenth and ten times of where it began."""
@@ -71,8 +71,6 @@ class ModalityWeights(nn.Module):
             weights = self.start[self.visual[embeddings["item_keys"]].long()]
             return weights, torch.zeros_like(weights)
         start = self.start[1].expand(len(queries), 3)
-        if self.weighting == "fixed":
-            return start, torch.zeros_like(start)
         if self.weighting == "uncertainty":
             raw = self.raw.expand(len(queries), 3)
         else:

@@ -96,12 +96,10 @@ def make_picture_encoder(network: Network, *, architecture: str | None, height: 
     """
     options = dict(network.vision.options)
     try:
-        if architecture:
-            encoder = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
-        else:
-            encoder = timm.create_model(
-                network.vision.name, pretrained=network.vision.pretrained, num_classes=0, **options
-            )
+        pretrained = network.vision.pretrained and not architecture
+        encoder = timm.create_model(
+            architecture or network.vision.name, pretrained=pretrained, num_classes=0, **options
+        )
         return PictureEncoder(encoder, height, width)
     except Exception as error:
         raise InputError(

@@ -19,7 +19,7 @@ from smar_model.data.text_tokens import load_tokenizer, trim
 from smar_model.data.token_tables import ItemTokens, write_item_tokens
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
-from smar_model.training.encode_pictures import refuse_other_size
+from smar_model.training.encode_pictures import patches_of
 
 BATCH = 256
 """Items embedded at a time."""
@@ -189,20 +189,12 @@ def encode_pictures(
     shape = (max(1, len(wanted)), model.vision.patches, model.vision.channels)
     tokens = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
     for rows, pixels in distinct_pictures(files, digests, is_wanted, together=PICTURES_TOGETHER):
-        tokens[np.searchsorted(wanted, rows)] = _encode(model, pixels).cpu().numpy().astype(kind)
+        tokens[np.searchsorted(wanted, rows)] = patches_of(model, pixels).cpu().numpy().astype(kind)
     return ItemPatches(pictures=pictures, read=partial(_read_encoded, file, wanted))
 
 
 def _read_encoded(file: Path, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.load(file, mmap_mode="r")[np.searchsorted(wanted, rows)])
-
-
-@torch.inference_mode()
-def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
-    """(B, 3, H, W) uint8 to (B, P, C)."""
-    refuse_other_size(model, pixels)
-    place = next(model.parameters()).device
-    return model.picture_patches(torch.from_numpy(pixels).to(place).float() / 255)
 
 
 def embed_catalogue(

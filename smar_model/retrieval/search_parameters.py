@@ -106,18 +106,15 @@ def recall_by_speed(
     found = re.fullmatch(r"(nprobe|efSearch)=(\d+)(.*)", parameters)
     lists = faiss.try_extract_index_ivf(parts_of(index)[0])
     most = lists.nlist if lists else math.inf
+    each = [parameters]
     if found:
         name, broad, rest = found.groups()
         breadths = sorted({int(min(most, max(1, round(int(broad) * share)))) for share in (*SPEEDS, 1.0)})
         each = [f"{name}={n}{rest}" for n in breadths]
-    else:
-        each = [parameters]
     points: list[dict[str, float | str]] = []
     for one in each:
-        if one:
-            space.set_index_parameters(index, one)
+        space.set_index_parameters(index, one)
         recall, taken = queries.measure(index, vectors), float(np.median(search_times(index, queries)))
         points.append({"parameters": one, "ms": taken, "recall": recall.overall, "worst": recall.worst})
-    if parameters:
-        space.set_index_parameters(index, parameters)
+    space.set_index_parameters(index, parameters)
     return points

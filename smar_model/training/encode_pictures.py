@@ -42,14 +42,20 @@ def encoder_digest(model: RetrievalModel) -> str:
     return digest_json([weights, shape.vision_encoder, shape.network.vision.options, size])
 
 
-def refuse_other_size(model: RetrievalModel, pixels: np.ndarray) -> None:
-    """Raises InputError: pictures (B, 3, H, W) have another size than the model's encoder was made for."""
-    shape = model.shape
+@torch.inference_mode()
+def patches_of(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
+    """Patch tokens of pictures, (B, 3, H, W) uint8 to (B, P, C), under a model's vision encoder.
+
+    Raises:
+        InputError: they have another size than it was made for.
+    """
+    shape, place = model.shape, next(model.parameters()).device
     if pixels.shape[2:] != (shape.picture_height, shape.picture_width):
         raise InputError(
             f"pictures are {pixels.shape[3]}×{pixels.shape[2]}, the vision encoder was made for "
             f"{shape.picture_width}×{shape.picture_height}: set settings.pictures back, or train it again"
         )
+    return model.picture_patches(torch.from_numpy(pixels).to(place).float() / 255)
 
 
 def run(context: StageContext) -> dict[str, float | str]:
@@ -93,14 +99,11 @@ def run(context: StageContext) -> dict[str, float | str]:
     return {"pictures": len(digests), **counts, "views": shape[0], **made_of}
 
 
-@torch.inference_mode()
 def _encode(model: RetrievalModel, pixels: np.ndarray) -> Tensor:
-    """(B, 3, H, W) uint8 to (B, P, C) float16."""
-    refuse_other_size(model, pixels)
+    """(B, 3, H, W) uint8 to (B, P, C) float16, in a batch of always the same size."""
     full = np.zeros((BATCH, *pixels.shape[1:]), np.uint8)
     full[: len(pixels)] = pixels
-    patches = model.picture_patches(torch.from_numpy(full).to(device()).float() / 255)
-    return patches[: len(pixels)].half().cpu()
+    return patches_of(model, full)[: len(pixels)].half().cpu()
 
 
 def _writer(folder: Path, digests: np.ndarray, shape: tuple[int, int, int]) -> Callable[[np.ndarray, np.ndarray], None]:

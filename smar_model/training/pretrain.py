@@ -14,7 +14,7 @@ from smar_model.network.modality_weights import ModalityWeights
 from smar_model.network.model import RetrievalModel
 from smar_model.network.variants import switched_parts
 from smar_model.settings import Optimisation
-from smar_model.training.batches import Batch, PatchTable, TrainingData
+from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.device import device
 from smar_model.training.gradient_cache import Embeddings
 from smar_model.training.loop import train
@@ -73,11 +73,14 @@ def pair_batches(
     model: RetrievalModel, data: TrainingData, optimisation: Optimisation, labels: Mapping[str, int] | None = None
 ) -> Iterator[Batch]:
     """Batches with the pictures in the form that the model trains on, and the further items that settings ask for."""
-    random_negatives = optimisation.random_negatives
+    random_negatives, patch_table = optimisation.random_negatives, None
+    if model.vision_locked:
+        lock_vision(model)
+        patch_table = data.patch_table(model)
     return data.batches(
         optimisation.batch,
         optimisation.clicked_share,
-        patch_table=patch_table(model, data),
+        patch_table=patch_table,
         pixels=model.variant.fusion is not None and not model.vision_locked,
         random_negatives=model.variant.random_negatives if random_negatives is None else random_negatives,
         hard_negatives=optimisation.hard_negatives,
@@ -110,14 +113,6 @@ def modality_weights(context: StageContext, model: RetrievalModel) -> ModalityWe
         other_weights=training.other_modality_weights if weighting == "per_department" else None,
         visual=visual,
     ).to(device())
-
-
-def patch_table(model: RetrievalModel, data: TrainingData) -> PatchTable | None:
-    """Patch tokens under the locked encoder; None for a variant without pictures, or one that trains its encoder."""
-    if not model.vision_locked:
-        return None
-    lock_vision(model)
-    return data.patch_table(model)
 
 
 def run(context: StageContext) -> dict[str, float | str]:

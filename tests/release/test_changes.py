@@ -293,7 +293,7 @@ DAMAGED = {
     "line of the history": "releases.jsonl",
     "note": "releases.pending.json",
     "lock": "registry.lock",
-    "number of the lock's holder": "registry.guard",
+    "number of the lock's holder": "registry.lock.number",
     "record of the run that trained what is left": "runs/second/run.json",
     "record of the run that trained what is returned to": "runs/first/run.json",
     "record of another run": "runs/third/run.json",
