@@ -32,7 +32,7 @@ from smar_model.lake.records import say_once
 from smar_model.lake.runs import load_run, parse_state, run_folder
 from smar_model.lake.shared_files import read_bytes, read_file, replace_file
 from smar_model.lake.signing_keys import sign, verify_signature
-from smar_model.settings import load_settings
+from smar_model.settings import load_recorded_settings
 
 FORMAT = 2
 MANIFEST, SIGNATURE = "release.json", "release.sig"
@@ -270,7 +270,7 @@ def verify_by_record(release: Release) -> None:
         raise InputError(f"not signed, and of another day than run {run.name}, which made it; {to_do}")
     verify_content(release, "model")
     verify_content(release, "index")
-    if load_settings(release.settings_file) != run.settings:
+    if load_recorded_settings(release.settings_file) != run.settings:
         raise InputError(
             f"{release.settings_file}: not the settings of run {run.name}, which made version {release.version}"
         )

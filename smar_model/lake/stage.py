@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from filelock import FileLock, Timeout
-
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_json
-from smar_model.lake.durable_files import named_in_errors
-from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
-from smar_model.lake.shared_files import share_files, store
+from smar_model.lake.shared_files import share_files
 from smar_model.lake.stage_key import digest_making, key_parts
-from smar_model.settings import Settings, home
+from smar_model.lake.stage_lock import one_at_a_time
+from smar_model.settings import Settings
 
-LEASE_SECONDS = 60.0
-"""How long a stage of a killed process on another machine is waited for."""
 TABLE_OF_STAGES = "smar_model.stages"
 """Imported only where a stage must be found by its name, as a stage's work is."""
 T = TypeVar("T")
@@ -124,7 +117,7 @@ def run_stage(stage: Stage, run: Run, *, announce: Callable[[str | None], object
     """
 
     def once() -> Artifact:
-        with _leased(stage, run) if store() else _locked(stage, run):
+        with one_at_a_time(stage.name, run):
             return _run_stage(stage, run, announce)
 
     return once() if announce else mending(run, once)
@@ -212,44 +205,6 @@ def _key(stage: Stage, run: Run) -> str:
     return digest_json(key_parts(stage, run, stage_inputs(stage, run)))
 
 
-@contextmanager
-def _leased(stage: Stage, run: Run) -> Iterator[None]:
-    """Only one process of all machines at a time; one that has ended loses the lease as soon as it is not renewed."""
-    path = home() / "runs" / run.name / f"{stage.name}.lease"
-    lease = Lease(path=path, token=uuid.uuid4().hex, purpose=stage.name, seconds=LEASE_SECONDS)
-    told = False
-    while holder := lease.take():
-        if not told:
-            print(f"[{run.name}] {stage.name}: waits for {describe(holder)}, which is at it", flush=True)
-        told = True
-        time.sleep(1)
-    try:
-        with renewed(lease):
-            yield
-    finally:
-        lease.give_back()
-
-
-@contextmanager
-def _locked(stage: Stage, run: Run) -> Iterator[None]:
-    """Only one process at a time. The kernel frees the lock when its process ends, however that happens."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    path = run.folder / f"{stage.name}.lock"
-    lock = FileLock(path, fallback_to_soft=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        holder = path.read_text(encoding="utf-8", errors="replace")
-        print(f"[{run.name}] {stage.name}: waits for {holder}, which is at it", flush=True)
-        lock.acquire()
-    try:
-        with named_in_errors(path):
-            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
-
-
 def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:
     run.write_state(stage.name, "running", progress="looking for a finished output")
     started = time.monotonic()
@@ -295,26 +250,31 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
 
 
 def _make(stage: Stage, run: Run, inputs: dict[str, Artifact], key: str) -> Artifact:
-    """Do a stage's work and publish it; nothing is left where it fails."""
+    """Do the work in a folder of its own and publish it. A failure leaves nothing of that."""
+    attempt = Attempt(stage.name, key)
 
     def report(message: str) -> None:
         print(f"[{run.name}] {stage.name}: {message}", flush=True)
         run.write_state(stage.name, "running", progress=message)
 
-    attempt, made_by = Attempt(stage.name, key), digest_making(stage, run)
     try:
+        context = StageContext(
+            stage=stage,
+            run=run,
+            inputs=inputs,
+            folder=attempt.folder,
+            key=key,
+            made_by=digest_making(stage, run),
+            report=report,
+        )
         report("working")
         with recorded_resources(resources_file(run, stage.name)):
-            metrics = _work(
-                StageContext(
-                    stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key, made_by=made_by, report=report
-                )
-            )
+            metrics = _work(context)
         return attempt.publish(
             metrics=metrics,
             inputs={name: i.digest for name, i in inputs.items()},
             settings={s: run.settings.section(s) for s in stage.settings},
-            made_by=made_by,
+            made_by=context.made_by,
         )
     except BaseException:
         attempt.discard()

@@ -40,7 +40,7 @@ from smar_model.release.history import append_history, new_entry
 from smar_model.release.lease import registry_lease
 from smar_model.release.register import NO_BYTECODE, save_pyfunc
 from smar_model.release.registry import Registry, released_index, signature_tag
-from smar_model.settings import Settings, home, load_settings
+from smar_model.settings import Settings, home, load_recorded_settings
 
 
 def sign_version(settings: Settings, version: str, *, by: str, without_record: bool = False) -> None:
@@ -116,7 +116,7 @@ def _sign_anew(registry: Registry, release: Release, *, without_record: bool) ->
         verified = f"model and index are what the registry names, and no record vouches for them ({error})"
         verify_content(release, "model")
         verify_content(release, "index")
-        load_settings(release.settings_file)
+        load_recorded_settings(release.settings_file)
     with tempfile.TemporaryDirectory(dir=home(), prefix=".sign-") as name:
         written = Path(name) / "version"
         described = Model(

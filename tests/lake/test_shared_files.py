@@ -47,11 +47,11 @@ WORK = Stage(name="label-fashion", summary="", work=f"{__name__}:write_labels")
 SLOW = """
 import sys, time
 from pathlib import Path
-from smar_model.lake import stage
+from smar_model.lake import stage_lock
 from smar_model.lake.runs import load_run
 from smar_model.lake.stage import Stage, run_stage
 
-stage.LEASE_SECONDS = 10.0
+stage_lock.LEASE_SECONDS = 10.0
 
 def work(context):
     context.report("half-way")
