@@ -96,8 +96,7 @@ def run(context: StageContext) -> dict[str, int | str]:
         earlier_catalogue(spark, context).createOrReplaceTempView("earlier_catalogue")
         run_sql(spark, "prepare_items")
         listed = spark.table("listed_pictures")
-        counted = listed.selectExpr("count(*)", f"count_if({BY_URL})").first()
-        pictures_in, by_url = counted or (0, 0)
+        pictures_in, by_url = listed.selectExpr("count(*)", f"count_if({BY_URL})").first() or (0, 0)
         items_in = count_rows(files)
         context.report(f"{items_in:,} items, {pictures_in:,} pictures")
         urls = listed.where(BY_URL).select("file").distinct().toArrow()["file"].to_pylist() if by_url else []
