@@ -70,6 +70,12 @@ KINDS: dict[str, Callable[[Any, str], list[Any] | None]] = {
     "10,000 requests before the first answer": lambda by, to: [
         by.ask(to, by.get_request("/healthz", close=False) * 10_000)
     ],
+    **{
+        f"1,000 requests to {path} ahead on 300 connections": partial(
+            lambda path, by, to: by.sent_ahead(to, path, 300), path
+        )
+        for path in ("/metrics", "/openapi.json", "/search?q=red&k=10")
+    },
 }
 """Abuse → what does it once to the server of an address, by `abusive_clients`; connections that it returns are kept for a while."""
 

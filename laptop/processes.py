@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
@@ -29,28 +29,22 @@ def end_all(patience: float = 15.0) -> None:
     while living := _descendants():
         late = time.monotonic() >= deadline
         for process in living:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 if late:
                     process.kill()
                 elif process not in asked:
                     process.terminate()
-            except psutil.NoSuchProcess:
-                continue
         asked |= set(living)
         psutil.wait_procs(living, timeout=0.5)
 
 
 def _descendants() -> list[psutil.Process]:
-    return [p for p in _children() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def _children() -> Iterable[psutil.Process]:
+    living = []
     for process in psutil.Process().children(recursive=True):
-        try:
-            process.status()
-        except psutil.NoSuchProcess:
-            continue
-        yield process
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process)
+    return living
 
 
 def _prctl(option: int, value: int) -> None:

@@ -30,9 +30,9 @@ SUMMARIES = {name: stage.summary for name, stage in STAGES.items()} | {
 }
 POLL_SECONDS = 0.3
 NEWS_SECONDS = 20.0
+"""A stage that takes long shows its own line of progress this often."""
 SET_ASIDE = " is set aside ("
 """In the line about a damaged output."""
-"""A stage that takes long shows its own line of progress this often."""
 
 
 class Progress:

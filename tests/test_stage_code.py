@@ -39,8 +39,10 @@ def changed(before: dict[str, CodeVersion]) -> set[str]:
 
 
 def test_the_list_is_what_the_imports_say() -> None:
-    assert render(find_stage_code()) == STAGE_CODE.read_text(encoding="utf-8"), (
-        "run `make stage-code` and commit what it writes"
+    found = find_stage_code()
+    differing = sorted(name for name in found.keys() | LISTED.keys() if found.get(name) != LISTED.get(name))
+    assert render(found) == STAGE_CODE.read_text(encoding="utf-8"), (
+        f"of {', '.join(differing) or 'its form'}; run `make stage-code` and commit what it writes"
     )
 
 

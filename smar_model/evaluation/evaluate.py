@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25
-from smar_model.evaluation.diagnostics import hubness
-from smar_model.evaluation.embedding_space import measure_space
+from smar_model.evaluation.diagnostics import hubness, measure_space
 from smar_model.evaluation.evaluation_record import (
     Estimate,
     EvaluationRecord,

@@ -116,8 +116,9 @@ def build_evaluation_set(
         requests, counts = _queries_with_clicks(clicks, catalogue)
         build = _build_from_clicks
     if requests.empty:
+        read = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
         raise InputError(
-            f"{shop.root}: nothing to evaluate from {days[0]} to {days[-1]} ({_in_words(counts)}); "
+            f"{shop.root}: nothing to evaluate from {days[0]} to {days[-1]} ({read}); "
             "check the log of these days and the quarantine of extract-clicks"
         )
     if len(requests) > maximum_queries:
@@ -157,10 +158,6 @@ def synthetic_evaluation_set(
         graded=found,
         counts={},
     )
-
-
-def _in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
 
 
 def _requests_with_truth(

@@ -23,6 +23,7 @@ from smar_model.evaluation.comparison import Bench
 from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
 from smar_model.evaluation.measured_rows import ROWS, Measured
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
+from smar_model.evaluation.terminal_table import percent, points
 from smar_model.lake.artifacts import find_artifact
 from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY
@@ -185,7 +186,7 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Co
     """The page as Markdown."""
     comparison = bench.comparison
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points}
+    environment.filters |= {"percent": percent, "points": points}
     template = environment.from_string(Path(__file__).with_name("quality.md.j2").read_text(encoding="utf-8"))
     measured = [row for of in rows.values() for row in of.values()]
     core = [name for name in next(iter(comparison.tables.values())) if name in rows]
@@ -245,11 +246,3 @@ def _mean_of(of: Seeds, segment: str, metric: str) -> float | None:
     found = (row.metrics[segment].estimates[metric].mean for row in of.values() if segment in row.metrics)
     values = [value for value in found if value is not None]
     return mean(values) if values else None
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f}"
-
-
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")

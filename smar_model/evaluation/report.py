@@ -26,7 +26,7 @@ from smar_model.evaluation.evaluation_record import EvaluationRecord, Routing, r
 from smar_model.evaluation.judged_models import COMPARED_METRICS, RECALL_DEPTHS
 from smar_model.evaluation.query_drift import Drift
 from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped, segment_words
-from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES
+from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES, percent, points
 from smar_model.lake.checkout import commit
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.digests import digest_file
@@ -106,8 +106,8 @@ def run(context: StageContext) -> dict[str, int]:
         drift_chart=charts.query_drift(drift, load_contract("query_drift").drift["auc"])
         if any(row.auc is not None for row in drift)
         else None,
-        index_chart=charts.recall_by_speed(points, index["search_parameters"], index["recall"]["floor"])
-        if len(points := index.get("recall_by_speed", [])) > 1
+        index_chart=charts.recall_by_speed(speeds, index["search_parameters"], index["recall"]["floor"])
+        if len(speeds := index.get("recall_by_speed", [])) > 1
         else None,
         losses=[charts.loss_curves(history, name, _NOT_LOSSES) for name, history in histories.items() if history],
         **_charts(evaluation),
@@ -151,7 +151,7 @@ def _charts(evaluation: EvaluationRecord) -> dict[str, str | list[str] | dict[st
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "area": _area, "chance": _chance, "cell": _cell}
+    environment.filters |= {"percent": percent, "points": points, "area": _area, "chance": _chance, "cell": _cell}
     environment.filters |= {"figure": _figure, "segment_words": segment_words}
     environment.globals |= {
         "shown_items": SHOWN_ITEMS,
@@ -256,10 +256,6 @@ def _chance(p: float | None) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f}"
-
-
 def _area(under_curve: float | None) -> str:
     return "–" if under_curve is None else f"{under_curve:.3f}"
 
@@ -277,8 +273,3 @@ def _figure(value: float | str | None, unit: str) -> str:
         "count": f"{value:,}",
     }
     return written[unit].replace("-", "−")
-
-
-def _points(share: float | None) -> str:
-    """A difference with its sign, in points."""
-    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
-from smar_model.evaluation.diagnostics import area_under_curve
 from smar_model.evaluation.evaluation_record import (
     Areas,
     Comparison,
@@ -210,6 +210,11 @@ def _population(
             for segment, part in _segments(queries)
         },
     )
+
+
+def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Probability that a positive scores above a negative, ties counted half; None where one kind is missing."""
+    return float(roc_auc_score(positive, scores)) if len(np.unique(positive)) > 1 else None
 
 
 def calibration_error(probability: np.ndarray, is_visual: np.ndarray, *, bins: int = BINS) -> float | None:

@@ -43,7 +43,7 @@ def format_table(evaluation: EvaluationRecord) -> str:
         if model in evaluation.models:
             cells = [
                 "".join(
-                    f"{_percent(evaluation.figure(model, segment, metric)):>{w}}"
+                    f"{percent(evaluation.figure(model, segment, metric)):>{w}}"
                     for metric, w in zip(METRIC_NAMES, columns, strict=True)
                 )
                 for segment in SEGMENT_NAMES
@@ -61,5 +61,10 @@ def format_table(evaluation: EvaluationRecord) -> str:
     return "\n".join([*lines, "", *(textwrap.fill(note, WIDTH) for note in notes)])
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def points(share: float | None) -> str:
+    """A difference with its sign, in points."""
+    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")

@@ -6,6 +6,7 @@ float64, date, timestamp (UTC, microseconds), binary, list<T>, map<T, T>.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,8 @@ _SPARK = {
     "date": "date",
     "timestamp": "timestamp",
     "binary": "binary",
+    "list": "array",
+    "map": "map",
 }
 EXPECTATIONS = {
     "expect_table_row_count_to_be_between": ("min_value", "max_value"),
@@ -68,12 +71,7 @@ def _arrow_type(name: str) -> pa.DataType:
 
 
 def _spark_type(name: str) -> str:
-    if name.startswith("list<"):
-        return f"array<{_spark_type(name[5:-1])}>"
-    if name.startswith("map<"):
-        key, value = name[4:-1].split(",")
-        return f"map<{_spark_type(key.strip())}, {_spark_type(value.strip())}>"
-    return _SPARK[name]
+    return re.sub(r"\w+", lambda word: _SPARK[word[0]], name)
 
 
 class _Part(BaseModel):

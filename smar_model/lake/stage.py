@@ -24,13 +24,12 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_json
 from smar_model.lake.durable_files import named_in_errors
-from smar_model.lake.earlier_outputs import CatalogueOutput, EarlierModel
 from smar_model.lake.lease import Lease, describe, renewed
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.shared_files import share_files, store
-from smar_model.lake.stage_code import code_version
+from smar_model.lake.stage_key import digest_making, key_parts
 from smar_model.settings import Settings, home
 
 LEASE_SECONDS = 60.0
@@ -253,7 +252,6 @@ def _locked(stage: Stage, run: Run) -> Iterator[None]:
 
 def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:
     run.write_state(stage.name, "running", progress="looking for a finished output")
-    attempt: Attempt | None = None
     started = time.monotonic()
     try:
         artifact = run.base_output(stage.name) if stage.base == "taken" else None
@@ -273,34 +271,8 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         reused = artifact is not None
         if announce:
             announce(None if reused else key)
-        if artifact is None:
-            attempt = Attempt(stage.name, key)
-
-            def report(message: str) -> None:
-                print(f"[{run.name}] {stage.name}: {message}", flush=True)
-                run.write_state(stage.name, "running", progress=message)
-
-            context = StageContext(
-                stage=stage,
-                run=run,
-                inputs=inputs,
-                folder=attempt.folder,
-                key=key,
-                made_by=digest_making(stage, run),
-                report=report,
-            )
-            report("working")
-            with recorded_resources(resources_file(run, stage.name)):
-                metrics = _work(context)
-            artifact = attempt.publish(
-                metrics=metrics,
-                inputs={name: i.digest for name, i in inputs.items()},
-                settings={s: run.settings.section(s) for s in stage.settings},
-                made_by=context.made_by,
-            )
+        artifact = artifact or _make(stage, run, inputs, key)
     except BaseException as error:
-        if attempt:
-            attempt.discard()
         run.write_failure(stage.name, error, seconds=time.monotonic() - started)
         raise
     finally:
@@ -320,6 +292,33 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     print(f"[{run.name}] {stage.name}: {how} in {seconds:.1f} s", flush=True)
     sys.stdout.flush()
     return artifact
+
+
+def _make(stage: Stage, run: Run, inputs: dict[str, Artifact], key: str) -> Artifact:
+    """Do a stage's work and publish it; nothing is left where it fails."""
+
+    def report(message: str) -> None:
+        print(f"[{run.name}] {stage.name}: {message}", flush=True)
+        run.write_state(stage.name, "running", progress=message)
+
+    attempt, made_by = Attempt(stage.name, key), digest_making(stage, run)
+    try:
+        report("working")
+        with recorded_resources(resources_file(run, stage.name)):
+            metrics = _work(
+                StageContext(
+                    stage=stage, run=run, inputs=inputs, folder=attempt.folder, key=key, made_by=made_by, report=report
+                )
+            )
+        return attempt.publish(
+            metrics=metrics,
+            inputs={name: i.digest for name, i in inputs.items()},
+            settings={s: run.settings.section(s) for s in stage.settings},
+            made_by=made_by,
+        )
+    except BaseException:
+        attempt.discard()
+        raise
 
 
 def resources_file(run: Run, stage: str) -> Path:
@@ -366,31 +365,3 @@ def _work(context: StageContext) -> dict[str, Any]:
 def _function(name: str) -> Callable[..., Any]:
     module, function = name.split(":")
     return getattr(importlib.import_module(module), function)
-
-
-def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> dict[str, Any]:
-    """Everything that the stage's output depends on, by name; its digest is the key."""
-    shop = ShopInputs.of(run.settings)
-    release: EarlierModel | CatalogueOutput | None = getattr(run, stage.release) if stage.release else None
-    raw: dict[str, Callable[[], str]] = {
-        "items": shop.digest_items,
-        "pictures": lambda: shop.pictures().digest(),
-        "click_log": lambda: shop.digest_click_log(run.days),
-        "judgments_and_truth": lambda: shop.digest_judgments_and_truth(run.evaluation_days),
-    }
-    return {
-        "stage": stage.name,
-        **code_version(stage.name),
-        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
-        "raw": {name: raw[name]() for name in stage.raw},
-        "settings": {name: run.settings.section(name) for name in stage.settings},
-        "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
-        "rivals": {n: v.model_digest for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
-        "release": release.digests if release else None,
-    }
-
-
-def digest_making(stage: Stage, run: Run) -> str:
-    """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, and the shop's place."""
-    settings = {name: run.settings.section(name) for name in stage.settings}
-    return digest_json([code_version(stage.name), settings, str(run.settings.shop_root)])

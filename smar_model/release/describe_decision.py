@@ -5,9 +5,10 @@ from __future__ import annotations
 from smar_model.errors import NothingToDo
 from smar_model.evaluation.decision import read_decision
 from smar_model.evaluation.evaluation_record import EvaluationRecord, read_evaluation
+from smar_model.evaluation.terminal_table import percent
 from smar_model.lake.runs import Run
 from smar_model.release.registry import Registry
-from smar_model.release.steps import hand_over
+from smar_model.release.steps import report_outcome
 from smar_model.release.tracking import page_address, parent_run
 
 MODELS = {"challenger": "this run", "champion": "champion", "text_only": "text-only", "bm25": "BM25"}
@@ -48,7 +49,7 @@ def describe_decision(run: Run) -> str:
             f"[Report in MLflow]({address})",
         ]
     )
-    hand_over(text=text)
+    report_outcome(text=text)
     return text
 
 
@@ -71,15 +72,11 @@ def _table(evaluation: EvaluationRecord) -> list[str]:
     heads = [f"{metric}, {segment}" for segment in SEGMENTS.values() for metric in METRICS.values()]
     rows = [["", *heads]]
     for model, name in MODELS.items():
-        cells = [_percent(evaluation.figure(model, s, m)) for s in SEGMENTS for m in METRICS]
+        cells = [percent(evaluation.figure(model, s, m)) for s in SEGMENTS for m in METRICS]
         rows.append([f"**{name}**", *cells])
     counted = ", ".join(f"{name} {evaluation.segments[segment]:,}" for segment, name in SEGMENTS.items())
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], "| --- |" + " ---: |" * len(heads), *lines[1:], "", f"In per cent; queries: {counted}."]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def _plain(text: str) -> str:

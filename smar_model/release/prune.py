@@ -10,10 +10,9 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from pathlib import Path
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -233,7 +232,11 @@ def _read_folder(path: Path) -> RunFolder:
             if file.stem in STEPS:
                 states[file.stem] = parse_state(file.read_bytes(), file)
             elif file.name == "run.json":
-                names = set(_texts(json.loads(file.read_bytes())))
+                # Called with each object in it.
+                json.loads(
+                    file.read_bytes(),
+                    object_hook=lambda found: names.update(v for v in found.values() if isinstance(v, str)),
+                )
                 run = load_run(path.name)
         except FileNotFoundError:
             continue
@@ -241,14 +244,6 @@ def _read_folder(path: Path) -> RunFolder:
             is_of_another_version = isinstance(error, InputError) and not isinstance(error, DamagedRecord)
             damaged += [] if is_of_another_version else [file]
     return RunFolder(path=path, states=states, damaged=damaged, run=run, names=names)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in a record."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from chain.from_iterable(map(_texts, value.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

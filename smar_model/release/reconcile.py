@@ -98,7 +98,7 @@ def reconcile_champion(registry: Registry, *, opened: bool = False, verified: bo
     except InputError as error:
         if tags:
             registry.tag(named, CANNOT_SERVE, str(error)[:1_000])
-        problem = f"the champion of model {registry.name!r}, {_line(error)}"
+        problem = f"the champion of model {registry.name!r}, {' '.join(str(error).split())}"
         return _in_its_place(registry, problem, done=done, last_good=last_good, broken=pointer)
     if CANNOT_SERVE in tags:
         registry.client.delete_model_version_tag(registry.name, named, CANNOT_SERVE)
@@ -170,7 +170,3 @@ def _in_its_place(
         return Reconciled(champion=pointer, problem=f"{problem}; {instead}", done=done)
     instead = "nothing can serve in its place: bring the registry and its files back from a backup, or let the next run be promoted"
     return Reconciled(champion=None, problem=f"{problem}; {instead}", done=done)
-
-
-def _line(error: InputError) -> str:
-    return " ".join(str(error).split())

@@ -27,7 +27,7 @@ from smar_model.lake.runs import Run
 from smar_model.lake.signing_keys import signing_key
 from smar_model.release.lease import registry_lease
 from smar_model.release.registry import CHALLENGER, Registry
-from smar_model.release.steps import hand_over, recorded_step
+from smar_model.release.steps import recorded_step, report_outcome
 from smar_model.release.tracking import parent_run
 from smar_model.settings import REPOSITORY, home
 
@@ -74,7 +74,7 @@ def register_run(run: Run) -> str:
         details |= {"reused": found is not None, "version": release.version, "release_digest": release.release_digest}
         details["metrics"] = {"version": int(release.version)}
     print(f"[{run.name}] register: {release.name} of {registry.name!r} {'found again' if found else 'made'}")
-    hand_over(version=release.version)
+    report_outcome(version=release.version)
     return release.version
 
 

@@ -10,8 +10,9 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
+
+from mlflow.models import Model
 
 from smar_model.errors import InputError
 from smar_model.lake.durable_files import copy_files
@@ -118,7 +119,12 @@ def _sign_anew(registry: Registry, release: Release, *, without_record: bool) ->
         load_settings(release.settings_file)
     with tempfile.TemporaryDirectory(dir=home(), prefix=".sign-") as name:
         written = Path(name) / "version"
-        save_pyfunc(written, _mlflow_model(registry, release), folder / "artifacts")
+        described = Model(
+            artifact_path=release.source,
+            run_id=registry.version(release.version).run_id,
+            model_id=_model_id(registry, release),
+        )
+        save_pyfunc(written, described, folder / "artifacts")
         _refuse_others(folder, written)
         about = {n: getattr(release, n) for n in ("run", "date", "cutoff", "model_digest", "index_digest")}
         manifest = make_manifest(written, about | {"model": registry.name})
@@ -136,13 +142,6 @@ def _refuse_others(folder: Path, written: Path) -> None:
         shutil.rmtree(cached)
     for name in sorted(list_files(folder).keys() - list_files(written).keys()):
         raise InputError(f"{folder / name}: no file of a release; remove it, then sign the version")
-
-
-def _mlflow_model(registry: Registry, release: Release) -> Any:
-    from mlflow.models import Model
-
-    found = registry.version(release.version)
-    return Model(artifact_path=release.source, run_id=found.run_id, model_id=_model_id(registry, release))
 
 
 def _model_id(registry: Registry, release: Release) -> str:

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from smar_model.errors import InputError
@@ -25,7 +26,7 @@ from smar_model.lake.artifacts import Artifact, DamagedOutput
 from smar_model.lake.earlier_outputs import Base, CatalogueOutput, EarlierModel, Oracle, Release, SearchableModel
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.runs import Run, distinct, find_runs, load_run, skip_record
-from smar_model.lake.stage import digest_making
+from smar_model.lake.stage_key import digest_making
 from smar_model.release.registry import PROMOTED_AT, Registry
 from smar_model.stages import STAGES
 
@@ -77,11 +78,7 @@ def find_base(run: Run) -> Base | None:
         return Base(run=other.name, cutoff=other.cutoff.isoformat(), keys=keys) if keys else None
 
     earlier = (other for other in find_runs() if oldest <= other.cutoff < run.cutoff and other.base is None)
-    return _first(sorted(earlier, key=_cutoff, reverse=True), base_of)
-
-
-def _cutoff(run: Run) -> tuple[datetime, str]:
-    return run.cutoff, run.name
+    return _first(sorted(earlier, key=attrgetter("cutoff", "name"), reverse=True), base_of)
 
 
 def _first(candidates: Iterable[Candidate], find: Callable[[Candidate], Found | None]) -> Found | None:
@@ -142,9 +139,6 @@ def earlier_release(run: Run, champion: Release | None) -> Release | None:
 def find_earlier_catalogue(run: Run) -> CatalogueOutput | None:
     """The catalogue of the shop's newest run of an earlier day; None: there is none."""
 
-    def day(other: Run) -> tuple[date, str]:
-        return other.date, other.name
-
     def catalogue_of(other: Run) -> CatalogueOutput | None:
         items = other.find_output("prepare-items")
         # An oracle has taken another stage's output in its place.
@@ -155,7 +149,7 @@ def find_earlier_catalogue(run: Run) -> CatalogueOutput | None:
 
     root = run.settings.shop_root
     earlier = (other for other in find_runs() if other.date < run.date and other.settings.shop_root == root)
-    return _first(sorted(earlier, key=day, reverse=True), catalogue_of)
+    return _first(sorted(earlier, key=attrgetter("date", "name"), reverse=True), catalogue_of)
 
 
 def find_mined(run: Run, champion: Release | None) -> SearchableModel | None:
@@ -286,4 +280,4 @@ def find_cold_start(run: Run) -> EarlierModel | None:
         and other.warm_start is None
         and (other.settings.shop.root, other.settings.release.model) == ours
     )
-    return _first(sorted(earlier, key=_cutoff, reverse=True), registered_model)
+    return _first(sorted(earlier, key=attrgetter("cutoff", "name"), reverse=True), registered_model)

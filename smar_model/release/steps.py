@@ -62,11 +62,11 @@ def decided_step(run: Run, step: str, decide: Callable[[], Outcome]) -> Outcome:
     with recorded_step(run, step) as details:
         outcome = decide()
         details["metrics"] = {"outcome": outcome.kind, "text": outcome.text}
-    hand_over(outcome=outcome.kind, text=outcome.text, version=outcome.version)
+    report_outcome(outcome=outcome.kind, text=outcome.text, version=outcome.version)
     return outcome
 
 
-def hand_over(**outcome: str) -> None:
+def report_outcome(**outcome: str) -> None:
     """Tell whoever started this command, as data, what came of it."""
     if file := os.environ.get(OUTCOME_FILE):
         Path(file).write_text(json.dumps(outcome), encoding="utf-8")

@@ -28,7 +28,7 @@ from smar_model.lake.runs import Run, StageState
 from smar_model.lake.shared_files import fetched
 from smar_model.lake.stage import resources_file
 from smar_model.release.registry import Registry
-from smar_model.release.steps import hand_over, recorded_step
+from smar_model.release.steps import recorded_step, report_outcome
 from smar_model.settings import REPOSITORY
 from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.url_secrets import mask_secrets
@@ -70,7 +70,7 @@ def track_run(run: Run) -> str:
         _track_parent(registry, run, parent, states)
     address = mask_secrets(page_address(run, registry.experiment_id(), parent))
     print(f"[{run.name}] track: {len(states)} steps in experiment {run.settings.release.experiment!r}: {address}")
-    hand_over(report=address)
+    report_outcome(report=address)
     return parent
 
 

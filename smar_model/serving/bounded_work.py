@@ -45,17 +45,13 @@ class Budget:
         """`full`: what a client is told for which nothing is left."""
         self.maximum, self.full, self.used = maximum, full, 0
 
-    def has(self, amount: int) -> bool:
-        """Whether so much is left; the first one may have any amount."""
-        return not self.used or self.used + amount <= self.maximum
-
     def take(self, amount: int) -> None:
-        """Take so much.
+        """Take so much; the first one may have any amount.
 
         Raises:
             HTTPException: 503, more than is left.
         """
-        if not self.has(amount):
+        if self.used and self.used + amount > self.maximum:
             raise HTTPException(503, self.full, headers=BUSY)
         self.used += amount
 

@@ -28,6 +28,12 @@ MAXIMUM_HEAD = 64 * 1_024
 MAXIMUM_HEADERS = 100
 MAXIMUM_HEADS = 16_000_000
 """Bytes of all heads together that have not come whole."""
+MAXIMUM_BODY = 1_000_000
+"""Bytes."""
+LARGE_BODY = 64 * 1_024
+"""Bytes; what is no larger is read without a share of the next."""
+MAXIMUM_BODIES = 32_000_000
+"""Bytes of all larger bodies together that are read or worked on."""
 MAXIMUM_PIPELINED = 2
 """Requests sent on one connection before the first is answered."""
 HEAD_SECONDS = 10.0
@@ -55,6 +61,8 @@ class Connections(ServerState):
         """Those without a whole head of a request, the longest first."""
         self.head_bytes = 0
         """Received of heads that are not whole."""
+        self.body_bytes = 0
+        """Of large bodies that are read or worked on."""
         self.last_answers = False
         """Whether each connection ends with the answer that it waits for."""
 
@@ -90,6 +98,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.head_bytes = 0
+        self.body_bytes = 0
         self.receiving_head = True
         self.receiving_since: float | None = None
         """When the first byte came of the request that is being received; None between requests."""
@@ -107,6 +116,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
+        self._forget_bodies()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -142,6 +152,8 @@ class BoundedConnection(HttpToolsProtocol):
         elif len(self.pipeline) == MAXIMUM_PIPELINED:
             # At once, and not when all that came has been parsed: some hundred heads fit into what is fed at a time.
             self._abort("pipelined")
+        elif refusal := self._body_refusal():
+            self.refuse(*refusal)
         else:
             self.receiving_head = False
             super().on_headers_complete()
@@ -176,6 +188,8 @@ class BoundedConnection(HttpToolsProtocol):
             self._wait_for_request()
 
     def on_response_complete(self) -> None:
+        if not self.pipeline:
+            self._forget_bodies()
         super().on_response_complete()
         self._wait_for_request()
 
@@ -203,7 +217,7 @@ class BoundedConnection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:  # whoever reads the body is told that it ends
             cycle.disconnected = True
             cycle.message_event.set()
-        body = json.dumps({"detail": detail}).encode()
+        body = json.dumps({"detail": detail}, separators=(",", ":")).encode()
         lines = [
             b"date: " + formatdate(usegmt=True).encode(),
             b"content-type: application/json",
@@ -255,6 +269,26 @@ class BoundedConnection(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         detail = f"more than {MAXIMUM_HEAD:,} bytes or {MAXIMUM_HEADERS} lines of headers; POST a long query"
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+
+    def _body_refusal(self) -> tuple[HTTPStatus, str] | None:
+        """Why a body is not read: it is too large, does not say how large it is, or finds no room."""
+        headers, held = dict(self.headers), self.server_state.body_bytes
+        length = int(headers.get(b"content-length", 0))
+        if b"transfer-encoding" in headers:
+            return HTTPStatus.LENGTH_REQUIRED, "send Content-Length"
+        if length > MAXIMUM_BODY:
+            why = f"a body of more than {MAXIMUM_BODY:,} bytes; ask for less at once"
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why
+        if length > LARGE_BODY and held + length > MAXIMUM_BODIES:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once; try again"
+        if length > LARGE_BODY:
+            self.body_bytes += length
+            self.server_state.body_bytes += length
+        return None
+
+    def _forget_bodies(self) -> None:
+        self.server_state.body_bytes -= self.body_bytes
+        self.body_bytes = 0
 
     def _wait_for_request(self) -> None:
         if self.cycle.response_complete and not self.transport.is_closing():

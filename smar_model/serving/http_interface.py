@@ -36,10 +36,8 @@ from smar_model.serving.api_schemas import (
 )
 from smar_model.serving.bounded_work import MAXIMUM_ANSWER, Budget, in_thread
 from smar_model.serving.metrics import Metrics
-from smar_model.serving.middleware import BoundedBodies, HeadRequests, MeasuredRequests, PiecewiseAnswers
+from smar_model.serving.middleware import HeadRequests, MeasuredRequests, PiecewiseAnswers
 
-MAXIMUM_BODY = 1_000_000
-"""Bytes."""
 PICTURE_TYPE = "image/jpeg"
 MAXIMUM_DETAIL = 1_000
 """Characters of what is wrong with a request."""
@@ -90,7 +88,6 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
     )
     app.state.metrics = metrics
     app.state.draining = False
-    app.add_middleware(BoundedBodies, maximum=MAXIMUM_BODY)
     app.add_middleware(PiecewiseAnswers)
     app.add_middleware(MeasuredRequests, metrics=metrics)
     app.add_middleware(HeadRequests)

@@ -42,7 +42,8 @@ def word_query(truth: Mapping[str, str], *, visual: bool, random: Random) -> tup
     for name in names:
         words = _choose_form(typed_forms(name, truth[name]), random)
         (back if words.startswith("for ") else front).append(words)
-    typed = _without_repeats([word for phrase in front + back for word in phrase.split()])
+    # Words once each: "sports sports shoes" is one "sports", "arla milk milk" one "milk".
+    typed = list(dict.fromkeys(word for phrase in front + back for word in phrase.split()))
     if random.random() < MISSPELLED:
         longest = max(range(len(typed)), key=lambda n: (len(typed[n]), random.random()))
         typed[longest] = misspell(typed[longest], random)
@@ -73,11 +74,6 @@ def _choose_form(forms: Sequence[str], random: Random) -> str:
     if len(forms) == 1 or random.random() < USUAL_WORD:
         return forms[0]
     return random.choice(forms[1:])
-
-
-def _without_repeats(words: list[str]) -> list[str]:
-    """Words once each: "sports sports shoes" is one "sports", "arla milk milk" one "milk"."""
-    return list(dict.fromkeys(words))
 
 
 def misspell(word: str, random: Random) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smar_model.release.steps import OUTCOME_FILE, hand_over
+from smar_model.release.steps import OUTCOME_FILE, report_outcome
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS
 
@@ -112,7 +112,7 @@ def test_the_report_is_where_the_command_has_handed_it_over(found: dict[str, dic
 
 def test_a_command_hands_over_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(OUTCOME_FILE, raising=False)
-    hand_over(outcome="kept")
+    report_outcome(outcome="kept")
     monkeypatch.setenv(OUTCOME_FILE, str(tmp_path / "outcome.json"))
-    hand_over(outcome="kept", text="“kept”")
+    report_outcome(outcome="kept", text="“kept”")
     assert json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8")) == {"outcome": "kept", "text": "“kept”"}

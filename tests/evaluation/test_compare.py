@@ -32,7 +32,7 @@ from smar_model.evaluation.sweep import sweep
 from smar_model.lake.artifacts import load_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
-from smar_model.lake.stage import key_parts
+from smar_model.lake.stage_key import key_parts
 from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import NO_ROW
 from smar_model.retrieval.rerank import embed_images, rerank

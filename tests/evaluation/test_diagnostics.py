@@ -6,13 +6,13 @@ from sklearn.metrics import roc_auc_score
 
 from smar_model.evaluation.diagnostics import (
     alignment,
-    area_under_curve,
     embedding_health,
     gap,
     hubness,
     near_duplicates,
 )
 from smar_model.evaluation.evaluation_record import Hub
+from smar_model.evaluation.routing_quality import area_under_curve
 from smar_model.evaluation.shown_queries import choose_shown_queries
 
 

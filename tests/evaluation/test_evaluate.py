@@ -25,7 +25,8 @@ from smar_model.evaluation.terminal_table import format_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
 from smar_model.lake.earlier_outputs import EarlierModel, Oracle
-from smar_model.lake.stage import key_parts, run_stage
+from smar_model.lake.stage import run_stage
+from smar_model.lake.stage_key import key_parts
 from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.ranking import Ranking, rank_scores
 from smar_model.retrieval.search import Searcher

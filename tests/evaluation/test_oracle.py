@@ -14,7 +14,8 @@ from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.evaluation.oracle import train_oracle
 from smar_model.lake.runs import Run, load_run
-from smar_model.lake.stage import key_parts, stage_inputs
+from smar_model.lake.stage import stage_inputs
+from smar_model.lake.stage_key import key_parts
 from smar_model.release.starting_points import find_oracle
 from smar_model.stages import COMPARISON_STAGES, STAGES
 from smar_model.training.model_files import load_model

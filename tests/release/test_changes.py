@@ -293,7 +293,7 @@ DAMAGED = {
     "line of the history": "releases.jsonl",
     "note": "releases.pending.json",
     "lock": "registry.lock",
-    "number of the lock's holder": "registry.guard",
+    "number of the lock's holder": "registry.lock.number",
     "record of the run that trained what is left": "runs/second/run.json",
     "record of the run that trained what is returned to": "runs/first/run.json",
     "record of another run": "runs/third/run.json",
@@ -366,7 +366,7 @@ def test_a_refresh_after_a_refresh_of_the_same_catalogue_is_the_same_build(relea
 def test_another_refresh_meanwhile_is_not_undone(releases: Releases) -> None:
     release = releases.registry.release("2", index=build(releases.second, "index"))
     publish_index(releases.refresh_second)
-    late = replace(releases.refresh_second, release=release | {"index_digest": "0" * 64})
+    late = replace(releases.refresh_second, release=replace(release, index_digest="0" * 64))
     late.take(releases.second.output("index"), stage="refresh-index")
     before = releases.pointer()
     assert publish_index(late) == "kept"

@@ -106,6 +106,14 @@ def endless_headers(address: str, count: int, size: int) -> list[socket.socket]:
     return clients
 
 
+def sent_ahead(address: str, path: str, count: int) -> list[socket.socket]:
+    """Connections that send 1,000 requests each before the first is answered."""
+    clients = [connected(address) for _ in range(count)]
+    for client in clients:
+        send(client, get_request(path, close=False) * 1_000)
+    return clients
+
+
 def unread_answers(address: str, count: int, *, queries: int, k: int) -> list[socket.socket]:
     """Connections that ask for a large answer and do not read it."""
     clients = [connected(address, receive_buffer=4_096) for _ in range(count)]

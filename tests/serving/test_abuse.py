@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from smar_model.serving.connections import MAXIMUM_CONNECTIONS
+from smar_model.serving.connections import MAXIMUM_BODIES, MAXIMUM_BODY, MAXIMUM_CONNECTIONS
 from smar_model.settings import REPOSITORY
 from tests.patience import wait_until
 from tests.serving.abusive_clients import (
@@ -39,6 +39,7 @@ from tests.serving.abusive_clients import (
     half_sent,
     search_request,
     send,
+    sent_ahead,
     status_of,
     unread_answers,
 )
@@ -175,6 +176,29 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_sent(server: Server) ->
     assert {status_of(answer) for answer in ask_at_once(server.address, head + numbers, 20)} <= {200, 503}
 
 
+def test_bodies_are_bounded_before_they_are_read(server: Server) -> None:
+    def status(length: str) -> int | None:
+        """Of a request whose body never comes."""
+        return status_of(ask(server.address, f"POST /search HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()))
+
+    before = server.closed("request_entity_too_large")
+    assert status(f"Content-Length: {MAXIMUM_BODY + 1}") == status("Content-Length: 9999999999999999999") == 413
+    assert server.closed("request_entity_too_large") == before + 2
+    assert status("Transfer-Encoding: chunked") == 411
+    assert status("Content-Length: -1") == status("Content-Length: 99999999999999999999999") == 400
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_no_more_large_bodies_are_read_at_once_than_there_is_room_for(server: Server) -> None:
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAXIMUM_BODY
+    clients = [connected(server.address) for _ in range(MAXIMUM_BODIES // MAXIMUM_BODY + 3)]
+    for client in clients:
+        send(client, head)
+    statuses = [status_of(everything(client)) for client in clients]
+    assert statuses.count(503) == 3 and statuses.count(408) == len(clients) - 3
+    assert status_of(ask(server.address, search_request(["red" + " " * 9_000] * 20, 5))) == 200, "there is room again"
+
+
 @pytest.mark.usefixtures("others_are_served")
 def test_answers_that_nobody_reads_are_bounded_and_ended(server: Server) -> None:
     assert status_of(ask(server.address, search_request(["red"] * 256, 1_000))) == 422
@@ -226,10 +250,7 @@ def test_one_connection_cannot_ask_for_much_at_once(server: Server) -> None:
 def test_nothing_is_worked_on_for_connections_that_sent_too_much_ahead(server: Server) -> None:
     counted = 'smar_requests_total{path="/versions",status="200"}'
     ended, answered = server.closed("pipelined"), server.metric(counted)
-    clients = [connected(server.address) for _ in range(100)]
-    for client in clients:
-        send(client, get_request("/versions", close=False) * 1_000)
-    for client in clients:
+    for client in sent_ahead(server.address, "/versions", 100):
         everything(client)
     assert server.closed("pipelined") == ended + 100
     assert server.metric(counted) < answered + 50
@@ -248,6 +269,14 @@ def test_clients_that_go_before_they_are_answered_are_no_fault_of_the_server(ser
         assert server.get("healthz") == b"ok\n"
     wait_until(lambda: server.metric("smar_searches_in_progress") == 0)
     assert "Traceback" not in server.log.read_text()
+
+
+def test_no_body_is_sent_where_the_head_alone_was_asked_for(server: Server) -> None:
+    whole = ask(server.address, get_request("/versions"))
+    head = ask(server.address, get_request("/versions").replace(b"GET", b"HEAD", 1))
+    assert status_of(head) == 200 and head.endswith(b"\r\n\r\n") and head.count(b"\r\n\r\n") == 1
+    body = whole.partition(b"\r\n\r\n")[2]
+    assert b"content-length: %d\r\n" % len(body) in head
 
 
 def test_told_to_end_it_answers_but_is_not_ready_and_a_second_signal_ends_it_at_once(server: Server) -> None:
