@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs import prepare_items
 from jobs.prepare_items import look_at
@@ -443,9 +444,11 @@ PICTURE = "item_id string, file string, picture_digest string, frame int, percep
 def digests(spark: SparkSession, rows: list[dict[str, Any]], pictures: list[tuple]) -> dict[str, tuple[str, str]]:
     """Digests of text and content of each item; pictures as item, digest, frame and why they say nothing."""
     base = {"title": "Shirt", "category": "Clothing > Shirts", "department": "Clothing", "brand": "", "images": []}
-    items = [base | {"attributes": {"colour": "red", "size": "M"}, "updated_at": LAST_DAY} | row for row in rows]
+    items = [base | {"attributes": [("colour", "red"), ("size", "M")], "updated_at": LAST_DAY} | row for row in rows]
     columns = "item_id string, title string, category string, department string, brand string, images array<string>, "
-    usable = spark.createDataFrame(items, columns + "attributes map<string,string>, updated_at date")
+    columns += "attributes array<struct<name: string, value: string>>, updated_at date"
+    # Not from dicts: a map would lose the order of its keys on the way to Spark.
+    usable = spark.createDataFrame(items, columns).withColumn("attributes", F.map_from_entries("attributes"))
     usable.createOrReplaceTempView("usable_items")
     judged = [(name, f"{d}.jpg", d, frame, 0, [0], flag, None, None) for name, d, frame, flag in pictures]
     more = ", uninformative string, reason string, detail string"
@@ -463,13 +466,13 @@ def test_digests_tell_what_an_embedding_depends_on(spark: SparkSession) -> None:
         "title": {"title": "Shirts"},
         "category": {"category": "Clothing > Tops"},
         "brand": {"brand": "Acme"},
-        "attributes": {"attributes": {"colour": "red"}},
+        "attributes": {"attributes": [("colour", "red")]},
         "moved": {"title": "", "brand": "Shirt"},
     }
     alike = {
         "plain": {},
         "touched": {"updated_at": DAYS[0]},
-        "turned": {"attributes": {"size": "M", "colour": "red"}},
+        "turned": {"attributes": [("size", "M"), ("colour", "red")]},
         **{name: {} for name in ("unseen", "third", "flagged", "one", "other", "two", "swapped")},
     }
     shown = [("one", "a", 0, None), ("other", "b", 0, None), ("two", "a", 0, None), ("two", "b", 1, None)]
