@@ -261,7 +261,7 @@ _RECORD = TypeAdapter(EvaluationRecord)
 
 
 def parse_evaluation(content: object) -> EvaluationRecord:
-    """The record of plain values; floats of any older version's are taken as they are."""
+    """The record of plain values, which an older version may have written."""
     return _RECORD.validate_python(content)
 
 

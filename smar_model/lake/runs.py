@@ -153,8 +153,8 @@ class Run:
     def write_state(self, stage: str, state: str, **more: Any) -> None:
         write_state(self.name, stage, state, **more)
 
-    def write_failure(self, stage: str, error: BaseException, *, seconds: float) -> None:
-        write_failure(self.name, stage, error, seconds=seconds)
+    def write_failure(self, stage: str, error: BaseException, *, seconds: float, **more: Any) -> None:
+        write_failure(self.name, stage, error, seconds=seconds, **more)
 
     def output(self, stage: str) -> Artifact:
         """The finished output that this run took or made.
@@ -216,11 +216,11 @@ def write_state(run: str, stage: str, state: str, **more: Any) -> None:
     replace_file(run_folder(run) / f"{stage}.json", json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def write_failure(run: str, stage: str, error: BaseException, *, seconds: float) -> None:
+def write_failure(run: str, stage: str, error: BaseException, *, seconds: float, **more: Any) -> None:
     """Record why a stage failed. Where that cannot be written either, for want of disk, it is said, and the error itself counts."""
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     try:
-        write_state(run, stage, "failed", message=message, seconds=round(seconds, 1))
+        write_state(run, stage, "failed", message=message, seconds=round(seconds, 1), **more)
     except (OSError, UnicodeError, NoAnswer) as unwritten:
         print(f"[{run}] {stage}: its failure could not be recorded: {unwritten}", file=sys.stderr, flush=True)
 

@@ -23,7 +23,7 @@ from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
 from smar_model.lake.shared_files import share_files
-from smar_model.lake.stage_key import digest_making, key_parts
+from smar_model.lake.stage_key import KeyParts, digest_making, key_parts
 from smar_model.lake.stage_lock import one_at_a_time
 from smar_model.settings import Settings
 
@@ -207,17 +207,17 @@ def _key(stage: Stage, run: Run) -> str:
 
 def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] | None) -> Artifact:
     run.write_state(stage.name, "running", progress="looking for a finished output")
-    started = time.monotonic()
+    started, parts = time.monotonic(), None
     try:
         artifact = run.base_output(stage.name) if stage.base == "taken" else None
         taken_from = run.base.run if run.base and artifact else None
-        parts = None
         if artifact:
             key = artifact.key
             artifact.verify_files(fetch=False)
         else:
             inputs = stage_inputs(stage, run)
             parts = key_parts(stage, run, inputs)
+            run.write_state(stage.name, "running", progress="looking for a finished output", made_of=parts)
             key = digest_json(parts)
             artifact = find_whole_artifact(stage.name, key)
             while artifact and stage.mended and _function(stage.mended)(artifact, run):
@@ -226,9 +226,9 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
         reused = artifact is not None
         if announce:
             announce(None if reused else key)
-        artifact = artifact or _make(stage, run, inputs, key)
+        artifact = artifact or _make(stage, run, inputs, key, parts)
     except BaseException as error:
-        run.write_failure(stage.name, error, seconds=time.monotonic() - started)
+        run.write_failure(stage.name, error, seconds=time.monotonic() - started, made_of=parts)
         raise
     finally:
         share_files(run.folder.glob(f"{stage.name}.*.jsonl"))
@@ -249,13 +249,13 @@ def _run_stage(stage: Stage, run: Run, announce: Callable[[str | None], object] 
     return artifact
 
 
-def _make(stage: Stage, run: Run, inputs: dict[str, Artifact], key: str) -> Artifact:
+def _make(stage: Stage, run: Run, inputs: dict[str, Artifact], key: str, made_of: KeyParts | None) -> Artifact:
     """Do the work in a folder of its own and publish it. A failure leaves nothing of that."""
     attempt = Attempt(stage.name, key)
 
     def report(message: str) -> None:
         print(f"[{run.name}] {stage.name}: {message}", flush=True)
-        run.write_state(stage.name, "running", progress=message)
+        run.write_state(stage.name, "running", progress=message, made_of=made_of)
 
     try:
         context = StageContext(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class KeyParts(CodeVersion):
-    """Everything that a stage's output depends on; its digest is the key, and a run's record has it as `made_of`."""
+    """Everything that a stage's output depends on; a run's record has it as `made_of`. Its digest is the key, from which that of a
+    mended output (`Stage.mended`) follows."""
 
     stage: str
     inputs: dict[str, str]
@@ -28,6 +29,7 @@ class KeyParts(CodeVersion):
     """First day, cutoff, last day; None: the stage is not `dated`."""
     rivals: dict[str, str] | None
     release: list[str | None] | None
+    """Digests of what `Stage.release` names: a release, or an earlier run's model or catalogue."""
 
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:

@@ -129,7 +129,7 @@ def better_where_claimed(settings: Gate, champion: Rival | None, better: list[st
             passed, text = True, "no other champion to be better than"
         else:
             passed = segment in better
-            text = f"shown to be {'' if passed else 'no '}better than the champion"
+            text = f"{'' if passed else 'not '}shown to be better than the champion"
         yield Reason(
             rule=f"better_in_{segment}",
             passed=passed,

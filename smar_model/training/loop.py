@@ -74,7 +74,8 @@ def train(
         phase: tells the trainings of one stage apart.
 
     Returns:
-        Last losses of the curves, seconds (and of them those for looks at embeddings and gradients), pairs seen, warnings.
+        Last losses of the curves, the final learning rate, seconds (and of them those for looks at embeddings and gradients), pairs
+        seen, warnings.
 
     Raises:
         InputError: the training has gone wrong (`guards.py`); the step is named.

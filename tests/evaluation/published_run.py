@@ -19,6 +19,7 @@ from smar_model.lake.digests import digest_bytes, digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext, run_stage
+from smar_model.lake.stage_key import digest_making
 from smar_model.settings import Network
 from smar_model.stages import STAGES
 from smar_model.training.model_files import model_digest, new_model, save_model
@@ -38,7 +39,8 @@ class PublishedRun:
         """Make an output of a stage real and note it in the run."""
         attempt = Attempt(stage, digest_json([self.run.name, stage]))
         write(attempt.folder)
-        artifact = attempt.publish(metrics=metrics or {}, inputs={}, settings={})
+        made_by = digest_making(STAGES[stage], self.run) if stage in STAGES else ""
+        artifact = attempt.publish(metrics=metrics or {}, inputs={}, settings={}, made_by=made_by)
         self.run.write_state(stage, "finished", key=artifact.key)
         return artifact
 

@@ -222,7 +222,7 @@ AGAINST = ("differences", "champion")
         ("no_loss_in_not_fashion", put(None, *AGAINST, "not_fashion", RECALL), "not measured"),
         ("no_loss_in_fashion", put(None, "segments", "fashion"), "not measured"),
         ("no_loss_in_nowhere", change_settings(guarded_segments={"nowhere": 0.01}), "nowhere: not measured"),
-        ("better_in_fashion", change_settings(better_in=("fashion",)), "fashion: shown to be no better"),
+        ("better_in_fashion", change_settings(better_in=("fashion",)), "fashion: not shown to be better"),
         (
             "precision_outside_fashion",
             put(difference(-0.0101), *AGAINST, "not_fashion", "precision_at_50"),

@@ -25,7 +25,7 @@ from smar_model.training.model_files import load_model, model_digest, save_model
 from tests.earlier_models import a_release
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
 from tests.network.small_models import small_model
-from tests.tiny_shop import DAYS, flip_byte, tiny_events, tiny_items, tiny_settings
+from tests.tiny_shop import DAYS, flip_byte, publish_with, tiny_events, tiny_items, tiny_settings
 
 STEPS = {"steps": 4, "batch": 8, "learning_rate": 0.003}
 NOTHING = {"steps": 1, "batch": 8, "learning_rate": 1e-30}
@@ -186,6 +186,15 @@ def test_other_settings_before_pretraining_need_another(changed: dict[str, Any],
     assert find_base(planned(home, "x", DAYS[2])) is not None
     assert find_base(planned(home, "x", DAYS[2], finetune=STEPS | {"steps": 5})) is not None
     assert find_base(planned(home, "x", DAYS[2], **changed)) is None
+
+
+def test_other_code_before_pretraining_needs_another(home: Path, first: Run) -> None:
+    made = first.output("generate-queries")
+    publish_with(made.stage, made.key, made_by="0" * 64)
+    try:
+        assert find_base(planned(home, "other-code", DAYS[2])) is None
+    finally:
+        publish_with(made.stage, made.key, made_by=made.manifest["made_by"])
 
 
 def test_bounds_of_checks_may_differ(home: Path, first: Run) -> None:
