@@ -160,6 +160,7 @@ def test_a_failure_is_recorded_and_leaves_nothing(home: Path) -> None:
         "failed",
         "labels.csv: row 3 is bad; correct it",
     )
+    assert state["made_of"]["stage"] == WORK.name, "why it ran is asked of one that failed, too"
     assert published(WORK.name) == (set(), set())
     with pytest.raises(InputError, match="has no finished output; run `smar label-fashion"):
         run.output(WORK.name)
