@@ -193,6 +193,7 @@ def artifact_of(stage: str, folder: Path) -> Artifact:
     }
     about = {
         "files": files,
+        "content": {},
         "metrics": {},
         "made_by": "",
         "digest": "benchmark",

@@ -174,7 +174,7 @@ def artifact_of(stage: str, folder: Path) -> Artifact:
         for f in folder.rglob("*")
         if f.is_file()
     }
-    return Artifact(stage=stage, key="benchmark", place=folder, manifest={"files": files, "metrics": {}})
+    return Artifact(stage=stage, key="benchmark", place=folder, manifest={"files": files, "content": {}, "metrics": {}})
 
 
 def repeat_data(inputs: dict[str, Artifact], times: int, folder: Path) -> dict[str, Artifact]:

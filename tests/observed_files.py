@@ -27,5 +27,7 @@ def observed_files(notes: Path) -> Mapping[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for file in notes.iterdir():
         for name in file.read_text(encoding="utf-8").splitlines():
+            if ".egg-info/" in name:  # what pip wrote into the checkout, which importlib.metadata lists
+                continue
             found[file.name.rpartition(".")[0]].add(source_from_cache(name) if name.endswith(".pyc") else name)
     return found
