@@ -89,7 +89,9 @@ def test_the_stage_bounds_what_it_measures(tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "lake" / "generate-queries" / "attempts" / "made"
     file = write_rows(folder / "query_sample" / "part-0.parquet", "query_sample", sample)
     files = {"query_sample/part-0.parquet": {"bytes": file.stat().st_size, "sha256": digest_file(file)}}
-    made = Artifact(stage="generate-queries", key="k", place=folder, manifest={"digest": "d", "files": files, "content": {}})
+    made = Artifact(
+        stage="generate-queries", key="k", place=folder, manifest={"digest": "d", "files": files, "content": {}}
+    )
     monkeypatch.setattr(type(run), "output", lambda self, stage: made)
     drift = run_stages(run, "measure-drift")["measure-drift"]
     table = pq.read_table(drift.files("query_drift")[0]).to_pylist()
