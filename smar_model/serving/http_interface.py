@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import sys
 import time
@@ -77,12 +78,13 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
         yield
         await service.stop()
 
-    # Its pages of documentation would load scripts from elsewhere.
+    # Its pages of documentation would load scripts from elsewhere; its description would be written anew for each who asks.
     app = FastAPI(
         title="SMAR search",
         version="1",
         description=service.description,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -133,6 +135,12 @@ def _answer_searches(app: FastAPI, service: Service) -> None:
         """A picture of the shop, small, by its name in the catalogue."""
         content = await service.picture(name)  # which browsers may keep
         return Response(content, media_type=PICTURE_TYPE, headers={"Cache-Control": "public, max-age=3600"})
+
+    schema = cache(lambda: json.dumps(app.openapi()).encode())
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def describe() -> Response:
+        return Response(schema(), media_type="application/json")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def show_page() -> HTMLResponse:
