@@ -35,6 +35,7 @@ PRETRAINING_AGE = timedelta(days=7)
 ANCHOR_AGE = timedelta(days=28)
 """At most, between an anchor's cutoff and the run's."""
 BASE = tuple(stage.name for stage in STAGES.values() if stage.base)
+_OF_PRETRAINING = (*STAGES["pretrain"].inputs, "pretrain")
 Candidate = TypeVar("Candidate")
 Found = TypeVar("Found")
 
@@ -67,13 +68,15 @@ def find_base(run: Run) -> Base | None:
     policy = run.settings.training.reuse_pretraining
     if policy == "never":
         return None
+    # Of check-data, which makes nothing that is trained on, the bounds may differ. Asked of each earlier run, so found once.
+    made_by = {name: digest_making(STAGES[name], run) for name in _OF_PRETRAINING if name != "check-data"}
     oldest = run.cutoff - PRETRAINING_AGE if policy == "auto" else datetime.min.replace(tzinfo=run.cutoff.tzinfo)
 
     def base_of(other: Run) -> Base | None:
         gate = other.state("gate")
         if not gate or gate.get("metrics", {}).get("decision") != "promote":
             return None
-        outputs = _reusable(other, run)
+        outputs = _reusable(other, run, made_by)
         keys = {stage: artifact.key for stage, artifact in outputs.items()} if outputs else None
         return Base(run=other.name, cutoff=other.cutoff.isoformat(), keys=keys) if keys else None
 
@@ -92,24 +95,20 @@ def _first(candidates: Iterable[Candidate], find: Callable[[Candidate], Found | 
     return None
 
 
-def _reusable(other: Run, run: Run) -> dict[str, Artifact] | None:
-    """Outputs of another run that pretraining is made of, if all are there, whole and made as this run would make them."""
-    before = STAGES["pretrain"].inputs
-    sections = {section for name in before for section in STAGES[name].settings} - {"checks"}
+def _reusable(other: Run, run: Run, made_by: dict[str, str]) -> dict[str, Artifact] | None:
+    """Outputs of another run that pretraining is made of, if all are there, whole and made as this run would make them (`made_by`)."""
+    sections = {section for name in STAGES["pretrain"].inputs for section in STAGES[name].settings} - {"checks"}
     if any(other.settings.section(section) != run.settings.section(section) for section in sections):
         return None
     try:
-        outputs = {name: other.output(name) for name in (*before, "pretrain")}
+        outputs = {name: other.output(name) for name in _OF_PRETRAINING}
     except DamagedOutput as error:
         print(f"[{run.name}] start: run {other.name} is not built on: {error}", file=sys.stderr)
         return None
     # An oracle has taken another stage's output in the place of one of these.
     if any(artifact.stage != name for name, artifact in outputs.items()):
         return None
-    # Of check-data, which makes nothing that is trained on, the bounds may differ.
-    if any(
-        outputs[name].manifest["made_by"] != digest_making(STAGES[name], run) for name in {*outputs} - {"check-data"}
-    ):
+    if any(outputs[name].manifest["made_by"] != wanted for name, wanted in made_by.items()):
         return None
     outputs = {name: outputs[name] for name in BASE}
     return outputs if all(is_usable(artifact, run) for artifact in outputs.values()) else None
