@@ -14,21 +14,22 @@ NOTHING_TO_DO = 99
 """Exit code of `smar` where there is nothing to do; Airflow's own operators take it for a skipped task."""
 
 
-class InputError(ValueError):
+class _Masked(Exception):
+    """Passwords and keys in its message are masked."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(mask_secrets(str(message)))
+
+
+class InputError(_Masked, ValueError):
     """Bad input: its message names the file, the row or setting, and what to do.
 
-    The command line prints the message alone and exits with code 2; nothing has been published. Passwords and keys are masked.
+    The command line prints the message alone and exits with code 2; nothing has been published.
     """
 
-    def __init__(self, message: object) -> None:
-        super().__init__(mask_secrets(str(message)))
 
-
-class NoAnswer(Exception):
+class NoAnswer(_Masked):
     """A service does not answer for now: its message says which. The exit code is 1, which Airflow tries again."""
-
-    def __init__(self, message: object) -> None:
-        super().__init__(mask_secrets(str(message)))
 
 
 class NothingToDo(Exception):

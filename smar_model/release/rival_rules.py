@@ -75,7 +75,7 @@ def no_loss_in_segments(evaluation: EvaluationRecord, settings: Gate, champion: 
         found = _compared(evaluation, "champion", segment, METRIC)
         if champion is None:
             passed, text = True, f"{words}: no other champion to lose against"
-        elif queries is not None and clusters is not None and clusters < FEWEST_CLUSTERS:
+        elif _too_few(queries, clusters):
             passed, text = (
                 True,
                 f"{words}: {queries:,} queries for {clusters} items or texts, under {FEWEST_CLUSTERS}: too few to tell",
@@ -146,7 +146,7 @@ def precision_outside_fashion(evaluation: EvaluationRecord, settings: Gate, cham
     text = ""
     if champion is None:
         text = "relevance precision outside fashion: no other champion to compare with"
-    elif queries is not None and clusters is not None and clusters < FEWEST_CLUSTERS:
+    elif _too_few(queries, clusters):
         text = (
             f"relevance precision outside fashion: {queries:,} queries for {clusters} items or texts, too few to tell"
         )
@@ -195,6 +195,11 @@ def _size(evaluation: EvaluationRecord, segment: str) -> tuple[int | None, int |
     """Queries and clusters of a segment; a department without any has no entry."""
     none = 0 if segment.startswith(DEPARTMENT) else None
     return evaluation.segments.get(segment, none), evaluation.segment_clusters.get(segment, none)
+
+
+def _too_few(queries: int | None, clusters: int | None) -> bool:
+    """Whether a segment that was measured is too small to tell anything."""
+    return queries is not None and clusters is not None and clusters < FEWEST_CLUSTERS
 
 
 def _points(share: float | None) -> str:
