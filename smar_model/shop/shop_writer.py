@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -64,6 +65,15 @@ def import_into(root: Path, source: str, *, replaces: Collection[str] = TABLES) 
             raise InputError(f"{root}: nothing to import from {source}; no row of its files was asked for")
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """What was left out for one reason."""
+
+    example: str
+    """Where the first of them is."""
+    count: int = 0
+
+
 class ShopWriter:
     """Adds rows to a shop; item ids begin with `<source>-`, pictures lie under `<source>/`.
 
@@ -81,8 +91,8 @@ class ShopWriter:
         self.root, self.source, self._replaces = root, source, replaces
         self.counts: Counter[str] = Counter()
         """Rows and pictures added."""
-        self.left_out: Counter[str] = Counter()
-        """Rows that were not added, by the reason in words."""
+        self.left_out: dict[str, LeftOut] = {}
+        """What was not added, by the reason in words."""
         self._seen: set[str] = set()
         self._folder = root / ".importing"
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -105,6 +115,15 @@ class ShopWriter:
     def has(self, item_id: str) -> bool:
         """Whether this source has added the item."""
         return item_id in self._seen
+
+    def leave_out(self, reason: str, example: str, *, count: int = 1) -> None:
+        """Count what is not added: no loss that `summary` does not show.
+
+        Args:
+            reason: what it is and why, in words of the plural, as in "items without a title"; few different ones, as each is a line.
+            example: where one of them is, as in `goods.csv row 17`; the first is kept.
+        """
+        self.left_out.setdefault(reason, LeftOut(example)).count += count
 
     def add_item(
         self,
@@ -129,7 +148,7 @@ class ShopWriter:
         self._seen.add(item_id)
         title, names = squeeze(title), list(images)
         if not title:
-            self.left_out["items without a title"] += 1
+            self.leave_out("items without a title", where)
             return
         self._old_pictures.difference_update(names)
         category = category or UNSORTED
@@ -186,7 +205,7 @@ class ShopWriter:
         lines = [f"{self.root}: {', '.join(shown)}"]
         if self._days:
             lines[0] += f" from {min(self._days)} to {max(self._days)}"
-        lines += [f"left out: {count:,} {reason}" for reason, count in self.left_out.items()]
+        lines += [f"left out: {out.count:,} {reason} (such as {out.example})" for reason, out in self.left_out.items()]
         lacks = []
         if not any(self.root.glob("click_log/dt=*")):
             simulated = (self.root / "truth" / "items.parquet").is_file()

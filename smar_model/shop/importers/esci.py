@@ -84,7 +84,7 @@ def import_esci(
             images=images,
         )
     if lacking:
-        writer.left_out[f"judged products that {PRODUCTS} lacks"] += len(lacking)
+        writer.leave_out(f"judged products that {PRODUCTS} lacks", min(lacking), count=len(lacking))
 
 
 def _item_id(row: Row) -> str:

@@ -87,9 +87,9 @@ class _Shopper:
                 self._next_request()
             last_query, last_acted = query, acted
             if query == _NO_QUERY:
-                self._writer.left_out["actions without a query"] += 1
+                self._writer.leave_out("actions without a query", self._where)
             elif acted.date() < self._first_day:
-                self._writer.left_out[f"actions before {self._first_day}"] += 1
+                self._writer.leave_out(f"actions before {self._first_day}", self._where)
             else:
                 midnight = datetime.combine(acted.date(), time(), UTC)
                 self._log(words_of_ids(query), item, max(acted - LOOK, midnight), acted, _HISTORY[kind])

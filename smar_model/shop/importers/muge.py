@@ -47,6 +47,6 @@ def import_muge(folder: Path, writer: ShopWriter, *, split: str | None = None) -
             if not isinstance(items, list):
                 raise InputError(f"{where}: item_ids {items!r} is not a list; correct or remove the row")
             if not items:
-                writer.left_out["queries without items"] += 1
+                writer.leave_out("queries without items", where)
             for item in items:
                 writer.add_judgment(query=row["query_text"], item_id=f"{SOURCE}-{item}", grade=RELEVANT)

@@ -31,5 +31,5 @@ class PictureFolder:
             path = self._folder / name
             if is_inner_path(name) and path.is_file():
                 return [self._writer.add_picture(f"{self._writer.source}/{name}", path)]
-        self._writer.left_out["pictures that the folder lacks"] += 1
+        self._writer.leave_out("pictures that the folder lacks", names[0])
         return []
