@@ -58,7 +58,7 @@ class Connections(ServerState):
         self.metrics = metrics
         self.maximum = maximum
         self.waiting: dict[BoundedConnection, None] = {}
-        """Those without a whole head of a request, the longest first."""
+        """Those without a whole request, head and body, the longest first."""
         self.head_bytes = 0
         """Received of heads that are not whole."""
         self.body_bytes = 0
@@ -115,7 +115,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.server_state.make_room(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_head()
+        self._stop_waiting()
         self._forget_bodies()
         super().connection_lost(exc)
 
@@ -146,7 +146,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.refused_at is not None:
             return
         too_large = self.head_bytes > MAXIMUM_HEAD + FED or len(self.headers) > MAXIMUM_HEADERS
-        self._forget_head()
+        self._forget_head_bytes()
         if too_large:
             self._refuse_head()
         elif len(self.pipeline) == MAXIMUM_PIPELINED:
@@ -185,6 +185,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.refused_at is None:
             super().on_message_complete()
             self.receiving_head, self.receiving_since = True, None
+            self.server_state.waiting.pop(self, None)
             self._wait_for_request()
 
     def on_response_complete(self) -> None:
@@ -205,7 +206,7 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._count(status.phrase.lower().replace(" ", "_"))
         self.refused_at = time.monotonic()
-        self._forget_head()
+        self._stop_waiting()
         cycle = self.cycle
         answered = cycle is not None and (
             cycle.response_started if not self.receiving_head else not cycle.response_complete
@@ -263,7 +264,7 @@ class BoundedConnection(HttpToolsProtocol):
         """End the connection without a word."""
         self._count(reason)
         self.refused_at = time.monotonic()
-        self._forget_head()
+        self._stop_waiting()
         self.transport.abort()
 
     def _refuse_head(self) -> None:
@@ -295,8 +296,11 @@ class BoundedConnection(HttpToolsProtocol):
             self.quiet_since = time.monotonic()
             self.server_state.waiting[self] = None
 
-    def _forget_head(self) -> None:
+    def _stop_waiting(self) -> None:
         self.server_state.waiting.pop(self, None)
+        self._forget_head_bytes()
+
+    def _forget_head_bytes(self) -> None:
         self.server_state.head_bytes -= self.head_bytes
         self.head_bytes = 0
 

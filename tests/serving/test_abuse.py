@@ -16,8 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import psutil
 import pytest
@@ -28,6 +30,7 @@ from tests.patience import wait_until
 from tests.serving.abusive_clients import (
     LIGATURES,
     MARKS,
+    PATIENCE,
     ask,
     ask_at_once,
     connected,
@@ -237,6 +240,23 @@ def test_among_too_many_connections_those_go_that_have_waited_longest_for_a_requ
     send(clients[-1], get_request("/healthz"))
     assert status_of(everything(clients[-1])) == 200
     for client in clients[1:-1]:
+        client.close()
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_half_sent_bodies_take_no_connection_from_whom_is_served(server: Server) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4_096)), hard))
+    ordinary = HTTPConnection(urlparse(server.address).netloc, timeout=PATIENCE)
+    clients = []
+    for _ in range(0, MAXIMUM_CONNECTIONS + 200, 100):
+        for _ in range(100):
+            clients.append(connected(server.address))
+            send(clients[-1], search_request(["red shirt"], 3)[:-10])
+        ordinary.request("GET", "/healthz")
+        assert ordinary.getresponse().read() == b"ok\n"
+    assert status_of(everything(clients[0])) == 503
+    for client in clients[1:]:
         client.close()
 
 
