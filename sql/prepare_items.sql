@@ -5,11 +5,13 @@
 CREATE OR REPLACE TEMPORARY VIEW tidy_items AS
 SELECT
   item_id,
-  collapse_space(title) AS title,
-  collapse_space(category) AS category,
-  collapse_space(split(category, '>')[0]) AS department,
-  collapse_space(brand) AS brand,
-  coalesce(map_filter(attributes, (name, value) -> trim(value) <> ''), map()) AS attributes,
+  collapse_space(visible_text(title)) AS title,
+  collapse_space(visible_text(category)) AS category,
+  collapse_space(visible_text(split(category, '>')[0])) AS department,
+  collapse_space(visible_text(brand)) AS brand,
+  coalesce(
+    map_filter(transform_values(attributes, (name, value) -> visible_text(value)), (name, value) -> trim(value) <> ''), map()
+  ) AS attributes,
   coalesce(images, array()) AS images,
   updated_at
 FROM items;

@@ -9,6 +9,16 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 
+INVISIBLE = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]+"
+)
+"""What a paste brings along and nobody sees: controls, soft hyphens, byte order marks, zero-width spaces, marks of direction, variation selectors, tags."""
+STRAY_JOINER = re.compile(
+    r"(?<![\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af])[\u200c\u200d]+"
+    r"|[\u200c\u200d]+(?![\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\u200c\u200d])"
+)
+"""Joiners but for those between letters of scripts that are written with them: Arabic to Thaana, those of India, Burmese, Khmer, Mongolian."""
 EMAIL = re.compile(r"[^ <>@,;:]{1,64}@[^ <>@,;:]{1,255}\.[^ <>@.,;:]{2,24}")
 GROUP_START = re.compile(r"(?<![0-9])(?=[0-9])")
 CARD_GROUPS = re.compile(r"(?:[0-9]{3,19}[ ._/-]{1,3}){0,5}[0-9]{1,19}[^0-9]*")
@@ -71,21 +81,26 @@ _LUHN, _GTIN = "0246813579", "0369258147"
 def normalise_query(text: str, catalogue_numbers: Collection[str] = frozenset()) -> str:
     """NFKC, case folding, white space collapsed to single spaces and cut at both ends, personal data masked.
 
-    White space is what `str.split` parts at: Unicode's separators, tabs, line breaks. Zero-width characters and
-    punctuation stay. Emails, card and phone numbers become `<email>`, `<card>`, `<phone>`; docs/architecture.md says which.
+    White space is what `str.split` parts at: Unicode's separators, tabs, line breaks. What nobody sees goes (`visible_text`),
+    punctuation stays. Emails, card and phone numbers become `<email>`, `<card>`, `<phone>`; docs/architecture.md says which.
     The form of a form is itself. `normalise_query` in `sql/functions.sql` is its twin; a test compares them on every
     character that this Python knows (its Unicode is older than that of Spark's ICU).
 
     Args:
         catalogue_numbers: digits of the numbers that the catalogue holds (`numbers_of`): no mask takes them.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible_text(text)).casefold())
     query = EMAIL.sub("<email>", " ".join(folded.split()))
     if not SEVEN_DIGITS.search(query):
         return query
     plain = _plain(query)
     masked = _mask_phones(_mask_cards(plain, catalogue_numbers), catalogue_numbers)
     return query if masked == plain else masked
+
+
+def visible_text(text: str) -> str:
+    """The text without characters that nobody sees, in queries and titles alike; joiners stay where a script needs them."""
+    return STRAY_JOINER.sub("", INVISIBLE.sub("", text))
 
 
 def _plain(text: str) -> str:

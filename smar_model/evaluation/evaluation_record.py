@@ -90,6 +90,8 @@ class ShownAnswer:
     item_id: str
     grade: float
     wanted: bool
+    people: float | None = None
+    """The grade that people gave; None where they judged the query or the item not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

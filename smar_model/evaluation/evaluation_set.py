@@ -6,13 +6,13 @@ precision look for.
 | log | one query is | found | graded | cluster |
 | --- | --- | --- | --- | --- |
 | of simulated shoppers | a request | the item the shopper had in mind | grade 1: items whose true attributes match all that the query names | the item |
-| of a shop | a distinct query with clicks | items clicked for it | its judgments where people gave some; else clicked 1, ordered 2 | the query |
+| of a shop | a distinct query with clicks | items clicked for it | its judgments (of several raters the median) where people gave some; else clicked 1, ordered 2 | the query |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,8 @@ class EvaluationSet:
     graded: Relevance
     counts: dict[str, int]
     """What was read, left out and kept."""
+    people: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Number of a query that people judged → row → their grade, 0 included."""
 
     def followed_by(self, other: EvaluationSet) -> EvaluationSet:
         """These queries, then the other's; basis and counts are of these."""
@@ -72,6 +74,7 @@ class EvaluationSet:
             targets=both("targets"),
             found=self.found.followed_by(other.found),
             graded=self.graded.followed_by(other.graded),
+            people=self.people | {number + len(self.queries): each for number, each in other.people.items()},
         )
 
     def segments(self) -> dict[str, np.ndarray]:
@@ -284,6 +287,9 @@ def _build_from_clicks(
         ),
         graded=Relevance.from_sets(graded, set_of_query=numbers, items=len(catalogue)),
         counts=counts | {"queries_with_judgments": len(judged)},
+        people={
+            number: dict(zip(rows.tolist(), grades.tolist(), strict=True)) for number, (rows, grades) in judged.items()
+        },
     )
 
 
@@ -307,7 +313,7 @@ def read_judgments(file: Path) -> pd.DataFrame:
 def _judged_sets(
     file: Path | None, queries: pd.Series, catalogue: pd.DataFrame
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Number of the query → (rows, grades) for the queries that people judged; of several grades the highest.
+    """Number of the query → (rows, grades) for the queries that people judged; of several grades the median.
 
     A query for which they found nothing relevant in this catalogue is left to its clicks.
     """
@@ -319,10 +325,10 @@ def _judged_sets(
     judgments["number"] = pd.Index(queries).get_indexer(asked)
     judgments["row"] = pd.Index(catalogue["item_id"]).get_indexer(judgments["item_id"])
     judgments = judgments[(judgments["number"] >= 0) & (judgments["row"] >= 0)]
-    best = judgments.groupby(["number", "row"], as_index=False)["grade"].max()
+    agreed = judgments.groupby(["number", "row"], as_index=False)["grade"].median()
     return {
         int(number): (part["row"].to_numpy(), part["grade"].to_numpy())
-        for number, part in best.groupby("number")
+        for number, part in agreed.groupby("number")
         if (part["grade"] > 0).any()
     }
 

@@ -152,7 +152,7 @@ def _charts(evaluation: EvaluationRecord) -> dict[str, str | list[str] | dict[st
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "area": _area, "chance": _chance, "cell": _cell}
-    environment.filters |= {"figure": _figure, "segment_words": segment_words}
+    environment.filters |= {"figure": _figure, "segment_words": segment_words, "grade": _grade}
     environment.globals |= {
         "shown_items": SHOWN_ITEMS,
         "model_names": MODEL_NAMES,
@@ -254,6 +254,12 @@ def _chance(p: float | None) -> str:
     if p is None:
         return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def _grade(of_people: float) -> str:
+    """A grade on the scale of schemas/judgments.yaml; of two raters who differ by one it is between two."""
+    words: dict[float, str] = {3: "exact", 2: "substitute", 1: "complement", 0: "irrelevant"}
+    return f"{of_people:g} {words.get(of_people, 'of 3')}"
 
 
 def _area(under_curve: float | None) -> str:

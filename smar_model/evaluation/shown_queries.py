@@ -103,7 +103,12 @@ def show_queries(
             target_rank={name: int(r.target_rank[n]) or None for name, r in models.items()},
             answers={
                 name: [
-                    ShownAnswer(item_id=item_ids[row], grade=float(graded), wanted=bool(wanted))
+                    ShownAnswer(
+                        item_id=item_ids[row],
+                        grade=float(graded),
+                        wanted=bool(wanted),
+                        people=queries.people.get(n, {}).get(int(row)),
+                    )
                     for row, graded, wanted in zip(r.ranking.rows[n], *(g[n] for g in grades[name]), strict=True)
                     if row != NO_ROW
                 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
@@ -19,11 +20,14 @@ from smar_model.errors import InputError
 from smar_model.serving.connections import MAXIMUM_CONNECTIONS, BoundedConnection, Connections
 from smar_model.settings import Settings
 
+log = logging.getLogger("smar.serving")
+
 DRAIN_SECONDS = 5.0
 SHUTDOWN_SECONDS = 10
 """For requests under way, once no new one is taken."""
 SEND_BUFFER = 256 * 1_024
 """Bytes of each connection that the operating system may hold of an answer; it would let them grow to megabytes."""
+ACCEPT_AGAIN_SECONDS = 0.1
 OTHER_FILES = 500
 """That may be open beside connections."""
 
@@ -89,6 +93,33 @@ class Server(uvicorn.Server):
             os._exit(128 + sig)
         self.app.state.draining = self.server_state.last_answers = True
         self._ends_at = time.monotonic() + (self.drain_seconds if sig == signal.SIGTERM else 0.0)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections, one in each turn of the event loop.
+
+        uvloop takes all that wait in one turn: three hundred that come at once would keep every other client waiting meanwhile.
+        """
+        await super().startup([])
+        self._accepting = [asyncio.create_task(self._accept(listening)) for listening in sockets or []]
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+                await loop.connect_accepted_socket(self._connection, connection)
+            except OSError as error:  # the client has gone, or no further file may be opened
+                log.warning("a connection could not be taken: %s", error)
+                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+
+    def _connection(self) -> BoundedConnection:
+        return BoundedConnection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0:

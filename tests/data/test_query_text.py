@@ -34,7 +34,7 @@ MASKED = {
 }
 TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cn"])
-    | st.sampled_from("aÉſ0123456789 +-()./@.com\u0345\u0301٣\u2013\u200b")
+    | st.sampled_from("aÉſ0123456789 +-()./@.com\u0345\u0301٣\u2013\u200b\u200cमक\u094d\u200dم\u3164")
 )
 
 
@@ -50,8 +50,11 @@ JOINED = st.tuples(NUMBERS, st.sampled_from(["", " ", "-", ",", " x "])).map(lam
 def test_both_have_the_same_patterns() -> None:
     sql = (REPOSITORY / "sql" / "functions.sql").read_text(encoding="utf-8")
     patterns = [value.pattern for value in vars(query_text).values() if isinstance(value, re.Pattern)]
-    assert len(patterns) == 10
-    assert not [p for p in patterns if p.replace(r"\d\D", r"\p{Nd}\P{Nd}") not in sql]
+    assert len(patterns) == 12
+    in_java = {r"\d\D": r"\p{Nd}\P{Nd}", r"\U000e0000-\U000e0fff": r"\x{e0000}-\x{e0fff}"}
+    for here, there in in_java.items():
+        patterns = [pattern.replace(here, there) for pattern in patterns]
+    assert not [pattern for pattern in patterns if pattern not in sql]
 
 
 @settings(max_examples=1000, deadline=None)
@@ -128,3 +131,27 @@ def test_the_documentation_has_the_figures() -> None:
         masked = sum("<" in normalise_query(text) for text in texts)
         row = next(line for line in page.splitlines() if line.startswith(start))
         assert row.endswith(f" | {masked} of {len(texts)} |")
+
+
+@pytest.mark.parametrize(
+    ("typed", "form"),
+    [
+        ("red floral\u200b summer dress", "red floral summer dress"),
+        ("\ufeffred floral summer dress", "red floral summer dress"),
+        ("red flo\u00adral summer dress", "red floral summer dress"),
+        ("\u200ered floral summer dress\u200e", "red floral summer dress"),
+        ("red floral sum\u200dmer dress", "red floral summer dress"),
+        ("red floral summer dress\ufe0f", "red floral summer dress"),
+        ("red\u2060 floral summer dress", "red floral summer dress"),
+        ("red \u202efloral\u202c summer\u3164 dress", "red floral summer dress"),
+        ("re\u0000d\u0007 floral summer \u2066dress\u2069\U000e0041", "red floral summer dress"),
+        ("cafe\u200b\u0301", "café"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("می\u200c\u200cخواهم\u200c", "می\u200cخواهم"),
+        ("क\u094d\u200dष", "क\u094d\u200dष"),
+        ("ශ\u0dca\u200dර\u0dd3", "ශ\u0dca\u200dර\u0dd3"),
+        ("👩\u200d👧", "👩👧"),
+    ],
+)
+def test_what_nobody_sees_goes_and_joiners_stay_where_a_script_needs_them(typed: str, form: str) -> None:
+    assert normalise_query(typed) == form

@@ -20,7 +20,7 @@ from smar_model.evaluation.evaluation_record import parse_evaluation
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from smar_model.evaluation.oracle import VISIBLE, reveal_truth
 from smar_model.evaluation.relevance import Relevance
-from smar_model.evaluation.report import nested_tables
+from smar_model.evaluation.report import SHOWN_ITEMS, nested_tables
 from smar_model.evaluation.terminal_table import format_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.checkout import commit
@@ -33,6 +33,7 @@ from smar_model.retrieval.search import Searcher
 from smar_model.settings import Evaluation
 from smar_model.stages import REFRESH_STAGES, STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run, with_champion
+from tests.tiny_shop import DAYS, tiny_events, tiny_items, write_rows
 
 DENSE = {"challenger", "champion", "best_release", "cold_start", "oracle"}
 
@@ -75,10 +76,17 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
     return published
 
 
+JUDGED_QUERY = tiny_events(DAYS[-1], tiny_items())[0][0]["query"]
+GRADES = [(item["item_id"], number % 4) for number, item in enumerate(tiny_items())] + [(tiny_items()[0]["item_id"], 3)]
+"""Item → grade; of the first item by two raters, 0 and 3."""
+
+
 @pytest.fixture(scope="module")
 def bare_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
-    """A shop without truth, without text-only baseline and without champion."""
+    """A shop without truth, without text-only baseline and without champion; people judged all items for one of its queries."""
     folder = tmp_path_factory.mktemp("bare")
+    grades = [{"query": JUDGED_QUERY, "item_id": item, "grade": grade} for item, grade in GRADES]
+    write_rows(folder / "shop" / "judgments.parquet", "judgments", grades)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "shop" / "home"))
         published = publish_run(folder / "shop", with_truth=False)
@@ -380,6 +388,22 @@ def test_the_report_shows_queries_pictures_and_checks(measured: PublishedRun) ->
     # Six colours: items that share a picture share its bytes.
     assert 1 <= page.count("data:image/jpeg;base64,") <= 6
     assert artifact.metrics["bytes"] < 3_000_000
+
+
+def test_the_report_says_the_grade_that_people_gave(bare: PublishedRun) -> None:
+    shown = {query["query"]: query for query in read_evaluation(bare.run.output("evaluate"))["shown"]["queries"]}
+    judged = shown.pop(JUDGED_QUERY.lower())
+    expected = dict(GRADES) | {GRADES[0][0]: 1.5}
+    for answers in judged["answers"].values():
+        assert {answer["item_id"]: answer["people"] for answer in answers}.items() <= expected.items()
+    assert {answer["people"] for q in shown.values() for found in q["answers"].values() for answer in found} == {None}
+    page = bare.run.output("report").file("report.html").read_text(encoding="utf-8")
+    article = page[page.index(f"“{JUDGED_QUERY.lower()}”") :].split("</article>")[0]
+    words = {3: "3 exact", 2: "2 substitute", 1: "1 complement", 0: "0 irrelevant", 1.5: "1.5 of 3"}
+    for answers in judged["answers"].values():
+        for answer in answers[:SHOWN_ITEMS]:
+            assert words[answer["people"]] in article
+    assert "✓ match" not in article
 
 
 def test_the_same_inputs_give_the_same_evaluation(measured: PublishedRun, tmp_path: Path) -> None:

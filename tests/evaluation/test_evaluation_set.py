@@ -146,7 +146,16 @@ def test_without_truth_clicked_items_are_right_and_ordered_ones_more_so(tmp_path
 
 
 def test_judgments_give_the_graded_part_of_the_queries_that_they_cover(tmp_path: Path) -> None:
-    rows = [("Dress", "b", 3), ("dress", "a", 0), ("dress", "gone", 3), ("novel", "a", 0), ("never asked", "a", 3)]
+    # Of two raters the median; the same query in two forms is one.
+    rows = [
+        ("Dress", "b", 3),
+        ("dress", "b", 2),
+        ("DRESS ", "b", 3),
+        ("dress", "a", 0),
+        ("dress", "gone", 3),
+        ("novel", "a", 0),
+        ("never asked", "a", 3),
+    ]
     write_rows(
         tmp_path / "judgments.parquet",
         "judgments",
