@@ -18,6 +18,22 @@ RETURN regexp_replace(
   ''
 );
 
+-- The same of a map's values: a lambda cannot call a function of SQL.
+CREATE OR REPLACE TEMPORARY FUNCTION visible_values(attributes MAP<STRING, STRING>)
+RETURNS MAP<STRING, STRING>
+RETURN transform_values(
+  attributes,
+  (name, value) -> regexp_replace(
+    regexp_replace(
+      value,
+      r'[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\x{e0000}-\x{e0fff}]+',
+      ''
+    ),
+    r'(?<![\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af])[\u200c\u200d]+|[\u200c\u200d]+(?![\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\u200c\u200d])',
+    ''
+  )
+);
+
 -- NFKC and full case folding of what can be seen. Spark 4.1 has no function for either; ICU, which it brings along, has both. Folding can
 -- undo a composition, so it is composed once more. Empty where null.
 CREATE OR REPLACE TEMPORARY FUNCTION fold_case(text STRING)

@@ -9,9 +9,7 @@ SELECT
   collapse_space(visible_text(category)) AS category,
   collapse_space(visible_text(split(category, '>')[0])) AS department,
   collapse_space(visible_text(brand)) AS brand,
-  coalesce(
-    map_filter(transform_values(attributes, (name, value) -> visible_text(value)), (name, value) -> trim(value) <> ''), map()
-  ) AS attributes,
+  coalesce(map_filter(visible_values(attributes), (name, value) -> trim(value) <> ''), map()) AS attributes,
   coalesce(images, array()) AS images,
   updated_at
 FROM items;

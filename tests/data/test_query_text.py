@@ -55,6 +55,7 @@ def test_both_have_the_same_patterns() -> None:
     for here, there in in_java.items():
         patterns = [pattern.replace(here, there) for pattern in patterns]
     assert not [pattern for pattern in patterns if pattern not in sql]
+    assert [sql.count(pattern) for pattern in patterns[:2]] == [2, 2], "of texts, and of a map's values"
 
 
 @settings(max_examples=1000, deadline=None)

@@ -85,13 +85,13 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
     newer = datetime(2026, 11, 2, tzinfo=UTC)
     delivered = [
         item(
-            "plain", title="  Two \t words\u3000here ", category="Clothing>Shirts", brand=" Acme ", images=["good.jpg"]
+            "plain", title="\ufeff  Two \t wo\u00adrds\u3000he\u200bre ", category="Clothing>Shirts", brand=" Acme ", images=["good.jpg"]
         ),
         item("changed", title="Old"),
         item("changed", title="New", updated_at=newer),
         item("changed", title="Newest but broken", category=None, updated_at=datetime(2026, 11, 3, tzinfo=UTC)),
         item("untitled", title=None),
-        item("blank", title=" \n\t "),
+        item("blank", title=" \n\u200b\t\u2060 "),
         item("endless", title="x" * 1001),
         item(None, title="Who am I"),
         item("", title="Nor I"),
@@ -109,7 +109,7 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
                 None,
             ],
         ),
-        item("unlucky", images=["lost.jpg"], attributes={"colour": "red", "size": " ", "fit": None}),
+        item("unlucky", images=["lost.jpg"], attributes={"colour": "\u200ered\ufe0f", "size": " \ufeff", "fit": None}),
         item(
             "linked", images=[f"{address}/gone.jpg", f"{address}/page.jpg", f"{address}/good.jpg", "file:///etc/passwd"]
         ),
