@@ -85,11 +85,13 @@ import_app = typer.Typer(
 )
 
 
-def _fill(to: Path, source: str, add_rows: Callable[[ShopWriter], None], **more: Collection[str]) -> None:
+def _fill(
+    to: Path, source: str, add_rows: Callable[[ShopWriter], None], *, replaces: Collection[str] | None = None
+) -> None:
     """Add a source's rows to a shop, in place of what it had there, and say what came of it."""
-    from smar_model.shop.shop_writer import import_into
+    from smar_model.shop.shop_writer import TABLES, import_into
 
-    with import_into(to, source, **more) as writer:
+    with import_into(to, source, replaces=TABLES if replaces is None else replaces) as writer:
         add_rows(writer)
     print(writer.summary())
 
