@@ -303,7 +303,9 @@ class ShopWriter:
             return False
         if path.is_file() and source_of(path) != self.source:
             theirs = source_of(path) or "another source"
-            raise InputError(f"{path}: holds the judgments of {theirs}; remove the file to bring those of {self.source}")
+            raise InputError(
+                f"{path}: holds the judgments of {theirs}; remove the file to bring those of {self.source}"
+            )
         return True
 
     def _refuse_mixed_catalogue(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,14 +19,13 @@ from typing import IO
 from smar_model.errors import InputError
 
 LONGEST_LINE = 16 * 2**20
-"""Bytes, or characters, of a line."""
+"""Bytes of a line of JSON."""
 ALWAYS_UNPACKED = 256 * 2**20
 """Bytes to which a file may unpack whatever its size."""
 MOST_TIMES = 200
 """How many times its size a larger one may unpack to; exports take 5 to 50, and gzip allows 1,032."""
 _DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 """What decoders raise for a damaged, encrypted or unknown archive."""
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def delivered_files(paths: Sequence[Path], endings: Sequence[str]) -> list[Path]:
@@ -87,7 +87,7 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
 class _Bounded(io.RawIOBase):
     """An unpacked stream that ends with an error where it grows beyond what exports do."""
 
-    def __init__(self, stream: IO[bytes], path: Path, packed: int) -> None:
+    def __init__(self, stream: io.BufferedIOBase | IO[bytes], path: Path, packed: int) -> None:
         self._stream, self._path, self._packed, self._count = stream, path, packed, 0
 
     def readable(self) -> bool:
@@ -115,31 +115,34 @@ def numbered_lines(name: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:
-            raise InputError(f"{name} row {number}: a line of over {LONGEST_LINE:,} bytes; is it the file that was meant?")
+            raise InputError(
+                f"{name} row {number}: a line of over {LONGEST_LINE:,} bytes; is it the file that was meant?"
+            )
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line := line.strip():
             yield f"{name} row {number}", line
 
 
-def text_of(name: str, stream: IO[bytes]) -> Iterator[str]:
-    """Lines of a text with their ends, in the encoding that it shows: UTF-8, UTF-16 by its mark, else Latin-1 (cp1252).
+@contextmanager
+def unpacked_files(path: Path, scratch: Path) -> Iterator[list[tuple[str, Path]]]:
+    """The files in a packed one, unpacked below `scratch` while they are needed, each with its name for messages; a
+    plain file is itself.
 
     Raises:
-        InputError: a line is longer than LONGEST_LINE, or its bytes do not fit the encoding.
+        InputError: as `opened`.
     """
-    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
-    start = buffered.peek(2**16)[: 2**16]
-    encoding = next((codec for mark, codec in _MARKS.items() if start.startswith(mark)), "utf-8")
-    text = io.TextIOWrapper(_Undecided(buffered), encoding=encoding, errors=None, newline="")
-    if encoding == "utf-8":
-        text = io.TextIOWrapper(buffered, encoding="utf-8", errors="cp1252_bytes", newline="")
-    number = 0
-    try:
-        while line := text.readline(LONGEST_LINE + 1):
-            number += 1
-            if len(line) > LONGEST_LINE:
-                raise InputError(f"{name} row {number}: a line of over {LONGEST_LINE:,} characters; is it the file that was meant?")
-            yield line
-    except UnicodeError as error:
-        raise InputError(f"{name} row {number + 1}: no {encoding} text ({error.reason}); save the file as UTF-8") from None  # type: ignore[attr-defined]
+    with opened(path) as streams:
+        files = []
+        for number, (name, stream) in enumerate(streams):
+            if getattr(stream, "name", None) == str(path):
+                files.append((name, path))
+                continue
+            target = scratch / f"unpacked-{number}"
+            with target.open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+            files.append((name, target))
+        yield files
+        for _, unpacked in files:
+            if unpacked != path:
+                unpacked.unlink()
