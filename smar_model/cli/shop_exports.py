@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -101,6 +102,48 @@ def import_ga4_command(
     _fill(to, ga4.SOURCE, lambda writer: ga4.import_ga4(files, writer, options), replaces=(), replace=replace)
 
 
+VariantsOption = Annotated[
+    Literal["together", "apart"], typer.Option(help="Variants of a product as one item, or as an item each.")
+]
+PicturesOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Folder or zip on this machine: a picture is taken from there by its file name, if it is there."),
+]
+
+
+def import_merchant_command(
+    files: FilesArgument,
+    to: ToOption,
+    variants: VariantsOption = "together",
+    pictures: PicturesOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Google Merchant feeds: RSS 2.0, Atom, TSV or CSV; all files together are the catalogue."""
+    from smar_model.shop.importers import merchant
+
+    add_rows = partial(merchant.import_merchant, files, variants=variants, pictures=pictures)
+    _fill(to, merchant.SOURCE, add_rows, replaces=["items"], replace=replace)
+
+
+def import_shopify_command(
+    files: FilesArgument,
+    to: ToOption,
+    variants: VariantsOption = "together",
+    all_products: Annotated[
+        bool, typer.Option("--all-products", help="Also drafts, archived and unpublished products.")
+    ] = False,
+    pictures: PicturesOption = None,
+    replace: ReplaceOption = False,
+) -> None:
+    """Shopify's product export (CSV): all files together are the catalogue."""
+    from smar_model.shop.importers import shopify
+
+    add_rows = partial(shopify.import_shopify, files, variants=variants, all_products=all_products, pictures=pictures)
+    _fill(to, shopify.SOURCE, add_rows, replaces=["items"], replace=replace)
+
+
 def add_commands(app: typer.Typer) -> None:
     app.command("ubi")(import_ubi_command)
     app.command("ga4")(import_ga4_command)
+    app.command("merchant")(import_merchant_command)
+    app.command("shopify")(import_shopify_command)

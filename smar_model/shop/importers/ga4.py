@@ -21,7 +21,16 @@ from smar_model.errors import InputError
 from smar_model.shop.importers.delivered_files import delivered_files
 from smar_model.shop.importers.event_fields import ItemIdPattern, time_at
 from smar_model.shop.importers.ga4_records import (
-    CART, LIST, ORDER, READ, SEARCH, SELECT, VIEW, Ga4Event, OtherEvents, read_events,
+    CART,
+    LIST,
+    ORDER,
+    READ,
+    SEARCH,
+    SELECT,
+    VIEW,
+    Ga4Event,
+    OtherEvents,
+    read_events,
 )  # fmt: skip
 from smar_model.shop.importers.record_balance import RecordBalance
 from smar_model.shop.importers.spooled_records import SpooledRecords

@@ -139,7 +139,7 @@ def _event(where: str, row: dict[str, Any]) -> Ga4Event:
         time=microseconds(time) if time else None,
         shopper=id_of(row.get("user_pseudo_id")),
         session=id_of(params.get("ga_session_id")),
-        term=text_of(params.get("search_term")),
+        term=_name(params.get("search_term")) or None,
         items=items,
         nameless=nameless,
     )
@@ -149,7 +149,7 @@ def _params(content: Any) -> dict[str, Any]:
     """Key → value, from the export's list of keys and values, or from an object."""
     if isinstance(content, dict) and "list" not in content:
         return content
-    params = {}
+    params: dict[str, Any] = {}
     for pair in _listed(content):
         if not isinstance(pair, dict) or not isinstance(pair.get("key"), str):
             continue
