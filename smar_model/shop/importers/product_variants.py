@@ -209,9 +209,14 @@ def _path_of(address: str) -> str:
 
 
 def _common_title(variants: Sequence[Variant]) -> str:
-    """What the titles have in common once their last words that only say an attribute are gone; else the first title."""
-    bare = {_without_attributes(variant) for variant in variants}
-    return bare.pop() if len(variants) > 1 and len(bare) == 1 else variants[0].title
+    """The title; where variants have titles of their own, what these have in common once their last words that only say
+    an attribute are gone, else the first.
+    """
+    if len({variant.title for variant in variants}) > 1:
+        bare = {_without_attributes(variant) for variant in variants}
+        if len(bare) == 1:
+            return bare.pop()
+    return variants[0].title
 
 
 def _without_attributes(variant: Variant) -> str:
