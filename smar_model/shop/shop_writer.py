@@ -93,6 +93,9 @@ class ShopWriter:
         """Rows and pictures added."""
         self.left_out: dict[str, LeftOut] = {}
         """What was not added, by the reason in words."""
+        self.changed: dict[str, LeftOut] = {}
+        """What was cast, mended or taken for granted, by what was done in words."""
+        self.notes: list[str] = []
         self._seen: set[str] = set()
         self._folder = root / ".importing"
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -124,6 +127,14 @@ class ShopWriter:
             example: where one of them is, as in `goods.csv row 17`; the first is kept.
         """
         self.left_out.setdefault(reason, LeftOut(example)).count += count
+
+    def change(self, what: str, example: str, *, count: int = 1) -> None:
+        """Count what was cast, mended or taken for granted; `what` and `example` as in `leave_out`."""
+        self.changed.setdefault(what, LeftOut(example)).count += count
+
+    def note(self, line: str) -> None:
+        """Add a line to `summary`."""
+        self.notes.append(line)
 
     def add_item(
         self,
@@ -205,6 +216,8 @@ class ShopWriter:
         lines = [f"{self.root}: {', '.join(shown)}"]
         if self._days:
             lines[0] += f" from {min(self._days)} to {max(self._days)}"
+        lines += self.notes
+        lines += [f"changed: {out.count:,} {what} (such as {out.example})" for what, out in self.changed.items()]
         lines += [f"left out: {out.count:,} {reason} (such as {out.example})" for reason, out in self.left_out.items()]
         lacks = []
         if not any(self.root.glob("click_log/dt=*")):
