@@ -192,7 +192,7 @@ class Cells:
     def _as_place(self, where: str, text: str) -> int:
         try:
             place = int(whole(text))
-            if not -MOST_PLACES <= place <= MOST_PLACES:
+            if "_" in text or not -MOST_PLACES <= place <= MOST_PLACES:
                 raise ValueError
         except ValueError:
             raise InputError(

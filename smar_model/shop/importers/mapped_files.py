@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smar_model.errors import InputError
 from smar_model.shop.importers.delimited_text import Separation, find_separation, rows_of
-from smar_model.shop.importers.published_rows import Rows, json_rows, parquet_rows
+from smar_model.shop.importers.published_rows import Rows, json_rows, parquet_rows, refuse_missing_columns
 from smar_model.shop.importers.table_mapping import File, Text
 from smar_model.shop.importers.text_files import UTF8, find_encoding
 
@@ -33,7 +33,9 @@ class MappedFile:
         if not (format := table.format or ENDINGS.get(ending)):
             raise InputError(f"{self._path}: which format is it? Set `format` to csv, tsv, jsonl or parquet")
         self._format, self._encoding = format, table.encoding or UTF8
+        self._names = _names(columns)
         if format == "parquet":
+            refuse_missing_columns(self._path, self._names)
             return
         if table.encoding is None and (found := find_encoding(self._path)) != UTF8:
             self._encoding = found
@@ -43,32 +45,30 @@ class MappedFile:
         usual = "\t" if format == "tsv" else ","
         self._separation = Separation(table.delimiter or usual, table.quotes, self._encoding)
         if table.delimiter is None:
-            names = _names(columns)
             self._separation = find_separation(
-                self._path, names, first=usual, quotes=table.quotes, encoding=self._encoding
+                self._path, self._names, first=usual, quotes=table.quotes, encoding=self._encoding
             )
             if (delimiter := self._separation.delimiter) != usual:
                 note(f"{self._path}: {delimiter!r} stands between its columns; `delimiter` names another")
 
     def rows(self, columns: Sequence[Text | None]) -> Rows:
-        """Each row with these columns.
+        """Each row, with these of the columns at least.
 
         Raises:
             InputError: the file is damaged, lacks a column, or has a row that cannot be read.
         """
-        names = _names(columns)
         match self._format:
             case "parquet":
-                yield from parquet_rows(self._path, dict.fromkeys(names, "any"))
+                yield from parquet_rows(self._path, dict.fromkeys(_names(columns), "any"))
             case "jsonl":
                 met: set[str] = set()
                 for where, row in json_rows(self._path, self._encoding):
                     met |= row.keys()
                     yield where, row
-                if missing := [name for name in names if name not in met]:
+                if missing := [name for name in self._names if name not in met]:
                     raise InputError(f"{self._path}: no row has {', '.join(missing)}; correct the name in the mapping")
             case _:
-                yield from rows_of(self._path, names, self._separation)
+                yield from rows_of(self._path, self._names, self._separation)
 
 
 def _names(columns: Sequence[Text | None]) -> list[str]:

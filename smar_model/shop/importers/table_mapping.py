@@ -6,6 +6,7 @@ import codecs
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
@@ -85,9 +86,12 @@ class Pictures(Parts):
     def name_for(self, item_id: str) -> str:
         """The pattern's name of an item's picture."""
 
+        is_address = "//" in (self.pattern or "")
+
         def part(placeholder: re.Match[str]) -> str:
             count = int(placeholder[1] or 0)
-            return item_id[count:] if count < 0 else item_id[: count or None]
+            text = item_id[count:] if count < 0 else item_id[: count or None]
+            return quote(text, safe="") if is_address else text
 
         return _PLACEHOLDER.sub(part, self.pattern or "")
 
@@ -112,7 +116,7 @@ class Time(Text):
     def _known_zone(cls, zone: str) -> str:
         try:
             ZoneInfo(zone)
-        except (ValueError, OSError):  # also that there is none of this name
+        except (KeyError, ValueError, OSError):
             raise ValueError("no such zone; name one such as Europe/Berlin") from None
         return zone
 
