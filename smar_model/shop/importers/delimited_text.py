@@ -88,7 +88,7 @@ def find_separation(path: Path, needed: Sequence[str], *, first: str, quotes: bo
     told = _EXCEL_LINE.fullmatch(line)
     skipped = 1 if told else 0
     candidates = [told[1]] if told else list(dict.fromkeys([first, *DELIMITERS]))
-    best, most = Separation(candidates[0], quotes, encoding, skipped), (-1, -1)
+    best, most = Separation(candidates[0], quotes, encoding, skipped), (0, 0)
     for delimiter in candidates:
         separation = Separation(delimiter, quotes, encoding, skipped)
         try:
@@ -96,7 +96,7 @@ def find_separation(path: Path, needed: Sequence[str], *, first: str, quotes: bo
         except InputError:
             continue
         names = _column_names(names, needed)
-        count = (sum(name in names for name in needed), 0 if delimiter == first else len(names))
+        count = (sum(name in names for name in needed), len(names) - 1)
         if count[0] == len(needed):
             return separation
         if count > most:

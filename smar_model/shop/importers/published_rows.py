@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,16 @@ from smar_model.lake.contracts import read_parquet_schema
 from smar_model.shop.importers.delimited_text import Row, Rows, separated_rows
 from smar_model.shop.importers.text_files import UTF8, text_lines
 
-__all__ = ["Row", "Rows", "find_file", "json_rows", "parquet_rows", "require", "separated_rows"]
+__all__ = [
+    "Row",
+    "Rows",
+    "find_file",
+    "json_rows",
+    "parquet_rows",
+    "refuse_missing_columns",
+    "require",
+    "separated_rows",
+]
 
 _PARQUET_BATCH = 10_000
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -33,16 +42,14 @@ def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
     Raises:
         InputError: a column is missing or of another type, or the file is damaged.
     """
-    schema = read_parquet_schema(path)
-    if missing := [name for name in needed if name not in schema.names]:
-        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
+    schema = refuse_missing_columns(path, needed)
     for name, kind in needed.items():
         if not _is(kind, schema.field(name).type):
             raise InputError(f"{path}: column {name} is {schema.field(name).type}, expected {kind}")
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(_PARQUET_BATCH, columns=list(needed)):
-            for row in batch.to_pylist():
+            for row in _in_microseconds(batch).to_pylist():
                 number += 1
                 yield f"{path} row {number}", row
     except UnicodeDecodeError as error:
@@ -51,6 +58,18 @@ def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} row {number + 1}: damaged ({error}); download or copy it again") from None
+
+
+def refuse_missing_columns(path: Path, needed: Iterable[str]) -> pa.Schema:
+    """Schema of a Parquet file that has the columns.
+
+    Raises:
+        InputError: one is missing, or the file is damaged.
+    """
+    schema = read_parquet_schema(path)
+    if missing := [name for name in needed if name not in schema.names]:
+        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
+    return schema
 
 
 def json_rows(path: Path, encoding: str = UTF8) -> Rows:
@@ -103,6 +122,20 @@ def find_file(folder: Path, *names: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(f"{folder}: holds no {' or '.join(names)}; give the folder of the published files, unpacked")
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Times as Python has them, which knows no nanoseconds."""
+    kinds = [
+        pa.timestamp("us", field.type.tz)
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns"
+        else field.type
+        for field in batch.schema
+    ]
+    if kinds == batch.schema.types:
+        return batch
+    arrays = [column.cast(kind, safe=False) for column, kind in zip(batch.columns, kinds, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def _is(kind: str, type: pa.DataType) -> bool:

@@ -53,10 +53,10 @@ def text_lines(path: Path, encoding: str = UTF8) -> Iterator[str]:
 def find_encoding(path: Path) -> str:
     """Encoding of a whole file, by its byte order mark or its bytes: UTF-8, UTF-16, or Windows-1252 (and so Latin-1).
 
-    A file of which most letters outside ASCII are UTF-8 is a damaged one: it is UTF-8 too, and `text_lines` names the row.
+    A damaged file is UTF-8, as is one of which most letters outside ASCII are: `text_lines` names the row.
 
     Raises:
-        InputError: the file is missing or damaged, or its text is none of these.
+        InputError: the file is missing, or its text is none of these.
     """
     try:
         with _open(path) as file:
@@ -70,8 +70,8 @@ def find_encoding(path: Path) -> str:
         valid, invalid, in_runs, high = _letters_outside_ascii(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; correct `file` in the mapping, or the folder") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: damaged ({error}); download or copy it again") from None
+    except (OSError, EOFError, zlib.error):
+        return UTF8  # `text_lines` names the row
     if valid > invalid:
         return UTF8
     if in_runs > _MOST_IN_RUNS * high or _bad_byte(path, "cp1252") is not None:
