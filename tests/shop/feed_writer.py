@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import io
 import json
 import re
@@ -252,9 +253,10 @@ def write_example(folder: Path) -> None:
     days = [date(2026, 11, 13) + timedelta(days=n) for n in range(7)]
     with tempfile.TemporaryDirectory() as scratch:
         files = write_ubi_log(
-            Path(scratch), catalogue, products, days=days, requests_per_day=47, seed=5, impressions=False, bulk=False
+            Path(scratch), catalogue, products, days=days, requests_per_day=440, seed=5, impressions=False, bulk=False
         )
-        (folder / "ubi.ndjson").write_text("".join(f.read_text(encoding="utf-8") for f in files), encoding="utf-8")
+        log = b"".join(file.read_bytes() for file in files)
+    (folder / "ubi.ndjson.gz").write_bytes(gzip.compress(log, 9, mtime=0))
 
 
 def main() -> None:

@@ -141,6 +141,18 @@ def test_json_is_as_bigquery_writes_it(tmp_path):
     assert line["event_params"][1]["value"]["int_value"] == "77"
 
 
+def test_lists_that_were_written_as_objects_of_elements(tmp_path):
+    """As some readers of BigQuery's Parquet files hand on its repeated fields."""
+
+    def wrapped(visit: dict) -> dict:
+        return visit | {
+            name: {"list": [{"element": part} for part in visit[name]]} for name in ("event_params", "items")
+        }
+
+    smar_import("ga4", write_lines(tmp_path / "e.jsonl", *map(wrapped, VISIT)), "--to", tmp_path / "shop")
+    assert len(events_of(tmp_path / "shop")) == 5
+
+
 def test_each_search_of_a_session_has_its_own_lists(tmp_path):
     file = write_parquet(
         tmp_path / "e.parquet",

@@ -155,7 +155,7 @@ def test_the_example_in_the_repository(tmp_path):
     folder = REPOSITORY / "examples" / "first_evening"
     assert all(file.stat().st_size <= 200_000 for file in folder.iterdir())
     smar_import("merchant", folder / "feed.xml", "--pictures", folder / "pictures.zip", "--to", tmp_path / "shop")
-    output = smar_import("ubi", folder / "ubi.ndjson", "--to", tmp_path / "shop")
+    output = smar_import("ubi", folder / "ubi.ndjson.gz", "--to", tmp_path / "shop")
     assert "left out" not in output.replace("0 left out", "")
     assert "unknown items" not in output
     assert "lacks" not in output

@@ -107,7 +107,8 @@ def test_bulk_form_and_elasticdump_packed_or_not_are_the_same(tmp_path, packed):
     elif packed == "two files":
         write_lines(log, *lines[:2])
         write_lines(tmp_path / "in" / "z" / "more.json", *lines[2:])
-    smar_import("ubi", tmp_path / "in", "--to", tmp_path / "shop")
+    output = smar_import("ubi", tmp_path / "in", "--to", tmp_path / "shop")
+    assert "records: 3 read: 1 queries (1 used, 0 left out), 2 events (2 added, 0 left out)" in output
     assert shown(tmp_path / "shop") == [("impression", "a", 1, "red shirt"), ("click", "a", 1, "red shirt")]
     assert not list(tmp_path.rglob("climbing*"))
 
