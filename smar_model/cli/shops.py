@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from smar_model.cli import shop_exports
 from smar_model.cli.options import SeedOption, SettingsOption, parse_day
 from smar_model.errors import InputError
 from smar_model.settings import load_settings
@@ -81,15 +82,17 @@ def log_day_command(
 
 
 import_app = typer.Typer(
-    no_args_is_help=True, help="Import published products into a shop; what others imported stays."
+    no_args_is_help=True, help="Import a shop's own exports, or published products; what others imported stays."
 )
 
 
-def _fill(to: Path, source: str, add_rows: Callable[[ShopWriter], None], **more: Collection[str]) -> None:
+def _fill(
+    to: Path, source: str, add_rows: Callable[[ShopWriter], None], *, replaces: Collection[str] | None = None
+) -> None:
     """Add a source's rows to a shop, in place of what it had there, and say what came of it."""
-    from smar_model.shop.shop_writer import import_into
+    from smar_model.shop.shop_writer import TABLES, import_into
 
-    with import_into(to, source, **more) as writer:
+    with import_into(to, source, replaces=TABLES if replaces is None else replaces) as writer:
         add_rows(writer)
     print(writer.summary())
 
@@ -251,4 +254,5 @@ def import_table_command(
     _fill(to, mapping.source, partial(mapped_tables.import_tables, folder, mapping), replaces=mapping.replaces)
 
 
+shop_exports.add_commands(import_app)
 app.add_typer(import_app, name="import")

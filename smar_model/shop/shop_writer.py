@@ -2,6 +2,9 @@
 
 Everything is written beside its place and renamed at the end, `items.parquet` last: an interrupted writing leaves the
 former catalogue, or none. What other sources brought stays. The same rows give the same bytes.
+
+A published data set puts its source before its item ids, so that several can share a shop. What a shop's own systems
+export (`own`) keeps its ids, so that its feed and its log meet: such a feed is the whole catalogue.
 """
 
 from __future__ import annotations
@@ -11,19 +14,21 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from smar_model.errors import InputError
-from smar_model.lake.contracts import load_contract
+from smar_model.shop.import_summary import ImportSummary, LeftOut
+from smar_model.shop.item_names import ALIASES, ItemNames, unknown_items
+from smar_model.shop.log_files import LogFiles
+from smar_model.shop.table_files import TableFile, pictures_of, source_of, write_parquet
+
+__all__ = ["LISTED_AT", "ShopWriter", "import_into", "is_inner_path", "only_one", "squeeze", "write_parquet"]
 
 TABLES = ("items", "click_log", "judgments")
 LISTED_AT = datetime(2020, 1, 1, tzinfo=UTC)
@@ -32,17 +37,6 @@ UNSORTED = "Unsorted"
 """Category, and so department, of an item whose source names none."""
 BATCH = 100_000
 """Rows that wait in memory, over all tables."""
-PARQUET: dict[str, Any] = {
-    "version": "2.6", "data_page_version": "1.0", "compression": "zstd", "compression_level": 3,
-}  # fmt: skip
-
-
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write one Parquet file whole or not at all; its bytes depend on the table alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    pq.write_table(table, temporary, **PARQUET)
-    temporary.replace(path)
 
 
 def only_one(root: Path) -> AbstractContextManager[object]:
@@ -51,7 +45,9 @@ def only_one(root: Path) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def import_into(root: Path, source: str, *, replaces: Collection[str] = TABLES) -> Iterator[ShopWriter]:
+def import_into(
+    root: Path, source: str, *, replaces: Collection[str] = TABLES, own: bool = False, replace_others: bool = False
+) -> Iterator[ShopWriter]:
     """A `ShopWriter` that nobody else's work on this shop comes between; published when the block ends well.
 
     Raises:
@@ -59,58 +55,87 @@ def import_into(root: Path, source: str, *, replaces: Collection[str] = TABLES) 
     """
     if (root / "shop.json").exists():
         raise InputError(f"{root}: was made by `smar shop open` and would be made again; import into another folder")
-    with only_one(root), ShopWriter(root, source, replaces=replaces) as writer:
+    root.mkdir(parents=True, exist_ok=True)
+    with only_one(root), ShopWriter(root, source, replaces=replaces, own=own, replace_others=replace_others) as writer:
         yield writer
         if not writer.counts.total():
             raise InputError(f"{root}: nothing to import from {source}; no row of its files was asked for")
 
 
-@dataclass(slots=True)
-class LeftOut:
-    """What was left out for one reason."""
-
-    example: str
-    """Where the first of them is."""
-    count: int = 0
-
-
 class ShopWriter:
-    """Adds rows to a shop; item ids begin with `<source>-`, pictures lie under `<source>/`.
+    """Adds rows to a shop; item ids begin with `<source>-` unless they are the shop's own, pictures lie under `<source>/`.
 
     Of the tables in `replaces` all goes that the source had brought before. A day of the log is replaced in any case
     by an import that brings it. An empty source stands for the shop as a whole.
     """
 
-    def __init__(self, root: Path, source: str, *, replaces: Collection[str] = TABLES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        source: str,
+        *,
+        replaces: Collection[str] = TABLES,
+        own: bool = False,
+        replace_others: bool = False,
+    ) -> None:
         """Begin with the rows that stay.
 
+        Args:
+            own: whether the rows have the shop's own ids; then items are a whole catalogue.
+            replace_others: whether an own source may take the place of what another one brought, or of a longer log.
+
         Raises:
-            InputError: the shop keeps a table in several files or in JSON lines, or its pictures in a zip.
+            InputError: the shop keeps a table in several files or in JSON lines, or its pictures in a zip; or its
+                catalogue is another source's.
         """
-        _refuse_unmergeable(root)
+        self._names = ItemNames(root, source)
+        _refuse_unmergeable(root, replaces)
         self.root, self.source, self._replaces = root, source, replaces
-        self.counts: Counter[str] = Counter()
-        """Rows and pictures added."""
-        self.left_out: dict[str, LeftOut] = {}
-        """What was not added, by the reason in words."""
+        self._own, self._replace_others = own, replace_others
+        if "items" in replaces:
+            self._refuse_mixed_catalogue()
+        self._summary = ImportSummary()
         self._seen: set[str] = set()
         self._folder = root / ".importing"
         shutil.rmtree(self._folder, ignore_errors=True)
-        prefix = f"{source}-" if source else ""
+        alone = own or ("judgments" in replaces and self._has_judgments_alone())
+        prefix = "" if alone else f"{source}-" if source else ""
+        whole_of = source if alone else None
         self._tables = {
-            name: _Table(self._folder / file, contract, begin=root / file, without=prefix)
+            name: TableFile(self._folder / file, contract, begin=root / file, without=prefix, whole_of=whole_of)
             for name, file, contract in (
                 ("judgments", "judgments.parquet", "judgments"),
                 ("truth", "truth/items.parquet", "truth_items"),
+                ("aliases", ALIASES, "item_aliases"),
                 ("items", "items.parquet", "items"),
             )
-            if name in replaces or (name == "truth" and "items" in replaces)
+            if name in replaces
+            or (name == "truth" and "items" in replaces)
+            or (name == "aliases" and "items" in replaces and own)
         }
         self._old_pictures = (
-            _pictures_of(root / "items.parquet") - self._tables["items"].pictures if "items" in replaces else set()
+            pictures_of(root / "items.parquet") - self._tables["items"].pictures if "items" in replaces else set()
         )
-        self._days: dict[date, _Table] = {}
+        self._log = LogFiles(root, self._folder, source, own=own, replace_others=replace_others)
         self._waiting = 0
+        self._first_without_picture = ""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rows and pictures added."""
+        return self._summary.counts
+
+    @property
+    def left_out(self) -> Mapping[str, LeftOut]:
+        """What was not added, by the reason in words."""
+        return self._summary.left_out
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what an import must put down on the way; it goes when the import ends."""
+        folder = self._folder / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def has(self, item_id: str) -> bool:
         """Whether this source has added the item."""
@@ -123,7 +148,15 @@ class ShopWriter:
             reason: what it is and why, in words of the plural, as in "items without a title"; few different ones, as each is a line.
             example: where one of them is, as in `goods.csv row 17`; the first is kept.
         """
-        self.left_out.setdefault(reason, LeftOut(example)).count += count
+        self._summary.leave_out(reason, example, count)
+
+    def change(self, what: str, example: str, *, count: int = 1) -> None:
+        """Count what was cast, mended or taken for granted; `what` and `example` as in `leave_out`."""
+        self._summary.change(what, example, count)
+
+    def note(self, line: str) -> None:
+        """Add a line to `summary`."""
+        self._summary.notes.append(line)
 
     def add_item(
         self,
@@ -155,14 +188,22 @@ class ShopWriter:
         self.counts["items"] += 1
         self.counts["unsorted"] += category == UNSORTED
         self.counts["pictures by URL"] += sum("://" in name for name in names)
+        if not names:
+            self._first_without_picture = self._first_without_picture or item_id
+            self.counts["without a picture"] += 1
         row = (item_id, title, category, brand or None, sorted((attributes or {}).items()), names, updated_at)
         self._add(self._tables["items"], row)
         if truth:
             self._add(self._tables["truth"], (item_id, sorted(truth.items())))
 
+    def add_alias(self, alias: str, item_id: str, kind: str) -> None:
+        """Add another name of an item, by which logs may call it; once for each name, and none that is an item's id."""
+        self.counts["aliases"] += 1
+        self._add(self._tables["aliases"], (alias, item_id, kind))
+
     def add_judgment(self, *, query: str, item_id: str, grade: int) -> None:
         self.counts["judgments"] += 1
-        self._add(self._tables["judgments"], (query, item_id, grade))
+        self._add(self._tables["judgments"], (query, self._item(item_id), grade))
 
     def add_event(
         self,
@@ -175,13 +216,20 @@ class ShopWriter:
         query: str | None,
         item_id: str | None,
         position: int | None,
+        delivery: str | None = None,
     ) -> None:
-        """Add an event to the log of its day (UTC); what is None is left for the cleaning to judge."""
-        day = time.astimezone(UTC).date()
-        if day not in self._days:
-            self._days[day] = _Table(self._folder / "click_log" / f"dt={day}" / f"{self.source}.parquet", "click_log")
+        """Add an event to the log of its day (UTC); what is None is left for the cleaning to judge.
+
+        Args:
+            delivery: name of the part of the log that is delivered, and replaced, as a whole; unset, a day of UTC is.
+
+        Raises:
+            InputError: as `LogFiles.of`.
+        """
+        table = self._log.of(time.astimezone(UTC).date(), delivery)
         self.counts["events"] += 1
-        self._add(self._days[day], (time, event, request_id, session_id, user_id, query, item_id, position))
+        item_id = item_id and self._item(item_id)
+        self._add(table, (time, event, request_id, session_id, user_id, query, item_id, position))
 
     def add_picture(self, name: str, content: bytes | Path) -> str:
         """Add a picture's bytes, or a file of the same disk without copying it; returns `name`."""
@@ -198,19 +246,27 @@ class ShopWriter:
         return name
 
     def summary(self) -> str:
-        """What was added and left out, and what the shop still lacks for `make retrain`."""
+        """What was added, changed and left out, and what the shop still lacks for `make retrain`."""
         added = {"items": f"{self.source} items", "pictures": "pictures", "pictures by URL": "pictures by URL"}
-        added |= {"judgments": "judgments", "events": "events"}
-        shown = [f"{self.counts[key]:,} {name}" for key, name in added.items() if self.counts[key] or key == "items"]
+        added |= {"aliases": "other names of items", "judgments": "judgments", "events": "events"}
+        first = "items" if "items" in self._replaces or not self._own else "events"
+        shown = [f"{self.counts[key]:,} {name}" for key, name in added.items() if self.counts[key] or key == first]
         lines = [f"{self.root}: {', '.join(shown)}"]
-        if self._days:
-            lines[0] += f" from {min(self._days)} to {max(self._days)}"
-        lines += [f"left out: {out.count:,} {reason} (such as {out.example})" for reason, out in self.left_out.items()]
+        if days := self._log.days:
+            lines[0] += f" from {min(days)} to {max(days)}"
+        if missing := self.counts["without a picture"]:
+            example = self._first_without_picture
+            lines.append(f"without a picture: {missing:,} items, told by their text alone (such as {example!r})")
+        lines += self._summary.lines()
+        if self._summary.unknown:
+            lines.append(self._what_unknown_items_need())
         lacks = []
+        if not (self.root / "items.parquet").exists() and "items" not in self._replaces:
+            lacks.append("items.parquet (import the product feed)")
         if not any(self.root.glob("click_log/dt=*")):
             simulated = (self.root / "truth" / "items.parquet").is_file()
             lacks.append(f"click_log/dt=YYYY-MM-DD/{' (`smar shop log` simulates one)' if simulated else ''}")
-        if not self.counts["pictures"] and not self.counts["pictures by URL"]:
+        if "items" in self._replaces and not self.counts["pictures"] and not self.counts["pictures by URL"]:
             lacks.append(f"pictures: {self.source} items are told by their text alone")
         if self.counts["unsorted"]:
             lacks.append(f"categories: {self.counts['unsorted']:,} items are of department {UNSORTED!r}")
@@ -218,11 +274,60 @@ class ShopWriter:
             lines.append(f"for `make retrain` it lacks {'; '.join(lacks)}")
         return "\n".join(lines)
 
-    def _add(self, table: _Table, row: tuple[Any, ...]) -> None:
+    def _what_unknown_items_need(self) -> str:
+        if not self._item_files():
+            return "  the shop has no catalogue yet: import its product feed, then this log again, so that its names are looked up"
+        if "items" in self._replaces:
+            return "  what names variants is looked up when it is imported: import that log, or those judgments, again"
+        return (
+            "  they count for nothing in a run; if the items are in the shop, import the newest feed, then this again"
+        )
+
+    def _item_files(self) -> list[Path]:
+        return [path for path in self.root.glob("items*") if path.name != ALIASES]
+
+    def _item(self, name: str) -> str:
+        item_id = self._names.item(name)
+        if item_id != name:
+            self._summary.change("ids of variants, or other names, read as the item's id", f"{name!r}: {item_id!r}", 1)
+        return item_id
+
+    def _has_judgments_alone(self) -> bool:
+        """Whether the shop's catalogue has ids of its own, so that nothing in a judgement tells whose it is.
+
+        Raises:
+            InputError: another source has brought them.
+        """
+        path = self.root / "judgments.parquet"
+        if not self._names.own_catalogue:
+            return False
+        if path.is_file() and source_of(path) != self.source:
+            theirs = source_of(path) or "another source"
+            raise InputError(
+                f"{path}: holds the judgments of {theirs}; remove the file to bring those of {self.source}"
+            )
+        return True
+
+    def _refuse_mixed_catalogue(self) -> None:
+        path = self.root / "items.parquet"
+        theirs = source_of(path)
+        if self._own:
+            there = path.is_file() and pq.read_metadata(path).num_rows
+            if there and theirs != self.source and not self._replace_others:
+                raise InputError(
+                    f"{path}: holds the items of {theirs or 'another source'}; a {self.source} import is a whole catalogue: "
+                    "import into another folder, or put it in their place with --replace"
+                )
+        elif theirs and self.source:
+            raise InputError(
+                f"{path}: is the shop's whole catalogue, from {theirs}; import the items of {self.source} into another folder"
+            )
+
+    def _add(self, table: TableFile, row: tuple[Any, ...]) -> None:
         table.waiting.append(row)
         self._waiting += 1
         if self._waiting >= BATCH:
-            for each in (*self._tables.values(), *self._days.values()):
+            for each in (*self._tables.values(), *self._log):
                 each.flush()
             self._waiting = 0
 
@@ -231,7 +336,7 @@ class ShopWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            for table in (*self._tables.values(), *self._days.values()):
+            for table in (*self._tables.values(), *self._log):
                 table.close()
             if error is None:
                 self._publish()
@@ -239,6 +344,11 @@ class ShopWriter:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _publish(self) -> None:
+        replaced = self._log.replaced(whole="click_log" in self._replaces)
+        if replaced.before:
+            self.note(
+                f"replaced: {replaced.before:,} events that {self.source} had brought of the same days, by {replaced.after:,}"
+            )
         pictures = self.root / "pictures"
         pictures.mkdir(exist_ok=True)
         new = self._folder / "pictures"
@@ -247,13 +357,11 @@ class ShopWriter:
             target.mkdir(exist_ok=True)
             for name in names:
                 os.replace(Path(folder) / name, target / name)
-        if "click_log" in self._replaces:
-            for file in self.root.glob(f"click_log/dt=*/{self.source}.parquet"):
-                if not (self._folder / file.relative_to(self.root)).exists():
-                    file.unlink()
-                    if not any(file.parent.iterdir()):
-                        file.parent.rmdir()
-        for table in (*self._days.values(), *self._tables.values()):
+        for file in replaced.files:
+            file.unlink()
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
+        for table in (*self._log, *self._tables.values()):
             target = self.root / table.path.relative_to(self._folder)
             if table.rows:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -262,70 +370,31 @@ class ShopWriter:
                 target.unlink(missing_ok=True)
         for name in filter(is_inner_path, self._old_pictures):
             (pictures / name).unlink(missing_ok=True)
+        self._look_for_unknown_items()
+
+    def _look_for_unknown_items(self) -> None:
+        """Of what was added; of the whole shop, where its items are new."""
+        new_items = "items" in self._replaces
+        log = {file for file, rows in self._log.written().items() if rows}
+        if new_items:
+            log.update(self.root.glob("click_log/dt=*/[!._]*.parquet"))
+        judgments = [
+            f for f in [self.root / "judgments.parquet"] if f.is_file() and {"items", "judgments"} & {*self._replaces}
+        ]
+        found = [unknown_items(self.root, sorted(log), "events"), unknown_items(self.root, judgments, "judgments")]
+        self._summary.unknown += [unknown for unknown in found if unknown]
 
 
-class _Table:
-    """One Parquet file by its contract; begins with the rows of another whose item id lacks a prefix."""
-
-    def __init__(self, path: Path, table: str, *, begin: Path | None = None, without: str = "") -> None:
-        contract = load_contract(table)
-        # A log as it is delivered promises nothing about nulls.
-        nullable = [field.with_nullable(True) for field in contract.arrow_schema()]
-        self._schema = pa.schema(nullable) if table == "click_log" else contract.arrow_schema()
-        self.path = path
-        self.rows = 0
-        self.waiting: list[tuple[Any, ...]] = []
-        self.pictures: set[str] = set()
-        """File names that the rows begun with list."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = pq.ParquetWriter(path, self._schema, **PARQUET)
-        if begin is None or not without or not begin.is_file():
-            return
-        contract.verify_files([begin])
-        for batch in pq.ParquetFile(begin).iter_batches(columns=self._schema.names):
-            kept = pa.Table.from_batches([batch]).filter(pc.invert(pc.starts_with(batch["item_id"], without)))
-            self._write(kept.cast(self._schema))
-            if "images" in kept.column_names:
-                self.pictures.update(_names(kept))
-
-    def flush(self) -> None:
-        if self.waiting:
-            columns = zip(*self.waiting, strict=True)
-            arrays = [pa.array(values, type=field.type) for values, field in zip(columns, self._schema, strict=True)]
-            self._write(pa.Table.from_arrays(arrays, schema=self._schema))
-            self.waiting = []
-
-    def _write(self, table: pa.Table) -> None:
-        if table.num_rows:
-            self._file.write_table(table)
-            self.rows += table.num_rows
-
-    def close(self) -> None:
-        self.flush()
-        self._file.close()
-
-
-def _refuse_unmergeable(root: Path) -> None:
-    if (root / "pictures.zip").is_file():
+def _refuse_unmergeable(root: Path, replaces: Collection[str]) -> None:
+    if "items" in replaces and (root / "pictures.zip").is_file():
         raise InputError(
             f"{root / 'pictures.zip'}: pictures in a zip cannot be added to; unpack it into {root / 'pictures'}"
         )
-    for table in ("items", "judgments"):
+    for table in {"items", "judgments"} & {*replaces}:
         for path in (root / table, root / f"{table}.jsonl", root / f"{table}.jsonl.gz"):
             if path.exists():
                 what = "a table in several files" if path.is_dir() else "JSON lines"
                 raise InputError(f"{path}: {what} cannot be added to; turn it into {root / table}.parquet first")
-
-
-def _pictures_of(items: Path) -> set[str]:
-    if not items.is_file():
-        return set()
-    load_contract("items").verify_files([items])
-    return {n for batch in pq.ParquetFile(items).iter_batches(columns=["images"]) for n in _names(batch)}
-
-
-def _names(table: pa.Table | pa.RecordBatch) -> Iterator[str]:
-    return (name for names in table["images"].to_pylist() for name in names or ())
 
 
 def is_inner_path(name: str) -> bool:

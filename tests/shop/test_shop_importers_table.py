@@ -200,8 +200,10 @@ def test_pictures_outside_their_folder_are_not_taken(tmp_path, folder, name):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((*GOODS, GOODS[2]), r"goods\.csv row 4: item acme-8 is already there"),
-        ((*GOODS, ",Nameless,Home,,,2026-11-02"), r"goods\.csv row 4: item_id is empty"),
+        (
+            (*GOODS, "1.2E+12,Mat,Home,,,2026-11-02"),
+            r"goods\.csv row 4: item_id '1.2E\+12' is a number whose last digits",
+        ),
         ((*GOODS, "9,Mat,Home,,,soon"), r"goods\.csv row 4: 'soon' is not a time such as"),
         ((*GOODS, "9,Mat"), r"goods\.csv row 4: 2 fields, expected 6"),
         ((GOODS[0].replace("color", "colour"), *GOODS[1:]), r"goods\.csv row 1: no column color; it has sku, name"),

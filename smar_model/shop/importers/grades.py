@@ -15,12 +15,17 @@ complement, which is another kind of thing; and its authors give it half the gai
 
 from __future__ import annotations
 
+import math
+import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median_low
+from typing import Literal
 
 from smar_model.errors import InputError
 
 RELEVANT = 3
+_WHOLE_FLOAT = re.compile(r"([0-9]+)\.0+")
 SCALES: Mapping[str, Mapping[str, int]] = {
     "esci": {"E": 3, "S": 2, "C": 1, "I": 0},
     "wands": {"Exact": 3, "Partial": 2, "Irrelevant": 0},
@@ -31,14 +36,29 @@ MARQO_GS = (1.0, 51.0, 91.0)
 
 
 def grade_of_label(where: str, label: str, scale: Mapping[str, int]) -> int:
-    """Grade of a label.
+    """Grade of a label; one such as `3.0` is also `3`.
 
     Raises:
         InputError: the scale does not know it.
     """
+    if label not in scale and (number := _WHOLE_FLOAT.fullmatch(label)):
+        label = number[1]
     if label not in scale:
-        raise InputError(f"{where}: label {label!r}; expected {', '.join(scale)}")
+        raise InputError(f"{where}: label {label[:60]!r}; expected {', '.join(scale)}")
     return scale[label]
+
+
+def combined_grade(grades: Sequence[int], how: Literal["median", "mean", "highest", "lowest"]) -> int:
+    """One grade of those that several raters gave; a median or mean that lies half-way between two is the lower one."""
+    match how:
+        case "median":
+            return median_low(grades)
+        case "mean":
+            return math.ceil(fmean(grades) - 0.5)
+        case "highest":
+            return max(grades)
+        case _:
+            return min(grades)
 
 
 def grade_of_score(where: str, score: object, bounds: tuple[float, float, float]) -> int:

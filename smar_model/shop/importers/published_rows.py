@@ -7,90 +7,33 @@ with gzip (`.gz`).
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import read_parquet_schema
+from smar_model.shop.importers.delimited_text import Row, Rows, separated_rows
+from smar_model.shop.importers.text_files import UTF8, text_lines
 
-Row = dict[str, Any]
-"""Column → value, of whatever type the file has."""
-Rows = Iterator[tuple[str, Row]]
+__all__ = [
+    "Row",
+    "Rows",
+    "find_file",
+    "json_rows",
+    "parquet_rows",
+    "refuse_missing_columns",
+    "require",
+    "separated_rows",
+]
 
-LONGEST_FIELD = 16 * 2**20
-"""Characters; more means that a stray quotation mark has swallowed the rest of the file."""
 _PARQUET_BATCH = 10_000
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with their ends.
-
-    Raises:
-        InputError: the file is missing, cut off or damaged, or not UTF-8; names the row.
-    """
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} row {number}: not UTF-8 text; save the file as UTF-8") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the folder that holds the published files, unpacked") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} row {number + 1}: damaged ({error}); download or copy it again") from None
-
-
-def separated_rows(
-    path: Path,
-    needed: Sequence[str],
-    *,
-    delimiter: str = ",",
-    quotes: bool = True,
-    header: Sequence[str] | None = None,
-) -> Rows:
-    """Rows of a file of separated values.
-
-    Args:
-        needed: columns that must be there.
-        quotes: whether a field may be quoted ("a, b"); a quotation mark is a letter like any other where not.
-        header: the columns of a file whose first line does not name them; where it does, it is passed over.
-
-    Raises:
-        InputError: a column is missing, or a row has another number of fields or a quotation that does not end.
-    """
-    csv.field_size_limit(LONGEST_FIELD)
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    reader = csv.reader(text_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
-    names = list(header) if header else None
-    while True:
-        where = f"{path} row {reader.line_num + 1}"
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise InputError(f"{where}: {error}; correct or remove the row") from None
-        if fields is None:
-            break
-        if names is None:
-            names = fields
-            if missing := [name for name in needed if name not in names]:
-                raise InputError(f"{where}: no column {', '.join(missing)}; it has {', '.join(names)}")
-        elif fields and fields != names:
-            if len(fields) != len(names):
-                raise InputError(f"{where}: {len(fields)} fields, expected {len(names)}; correct or remove the row")
-            yield where, dict(zip(names, fields, strict=True))
-    if names is None:
-        raise InputError(f"{path}: empty; download or copy it again")
 
 
 def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
@@ -99,16 +42,14 @@ def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
     Raises:
         InputError: a column is missing or of another type, or the file is damaged.
     """
-    schema = read_parquet_schema(path)
-    if missing := [name for name in needed if name not in schema.names]:
-        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
+    schema = refuse_missing_columns(path, needed)
     for name, kind in needed.items():
         if not _is(kind, schema.field(name).type):
             raise InputError(f"{path}: column {name} is {schema.field(name).type}, expected {kind}")
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(_PARQUET_BATCH, columns=list(needed)):
-            for row in batch.to_pylist():
+            for row in _in_microseconds(batch).to_pylist():
                 number += 1
                 yield f"{path} row {number}", row
     except UnicodeDecodeError as error:
@@ -119,13 +60,25 @@ def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
         raise InputError(f"{path} row {number + 1}: damaged ({error}); download or copy it again") from None
 
 
-def json_rows(path: Path) -> Rows:
-    """Objects of a file of JSON lines.
+def refuse_missing_columns(path: Path, needed: Iterable[str]) -> pa.Schema:
+    """Schema of a Parquet file that has the columns.
+
+    Raises:
+        InputError: one is missing, or the file is damaged.
+    """
+    schema = read_parquet_schema(path)
+    if missing := [name for name in needed if name not in schema.names]:
+        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
+    return schema
+
+
+def json_rows(path: Path, encoding: str = UTF8) -> Rows:
+    """Objects of a file of JSON lines; NaN and Infinity are numbers, as many writers take them for such.
 
     Raises:
         InputError: a line is not a JSON object.
     """
-    for number, line in enumerate(text_lines(path), start=1):
+    for number, line in enumerate(text_lines(path, encoding), start=1):
         if not line.strip():
             continue
         try:
@@ -169,6 +122,20 @@ def find_file(folder: Path, *names: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(f"{folder}: holds no {' or '.join(names)}; give the folder of the published files, unpacked")
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Times as Python has them, which knows no nanoseconds."""
+    kinds = [
+        pa.timestamp("us", field.type.tz)
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns"
+        else field.type
+        for field in batch.schema
+    ]
+    if kinds == batch.schema.types:
+        return batch
+    arrays = [column.cast(kind, safe=False) for column, kind in zip(batch.columns, kinds, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def _is(kind: str, type: pa.DataType) -> bool:

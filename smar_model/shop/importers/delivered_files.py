@@ -1,0 +1,148 @@
+"""What a shop's systems export: files and folders of them, plain or packed, read as a stream within bounds.
+
+A file is unpacked by what it begins with, whatever its name: gzip, or a zip (each file in it, by its order; its names are
+never paths on this machine). Memory holds a line, or a chunk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from smar_model.errors import InputError
+
+LONGEST_LINE = 16 * 2**20
+"""Bytes of a line of JSON."""
+ALWAYS_UNPACKED = 256 * 2**20
+"""Bytes to which a file may unpack whatever its size."""
+MOST_TIMES = 200
+"""How many times its size a larger one may unpack to; exports take 5 to 50, and gzip allows 1,032."""
+_DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+"""What decoders raise for a damaged, encrypted or unknown archive."""
+
+
+def delivered_files(paths: Sequence[Path], endings: Sequence[str]) -> list[Path]:
+    """The files themselves, and those below the folders whose name ends like an export's, in the order of their names.
+
+    Raises:
+        InputError: a path is missing, or a folder has no such file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = sorted(f for f in path.rglob("*") if f.is_file() and _is_export(f.relative_to(path), endings))
+            if not below:
+                raise InputError(f"{path}: holds no file that ends with {', '.join(endings)}; name the exported files")
+            files += below
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder; name the exported files, or the folder they are in")
+    return list(dict.fromkeys(files))
+
+
+def _is_export(path: Path, endings: Sequence[str]) -> bool:
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zip")
+    return not any(part.startswith((".", "_")) for part in path.parts) and name.endswith(tuple(endings))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
+    """Streams of a file's content, each with its name for messages: one, or those of the files in a zip.
+
+    Raises:
+        InputError: the file is damaged, or a packed one is out of its bounds; also while it is read.
+    """
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(4)
+            raw.seek(0)
+            size = path.stat().st_size
+            if start.startswith(b"\x1f\x8b"):
+                with gzip.open(raw) as unpacked:
+                    yield [(str(path), io.BufferedReader(_Bounded(unpacked, path, size)))]
+            elif start == b"PK\x03\x04":
+                with zipfile.ZipFile(raw) as archive:
+                    yield [
+                        (
+                            f"{path} ({entry.filename[:100]})",
+                            io.BufferedReader(_Bounded(archive.open(entry), path, entry.compress_size)),
+                        )
+                        for entry in archive.infolist()
+                        if not entry.is_dir() and not entry.filename.startswith("__MACOSX")
+                    ]
+            else:
+                yield [(str(path), raw)]
+    except _DAMAGED as error:
+        raise InputError(f"{path}: damaged or locked ({error}); export or copy it again") from None
+
+
+class _Bounded(io.RawIOBase):
+    """An unpacked stream that ends with an error where it grows beyond what exports do."""
+
+    def __init__(self, stream: io.BufferedIOBase | IO[bytes], path: Path, packed: int) -> None:
+        self._stream, self._path, self._packed, self._count = stream, path, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self._count += len(content)
+        if self._count > max(ALWAYS_UNPACKED, MOST_TIMES * self._packed):
+            raise InputError(
+                f"{self._path}: unpacks to over {MOST_TIMES} times its size, which no export does; "
+                "unpack it yourself if it is right"
+            )
+        return len(content)
+
+
+def numbered_lines(name: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Lines that are not blank, with where each stands.
+
+    Raises:
+        InputError: a line is longer than LONGEST_LINE.
+    """
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise InputError(
+                f"{name} row {number}: a line of over {LONGEST_LINE:,} bytes; is it the file that was meant?"
+            )
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line := line.strip():
+            yield f"{name} row {number}", line
+
+
+@contextmanager
+def unpacked_files(path: Path, scratch: Path) -> Iterator[list[tuple[str, Path]]]:
+    """The files in a packed one, unpacked below `scratch` while they are needed, each with its name for messages; a
+    plain file is itself.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    with opened(path) as streams:
+        files = []
+        for number, (name, stream) in enumerate(streams):
+            if getattr(stream, "name", None) == str(path):
+                files.append((name, path))
+                continue
+            target = scratch / f"unpacked-{number}"
+            with target.open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+            files.append((name, target))
+        yield files
+        for _, unpacked in files:
+            if unpacked != path:
+                unpacked.unlink()

@@ -1,0 +1,96 @@
+"""Entries of a product feed in XML (RSS 2.0, Atom), one at a time, without entities, document types or anything external.
+
+Memory holds one entry, of LONGEST_ENTRY bytes at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import iterparse
+
+from smar_model.errors import InputError
+from smar_model.shop.importers.feed_tables import FeedRow
+
+LONGEST_ENTRY = 4 * 2**20
+"""Bytes from the end of an entry to the end of the next."""
+DEEPEST = 40
+"""Elements in each other; feeds have six."""
+_ENTRIES = {"item", "entry"}
+_GOOGLE = "base.google.com/ns"
+
+
+def xml_entries(name: str, file: Path) -> Iterator[tuple[str, FeedRow]]:
+    """Entries with where they stand, by their number: field → its texts, those of Google's namespace first.
+
+    Raises:
+        InputError: the file is no well-formed XML, has a document type or entities, is nested too deeply, or has an
+            entry, or something between them, of over LONGEST_ENTRY bytes.
+    """
+    with file.open("rb") as raw:
+        source = _Bounded(name, raw)
+        open_elements: list[Element] = []
+        number = 0
+        try:
+            for event, element in iterparse(source, events=("start", "end"), forbid_dtd=True):
+                if event == "start":
+                    open_elements.append(element)
+                    if len(open_elements) > DEEPEST:
+                        raise InputError(
+                            f"{name}: elements nested over {DEEPEST} deep, which no feed has; export it again"
+                        )
+                    continue
+                open_elements.pop()
+                inside = any(_local(parent) in _ENTRIES for parent in open_elements)
+                if not inside and _local(element) in _ENTRIES:
+                    number += 1
+                    yield f"{name} entry {number}", _fields(element)
+                    source.begin_entry()
+                if not inside and open_elements:
+                    open_elements[-1].remove(element)
+        except InputError:
+            raise
+        except DefusedXmlException:
+            raise InputError(
+                f"{name}: has a document type or entities, which are never followed and no feed needs; export it without them"
+            ) from None
+        except ParseError as error:
+            raise InputError(f"{name}: not well-formed XML ({error}); export it again") from None
+        except (LookupError, ValueError) as error:  # an encoding that is not known, or its bytes
+            raise InputError(f"{name}: cannot be read as XML ({error}); export it in UTF-8") from None
+
+
+def _fields(entry: Element) -> FeedRow:
+    fields: FeedRow = {}
+    for child in sorted(entry, key=lambda child: _GOOGLE not in child.tag.partition("}")[0]):
+        text = (child.text or "").strip()
+        if text:
+            fields.setdefault(_local(child), []).append(text)
+    return fields
+
+
+def _local(element: Element) -> str:
+    return element.tag.rpartition("}")[2].lower().replace("-", "_")
+
+
+class _Bounded:
+    """A file whose reader may not go further than LONGEST_ENTRY without an entry's end."""
+
+    def __init__(self, name: str, raw: IO[bytes]) -> None:
+        self._name, self._raw, self._since = name, raw, 0
+
+    def begin_entry(self) -> None:
+        self._since = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self._since > LONGEST_ENTRY:
+            raise InputError(
+                f"{self._name}: over {LONGEST_ENTRY:,} bytes without the end of an entry; is it a product feed?"
+            )
+        content = self._raw.read(min(size, 2**16) if size > 0 else 2**16)
+        self._since += len(content)
+        return content

@@ -1,0 +1,79 @@
+"""Items from rows of which several may tell of one: of variants, pictures, languages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+MOST_PICTURES = 1_000
+MOST_VALUES = 1_000
+"""Of one attribute of an item."""
+LeaveOut = Callable[[str, str], None]
+_TEXTS = ("title", "category", "brand")
+
+
+@dataclass(slots=True)
+class GatheredItem:
+    """What the rows of an item, or of a product, say until now."""
+
+    where: str
+    """The first row."""
+    item_id: str | None = None
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
+    """As the rows name them."""
+    updated_at: datetime | None = None
+
+    def join(self, other: GatheredItem, leave_out: LeaveOut) -> None:
+        """Take in a further row: its pictures, other values of attributes, a later time, texts that are missing.
+
+        Args:
+            leave_out: is told of texts that differ from the first row's, and of what is too much.
+        """
+        for name in _TEXTS:
+            first, further = getattr(self, name), getattr(other, name)
+            if not first:
+                setattr(self, name, further)
+            elif further and further != first:
+                reason = f"values of {name} that differ from those of the same item's first row"
+                leave_out(reason, f"{other.where}: {further[:60]!r}")
+        for name, values in other.attributes.items():
+            mine = self.attributes.setdefault(name, [])
+            mine += [value for value in values if value not in mine]
+        self.images += [image for image in other.images if image not in self.images]
+        self.limit(other.where, leave_out)
+        if other.updated_at and (self.updated_at is None or other.updated_at > self.updated_at):
+            self.updated_at = other.updated_at
+
+    def limit(self, where: str, leave_out: LeaveOut) -> None:
+        """Keep as much as an item may have; row `where` brought what is more."""
+        for name, values in self.attributes.items():
+            if len(values) > MOST_VALUES:
+                leave_out(f"values of an item's attribute after the first {MOST_VALUES:,}", f"{where}: {name}")
+                del values[MOST_VALUES:]
+        if len(self.images) > MOST_PICTURES:
+            leave_out(f"pictures of an item after the first {MOST_PICTURES:,}", where)
+            del self.images[MOST_PICTURES:]
+
+    def complete_from(self, product: GatheredItem) -> None:
+        """Take from the rows of the whole product what this variant's own leave empty; of attributes those on which all agree."""
+        for name in _TEXTS:
+            setattr(self, name, getattr(self, name) or getattr(product, name))
+        agreed = {name: values for name, values in product.attributes.items() if len(values) == 1}
+        self.attributes = agreed | self.attributes
+        self.images = list(dict.fromkeys(self.images + product.images))[:MOST_PICTURES]
+        self.updated_at = self.updated_at or product.updated_at
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows that belong together: of one item, or of one product with its variants."""
+
+    product: GatheredItem | None = None
+    """What they all say; None where they are of one item."""
+    items: dict[str, GatheredItem] = field(default_factory=dict)
+    """By item id, in the order of the file."""

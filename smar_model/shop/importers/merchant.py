@@ -1,0 +1,158 @@
+"""Importer of product feeds by Google Merchant Center's specification: RSS 2.0, Atom, TSV, CSV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from smar_model.errors import InputError
+from smar_model.shop.importers.delivered_files import delivered_files, unpacked_files
+from smar_model.shop.importers.event_fields import id_of
+from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
+from smar_model.shop.importers.feed_xml import xml_entries
+from smar_model.shop.importers.product_variants import ItemsOfVariants, Variant, Variants, clean_text
+from smar_model.shop.importers.spooled_records import SpooledRecords
+from smar_model.shop.shop_writer import ShopWriter
+
+SOURCE = "merchant"
+ENDINGS = (".xml", ".rss", ".atom", ".tsv", ".csv", ".txt")
+MOST_ADDITIONAL = 10
+"""Further pictures that the specification allows."""
+MOST_VARIANTS = 10_000
+"""Of one product."""
+ATTRIBUTES = {
+    "color": "colour", "material": "material", "pattern": "pattern", "size": "size", "gender": "gender", "age_group": "age group",
+}  # fmt: skip
+"""Field of the feed → name of the item's attribute."""
+READ = {
+    "id", "title", "brand", "product_type", "google_product_category", "item_group_id", "image_link", "additional_image_link",
+    "gtin", *ATTRIBUTES,
+}  # fmt: skip
+_PRICES = ("price", "sale_price")
+_CURRENCY = re.compile(r"\b[A-Z]{3}\b")
+_NEXT_ADDRESS = re.compile(r",\s*(?=https?:|//)", re.IGNORECASE)
+_NUMBER_ALONE = re.compile(r"\d+")
+
+
+def import_merchant(
+    paths: Sequence[Path], writer: ShopWriter, *, variants: Variants = "together", pictures: Path | None = None
+) -> None:
+    """Add the products of feeds: all files together are the catalogue.
+
+    Raises:
+        InputError: a file is missing, damaged, hostile, or no product feed.
+    """
+    items = ItemsOfVariants(writer, pictures)
+    feed = _Feed(writer, apart=variants == "apart")
+    with SpooledRecords(writer.scratch) as spool:
+        for path in delivered_files(paths, ENDINGS):
+            with unpacked_files(path, writer.scratch) as files:
+                for name, file in files:
+                    feed.put_down(name, file, spool)
+        for key, records in spool.groups():
+            found = [Variant.of(record) for record in islice(records, MOST_VARIANTS)]
+            if rest := sum(1 for _ in records):
+                writer.leave_out(f"variants beyond the first {MOST_VARIANTS:,} of a product", repr(key), count=rest)
+            unlike = list({variant.item_id: variant for variant in reversed(found)}.values())[::-1]
+            if len(unlike) < len(found):
+                reason = "rows whose id an earlier row has, as for another currency or country"
+                writer.leave_out(reason, repr(found[-1].item_id), count=len(found) - len(unlike))
+            if variants == "apart":
+                items.add_apart(unlike)
+            else:
+                items.add_together(key, unlike)
+    items.close()
+    feed.add_notes()
+
+
+class _Feed:
+    def __init__(self, writer: ShopWriter, *, apart: bool) -> None:
+        self._writer, self._apart = writer, apart
+        self._rows = 0
+        self._currencies: set[str] = set()
+        self._not_read: dict[str, None] = {}
+
+    def put_down(self, name: str, file: Path, spool: SpooledRecords) -> None:
+        for where, fields in _rows(name, file):
+            self._rows += 1
+            self._look_at(fields)
+            item_id = id_of(next(iter(fields.get("id", ())), None))
+            if item_id is None:
+                self._writer.leave_out("products without an id", where)
+                continue
+            group = id_of(next(iter(fields.get("item_group_id", ())), None))
+            variant = self._variant(where, item_id, fields)
+            spool.add(item_id if self._apart or group is None else group, 0, variant.record())
+
+    def add_notes(self) -> None:
+        self._writer.note(f"products read: {self._rows:,} (each variant is one)")
+        if self._not_read:
+            names = [
+                f"{name} ({', '.join(sorted(self._currencies)[:20])})" if name == "price" and self._currencies else name
+                for name in self._not_read
+            ]
+            self._writer.note(f"fields that the model does not read: {', '.join(names[:40])}")
+
+    def _look_at(self, fields: FeedRow) -> None:
+        if len(self._not_read) < 100:
+            self._not_read |= dict.fromkeys(name for name in fields if name not in READ)
+        for name in _PRICES:
+            if len(self._currencies) < 200:
+                self._currencies.update(c for text in fields.get(name, ()) for c in _CURRENCY.findall(text))
+
+    def _variant(self, where: str, item_id: str, fields: FeedRow) -> Variant:
+        def first(name: str) -> str:
+            return clean_text(next(iter(fields.get(name, ())), None))
+
+        additional = [part for text in fields.get("additional_image_link", ()) for part in _NEXT_ADDRESS.split(text)]
+        if len(additional) > MOST_ADDITIONAL:
+            reason = f"additional_image_link beyond the {MOST_ADDITIONAL} that the specification allows"
+            self._writer.leave_out(reason, where, count=len(additional) - MOST_ADDITIONAL)
+        gtin = id_of(first("gtin"))
+        return Variant(
+            where=where,
+            item_id=item_id,
+            title=first("title"),
+            category=self._category(where, fields),
+            brand=first("brand"),
+            attributes={name: text for field, name in ATTRIBUTES.items() if (text := first(field))},
+            images=fields.get("image_link", [])[:1] + additional[:MOST_ADDITIONAL],
+            names={gtin: "gtin"} if gtin else {},
+        )
+
+    def _category(self, where: str, fields: FeedRow) -> str:
+        """The shop's own path, the first where there are several; else Google's, where it is not a number alone."""
+        for name in ("product_type", "google_product_category"):
+            paths = [path for text in fields.get(name, ()) for path in _paths(clean_text(text))]
+            if name == "google_product_category" and paths and _NUMBER_ALONE.fullmatch(paths[0]):
+                self._writer.leave_out("google_product_category that is a number alone: its words are needed", where)
+                return ""
+            if len(paths) > 1:
+                self._writer.leave_out(f"{name}s beside the first of a product", where, count=len(paths) - 1)
+            if paths:
+                return " > ".join(level for part in paths[0].split(">") if (level := part.strip()))
+        return ""
+
+
+def _paths(text: str) -> list[str]:
+    """Paths that commas part; a comma inside a level's name parts none."""
+    parts = [part.strip() for part in text.split(",")]
+    return parts if len(parts) > 1 and all(">" in part for part in parts) else [text] if text else []
+
+
+def _rows(name: str, file: Path) -> Iterator[tuple[str, FeedRow]]:
+    with file.open("rb") as raw:
+        start = raw.read(64)
+    if not start:
+        raise InputError(f"{name}: empty; export it again")
+    if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").startswith(b"<"):
+        yield from xml_entries(name, file)
+    else:
+        yield from feed_rows(name, file, key_of=_field, known=READ, needed=("id", "title"))
+
+
+def _field(column: str) -> str:
+    """`image_link`, for `g:image link` as well."""
+    return "_".join(column.strip().lower().removeprefix("g:").replace("_", " ").replace("-", " ").split())

@@ -1,0 +1,195 @@
+"""Importer of Shopify's product export: CSV, a row a variant or a picture, joined by the product's handle.
+
+Columns are known by their names before 2024 and since: `Handle` and `URL handle`, `Image Src` and `Product image URL` …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from smar_model.shop.importers.delivered_files import delivered_files, unpacked_files
+from smar_model.shop.importers.event_fields import id_of, place_of
+from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
+from smar_model.shop.importers.product_variants import ItemsOfVariants, Variant, Variants, clean_text
+from smar_model.shop.importers.spooled_records import SpooledRecords
+from smar_model.shop.shop_writer import ShopWriter
+
+SOURCE = "shopify"
+ENDINGS = (".csv",)
+MOST_ROWS = 10_000
+"""Of one product; Shopify allows 2,048 variants and 250 pictures."""
+_COLUMNS = {
+    "url handle": "handle",
+    "vendor": "brand",
+    "product category": "category",
+    "standard product type": "category",
+    "standardized product type": "category",
+    "type": "type",
+    "custom product type": "type",
+    "published on online store": "published",
+    "variant sku": "sku",
+    "variant barcode": "barcode",
+    "image src": "image",
+    "product image url": "image",
+    "image position": "image position",
+    "variant image": "variant image",
+    "variant image url": "variant image",
+    "google shopping / google product category": "google category",
+    "google shopping / gender": "gender",
+    "google shopping / age group": "age group",
+    "id": "product id",
+    "variant id": "variant id",
+}
+"""A column's name in lower case → field, where the two differ."""
+_OPTIONS = tuple((f"option{n} name", f"option{n} value") for n in (1, 2, 3))
+_READ = {
+    "handle", "title", "brand", "category", "type", "status", "published", "sku", "barcode", "image", "image position",
+    "variant image", "google category", "gender", "age group", "product id", "variant id",
+    *(name for option in _OPTIONS for name in option),
+}  # fmt: skip
+_METAFIELD = " (product.metafields.shopify."
+"""In the name of a column with an attribute of Shopify's own taxonomy, such as the colour."""
+_ATTRIBUTE_NAMES = {"color": "colour", "colors": "colour", "colours": "colour"}
+
+
+def import_shopify(
+    paths: Sequence[Path],
+    writer: ShopWriter,
+    *,
+    variants: Variants = "together",
+    all_products: bool = False,
+    pictures: Path | None = None,
+) -> None:
+    """Add the products of an export; its files together are the catalogue.
+
+    Args:
+        all_products: also drafts, archived products and those that the online store does not show.
+
+    Raises:
+        InputError: a file is missing or damaged, or no product export.
+    """
+    items = ItemsOfVariants(writer, pictures)
+    not_read: dict[str, None] = {}
+    rows = products = 0
+    with SpooledRecords(writer.scratch) as spool:
+        for path in delivered_files(paths, ENDINGS):
+            with unpacked_files(path, writer.scratch) as files:
+                for name, file in files:
+                    handle: str | None = None
+                    for where, row in feed_rows(name, file, key_of=_field, known=_READ, needed=("title",)):
+                        rows += 1
+                        not_read |= dict.fromkeys(f for f in row if f not in _READ and _METAFIELD not in f and row[f])
+                        # A new product has a title; a row without a handle goes on with the one above.
+                        handle = id_of(_first(row, "handle")) or (None if row.get("title") else handle)
+                        if handle is None:
+                            writer.leave_out("rows without a handle", where)
+                        else:
+                            spool.add(handle, 0, [where, row])
+        for handle, records in spool.groups():
+            group = [(where, row) for where, row in islice(records, MOST_ROWS)]
+            if rest := sum(1 for _ in records):
+                writer.leave_out(f"rows beyond the first {MOST_ROWS:,} of a product", repr(handle), count=rest)
+            products += 1
+            if (reason := _hidden(group)) and not all_products:
+                writer.leave_out(reason, repr(handle))
+            elif variants == "apart":
+                items.add_apart(_variants(handle, group, titled=True))
+            else:
+                items.add_together(handle, _variants(handle, group, titled=False))
+    items.close()
+    writer.note(f"read: {rows:,} rows of {products:,} products")
+    if not_read:
+        writer.note(f"columns that the model does not read: {', '.join(list(not_read)[:40])}")
+
+
+def _field(column: str) -> str:
+    name = " ".join(column.split()).lower()
+    return _COLUMNS.get(name, name)
+
+
+def _first(row: FeedRow, field: str) -> str:
+    return next(iter(row.get(field, ())), "")
+
+
+def _hidden(group: Sequence[tuple[str, FeedRow]]) -> str | None:
+    """Why shoppers do not see a product."""
+    status = next((_first(row, "status").lower() for _, row in group if row.get("status")), "active")
+    if status != "active":
+        return f"products of status {status[:30]} (--all-products takes them)"
+    published = next((_first(row, "published").lower() for _, row in group if row.get("published")), "true")
+    return (
+        "products that are not published on the online store (--all-products takes them)"
+        if published == "false"
+        else None
+    )
+
+
+def _variants(handle: str, group: Sequence[tuple[str, FeedRow]], *, titled: bool) -> list[Variant]:
+    """The product's variants in their order; `titled`: each with its options in its title, and its own picture first."""
+    product = _product(handle, group)
+    option_names = [
+        next((clean_text(_first(row, name)) for _, row in group if row.get(name)), "") for name, _ in _OPTIONS
+    ]
+    found: list[Variant] = []
+    for where, row in group:
+        values = [clean_text(_first(row, value)) for _, value in _OPTIONS]
+        sku = id_of(_first(row, "sku"))
+        if not any(values) and not sku:
+            continue  # of a picture
+        options = {
+            _attribute_name(name): value
+            for name, value in zip(option_names, values, strict=True)
+            if name and value and (name, value) != ("Title", "Default Title")
+        }
+        own_picture = row.get("variant image", [])[:1]
+        names = {name: kind for field, kind in (("sku", "sku"), ("barcode", "gtin"), ("variant id", "variant"), ("product id", "product")) if (name := id_of(_first(row, field)))}  # fmt: skip
+        ending = " / ".join(options.values())
+        found.append(
+            replace(
+                product,
+                where=where,
+                item_id=sku if titled and sku else f"{handle}-{len(found) + 1}" if titled else handle,
+                title=f"{product.title} - {ending}" if titled and ending and product.title else product.title,
+                attributes=product.attributes | options,
+                images=own_picture + product.images if titled else product.images + own_picture,
+                names=names,
+            )
+        )
+    return found or [product]
+
+
+def _product(handle: str, group: Sequence[tuple[str, FeedRow]]) -> Variant:
+    """What all variants share."""
+
+    def first(field: str) -> str:
+        return clean_text(next((_first(row, field) for _, row in group if row.get(field)), None))
+
+    images = [(place_of(_first(row, "image position")), image) for _, row in group for image in row.get("image", ())]
+    images.sort(key=lambda pair: pair[0] if pair[0] is not None else MOST_ROWS)
+    path = first("category") or first("google category")
+    attributes = {name: text for name in ("gender", "age group") if (text := first(name))}
+    for field in dict.fromkeys(field for _, row in group for field in row if _METAFIELD in field):
+        if text := first(field):
+            name = _attribute_name(field.partition(_METAFIELD)[0])
+            attributes[name] = ", ".join(part.strip() for part in text.split(";") if part.strip())
+    category = " > ".join(level for part in (path or first("type")).split(">") if (level := part.strip()))
+    kind = first("type")
+    if kind and path and kind.casefold() not in category.casefold():
+        attributes["type"] = kind
+    return Variant(
+        where=group[0][0],
+        item_id=handle,
+        title=first("title"),
+        category="" if path.isdecimal() else category,
+        brand=first("brand"),
+        attributes=attributes,
+        images=[image for _, image in images],
+    )
+
+
+def _attribute_name(name: str) -> str:
+    name = name.strip().lower()
+    return _ATTRIBUTE_NAMES.get(name, name)
