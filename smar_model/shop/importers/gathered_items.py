@@ -39,8 +39,9 @@ class GatheredItem:
     @staticmethod
     def of(plain: tuple[Any, ...]) -> GatheredItem:
         """The item of which `plain` are the fields."""
-        *fields, time = plain
-        return GatheredItem(*fields, time and datetime.fromisoformat(time))
+        item = GatheredItem(*plain)
+        item.updated_at = plain[-1] and datetime.fromisoformat(plain[-1])
+        return item
 
     def join(self, other: GatheredItem, leave_out: LeaveOut) -> None:
         """Take in a further row: its pictures, other values of attributes, a later time, texts that are missing.
