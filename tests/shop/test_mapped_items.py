@@ -173,6 +173,7 @@ def test_what_is_no_picture_is_counted(tmp_path):
         (parquet(sku=["1", "2"], name=["X", "Y"], brand=[float("nan"), 1.5]), "g.parquet", {"1": None, "2": "1.5"}),
         ('{"sku": "1", "name": "X", "brand": Infinity}\n{"sku": NaN, "name": "Y"}\n', "g.jsonl", {"1": None}),
         ('{"sku": 1, "name": "X", "brand": true}\n', "g.jsonl", {"1": "true"}),
+        ('{"sku": 1, "name": "X", "brand": 501.0}\n', "g.jsonl", {"1": "501"}),
         (parquet(sku=[1.0, None], name=["X", "Y"], brand=[b"Acme", b"B"]), "g.parquet", {"1": "Acme"}),
         (parquet(sku=[Decimal("7.00")], name=["X"], brand=[Decimal("1.50")]), "g.parquet", {"7": "1.50"}),
         ("sku,name,brand\n1.0,X,1.0\n2.0,Y,\n", "g.csv", {"1": "1.0", "2": None}),
