@@ -51,6 +51,23 @@ def test_rows_of_one_item_may_be_anywhere_and_differ(tmp_path):
     assert "goods.jsonl row 5: 'Chemise')" in made.output
 
 
+@pytest.mark.parametrize("product", [None, "parent"])
+def test_rows_of_many_items_that_wait_for_each_other(tmp_path, product):
+    rows = [
+        {"parent": f"p{n % 7}", "sku": f"s{n % 35}", "name": f"N{n % 35}", "photo": f"https://h/{n}", "at": f"2026-11-{1 + n // 35:02}"}
+        for n in range(175)
+    ]  # fmt: skip
+    columns = NAMED | {"images": "photo", "updated_at": "at", "brand": "parent"}
+    made = import_items(tmp_path, lines(*rows), columns, name="g.jsonl", **({"product": product} if product else {}))
+    assert titles(made) == {f"s{n}": f"N{n}" for n in range(35)}
+    for n, row in enumerate(made.items[f"s{n}"] for n in range(35)):
+        own = [f"https://h/{n + 35 * k}" for k in range(5)]
+        assert row["images"][:5] == own
+        assert len(row["images"]) == (25 if product else 5), "of a product's items each has all pictures"
+        assert (row["brand"], row["updated_at"].day) == (f"p{n % 7}", 5)
+    assert "changed: 140 rows joined" in made.output
+
+
 def test_rows_apart_refuse_a_second_row_of_an_item(tmp_path):
     with pytest.raises(InputError, match=r"goods\.csv row 4: item acme-1 is already there"):
         import_items(tmp_path, "sku,name\n1,Shirt\n2,Stool\n1,Shirt\n", NAMED, rows="apart")
@@ -156,6 +173,7 @@ def test_what_is_no_picture_is_counted(tmp_path):
         (parquet(sku=["1", "2"], name=["X", "Y"], brand=[float("nan"), 1.5]), "g.parquet", {"1": None, "2": "1.5"}),
         ('{"sku": "1", "name": "X", "brand": Infinity}\n{"sku": NaN, "name": "Y"}\n', "g.jsonl", {"1": None}),
         ('{"sku": 1, "name": "X", "brand": true}\n', "g.jsonl", {"1": "true"}),
+        ('{"sku": 1, "name": "X", "brand": 501.0}\n', "g.jsonl", {"1": "501"}),
         (parquet(sku=[1.0, None], name=["X", "Y"], brand=[b"Acme", b"B"]), "g.parquet", {"1": "Acme"}),
         (parquet(sku=[Decimal("7.00")], name=["X"], brand=[Decimal("1.50")]), "g.parquet", {"7": "1.50"}),
         ("sku,name,brand\n1.0,X,1.0\n2.0,Y,\n", "g.csv", {"1": "1.0", "2": None}),

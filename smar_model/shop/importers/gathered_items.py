@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import marshal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 MOST_PICTURES = 1_000
 MOST_VALUES = 1_000
@@ -27,6 +29,19 @@ class GatheredItem:
     images: list[str] = field(default_factory=list)
     """As the rows name them."""
     updated_at: datetime | None = None
+
+    def plain(self) -> tuple[Any, ...]:
+        """The fields, as `GatheredItem.of` takes them, of types that `marshal` knows."""
+        time = self.updated_at and self.updated_at.isoformat()
+        texts = (self.where, self.item_id, self.title, self.category, self.brand)
+        return (*texts, self.attributes, self.images, time)
+
+    @staticmethod
+    def of(plain: tuple[Any, ...]) -> GatheredItem:
+        """The item of which `plain` are the fields."""
+        item = GatheredItem(*plain)
+        item.updated_at = plain[-1] and datetime.fromisoformat(plain[-1])
+        return item
 
     def join(self, other: GatheredItem, leave_out: LeaveOut) -> None:
         """Take in a further row: its pictures, other values of attributes, a later time, texts that are missing.
@@ -77,3 +92,44 @@ class Group:
     """What they all say; None where they are of one item."""
     items: dict[str, GatheredItem] = field(default_factory=dict)
     """By item id, in the order of the file."""
+
+
+class WaitingGroups:
+    """Groups that wait for further rows, which stand beside each other as a rule: all but the latest group are packed.
+
+    Two million items of which each waits for a row at the end of the file take about 1.2 GB.
+    """
+
+    def __init__(self) -> None:
+        self._latest: tuple[str, Group] | None = None
+        self._packed: dict[str, bytes] = {}
+
+    def take(self, key: str) -> Group:
+        """The rows of a group until now; they no longer wait."""
+        if self._latest and self._latest[0] == key:
+            group, self._latest = self._latest[1], None
+            return group
+        packed = self._packed.pop(key, None)
+        if packed is None:
+            return Group()
+        product, items = marshal.loads(packed)
+        gathered = map(GatheredItem.of, items)
+        return Group(product and GatheredItem.of(product), {str(item.item_id): item for item in gathered})
+
+    def keep(self, key: str, group: Group) -> None:
+        """Let a group wait."""
+        if self._latest:
+            self._pack(*self._latest)
+        self._latest = key, group
+
+    def rest(self) -> Iterator[Group]:
+        """All that still wait."""
+        if self._latest:
+            self._pack(*self._latest)
+        for key in list(self._packed):
+            yield self.take(key)
+
+    def _pack(self, key: str, group: Group) -> None:
+        product = group.product.plain() if group.product else None
+        self._packed[key] = marshal.dumps((product, [item.plain() for item in group.items.values()]))
+        self._latest = None

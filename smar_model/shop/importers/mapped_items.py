@@ -8,7 +8,7 @@ from pathlib import Path
 from smar_model.shop.importers.category_paths import has_comma_in_doubt, path_levels
 from smar_model.shop.importers.cells import Cells, decoded
 from smar_model.shop.importers.delimited_text import Row
-from smar_model.shop.importers.gathered_items import GatheredItem, Group
+from smar_model.shop.importers.gathered_items import GatheredItem, Group, WaitingGroups
 from smar_model.shop.importers.mapped_files import MappedFile
 from smar_model.shop.importers.pictures import NamedPictures
 from smar_model.shop.importers.row_groups import RowGroups
@@ -29,34 +29,34 @@ def add_items(folder: Path, table: Items, writer: ShopWriter) -> None:
     file = MappedFile(folder, table, rules, writer.note)
     keys = [table.columns.item_id, *([table.product] if table.product else [])]
     unheard = Cells(_ignore, table.null_markers)
-    groups = RowGroups(key for where, row in file.rows(keys) if (key := _group_of(where, unheard, table, row)))
+    ids = ((where, row, unheard.item_id(where, table.columns.item_id, row)) for where, row in file.rows(keys))
+    groups = RowGroups(key for where, row, item_id in ids if (key := _group(unheard, table, where, row, item_id)))
     pictures = NamedPictures(folder / table.pictures if table.pictures else None, writer)
     reader = _ItemReader(table, writer, pictures)
-    waiting: dict[str, Group] = {}
+    waiting = WaitingGroups()
     for where, row in file.rows(rules):
         item = reader.read(where, row)
-        key = _group_of(where, unheard, table, row)
+        key = _group(unheard, table, where, row, item.item_id)
         if key is None:
             writer.leave_out("rows without an item_id", where)
             continue
-        group = waiting.pop(key, None) or Group()
+        group = waiting.take(key)
         reader.gather(group, item, is_of_product=key.startswith(_PRODUCT))
         if groups.is_last(key):
             reader.add(group)
         else:
-            waiting[key] = group
-    for group in waiting.values():
+            waiting.keep(key, group)
+    for group in waiting.rest():
         reader.add(group)
 
 
 _PRODUCT = "product "
 
 
-def _group_of(where: str, cells: Cells, table: Items, row: Row) -> str | None:
+def _group(cells: Cells, table: Items, where: str, row: Row, item_id: str | None) -> str | None:
     """What rows that belong together have in common; None for a row that belongs to nothing."""
     if table.product and (product := cells.text(where, table.product, row)):
         return _PRODUCT + product
-    item_id = cells.item_id(where, table.columns.item_id, row)
     return item_id and f"item {item_id}"
 
 

@@ -49,7 +49,7 @@ def parquet_rows(path: Path, needed: Mapping[str, str]) -> Rows:
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(_PARQUET_BATCH, columns=list(needed)):
-            for row in _in_microseconds(batch).to_pylist():
+            for row in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", row
     except UnicodeDecodeError as error:
@@ -122,20 +122,6 @@ def find_file(folder: Path, *names: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(f"{folder}: holds no {' or '.join(names)}; give the folder of the published files, unpacked")
-
-
-def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Times as Python has them, which knows no nanoseconds."""
-    kinds = [
-        pa.timestamp("us", field.type.tz)
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns"
-        else field.type
-        for field in batch.schema
-    ]
-    if kinds == batch.schema.types:
-        return batch
-    arrays = [column.cast(kind, safe=False) for column, kind in zip(batch.columns, kinds, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def _is(kind: str, type: pa.DataType) -> bool:
