@@ -31,6 +31,8 @@ BOT_CLICKS, BOT_DWELL_SECONDS = 5, 1.0
 """As in jobs/extract_click_days.py, which this room may not import; a test holds them together."""
 LONGEST_QUERY, MOST_BY_NFKC = 500, 6
 """Characters; and how many times its bytes a text may have characters once it is normalised (U+FDFA: 3 bytes, 18 characters)."""
+LONG_ATTRIBUTES = 30_000
+"""Characters from which they are counted exactly; the rule has 100,000."""
 SCRIPTS = (
     *("Latin", "Han", "Hiragana", "Katakana", "Hangul", "Cyrillic", "Arabic", "Hebrew", "Greek", "Devanagari"),
     *("Bengali", "Tamil", "Telugu", "Thai", "Khmer", "Myanmar", "Georgian", "Armenian", "Ethiopic"),
@@ -345,7 +347,24 @@ def _attribute_lengths(attributes: pa.MapArray) -> pa.Array:
     sums = pc.cumulative_sum(pc.fill_null(lengths, 0).cast(pa.int64())).to_numpy()
     sums = [0, *sums]
     places = (attributes.offsets.to_numpy() - begin).tolist()
-    return pa.array([sums[b] - sums[a] for a, b in pairwise(places)], pa.int64())
+    of_rows = [sums[b] - sums[a] for a, b in pairwise(places)]
+    for row, length in enumerate(of_rows):
+        if length > LONG_ATTRIBUTES:  # exactly as the jobs count them, who join the values of a repeated name
+            first = places[row]
+            pairs = zip(
+                names.slice(first, places[row + 1] - first), values.slice(first, places[row + 1] - first), strict=True
+            )
+            of_rows[row] = _joined_length((name.as_py(), value.as_py()) for name, value in pairs)
+    return pa.array(of_rows, pa.int64())
+
+
+def _joined_length(pairs: Iterator[tuple[str, str | None]]) -> int:
+    joined: dict[str, dict[str, None]] = {}
+    for name, value in pairs:
+        texts = joined.setdefault(name, {})
+        if value is not None and value.strip(" "):
+            texts[value] = None
+    return sum(len(name) + len(", ".join(texts)) for name, texts in joined.items() if texts)
 
 
 def _microseconds(day: date) -> int:
