@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from smar_model.errors import BAD_INPUT
-from smar_model.settings import load_settings
+from smar_model.settings import REPOSITORY, load_settings
 
 if TYPE_CHECKING:
     from smar_model.delivery.check_records import ShopCheck
@@ -34,6 +34,27 @@ def check_command(folder: FolderArgument, settings: CheckSettingsOption = None, 
     print(render(check))
     if not check.passed:
         raise typer.Exit(BAD_INPUT)
+
+
+def adopt_command(
+    folder: FolderArgument,
+    name: Annotated[
+        str, typer.Option("--name", help="Of the settings file, configs/NAME.yaml, and of the model in the registry.")
+    ],
+    configs: Annotated[Path, typer.Option(help="Folder of the settings file.")] = REPOSITORY / "configs",
+) -> None:
+    """Check a shop and write its settings, with a comment on each line that says why; a shop with faults is refused."""
+    from smar_model.shop.adoption import adopt
+
+    check = run_check(folder, settings=None)
+    path = adopt(check, name=name, folder=folder, configs=configs)
+    print(path.read_text(encoding="utf-8"))
+    shown = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+    for warning in check.warnings:
+        print(f"To look at: {warning}")
+    print(
+        f"{shown}: written. Go over visual_departments, then:\n\n    make retrain SETTINGS={shown} DATE={check.days[-1].day}"
+    )
 
 
 def run_check(folder: Path, *, settings: Settings | None, fetch: bool = False) -> ShopCheck:

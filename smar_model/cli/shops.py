@@ -42,6 +42,7 @@ def open_shop_command(
 
 
 app.command("check")(own_shops.check_command)
+app.command("adopt")(own_shops.adopt_command)
 
 
 @app.command("make")

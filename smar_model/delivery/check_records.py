@@ -44,9 +44,11 @@ class ShopCheck:
     judgments: JudgmentFigures | None = None
     clicked_queries: int = 0
     queries_once: int = 0
-    evaluation_queries: int = 0
-    """Distinct queries with a click on the evaluation days."""
     query_scripts: dict[str, int] = field(default_factory=dict)
+    queries_by_last_days: list[int] = field(default_factory=list)
+    """Distinct queries with a click on the last day, the last two days, and so on."""
+    items_by_last_days: list[int] = field(default_factory=list)
+    """Likewise the items whose text stands since before these days."""
     items_before_cutoff: int = 0
     opened_pictures: int = 0
     usable_pictures: int = 0

@@ -32,6 +32,8 @@ from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 
 SAMPLED_PICTURES = 200
+MOST_DAYS_HELD_OUT = 7
+"""To which figures are given for settings."""
 Report = Callable[[str], None]
 
 
@@ -102,7 +104,9 @@ class _Reading:
         count = self.bounds.window_days or (last - check.days[0].day).days + 1
         check.window = [last - timedelta(days=n) for n in reversed(range(count))]
         check.clicked_queries, check.queries_once = figures.clicked_queries()
-        check.evaluation_queries, _ = figures.clicked_queries(check.window[-self.bounds.evaluation_days :])
+        for held_out in range(1, 1 + min(MOST_DAYS_HELD_OUT, len(check.window))):
+            check.queries_by_last_days.append(figures.clicked_queries(check.window[-held_out:])[0])
+            check.items_by_last_days.append(figures.updated_before(check.window[-held_out]))
         check.query_scripts = figures.query_scripts()
         check.items_before_cutoff = figures.updated_before(last - timedelta(days=self.bounds.evaluation_days - 1))
         clicks = figures.department_clicks()
