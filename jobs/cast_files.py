@@ -5,7 +5,6 @@ delivered tables, part by part.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -18,7 +17,6 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DateType, StructType
 
-from smar_model.delivery.column_casts import BadValue, valid_text
 from smar_model.delivery.delivered_tables import (
     absent_columns,
     fault_of_value,
@@ -27,6 +25,7 @@ from smar_model.delivery.delivered_tables import (
     read_parquet,
 )
 from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines, lines_before
+from smar_model.delivery.value_casts import BadValue, valid_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract
 
@@ -101,7 +100,7 @@ def check_lines(session: SparkSession, contract: Contract, parts: list[FilePart]
 
     tasks = session.range(0, len(parts), 1, numPartitions=len(parts)).mapInArrow(look, "part bigint, found string")
     looks = [json.loads(row["found"]) for row in sorted(tasks.collect(), key=lambda row: row["part"])]
-    casts: Counter[str] = Counter()
+    casts: list[str] = []
     for file, of_file in groupby(zip(parts, looks, strict=True), key=lambda pair: pair[0].file):
         whole = LineReader(contract, zone)
         for part, found in of_file:
@@ -113,11 +112,11 @@ def check_lines(session: SparkSession, contract: Contract, parts: list[FilePart]
             whole.filled.update(found["filled"])
             whole.numbers.update(found["numbers"])
             whole.keys.update(found["keys"])
-            whole.empty_lines_only &= found["empty"]
+            whole.rows += found["rows"]
         if absent := whole.absent():
             raise InputError(str(absent_columns(file, contract, absent)))
-        casts.update(number_casts(whole))
-    return [f"{phrase}{f' (in {count:,} files)' if count > 1 else ''}" for phrase, count in casts.items()]
+        casts += number_casts(whole)
+    return casts
 
 
 def _look_at(part: FilePart, contract: Contract, zone: ZoneInfo | None) -> dict[str, object]:
@@ -140,5 +139,5 @@ def _look_at(part: FilePart, contract: Contract, zone: ZoneInfo | None) -> dict[
         "filled": reader.filled,
         "numbers": reader.numbers,
         "keys": sorted(reader.keys),
-        "empty": reader.empty_lines_only,
+        "rows": reader.rows,
     }

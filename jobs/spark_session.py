@@ -246,7 +246,7 @@ def read_table(
     # Columns in nano- or milliseconds with their unit → files.
     by_kind: dict[tuple[tuple[str, str], ...], list[str]] = {}
     parts: list[FilePart] = []
-    casts: dict[str, int] = {}
+    casts: dict[str, None] = {}
     for file in files:
         if is_json_lines(file):
             parts += [FilePart(file, start=start, stop=stop) for start, stop in stretches(file)]
@@ -254,14 +254,11 @@ def read_table(
         plan = plan_file(file, contract, zone)
         if fault := plan.fault(contract):
             raise InputError(str(fault))
-        for cast_ in plan.casts:
-            casts[cast_] = casts.get(cast_, 0) + 1
+        casts |= dict.fromkeys(plan.casts)
         if plan.in_spark:
             by_kind.setdefault(tuple(time for time in plan.times if time[1] in TIMES_BY_UNIT), []).append(str(file))
         else:
             parts += [FilePart(file, row_group=group) for group in range(plan.row_groups)]
-    for cast_, count in casts.items():
-        report(f"{table}: {cast_}{f' (in {count:,} files)' if count > 1 else ''}")
     frames = []
     for times_as_numbers, paths in by_kind.items():
         stored = spark_schema(contract)
@@ -273,9 +270,10 @@ def read_table(
             selected[selected.index(name)] = TIMES_BY_UNIT[unit].format(name)
         frames.append(session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected))
     if parts or not frames:
-        for line in check_lines(session, contract, parts, zone):
-            report(f"{table}: {line}")
+        casts |= dict.fromkeys(check_lines(session, contract, parts, zone))
         frames.append(read_parts(session, contract, parts, zone, with_day=partitioned_below is not None))
+    if casts:
+        report(f"{table}, cast without loss: {'; '.join(casts)}")
     mended = [_MENDING.get(column.type, "{0}").format(column.name) for column in contract.columns]
     return reduce(DataFrame.unionByName, frames).selectExpr(*mended, *(["dt"] if partitioned_below else []))
 

@@ -14,9 +14,10 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.delivery.column_casts import BadValue, ColumnPlan, plan_columns
+from smar_model.delivery.column_casts import ColumnPlan, plan_columns
 from smar_model.delivery.delivery_faults import Fault, OnFault, refuse
 from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines
+from smar_model.delivery.value_casts import BadValue
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract, load_contract
 
@@ -179,11 +180,9 @@ def number_casts(reader: LineReader) -> list[str]:
     """What was a number where a text is expected, one phrase a column."""
     kinds = {column.name: column.type for column in reader.contract.columns}
     return [
-        f"{name} has numbers, read as empty: they do not say their unit"
-        if kinds[name] == "timestamp"
-        else f"{name} has numbers, read as {kinds[name]}"
+        f"{name} has numbers, read as {kinds[name]}"
         for name, count in reader.numbers.items()
-        if count
+        if count and kinds[name] == "string"
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ class Fault:
         return f"{self.file}: {self.found}; {self.mend}"
 
 
+_VARYING = re.compile(r"'[^']*'|\d+")
 OnFault = Callable[[Fault], None]
 
 
@@ -35,6 +37,13 @@ def refuse(fault: Fault) -> None:
     raise InputError(str(fault))
 
 
+def fault_of(error: InputError) -> Fault:
+    """What a reader of files raised, as a fault."""
+    file, _, rest = str(error).partition(": ")
+    found, _, mend = rest.rpartition("; ")
+    return Fault(Path(file), found or rest, mend if found else "see README.md, 'Your own shop'")
+
+
 @dataclass(slots=True)
 class RepeatedFaults:
     """Faults of rows, of which a file may have a million: the first of a kind is kept whole, the others are counted."""
@@ -42,8 +51,9 @@ class RepeatedFaults:
     first: dict[tuple[Path, str], Fault] = field(default_factory=dict)
     counts: dict[tuple[Path, str], int] = field(default_factory=dict)
 
-    def add(self, kind: str, fault: Fault) -> None:
-        key = (fault.file, kind)
+    def add(self, fault: Fault) -> None:
+        """Faults of a file whose words differ in quoted values and numbers alone are of one kind."""
+        key = (fault.file, _VARYING.sub("…", fault.found))
         self.first.setdefault(key, fault)
         self.counts[key] = self.counts.get(key, 0) + 1
 

@@ -100,7 +100,7 @@ def _judge_log(check: ShopCheck, bounds: CheckBounds) -> None:
     if rows and not shown:
         found = "no event is an impression, so that no click can be told from chance"
         check.faults.append(Fault(log, found, MENDING["action_without_impression"]))
-    if rows and not clicks:
+    if rows and not clicks and check.items and check.items.rows:
         check.faults.append(Fault(log, "no click counts", "see what ends in quarantine, and deliver clicks"))
     known = {day.day for day in check.days}
     if lacking := [day for day in check.window if day not in known and day >= check.days[0].day]:
@@ -122,16 +122,17 @@ def _judge_days(check: ShopCheck, bounds: CheckBounds) -> None:
     log, limits = check.root / "click_log", bounds.checks
     bad: dict[str, list[DayFigures]] = {"quarantine": [], "nulls": [], "no rows": [], "no clicks": [], "repeats": []}
     for day in (day for day in check.days if day.day in check.window):
-        unused = sum(reason.rows for reason in day.reasons if reason.name != "unknown_item")
-        unknown = sum(reason.rows for reason in day.reasons if reason.name == "unknown_item")
+        # Without a catalogue, which is a fault of its own, every item is unknown.
+        known = bool(check.items and check.items.rows)
+        unused = sum(reason.rows for reason in day.reasons if known or reason.name != "unknown_item")
         nulls = sum(reason.rows for reason in day.reasons if reason.name == "null_field")
         if not day.rows:
             bad["no rows"].append(day)
-        elif _share(unused + unknown, day.rows) > limits.maximum_quarantined:
+        elif _share(unused, day.rows) > limits.maximum_quarantined:
             bad["quarantine"].append(day)
         elif _share(nulls, day.rows) > limits.maximum_nulls:
             bad["nulls"].append(day)
-        elif not day.clicks:
+        elif not day.clicks and known:
             bad["no clicks"].append(day)
         if _share(sum(r.rows for r in day.reasons if r.name in _REPEATS), day.rows) > limits.maximum_repeated:
             bad["repeats"].append(day)

@@ -23,8 +23,9 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from smar_model.delivery.column_casts import INTEGERS, missing_column, text_of, time_of, whole_number
+from smar_model.delivery.column_casts import missing_column
 from smar_model.delivery.times import NoZoneError
+from smar_model.delivery.value_casts import INTEGERS, text_of, time_of, whole_number
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Column, Contract
 
@@ -132,7 +133,7 @@ class LineReader:
         """Of the first lines."""
         self.numbers: Counter[str] = Counter()
         """Column → lines that have a number where a text or a time is expected."""
-        self.empty_lines_only = True
+        self.rows = 0
         hook = _keep_pairs if any(c.type.startswith("map") for c in contract.columns) else None
         self._quick = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=hook)
         self._slow = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=hook, parse_int=_parse_int)
@@ -141,7 +142,6 @@ class LineReader:
         """Batches of up to LINES_AT_ONCE lines. A bad line is left out where `on_bad_line` returns."""
         lines = iter(lines)
         while block := list(islice(lines, LINES_AT_ONCE)):
-            self.empty_lines_only = False
             numbers: list[int] = []
             rows: list[dict[str, Any]] = []
             for number, line in block:
@@ -155,7 +155,7 @@ class LineReader:
 
     def absent(self) -> list[str]:
         """Once all lines are read: columns that may not be empty and are in each of them, one phrase a column."""
-        if self.empty_lines_only:
+        if not self.rows:
             return []
         phrases = []
         for column in self.contract.columns:
@@ -209,6 +209,7 @@ class LineReader:
         batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
         if bad:
             batch = batch.filter(pa.array([place not in bad for place in range(len(rows))], pa.bool_()))
+        self.rows += batch.num_rows
         for column, array in zip(self.contract.columns, batch.columns, strict=True):
             self.filled[column.name] += len(array) - array.null_count
         return batch

@@ -82,19 +82,19 @@ class _Reading:
     def read(self, shop: ShopInputs) -> None:
         check, figures = self.check, self.figures
         items = self._files("items", self.layout.items)
-        check.items = figures.read_items(items, self._on_fault)
+        check.items = figures.read_items(items, self.repeated.add)
         self._note_casts("items", items)
         self.report(f"{check.items.rows:,} items")
         for day, files in self.layout.days.items():
             of_day = self._files("click_log", files)
-            check.days.append(figures.read_day(day, of_day, self.bounds.clicks, self._on_fault))
+            check.days.append(figures.read_day(day, of_day, self.bounds.clicks, self.repeated.add))
             self._note_casts("click_log", of_day)
             self.report(f"{day}: {check.days[-1].rows:,} events")
         if check.days:
             self._sum_up()
         if self.layout.judgments and self.layout.judgments not in self.unreadable:
             file = DeliveredFile(self.layout.judgments, load_contract("judgments"), self.layout.zone)
-            check.judgments = figures.read_judgments(file, self._on_fault)
+            check.judgments = figures.read_judgments(file, self.repeated.add)
             self._note_casts("judgments", [file])
         self._look_at_pictures(shop)
 
@@ -118,10 +118,6 @@ class _Reading:
     def _files(self, table: str, files: list[Path]) -> list[DeliveredFile]:
         contract = load_contract(table)
         return [DeliveredFile(file, contract, self.layout.zone) for file in files if file not in self.unreadable]
-
-    def _on_fault(self, fault: Fault) -> None:
-        words = fault.found.split(" ", 2)
-        self.repeated.add(words[2] if words[0] in ("line", "row") and len(words) > 2 else fault.found, fault)
 
     def _note_casts(self, table: str, files: list[DeliveredFile]) -> None:
         """Of JSON lines, whose columns are known once they are read."""

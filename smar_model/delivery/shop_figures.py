@@ -19,9 +19,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smar_model.delivery.column_casts import valid_text
 from smar_model.delivery.delivered_tables import DeliveredFile
-from smar_model.delivery.delivery_faults import OnFault
+from smar_model.delivery.delivery_faults import OnFault, fault_of
+from smar_model.delivery.value_casts import valid_text
+from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 from smar_model.settings import Clicks
 
@@ -127,7 +128,7 @@ class ShopFigures:
             "FROM usable_items"
         ).fetchone()
         assert sums
-        figures.items, figures.with_pictures, figures.pictures, figures.digit_titles = map(int, sums)
+        figures.items, figures.with_pictures, figures.pictures, figures.digit_titles = (int(n or 0) for n in sums)
         figures.by_url = self._number(
             "SELECT count(*) FROM (SELECT unnest(images) AS file FROM usable_items) WHERE regexp_matches(file, '^(?i)https?://')"
         )
@@ -193,7 +194,7 @@ class ShopFigures:
         row = self.database.execute(
             f"SELECT count(*), count_if(clicks = 1) FROM (SELECT sum(clicks) AS clicks FROM clicked_queries {where} GROUP BY query)"
         ).fetchone()
-        return row or (0, 0)
+        return (row[0], row[1] or 0) if row else (0, 0)
 
     def query_scripts(self) -> dict[str, int]:
         return self._scripts("SELECT DISTINCT query AS text FROM clicked_queries")
@@ -218,8 +219,9 @@ class ShopFigures:
               count(*) - count(DISTINCT (query, item_id)) FROM judgments"""
         ).fetchone()
         assert row
-        (figures.queries, figures.bad_grades, figures.bad_example, figures.empty) = row[:4]
-        (figures.unknown_items, figures.unknown_example, figures.repeated) = row[4:]
+        if figures.rows:
+            (figures.queries, figures.bad_grades, figures.bad_example, figures.empty) = row[:4]
+            (figures.unknown_items, figures.unknown_example, figures.repeated) = row[4:]
         return figures
 
     def pictures_not_in(self, names: Iterator[list[str]]) -> tuple[int, str]:
@@ -291,8 +293,8 @@ class ShopFigures:
     def _scripts(self, texts: str) -> dict[str, int]:
         counts = ", ".join(f"count_if(regexp_matches(text, '\\p{{{script}}}'))" for script in SCRIPTS)
         row = self.database.execute(f"SELECT {counts} FROM ({texts})").fetchone()
-        found = dict(zip(SCRIPTS, row or (), strict=False))
-        return {name: n for name, n in sorted(found.items(), key=lambda pair: -pair[1]) if n}
+        found = {name: n for name, n in zip(SCRIPTS, row or (), strict=False) if n}
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 _LISTED = (
@@ -321,9 +323,12 @@ def open_figures(normalise: Normalise) -> Iterator[ShopFigures]:
 
 def _read(files: list[DeliveredFile], on_fault: OnFault) -> Iterator[pa.RecordBatch]:
     for file in files:
-        for batch in file.batches(on_fault):
-            if batch.num_rows:
-                yield batch.from_arrays([_mended(array) for array in batch.columns], schema=batch.schema)
+        try:
+            for batch in file.batches(on_fault):
+                if batch.num_rows:
+                    yield batch.from_arrays([_mended(array) for array in batch.columns], schema=batch.schema)
+        except InputError as error:
+            on_fault(fault_of(error))
 
 
 def _mended(array: pa.Array) -> pa.Array:

@@ -104,10 +104,14 @@ class ShopInputs:
         return self._single("judgments")
 
     def _single(self, table: str) -> Path | None:
-        found = [path for suffix in SUFFIXES if (path := self.root / f"{table}{suffix}").is_file()]
+        found = self.single_files(table)
         if len(found) > 1:
             raise InputError(f"{found[1]}: {found[0].name} is there as well; keep one of them")
         return found[0] if found else None
+
+    def single_files(self, table: str) -> list[Path]:
+        """Files that each claim to be the whole of a table; more than one are refused where it is read."""
+        return [path for suffix in SUFFIXES if (path := self.root / f"{table}{suffix}").is_file()]
 
     def truth_items(self) -> Path | None:
         """True attributes; to be read by shoppers, evaluation and the oracle alone."""

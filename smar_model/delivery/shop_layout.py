@@ -15,7 +15,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from smar_model.delivery.delivered_tables import absent_columns, plan_file
-from smar_model.delivery.delivery_faults import Fault, RepeatedFaults
+from smar_model.delivery.delivery_faults import Fault, RepeatedFaults, fault_of
 from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines
 from smar_model.delivery.picture_stores import open_object_store
 from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
@@ -75,25 +75,21 @@ def look_at_layout(shop: ShopInputs, wanted: list[date] | None = None) -> Layout
     try:
         layout.zone = shop.zone
     except InputError as error:
-        layout.faults.append(_of(error))
+        layout.faults.append(fault_of(error))
     try:
         layout.items = shop.items()
     except InputError as error:
-        layout.faults.append(_of(error))
+        layout.faults.append(fault_of(error))
+        layout.items = shop.single_files("items")  # what else is wrong in them is told as well
     try:
         layout.judgments = shop.judgments()
     except InputError as error:
-        layout.faults.append(_of(error))
+        layout.faults.append(fault_of(error))
+        layout.judgments = shop.single_files("judgments")[0]
     _look_at_pictures(shop, layout)
     _look_at_days(shop, layout, wanted)
     _look_at_strangers(shop.root, layout)
     return layout
-
-
-def _of(error: InputError) -> Fault:
-    file, _, rest = str(error).partition(": ")
-    found, _, mend = rest.rpartition("; ")
-    return Fault(Path(file), found or rest, mend if found else README)
 
 
 def _look_at_pictures(shop: ShopInputs, layout: Layout) -> None:
@@ -109,7 +105,7 @@ def _look_at_pictures(shop: ShopInputs, layout: Layout) -> None:
             found = "is there beside pictures/, and not read"
             layout.warnings.append(Fault(shop.root / "pictures.zip", found, "keep one of the two"))
     except InputError as error:
-        layout.faults.append(_of(error))
+        layout.faults.append(fault_of(error))
     except (zipfile.BadZipFile, OSError) as error:
         layout.faults.append(Fault(shop.root / "pictures.zip", f"not a whole zip file ({error})", "copy it again"))
 
@@ -121,7 +117,7 @@ def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -
             try:
                 layout.days[day] = shop.click_log(day)
             except InputError as error:
-                layout.faults.append(_of(error))
+                layout.faults.append(fault_of(error))
         return
     if not log.is_dir():
         layout.faults.append(Fault(log, "no click log", f"deliver one, a folder dt=YYYY-MM-DD for each day; {README}"))
@@ -143,7 +139,7 @@ def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -
         try:
             layout.days[day_of_name] = shop.click_log(day_of_name)
         except InputError as error:
-            layout.faults.append(_of(error))
+            layout.faults.append(fault_of(error))
     if not layout.days and not any(f.file.is_relative_to(log) for f in layout.faults):
         layout.faults.append(Fault(log, "holds no day", "deliver a folder dt=YYYY-MM-DD for each day"))
 
@@ -218,7 +214,7 @@ def look_at_columns(layout: Layout, *, lines: int | None = FIRST_LINES) -> tuple
                 if fault := plan.fault(contract):
                     faults.append(fault)
         except InputError as error:
-            faults.append(_of(error))
+            faults.append(fault_of(error))
     phrases = [f"{cast}{f' (in {count:,} files)' if count > 1 else ''}" for cast, count in casts.items()]
     return [*faults, *repeated.faults()], phrases
 
@@ -229,7 +225,7 @@ def _look_at_lines(
     reader = LineReader(contract, zone)
 
     def on_bad_line(number: int, found: str, mend: str) -> None:
-        repeated.add(found, Fault(file, f"line {number} {found}", mend))
+        repeated.add(Fault(file, f"line {number} {found}", mend))
 
     for _ in reader.batches(islice(iterate_lines(file), lines), on_bad_line):
         pass
