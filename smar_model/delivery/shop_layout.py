@@ -68,7 +68,7 @@ def look_at_layout(shop: ShopInputs, wanted: list[date] | None = None) -> Layout
         wanted: days of the log that have to be there; others are not looked at. None: all that there are.
     """
     layout = Layout()
-    if not shop.root.is_dir():
+    if wanted is None and not shop.root.is_dir():
         what = "not a folder" if shop.root.exists() else "no such folder"
         layout.faults.append(Fault(shop.root, what, f"name the shop's folder; {README}"))
         return layout
@@ -88,7 +88,8 @@ def look_at_layout(shop: ShopInputs, wanted: list[date] | None = None) -> Layout
         layout.judgments = shop.single_files("judgments")[0]
     _look_at_pictures(shop, layout)
     _look_at_days(shop, layout, wanted)
-    _look_at_strangers(shop.root, layout)
+    if shop.root.is_dir():
+        _look_at_strangers(shop.root, layout)
     return layout
 
 
