@@ -115,7 +115,7 @@ def read_parquet(
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{plan.file}: cannot be read ({error}); write it again") from error
+        raise InputError(f"{plan.file}: cannot be read ({' '.join(str(error).split())}); write it again") from error
 
 
 def _retyped(array: pa.Array, wanted: pa.DataType) -> pa.Array:

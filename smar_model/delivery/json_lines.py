@@ -184,7 +184,12 @@ class LineReader:
             on_bad_line(number, "is not UTF-8", "write the file again")
         except (json.JSONDecodeError, RecursionError) as error:
             place = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-            on_bad_line(number, f"is not JSON ({place})", "correct it or leave it out")
+            if b"\0" in line[:8]:
+                on_bad_line(number, "is UTF-16, or no text", "write the file as UTF-8")
+            elif line == b"[":
+                on_bad_line(number, "begins a list over many lines", "one object a line (in pandas `lines=True`)")
+            else:
+                on_bad_line(number, f"is not JSON ({place})", "correct it or leave it out")
         else:
             if isinstance(row, dict):
                 return row
