@@ -73,7 +73,9 @@ def _typed_catalogue_numbers(
     if not numbers:
         return {}
     delivered = [file for of_day in files.values() for file in of_day]
-    events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
+    events = read_table(
+        spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log", zone=context.shop.zone
+    )
     spark.createDataFrame(pd.DataFrame({"number": numbers})).createOrReplaceTempView("catalogue_numbers")
     events.createOrReplaceTempView("delivered_events")
     run_sql(spark, "find_typed_numbers")
@@ -101,7 +103,14 @@ def _extract(
     catalogue_numbers: list[str],
 ) -> None:
     delivered = [file for of_day in files.values() for file in of_day]
-    events = read_table(spark, "click_log", delivered, partitioned_below=context.shop.root / "click_log")
+    events = read_table(
+        spark,
+        "click_log",
+        delivered,
+        partitioned_below=context.shop.root / "click_log",
+        zone=context.shop.zone,
+        report=context.report,
+    )
     settings = context.settings.clicks
     if settings.sample_share < 1:
         drawn = F.pmod(F.xxhash64("user_id"), F.lit(SAMPLE_BUCKETS)) < round(settings.sample_share * SAMPLE_BUCKETS)

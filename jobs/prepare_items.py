@@ -92,7 +92,8 @@ def run(context: StageContext) -> dict[str, int | str]:
         pass  # a damaged zip or an unknown object store is told before Spark starts
     with spark_session(context) as spark:
         # Kept, and cut off from how the rows were mended: Spark would plan that anew inside every rule that reads them.
-        read_table(spark, "items", files).persist(StorageLevel.DISK_ONLY).createOrReplaceTempView("items")
+        items = read_table(spark, "items", files, zone=context.shop.zone, report=context.report)
+        items.persist(StorageLevel.DISK_ONLY).createOrReplaceTempView("items")
         earlier_catalogue(spark, context).createOrReplaceTempView("earlier_catalogue")
         run_sql(spark, "prepare_items")
         listed = spark.table("listed_pictures")

@@ -14,23 +14,24 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
+from zoneinfo import ZoneInfo
 
-import pyarrow as pa
 from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, LongType, StringType, StructType
+from pyspark.sql.types import DateType, LongType, StructType
 
-from smar_model.delivery.json_lines import count_lines, is_json_lines, mend_line, refuse_lines
+from jobs.cast_files import FilePart, check_lines, read_parts
+from smar_model.delivery.delivered_tables import plan_file
+from smar_model.delivery.json_lines import count_lines, is_json_lines, stretches
 from smar_model.errors import InputError, NoAnswer
-from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer, read_parquet_schema
+from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer
 from smar_model.lake.stage import StageContext
 from smar_model.settings import REPOSITORY, Spark, home
 
@@ -215,14 +216,26 @@ def spark_schema(contract: Contract) -> StructType:
 
 
 def read_table(
-    session: SparkSession, table: str, files: Iterable[Path], *, partitioned_below: Path | None = None
+    session: SparkSession,
+    table: str,
+    files: Iterable[Path],
+    *,
+    partitioned_below: Path | None = None,
+    zone: ZoneInfo | None = None,
+    report: Callable[[str], None] = lambda message: None,
 ) -> DataFrame:
     """Read a delivered table, Parquet and JSON lines; columns that its contract does not know are left out.
 
-    With `partitioned_below` the folder name `dt=YYYY-MM-DD` under that path becomes the column `dt`, a date.
+    Spark reads Parquet files that are stored as the contract has them. What has to be cast goes through the one reader of
+    delivered tables (`smar_model/delivery/delivered_tables.py`), in Python workers.
 
     What a row holds never fails: text that is not UTF-8 has U+FFFD in its place, a map's repeated key has all of its values, and a
     time that cannot be is null. The job's own rules judge what is left.
+
+    Args:
+        partitioned_below: the folder name `dt=YYYY-MM-DD` under that path becomes the column `dt`, a date.
+        zone: of times that say none.
+        report: is told which columns are cast.
 
     Raises:
         InputError: a file is damaged, or lacks or retypes a column; of JSON lines the first bad one is named.
@@ -230,20 +243,22 @@ def read_table(
     contract = load_contract(table)
     files = list(files)
     basis = {"basePath": str(partitioned_below)} if partitioned_below else {}
-    by_kind: dict[
-        tuple[tuple[str, str], ...], list[str]
-    ] = {}  # columns in nano- or milliseconds with their unit → files
+    # Columns in nano- or milliseconds with their unit → files.
+    by_kind: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    parts: list[FilePart] = []
+    casts: dict[str, None] = {}
     for file in files:
         if is_json_lines(file):
+            parts += [FilePart(file, start=start, stop=stop) for start, stop in stretches(file)]
             continue
-        schema = read_parquet_schema(file)
-        if problems := contract.differences(schema, extra_allowed=True):
-            raise InputError(
-                f"{file}: does not fit schemas/{table}.yaml: {'; '.join(problems)}; deliver it as that file says"
-            )
-        known = {column.name for column in contract.columns}
-        times = [(f.name, f.type.unit) for f in schema if f.name in known and pa.types.is_timestamp(f.type)]
-        by_kind.setdefault(tuple(time for time in times if time[1] in TIMES_BY_UNIT), []).append(str(file))
+        plan = plan_file(file, contract, zone)
+        if fault := plan.fault(contract):
+            raise InputError(str(fault))
+        casts |= dict.fromkeys(plan.casts)
+        if plan.in_spark:
+            by_kind.setdefault(tuple(time for time in plan.times if time[1] in TIMES_BY_UNIT), []).append(str(file))
+        else:
+            parts += [FilePart(file, row_group=group) for group in range(plan.row_groups)]
     frames = []
     for times_as_numbers, paths in by_kind.items():
         stored = spark_schema(contract)
@@ -254,49 +269,13 @@ def read_table(
             stored[name].dataType = LongType()
             selected[selected.index(name)] = TIMES_BY_UNIT[unit].format(name)
         frames.append(session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected))
-    if lines := [file for file in files if is_json_lines(file)]:
-        text = session.read.schema("value string, dt date" if partitioned_below else "value string")
-        delivered = text.options(**basis, lineSep="\n").text(list(map(str, lines)))
-        frames.append(_parse_json_lines(delivered, contract, lines))
+    if parts or not frames:
+        casts |= dict.fromkeys(check_lines(session, contract, parts, zone))
+        frames.append(read_parts(session, contract, parts, zone, with_day=partitioned_below is not None))
+    if casts:
+        report(f"{table}, cast without loss: {'; '.join(casts)}")
     mended = [_MENDING.get(column.type, "{0}").format(column.name) for column in contract.columns]
     return reduce(DataFrame.unionByName, frames).selectExpr(*mended, *(["dt"] if partitioned_below else []))
-
-
-def _parse_json_lines(delivered: DataFrame, contract: Contract, files: list[Path]) -> DataFrame:
-    """Columns of the contract (and `dt`) from `value`, one JSON object a line; every line is looked at once before."""
-    stored, columns = spark_schema(contract).add("_bad", StringType()), [c.name for c in contract.columns]
-    partition = [name for name in delivered.columns if name != "value"]
-    row = F.from_json("value", stored, {"columnNameOfCorruptRecord": "_bad"}).alias("_row")
-    lines = delivered.where(r"value RLIKE '\\S'").select(
-        *partition, F.col("_metadata.file_path").alias("_file"), "value"
-    )
-    parsed = lines.select(*partition, "_file", row)
-    counts = [F.count(f"_row.{name}").alias(name) for name in columns]
-    try:
-        found = parsed.groupBy("_file").agg(F.count("_row._bad").alias("_bad"), *counts).orderBy("_file").collect()
-    except Exception:
-        count_lines(files)  # names the file where one is cut off
-        raise
-    for counted in found:
-        file = Path(unquote(urlsplit(counted["_file"]).path))
-        if counted["_bad"]:
-            refuse_lines(file, contract)
-        elif absent := [c.name for c in contract.columns if not c.nullable and not counted[c.name]]:
-            raise InputError(
-                f"{file}: does not fit schemas/{contract.table}.yaml: no line has {', '.join(absent)}; "
-                "deliver it as that file says"
-            )
-    if any(counted["_bad"] for counted in found):
-
-        def mend(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                mended = pa.array([mend_line(line, contract) for line in batch["value"].to_pylist()], pa.string())
-                yield batch.set_column(batch.schema.get_field_index("value"), "value", mended)
-
-        bad = parsed.where("_row._bad IS NOT NULL").select(*partition, F.expr("make_valid_utf8(_row._bad) AS value"))
-        mended = bad.mapInArrow(mend, bad.schema).select(*partition, row)
-        parsed = parsed.where("_row._bad IS NULL").drop("_file").unionByName(mended)
-    return parsed.select("_row.*", *partition).drop("_bad")
 
 
 def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from smar_model.cli import shop_exports
+from smar_model.cli import own_shops, shop_exports
 from smar_model.cli.options import SeedOption, SettingsOption, parse_day
 from smar_model.errors import InputError
 from smar_model.settings import load_settings
@@ -39,6 +39,10 @@ def open_shop_command(
 
     opened = open_shop(load_settings(settings), day=parse_day(day), window_days=window_days)
     print(f"{opened.root}: open, {opened.days[0]} to {opened.days[-1]}")
+
+
+app.command("check")(own_shops.check_command)
+app.command("adopt")(own_shops.adopt_command)
 
 
 @app.command("make")

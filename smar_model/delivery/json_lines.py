@@ -1,171 +1,335 @@
-"""Tables delivered as JSON lines: one object a line, `.jsonl` or `.jsonl.gz`, UTF-8; times as ISO 8601.
+"""Tables delivered as JSON lines: one object a line, `.jsonl` or `.jsonl.gz`, UTF-8; times as `parse_time` reads them.
 
 A line that is no object, or whose value has another type than the contract says, is refused by file and line number.
-What the line holds is not repeated: a log's lines have people in them. Values of the right type that no table can hold
-(a number out of range, the 30th of February, half of a surrogate pair) are mended where a job has rules for rows, and
-refused likewise where a table is read whole.
+What the line holds is not repeated: a log's lines have people in them. NaN, which pandas writes, is empty; a number is its text
+where a text is asked for; a list or an object is not. Values of the right type that no table can hold (a number out of range, the
+30th of February, half of a surrogate pair) are mended where a job has rules for rows, and refused likewise where a table is
+read whole (`strict`).
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from smar_model.delivery.column_casts import missing_column
+from smar_model.delivery.times import NoZoneError
+from smar_model.delivery.value_casts import INTEGERS, text_of, time_of, whole_number
 from smar_model.errors import InputError
-from smar_model.lake.contracts import Contract
+from smar_model.lake.contracts import Column, Contract
 
 LONGEST_TEXT = 200_000
-"""Characters that are kept of a text that Spark's reader does not take for its length; every job's rules refuse shorter ones."""
+"""Characters that are kept of a text beside which something had to be mended; every job's rules refuse shorter ones."""
 LONGEST_NUMBER = 400
 """Digits; more are infinite."""
-_INTEGERS = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (32, 64)}
+LINES_AT_ONCE = 8_192
 _LIKE_A_TIME = re.compile(r"[-+]?[0-9][-+0-9T:.,WZ ]*|\s*")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_NULLABLE = type(None)
+
+OnBadLine = Callable[[int, str, str], None]
+"""Called with the line's number from 1, what was found, and how to mend it."""
 
 
 def is_json_lines(file: Path) -> bool:
     return file.name.endswith((".jsonl", ".jsonl.gz"))
 
 
-def iterate_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def iterate_lines(file: Path, *, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their number from 1.
+
+    Args:
+        start, stop: bytes of a file that is not compressed; lines that begin there are given, numbered from 1 as well.
 
     Raises:
         InputError: the file is missing, or a `.gz` is damaged.
     """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            if start:
+                lines.seek(start - 1)
+                start += len(lines.readline()) - 1
             for number, line in enumerate(lines, start=1):
+                if stop is not None and start >= stop:
+                    return
+                start += len(line)
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if stripped := line.strip():
                     yield number, stripped
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file}: cannot be read ({error}); write it again") from error
 
 
-def count_lines(files: Iterable[Path]) -> int:
-    return sum(1 for file in files for _ in iterate_lines(file))
+def count_lines(files: Iterable[Path], *, start: int = 0, stop: int | None = None) -> int:
+    return sum(1 for file in files for _ in iterate_lines(file, start=start, stop=stop))
 
 
-def read_json_lines(file: Path, contract: Contract) -> pa.Table:
-    """A table that fits in memory; keys that the contract does not know are left out, absent ones are null.
-
-    Raises:
-        InputError: names the first line that does not fit.
-    """
-    schema = pa.schema([field.with_nullable(True) for field in contract.arrow_schema()])
-    rows = []
-    for number, line in iterate_lines(file):
-        row = _parse(line, file, number, contract)
-        if wrong := [
-            c for c in contract.columns if row.get(c.name) is not None and not _is_in_range(row[c.name], c.type)
-        ]:
-            problems = "; ".join(f"{column.name} is out of the range of {column.type}" for column in wrong)
-            raise InputError(f"{file}: line {number} does not fit schemas/{contract.table}.yaml: {problems}")
-        rows.append({c.name: _mended(row.get(c.name), c.type) for c in contract.columns})
-    return pa.Table.from_pylist(rows, schema=schema)
+def stretches(file: Path, *, bytes_each: int = 64 << 20) -> list[tuple[int, int | None]]:
+    """Parts of a file that can be read beside one another; a compressed one has one part."""
+    size = os.path.getsize(file)
+    if file.suffix == ".gz" or size <= bytes_each:
+        return [(0, None)]
+    return [(start, min(size, start + bytes_each)) for start in range(0, size, bytes_each)]
 
 
-def refuse_lines(file: Path, contract: Contract) -> None:
-    """Look for a line that `mend_line` cannot mend.
-
-    Raises:
-        InputError: names the first line that does not fit the contract.
-    """
-    for number, line in iterate_lines(file):
-        # As Spark reads it, which has U+FFFD in the place of what is not UTF-8.
-        _parse(line.decode("utf-8", "replace"), file, number, contract)
-
-
-def mend_line(line: str, contract: Contract) -> str:
-    """A line of which Spark's reader makes no row, with values that it takes: numbers at the end of their range, no time where
-    it cannot be one, texts cut at LONGEST_TEXT. `refuse_lines` has passed it.
-    """
-    row = json.loads(line.removeprefix("\ufeff"), parse_int=_parse_int)
-    return json.dumps({c.name: _mended(row.get(c.name), c.type) for c in contract.columns})
+def lines_before(file: Path, start: int) -> int:
+    """Lines that begin before a byte of a file that is not compressed."""
+    ends, last = 0, b"\n"
+    with file.open("rb") as content:
+        while start > 0 and (block := content.read(min(start, 1 << 20))):
+            start -= len(block)
+            ends, last = ends + block.count(b"\n"), block[-1:]
+    return ends + (last != b"\n")
 
 
-def _parse(line: bytes | str, file: Path, number: int, contract: Contract) -> dict[str, Any]:
-    try:
-        row = json.loads(line, parse_int=_parse_int)
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: line {number} is not UTF-8; write the file again") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        place = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-        raise InputError(f"{file}: line {number} is not JSON ({place}); correct it or leave it out") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{file}: line {number} is not a JSON object; one object a line, with the columns as keys")
-    if wrong := [c for c in contract.columns if row.get(c.name) is not None and not _fits(row[c.name], c.type)]:
-        problems = "; ".join(f"{column.name} is no {column.type}" for column in wrong)
-        raise InputError(f"{file}: line {number} does not fit schemas/{contract.table}.yaml: {problems}")
-    return row
+class RepeatedKeys(dict[str, Any]):
+    """An object that has a key twice; `pairs` has all of its values."""
+
+    pairs: list[tuple[str, Any]]
+
+
+def _keep_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    kept = dict(pairs)
+    if len(kept) == len(pairs):
+        return kept
+    repeated = RepeatedKeys(kept)
+    repeated.pairs = pairs
+    return repeated
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
 
 
 def _parse_int(digits: str) -> int | float:
     return int(digits) if len(digits) <= LONGEST_NUMBER else float(digits)
 
 
-def _fits(value: object, kind: str) -> bool:
-    if kind == "timestamp":
-        return _time(value) is not None or bool(_LIKE_A_TIME.fullmatch(str(value)))
-    if kind == "string":  # numbers do as keys
-        return isinstance(value, str | int | float)
-    if kind.startswith(("list", "map")):
-        return isinstance(value, list if kind.startswith("list") else dict)
-    if kind.startswith("float"):
-        return isinstance(value, int | float)
-    if kind == "bool":
-        return isinstance(value, bool)
-    # Some writers know one kind of number alone: 3.0 is 3.
-    return isinstance(value, int | float) and not isinstance(value, bool) and not value % 1 > 0
+class LineReader:
+    """Lines → record batches in the contract's columns; keys that the contract does not know are left out, absent ones are null."""
+
+    def __init__(self, contract: Contract, zone: ZoneInfo | None, *, strict: bool = False) -> None:
+        """
+        Args:
+            zone: of times that say none.
+            strict: refuse what is otherwise mended.
+        """
+        self.contract, self.zone, self.strict = contract, zone, strict
+        self.filled: Counter[str] = Counter()
+        """Column → lines in which it is not empty."""
+        self.keys: set[str] = set()
+        """Of the first lines."""
+        self.numbers: Counter[str] = Counter()
+        """Column → lines that have a number where a text or a time is expected."""
+        self.rows = 0
+        hook = _keep_pairs if any(c.type.startswith("map") for c in contract.columns) else None
+        self._quick = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=hook)
+        self._slow = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=hook, parse_int=_parse_int)
+
+    def batches(self, lines: Iterable[tuple[int, bytes]], on_bad_line: OnBadLine) -> Iterator[pa.RecordBatch]:
+        """Batches of up to LINES_AT_ONCE lines. A bad line is left out where `on_bad_line` returns."""
+        lines = iter(lines)
+        while block := list(islice(lines, LINES_AT_ONCE)):
+            numbers: list[int] = []
+            rows: list[dict[str, Any]] = []
+            for number, line in block:
+                row = self._parse(number, line, on_bad_line)
+                if row is not None:
+                    numbers.append(number)
+                    rows.append(row)
+            if len(self.keys) < 1_000:
+                self.keys.update(*rows[:100])
+            yield self._batch(numbers, rows, on_bad_line)
+
+    def absent(self) -> list[str]:
+        """Once all lines are read: columns that may not be empty and are in each of them, one phrase a column."""
+        if not self.rows:
+            return []
+        phrases = []
+        for column in self.contract.columns:
+            if column.nullable or self.filled[column.name]:
+                continue
+            if column.type == "timestamp" and self.numbers[column.name]:
+                phrases.append(
+                    f"no line has a time in {column.name}: numbers do not say their unit; write ISO 8601 with a zone "
+                    "(2026-11-19T12:00:00Z; in pandas `date_format='iso'`)"
+                )
+            elif column.name in self.keys:
+                phrases.append(f"no line has {column.name}: it is empty in all of them")
+            else:
+                hint = missing_column(column, sorted(self.keys), self.contract).partition(";")[2]
+                phrases.append(f"no line has {column.name}{hint and ';' + hint}")
+        return phrases
+
+    def _parse(self, number: int, line: bytes, on_bad_line: OnBadLine) -> dict[str, Any] | None:
+        try:
+            text = line.decode("utf-8", "strict" if self.strict else "replace")
+            try:
+                row = self._quick.decode(text)
+            except ValueError:
+                row = self._slow.decode(text)
+        except UnicodeDecodeError:
+            on_bad_line(number, "is not UTF-8", "write the file again")
+        except (json.JSONDecodeError, RecursionError) as error:
+            place = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+            if b"\0" in line[:8]:
+                on_bad_line(number, "is UTF-16, or no text", "write the file as UTF-8")
+            elif line == b"[":
+                on_bad_line(number, "begins a list over many lines", "one object a line (in pandas `lines=True`)")
+            else:
+                on_bad_line(number, f"is not JSON ({place})", "correct it or leave it out")
+        else:
+            if isinstance(row, dict):
+                return row
+            on_bad_line(number, "is not a JSON object", "one object a line, with the columns as keys")
+        return None
+
+    def _batch(self, numbers: list[int], rows: list[dict[str, Any]], on_bad_line: OnBadLine) -> pa.RecordBatch:
+        bad: dict[int, list[str]] = {}
+        arrays = []
+        for column in self.contract.columns:
+            values = [row.get(column.name) for row in rows]
+            array = _quick_array(values, column.type)
+            arrays.append(self._slow_array(values, column, bad) if array is None else array)
+        for place in sorted(bad):
+            problems = "; ".join(bad[place])
+            on_bad_line(
+                numbers[place],
+                f"does not fit schemas/{self.contract.table}.yaml: {problems}",
+                "correct it or leave it out",
+            )
+        schema = pa.schema([field.with_nullable(True) for field in self.contract.arrow_schema()])
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        if bad:
+            batch = batch.filter(pa.array([place not in bad for place in range(len(rows))], pa.bool_()))
+        self.rows += batch.num_rows
+        for column, array in zip(self.contract.columns, batch.columns, strict=True):
+            self.filled[column.name] += len(array) - array.null_count
+        return batch
+
+    def _slow_array(self, values: list[Any], column: Column, bad: dict[int, list[str]]) -> pa.Array:
+        converted: list[Any] = []
+        for place, value in enumerate(values):
+            try:
+                converted.append(self._convert(value, column))
+            except (ValueError, OverflowError, RecursionError) as error:
+                bad.setdefault(place, []).append(str(error))
+                converted.append(None)
+        return pa.array(converted, self.contract.arrow_schema().field(column.name).type)
+
+    def _convert(self, value: Any, column: Column) -> Any:
+        """A value as one that a table holds.
+
+        Raises:
+            ValueError: it has another type; or, if `strict`, no table can hold it.
+        """
+        name, kind = column.name, column.type
+        if value is None:
+            return None
+        if kind == "string":
+            if isinstance(value, list | dict):
+                raise ValueError(f"{name} is no {kind}: a list or object where one text is expected")
+            self.numbers[name] += not isinstance(value, str)
+            return _text(value)
+        if kind.startswith("list"):
+            if not isinstance(value, list):
+                raise ValueError(f"{name} is no {kind}")
+            return [_part(part, name) for part in value]
+        if kind.startswith("map"):
+            if not isinstance(value, dict):
+                raise ValueError(f"{name} is no {kind}")
+            pairs = value.pairs if isinstance(value, RepeatedKeys) else value.items()
+            return [(_text(key), _part(part, f"{name}, {key[:60]!r},")) for key, part in pairs]
+        if kind == "timestamp":
+            return self._time(value, column)
+        if kind in INTEGERS:
+            return self._integer(value, column)
+        return value
+
+    def _time(self, value: Any, column: Column) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self.numbers[column.name] += 1
+            return None
+        try:
+            return time_of(value, self.zone) if isinstance(value, str) and value.strip() else _no_time(value)
+        except NoZoneError as error:
+            raise ValueError(f"{column.name}: {error}") from None
+        except ValueError:
+            if isinstance(value, str) and _LIKE_A_TIME.fullmatch(value):
+                return None  # the 30th of February
+            raise ValueError(f"{column.name} is no {column.type}") from None
+
+    def _integer(self, value: Any, column: Column) -> int | None:
+        least, most = INTEGERS[column.type]
+        try:
+            return whole_number(value, column.type)
+        except OverflowError:
+            if self.strict:
+                raise ValueError(f"{column.name} is out of the range of {column.type}") from None
+            return int(min(max(value, least), most))
+        except ValueError:
+            raise ValueError(f"{column.name} is no {column.type}") from None
 
 
-def _is_in_range(value: Any, kind: str) -> bool:
-    if kind not in _INTEGERS:
-        return True
-    least, most = _INTEGERS[kind]
-    return least <= value <= most
-
-
-def _time(value: object) -> datetime | None:
+def _quick_array(values: list[Any], kind: str) -> pa.Array | None:
+    """What most columns are, at the speed of Arrow's own conversion; None: the values want a look each."""
+    kinds = set(map(type, values)) - {_NULLABLE}
     try:
-        return datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
+        if kind == "string" and kinds <= {str}:
+            return pa.array(values, pa.string())
+        if kind == "timestamp" and kinds <= {str}:
+            return pa.array(values, pa.string()).cast(pa.timestamp("us", tz="UTC"))
+        if kind in INTEGERS and kinds <= {int}:
+            return pa.array(values, pa.int32() if kind == "int32" else pa.int64())
+        if kind == "list<string>" and kinds <= {list}:
+            return pa.array(values, pa.list_(pa.string()))
+        if kind == "map<string,string>" and kinds <= {dict}:
+            pairs = [None if value is None else list(value.items()) for value in values]
+            return pa.array(pairs, pa.map_(pa.string(), pa.string()))
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        pass
+    return None
 
 
-def _mended(value: Any, kind: str) -> Any:
-    """A value that fits the type as one that a table holds."""
-    if value is None:
-        return None
-    if kind == "string":
+def _no_time(value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError
+
+
+def _part(value: Any, name: str) -> str | None:
+    try:
         return _text(value)
-    if kind.startswith("list"):
-        return [_text(part) for part in value]
-    if kind.startswith("map"):
-        return {_text(name): _text(part) for name, part in value.items()}
-    if kind == "timestamp":
-        time = _time(value)
-        return time and time.isoformat()
-    if kind in _INTEGERS:
-        least, most = _INTEGERS[kind]
-        return int(min(max(value, least), most)) if value == value else None
-    return value
+    except ValueError as error:
+        raise ValueError(f"{name} has {error}") from None
 
 
 def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    try:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return None
-    return _LONE_SURROGATE.sub("\ufffd", text[:LONGEST_TEXT])
+    text = text_of(value)
+    return text and _LONE_SURROGATE.sub("\ufffd", text[:LONGEST_TEXT])
+
+
+def read_json_lines(file: Path, contract: Contract, zone: ZoneInfo | None = None) -> pa.Table:
+    """A table that fits in memory; nothing in it is mended.
+
+    Raises:
+        InputError: names the first line that does not fit.
+    """
+
+    def refuse_line(number: int, found: str, mend: str) -> None:
+        raise InputError(f"{file}: line {number} {found}; {mend}")
+
+    reader = LineReader(contract, zone, strict=True)
+    schema = pa.schema([field.with_nullable(True) for field in contract.arrow_schema()])
+    return pa.Table.from_batches(reader.batches(iterate_lines(file), refuse_line), schema=schema)

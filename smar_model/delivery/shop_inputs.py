@@ -4,6 +4,7 @@
 <root>/pictures/ | pictures.zip                 or an object store: settings.shop.pictures
 <root>/click_log/dt=YYYY-MM-DD/*.parquet
 <root>/judgments.parquet                        optional
+<root>/shop.yaml                                optional: `time_zone: Europe/Berlin`, of times that say none
 <root>/truth/items.parquet                      simulated shops only: for shoppers, judge and oracle
 <root>/truth/requests/dt=YYYY-MM-DD/*.parquet   likewise
 
@@ -16,10 +17,12 @@ import zipfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from smar_model.delivery.picture_stores import PictureStore
+from smar_model.delivery.shop_time_zone import find_zone
 from smar_model.errors import InputError
-from smar_model.lake.digests import digest_raw_files
+from smar_model.lake.digests import digest_json, digest_raw_files
 from smar_model.settings import Settings
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
@@ -29,10 +32,21 @@ SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 class ShopInputs:
     root: Path
     pictures_uri: str | None = None
+    zone_setting: str | None = None
+    """Zone of times that say none, in the place of what `shop.yaml` says."""
 
     @classmethod
     def of(cls, settings: Settings) -> ShopInputs:
-        return cls(settings.shop_root, settings.shop.pictures)
+        return cls(settings.shop_root, settings.shop.pictures, settings.shop.time_zone)
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """Zone of times that say none.
+
+        Raises:
+            InputError: `shop.yaml` is damaged, or there is no such zone.
+        """
+        return find_zone(self.root, self.zone_setting)
 
     def items(self) -> list[Path]:
         """Files of the catalogue.
@@ -90,10 +104,14 @@ class ShopInputs:
         return self._single("judgments")
 
     def _single(self, table: str) -> Path | None:
-        found = [path for suffix in SUFFIXES if (path := self.root / f"{table}{suffix}").is_file()]
+        found = self.single_files(table)
         if len(found) > 1:
             raise InputError(f"{found[1]}: {found[0].name} is there as well; keep one of them")
         return found[0] if found else None
+
+    def single_files(self, table: str) -> list[Path]:
+        """Files that each claim to be the whole of a table; more than one are refused where it is read."""
+        return [path for suffix in SUFFIXES if (path := self.root / f"{table}{suffix}").is_file()]
 
     def truth_items(self) -> Path | None:
         """True attributes; to be read by shoppers, evaluation and the oracle alone."""
@@ -105,10 +123,15 @@ class ShopInputs:
         return sorted((self.root / "truth" / "requests" / f"dt={day}").glob("*.parquet"))
 
     def digest_items(self) -> str:
-        return digest_raw_files(self.items(), root=self.root)
+        return self._with_zone(digest_raw_files(self.items(), root=self.root))
 
     def digest_click_log(self, days: list[date]) -> str:
-        return digest_raw_files([f for day in days for f in self.click_log(day)], root=self.root)
+        return self._with_zone(digest_raw_files([f for day in days for f in self.click_log(day)], root=self.root))
+
+    def _with_zone(self, digest: str) -> str:
+        """With the zone, where there is one: a shop whose times say theirs keeps its digests."""
+        zone = self.zone
+        return digest_json([digest, zone.key]) if zone else digest
 
     def digest_judgments_and_truth(self, days: list[date]) -> str:
         files = [f for f in (self.judgments(), self.truth_items()) if f]

@@ -16,19 +16,20 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from smar_model.data.catalogue import numbers_in_catalogue
 from smar_model.data.query_text import maskable_numbers, normalise_query
+from smar_model.delivery.delivered_tables import read_whole_table
 from smar_model.delivery.json_lines import is_json_lines, read_json_lines
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.relevance import Relevance
-from smar_model.lake.contracts import load_contract, read_parquet_schema
+from smar_model.lake.contracts import load_contract
 
 CLICK_GRADE, ORDER_GRADE = 1, 2
 SYNTHETIC_QUERIES, SYNTHETIC_WORDS = 4, 5
@@ -360,25 +361,20 @@ def _decoded(value: Any) -> Any:
     return {name: ", ".join(texts) if texts else None for name, texts in joined.items()}
 
 
-def read_contract_table(table: str, files: Sequence[Path]) -> pd.DataFrame:
+def read_contract_table(table: str, files: Sequence[Path], zone: ZoneInfo | None = None) -> pd.DataFrame:
     """Rows of a delivered table, maps as dicts; columns beyond the contract are left out.
+
+    Args:
+        zone: of times that say none.
 
     Raises:
         InputError: a file is unreadable or lacks a column of the contract, or a column is empty that may not be.
     """
     contract = load_contract(table)
-    names = [column.name for column in contract.columns]
-    parts = []
-    for file in files:
-        if is_json_lines(file):
-            parts.append(read_json_lines(file, contract))
-            continue
-        if problems := contract.differences(read_parquet_schema(file), extra_allowed=True):
-            raise InputError(f"{file}: differs from schemas/{table}.yaml: {'; '.join(problems)}")
-        try:
-            parts.append(ds.dataset(str(file)).to_table(columns=names))
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{file}: cannot be read ({error}); write it again") from error
+    parts = [
+        read_json_lines(file, contract, zone) if is_json_lines(file) else read_whole_table(table, file, zone)
+        for file in files
+    ]
     rows = pa.concat_tables(parts, promote_options="permissive")
     try:
         rows.validate(full=True)

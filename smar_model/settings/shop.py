@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from smar_model.settings.section import Count, Section, Share
 
@@ -32,6 +33,17 @@ class Shop(Section):
     pictures: str | None = None
     """URI of an object store with the pictures (`s3://bucket/prefix`, `gs://…`, `file:///…`); credentials come from the
     environment. Unset: `pictures/` or `pictures.zip` in `root`."""
+    time_zone: str | None = None
+    """Zone of delivered times that say none, by its name in the tz database (`Europe/Berlin`). Unset: `time_zone` in `shop.yaml` in
+    `root`; where neither is, such times are refused."""
     visual_departments: list[str] = Field(min_length=1)
     """First levels of `category` in which pictures matter: SMAR's "fashion"."""
     simulation: Simulation | None = None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str | None) -> str | None:
+        try:
+            return name and ZoneInfo(name).key
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"no time zone {name!r} in the tz database; as in Europe/Berlin, or UTC") from None

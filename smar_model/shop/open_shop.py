@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+from smar_model.delivery.shop_check import check_structure
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files, digest_json, digest_raw_files
@@ -53,7 +54,7 @@ def open_shop(settings: Settings, *, day: date, window_days: int | None = None, 
     days = [day - timedelta(days=n) for n in reversed(range(count))]
     root = settings.shop_root
     if settings.shop.kind == "own":
-        _check_own_shop(ShopInputs.of(settings), days)
+        _check_own_shop(ShopInputs.of(settings), days, report)
         return OpenedShop(root=root, days=days, made=False, days_written=[])
     simulation = _simulation(settings)
     with only_one(root):
@@ -236,17 +237,16 @@ def _simulation(settings: Settings) -> Simulation:
     return settings.shop.simulation
 
 
-def _check_own_shop(shop: ShopInputs, days: list[date]) -> None:
-    """Name everything that is missing at once: deliveries are slow."""
-    problems = []
-    for check in (shop.items, shop.pictures, *(lambda d=d: shop.click_log(d) for d in days)):
-        try:
-            check()
-        except InputError as error:
-            problems.append(str(error))
-    if len(problems) == 1:
-        raise InputError(problems[0])
-    if problems:
+def _check_own_shop(shop: ShopInputs, days: list[date], report: Report) -> None:
+    """Name all that is wrong with files and columns at once: deliveries are slow. Rows are left to `smar shop check` and the jobs."""
+    faults, casts = check_structure(shop, days)
+    for cast in casts:
+        report(cast)
+    if len(faults) == 1:
+        raise InputError(str(faults[0]))
+    if faults:
         raise InputError(
-            f"{shop.root}: {len(problems)} inputs are missing or damaged:\n" + "\n".join(f"  {p}" for p in problems)
+            f"{shop.root}: {len(faults)} inputs are missing or damaged:\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+            + f"\n`smar shop check {shop.root}` looks at every row as well"
         )

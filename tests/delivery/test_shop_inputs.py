@@ -69,7 +69,7 @@ def test_judgments_as_json_lines_are_those_of_parquet(tmp_path: Path) -> None:
         (b'{"query": "q", "item_id": "a", "grade": "3"}', r"line 3 does not fit .*: grade is no int32"),
         (b'{"query": "q", "item_id": "a", "grade": 2.5}', r"line 3 does not fit .*: grade is no int32"),
         (b'{"query": "q", "item_id": "a", "grade": 2147483648}', r"line 3 .*: grade is out of the range of int32"),
-        (b'{"query": "q", "item_id": "a", "grade": NaN}', r"line 3 .*: grade is out of the range of int32"),
+        (b'{"query": "q", "item_id": "a", "grade": NaN}', r"judgments row 1: grade is empty"),
         (
             b'{"query": "q", "item_id": "a", "grade": ' + b"9" * 5_000 + b"}",
             r"line 3 .*: grade is out of the range of int32",

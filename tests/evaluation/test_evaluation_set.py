@@ -183,7 +183,7 @@ def test_nothing_to_evaluate_is_an_error_with_counts(tmp_path: Path) -> None:
 def test_truth_that_differs_from_its_contract_is_named(tmp_path: Path) -> None:
     write_truth(tmp_path, [request(1, "dress", "a", type="dress")])
     pq.write_table(pa.table({"item_id": ["a"]}), tmp_path / "truth" / "items.parquet")
-    with pytest.raises(InputError, match=r"truth/items\.parquet: differs .*attributes is missing"):
+    with pytest.raises(InputError, match=r"truth/items\.parquet: does not fit .*attributes is missing"):
         build(tmp_path, clicks_table(("dress", "a", 1, 0)))
 
 

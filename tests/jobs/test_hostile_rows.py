@@ -98,7 +98,7 @@ TIME_TEXTS = [
     "2026-02-30T00:00:00Z",
     "99999-01-01T00:00:00Z",
     "+294247-01-10T04:00:54.775807Z",
-    "2026-W01-1",
+    "2026-W01-1T00:00Z",
 ]
 NUMBERS = [None, -(2**31), -1, 0, 2**31 - 1]
 BIG_NUMBERS = [-(2**31) - 1, 2**31, 2**63, -(2**80), 3.0, 10**500]
@@ -229,7 +229,7 @@ def add_hostile_rows(root: Path, drawn_items: list[dict[str, Any]], drawn_events
         if row["item_id"] and row["attributes"] != []  # which is no object
     ]
     as_lines += [item(f"time-{n}", updated_at=text) for n, text in enumerate(TIME_TEXTS)]
-    as_lines += [item("number", brand=10**500, updated_at="2026-11-01")]
+    as_lines += [item("number", brand=10**500, updated_at="2026-11-01T00:00:00Z")]
     write_lines(root / "items" / "odd.jsonl", as_lines)
     for day in DAYS[:1]:  # the rules know no other day
         folder = root / "click_log" / f"dt={day}"

@@ -85,7 +85,11 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
     newer = datetime(2026, 11, 2, tzinfo=UTC)
     delivered = [
         item(
-            "plain", title="\ufeff  Two \t wo\u00adrds\u3000he\u200bre ", category="Clothing>Shirts", brand=" Acme ", images=["good.jpg"]
+            "plain",
+            title="\ufeff  Two \t wo\u00adrds\u3000he\u200bre ",
+            category="Clothing>Shirts",
+            brand=" Acme ",
+            images=["good.jpg"],
         ),
         item("changed", title="Old"),
         item("changed", title="New", updated_at=newer),

@@ -1,0 +1,197 @@
+"""Reading a delivered table, Parquet or JSON lines, in the columns and types of its contract.
+
+One description a file says how its columns are stored and how they are read (`column_casts.py`); everybody who reads what a
+shop delivers reads through here: `smar shop check`, the Spark jobs (`read_table` in jobs/spark_session.py), evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smar_model.delivery.column_casts import ColumnPlan, plan_columns
+from smar_model.delivery.delivery_faults import Fault, OnFault, refuse
+from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines
+from smar_model.delivery.value_casts import BadValue
+from smar_model.errors import InputError
+from smar_model.lake.contracts import Contract, load_contract
+
+ROWS_AT_ONCE = 65_536
+OnBadValue = Callable[[int, str, BadValue], None]
+"""Called with the row of the file from 0, the column, and what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """How a Parquet file is read."""
+
+    file: Path
+    columns: list[ColumnPlan]
+    problems: list[str]
+    """What keeps it from being read, one phrase a column."""
+    rows: int
+    row_groups: int
+    schema: pa.Schema
+
+    @property
+    def casts(self) -> list[str]:
+        """What is read as another type than it is stored as, one phrase a column."""
+        return [str(plan) for plan in self.columns if plan.convert or plan.stored is None]
+
+    @property
+    def in_spark(self) -> bool:
+        """Whether Spark's own reader gives the same."""
+        return all(plan.in_spark for plan in self.columns)
+
+    @property
+    def times(self) -> list[tuple[str, str]]:
+        """Columns of times with the unit that they are stored in."""
+        kinds = [(p.column.name, self.schema.field(p.column.name).type) for p in self.columns if p.stored]
+        return [(name, kind.unit) for name, kind in kinds if pa.types.is_timestamp(kind) and name not in _int96(self)]
+
+    def fault(self, contract: Contract) -> Fault | None:
+        """What the problems come to, in one line."""
+        if not self.problems:
+            return None
+        found = f"does not fit schemas/{contract.table}.yaml: {'; '.join(self.problems)}"
+        return Fault(self.file, found, "deliver it as that file says")
+
+
+def plan_file(file: Path, contract: Contract, zone: ZoneInfo | None) -> FilePlan:
+    """How a Parquet file is read, by its footer.
+
+    Args:
+        zone: of times that say none.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(file, coerce_int96_timestamp_unit="us") as opened:
+            schema, metadata = opened.schema_arrow, opened.metadata
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error}); write it again") from None
+    leaves = [metadata.schema.column(n) for n in range(metadata.num_columns)]
+    utc = [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
+    columns, problems = plan_columns(schema, contract, zone, utc_by_kind=utc)
+    return FilePlan(file, columns, problems, metadata.num_rows, metadata.num_row_groups, schema)
+
+
+def _int96(plan: FilePlan) -> set[str]:
+    return {p.column.name for p in plan.columns if p.stored == "INT96 times"}
+
+
+def read_parquet(
+    plan: FilePlan, contract: Contract, *, row_groups: Sequence[int] | None = None, on_bad_value: OnBadValue
+) -> Iterator[pa.RecordBatch]:
+    """Batches of a file whose plan has no problems, in the contract's columns; a value that is none of its type is null.
+
+    Raises:
+        InputError: a page of it is damaged.
+    """
+    schema = pa.schema([column.with_nullable(True) for column in contract.arrow_schema()])
+    stored = [p.column.name for p in plan.columns if p.stored is not None]
+    first = 0
+    try:
+        with pq.ParquetFile(plan.file, coerce_int96_timestamp_unit="us", pre_buffer=False) as opened:
+            groups = list(row_groups) if row_groups is not None else None
+            for batch in opened.iter_batches(ROWS_AT_ONCE, columns=stored, row_groups=groups):
+                arrays = []
+                for column, wanted in zip(plan.columns, schema, strict=True):
+                    if column.stored is None:
+                        arrays.append(pa.nulls(batch.num_rows, wanted.type))
+                        continue
+                    array, bad = batch.column(column.column.name), list[BadValue]()
+                    arrays.append(_retyped(column.convert(array, bad) if column.convert else array, wanted.type))
+                    for value in bad:
+                        on_bad_value(first + value.row, column.column.name, value)
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                first += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{plan.file}: cannot be read ({' '.join(str(error).split())}); write it again") from error
+
+
+def _retyped(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """The names of list items and map entries, in which writers differ, as the contract has them."""
+    return array if array.type == wanted else array.cast(wanted)
+
+
+@dataclass(slots=True)
+class DeliveredFile:
+    """A file of a delivered table, and what was said of it while it was read."""
+
+    file: Path
+    contract: Contract
+    zone: ZoneInfo | None
+    casts: list[str] = field(default_factory=list)
+    rows: int = 0
+
+    def batches(self, on_fault: OnFault = refuse) -> Iterator[pa.RecordBatch]:
+        """Everything in it, in the contract's columns. Rows at fault are left out or null where `on_fault` returns.
+
+        Raises:
+            InputError: it cannot be read at all.
+        """
+        for batch in self._lines(on_fault) if is_json_lines(self.file) else self._parquet(on_fault):
+            self.rows += batch.num_rows
+            yield batch
+
+    def _parquet(self, on_fault: OnFault) -> Iterator[pa.RecordBatch]:
+        plan = plan_file(self.file, self.contract, self.zone)
+        if fault := plan.fault(self.contract):
+            on_fault(fault)
+            return
+        self.casts = plan.casts
+
+        def on_bad_value(row: int, column: str, value: BadValue) -> None:
+            on_fault(fault_of_value(self.file, row, column, value))
+
+        yield from read_parquet(plan, self.contract, on_bad_value=on_bad_value)
+
+    def _lines(self, on_fault: OnFault) -> Iterator[pa.RecordBatch]:
+        reader = LineReader(self.contract, self.zone)
+
+        def on_bad_line(number: int, found: str, mend: str) -> None:
+            on_fault(Fault(self.file, f"line {number} {found}", mend))
+
+        yield from reader.batches(iterate_lines(self.file), on_bad_line)
+        if absent := reader.absent():
+            on_fault(absent_columns(self.file, self.contract, absent))
+        self.casts = number_casts(reader)
+
+
+def fault_of_value(file: Path, row: int, column: str, value: BadValue) -> Fault:
+    return Fault(file, f"row {row}: {column}: {value.found}", "correct it, or leave it empty")
+
+
+def absent_columns(file: Path, contract: Contract, absent: list[str]) -> Fault:
+    found = f"does not fit schemas/{contract.table}.yaml: {'; '.join(absent)}"
+    return Fault(file, found, "deliver it as that file says")
+
+
+def number_casts(reader: LineReader) -> list[str]:
+    """What was a number where a text is expected, one phrase a column."""
+    kinds = {column.name: column.type for column in reader.contract.columns}
+    return [
+        f"{name} has numbers, read as {kinds[name]}"
+        for name, count in reader.numbers.items()
+        if count and kinds[name] == "string"
+    ]
+
+
+def read_whole_table(table: str, file: Path, zone: ZoneInfo | None = None) -> pa.Table:
+    """A delivered Parquet file that fits in memory.
+
+    Raises:
+        InputError: it is damaged, lacks or retypes a column, or a value is none of its column's type; names file and row.
+    """
+    contract = load_contract(table)
+    schema = pa.schema([column.with_nullable(True) for column in contract.arrow_schema()])
+    return pa.Table.from_batches(DeliveredFile(file, contract, zone).batches(), schema=schema)

@@ -1,0 +1,234 @@
+"""Whether a shop's folder has the files that it should have, under the names that are read; everything at once.
+
+What is looked at is names, footers of Parquet files and the first lines of JSON lines: it takes a moment, whatever the shop's size.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from smar_model.delivery.delivered_tables import absent_columns, plan_file
+from smar_model.delivery.delivery_faults import Fault, RepeatedFaults, fault_of
+from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines
+from smar_model.delivery.picture_stores import open_object_store
+from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
+from smar_model.errors import InputError
+from smar_model.lake.contracts import Contract, load_contract
+
+FIRST_LINES = 1_000
+"""Of each file of JSON lines, where a look has to be short."""
+_TABLES = ("items", "click_log", "judgments")
+_OTHER_FORMATS = {
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    ".txt": "text",
+    ".xlsx": "a spreadsheet",
+    ".xml": "XML",
+    ".json": "JSON",
+    ".ndjson": "JSON lines",
+    ".avro": "Avro",
+    ".orc": "ORC",
+    ".zip": "a zip",
+    ".gz": "gzip",
+}
+README = "README.md, 'Your own shop', shows the layout"
+
+
+@dataclass(slots=True)
+class Layout:
+    """What a shop's folder holds."""
+
+    items: list[Path] = field(default_factory=list)
+    days: dict[date, list[Path]] = field(default_factory=dict)
+    """Days of the click log, in order."""
+    judgments: Path | None = None
+    zone: ZoneInfo | None = None
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Table and file of everything that is delivered."""
+        yield from (("items", file) for file in self.items)
+        yield from (("click_log", file) for files in self.days.values() for file in files)
+        if self.judgments:
+            yield ("judgments", self.judgments)
+
+
+def look_at_layout(shop: ShopInputs, wanted: list[date] | None = None) -> Layout:
+    """Files of a shop, with all that is wrong with their names.
+
+    Args:
+        wanted: days of the log that have to be there; others are not looked at. None: all that there are.
+    """
+    layout = Layout()
+    if wanted is None and not shop.root.is_dir():
+        what = "not a folder" if shop.root.exists() else "no such folder"
+        layout.faults.append(Fault(shop.root, what, f"name the shop's folder; {README}"))
+        return layout
+    try:
+        layout.zone = shop.zone
+    except InputError as error:
+        layout.faults.append(fault_of(error))
+    try:
+        layout.items = shop.items()
+    except InputError as error:
+        layout.faults.append(fault_of(error))
+        layout.items = shop.single_files("items")  # what else is wrong in them is told as well
+    try:
+        layout.judgments = shop.judgments()
+    except InputError as error:
+        layout.faults.append(fault_of(error))
+        layout.judgments = shop.single_files("judgments")[0]
+    _look_at_pictures(shop, layout)
+    _look_at_days(shop, layout, wanted)
+    if shop.root.is_dir():
+        _look_at_strangers(shop.root, layout)
+    return layout
+
+
+def _look_at_pictures(shop: ShopInputs, layout: Layout) -> None:
+    try:
+        if shop.pictures_uri:
+            open_object_store(shop.pictures_uri)
+            return
+        store = shop.pictures()
+        if isinstance(store.place, Path) and store.place.is_file():
+            with zipfile.ZipFile(store.place):
+                pass
+        elif (shop.root / "pictures.zip").is_file():
+            found = "is there beside pictures/, and not read"
+            layout.warnings.append(Fault(shop.root / "pictures.zip", found, "keep one of the two"))
+    except InputError as error:
+        layout.faults.append(fault_of(error))
+    except (zipfile.BadZipFile, OSError) as error:
+        layout.faults.append(Fault(shop.root / "pictures.zip", f"not a whole zip file ({error})", "copy it again"))
+
+
+def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -> None:
+    log = shop.root / "click_log"
+    if wanted is not None:
+        for day in wanted:
+            try:
+                layout.days[day] = shop.click_log(day)
+            except InputError as error:
+                layout.faults.append(fault_of(error))
+        return
+    if not log.is_dir():
+        layout.faults.append(Fault(log, "no click log", f"deliver one, a folder dt=YYYY-MM-DD for each day; {README}"))
+        return
+    for inner in sorted(log.iterdir()):
+        if inner.name.startswith((".", "_")):
+            continue
+        if not inner.is_dir():
+            layout.faults.append(
+                Fault(inner, "lies beside the days' folders and is not read", "move it into its day's, dt=YYYY-MM-DD")
+            )
+            continue
+        day_of_name = _day_of(inner.name)
+        if day_of_name is None or inner.name != f"dt={day_of_name}":
+            layout.faults.append(
+                Fault(inner, "its name is no day, so it is not read", f"rename it to dt={day_of_name or 'YYYY-MM-DD'}")
+            )
+            continue
+        try:
+            layout.days[day_of_name] = shop.click_log(day_of_name)
+        except InputError as error:
+            layout.faults.append(fault_of(error))
+    if not layout.days and not any(f.file.is_relative_to(log) for f in layout.faults):
+        layout.faults.append(Fault(log, "holds no day", "deliver a folder dt=YYYY-MM-DD for each day"))
+
+
+def _day_of(folder: str) -> date | None:
+    try:
+        return date.fromisoformat(folder.removeprefix("dt="))
+    except ValueError:
+        return None
+
+
+def _look_at_strangers(root: Path, layout: Layout) -> None:
+    """Files that look like tables and are read by nobody."""
+    for path in sorted(root.iterdir()):
+        stem = path.name.split(".")[0].casefold()
+        if path.is_dir():
+            if path.name == "judgments":
+                layout.faults.append(Fault(path, "a folder, which is not read", "write one file, judgments.parquet"))
+            elif path.name == "items" and layout.items and layout.items[0].parent == root:
+                layout.warnings.append(
+                    Fault(path, f"is there beside {layout.items[0].name}, and not read", "keep one of the two")
+                )
+            elif stem in _TABLES and path.name not in _TABLES:
+                layout.faults.append(Fault(path, "is not read", f"rename it to {stem}/"))
+            continue
+        table = next((t for t in _TABLES if stem in (t, t.rstrip("s"), t.replace("_", ""), t.replace("_", "-"))), None)
+        if table and (not path.name.endswith(SUFFIXES) or path.name.split(".")[0] != table or table == "click_log"):
+            layout.faults.append(_stranger(path, table))
+    for folder in [root / "items", *(root / "click_log" / f"dt={day}" for day in layout.days)]:
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith((".", "_")) and not path.name.endswith((*SUFFIXES, ".crc")):
+                layout.faults.append(_stranger(path, folder.name if folder.name == "items" else "click_log"))
+
+
+def _stranger(path: Path, table: str) -> Fault:
+    what = _OTHER_FORMATS.get(path.suffix.casefold())
+    if path.name.endswith(SUFFIXES) and table == "click_log":
+        return Fault(
+            path, "a log is read by days", "write its rows into click_log/dt=YYYY-MM-DD/, the day of event_time in UTC"
+        )
+    if path.name.endswith(SUFFIXES):
+        return Fault(path, "is not read under this name", f"rename it to {table}{''.join(path.suffixes)}")
+    if what == "JSON lines":
+        return Fault(path, "is not read under this name", f"rename it to {path.stem}.jsonl")
+    found = f"{what or 'a file of another kind'}, which is not read"
+    return Fault(
+        path,
+        found,
+        "write it as Parquet or JSON lines (.jsonl), or import it: `smar shop import table DIR --columns FILE` (docs/importers.md)",
+    )
+
+
+def look_at_columns(layout: Layout, *, lines: int | None = FIRST_LINES) -> tuple[list[Fault], list[str]]:
+    """Columns and types of every file that the layout names: what is wrong, and what is cast, one phrase a table and column."""
+    faults: list[Fault] = []
+    repeated = RepeatedFaults()
+    casts: dict[str, int] = {}
+    for table, file in layout.files():
+        contract = load_contract(table)
+        try:
+            if not os.access(file, os.R_OK):
+                faults.append(Fault(file, "may not be read by this user", "make it readable"))
+            elif is_json_lines(file):
+                if lines:
+                    _look_at_lines(file, contract, layout.zone, lines, repeated, faults)
+            else:
+                plan = plan_file(file, contract, layout.zone)
+                for cast in plan.casts:
+                    casts[f"{table}: {cast}"] = casts.get(f"{table}: {cast}", 0) + 1
+                if fault := plan.fault(contract):
+                    faults.append(fault)
+        except InputError as error:
+            faults.append(fault_of(error))
+    phrases = [f"{cast}{f' (in {count:,} files)' if count > 1 else ''}" for cast, count in casts.items()]
+    return [*faults, *repeated.faults()], phrases
+
+
+def _look_at_lines(
+    file: Path, contract: Contract, zone: ZoneInfo | None, lines: int, repeated: RepeatedFaults, faults: list[Fault]
+) -> None:
+    reader = LineReader(contract, zone)
+
+    def on_bad_line(number: int, found: str, mend: str) -> None:
+        repeated.add(Fault(file, f"line {number} {found}", mend))
+
+    for _ in reader.batches(islice(iterate_lines(file), lines), on_bad_line):
+        pass
+    if absent := reader.absent():
+        faults.append(absent_columns(file, contract, absent))
