@@ -32,6 +32,14 @@ LIST_LENGTH = 5
 QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 """The JVM's second compiler does not pay on tables of a few rows; without it the room for compiled code would be a fifth,
 which the jobs of a whole folder of tests fill."""
+QUICK_SPARK = {
+    "spark.driver.extraJavaOptions": QUICK_JVM,
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.adaptive.enabled": "false",
+}
+"""Nor does it pay to compile queries over a few rows and to plan them again. tests/end_to_end and tests/jobs/test_cluster.py do as a shop's runs do;
+the latter compares the content."""
 
 _COLOURS = ["red", "blue", "green", "black", "white", "yellow"]
 _KINDS = [
@@ -157,7 +165,7 @@ def tiny_settings(root: Path, **sections: Any) -> Settings:
         "spark": {
             "driver_memory": "1g",
             "shuffle_partitions": 2,
-            "options": {"spark.driver.extraJavaOptions": QUICK_JVM},
+            "options": QUICK_SPARK,
         },
         "synthetic_queries": {"per_true_query": 20},
         "checks": {"minimum_training_clicks": 20},

@@ -23,7 +23,7 @@ from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 from tests.observed_files import observed_files, observing
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.stage_code import may_be_loaded
-from tests.tiny_shop import LAST_DAY, tiny_settings, write_tiny_shop
+from tests.tiny_shop import LAST_DAY, QUICK_JVM, tiny_settings, write_tiny_shop
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,8 @@ def write_settings(
     content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1, "champion_margin": 1.0}
     content["checks"]["visual_queries"] = [0.0, 0.1]  # half of them are: a warning on every day
     content["training"] |= training
+    # Compiled and planned anew while they run, as a shop's are.
+    content["spark"]["options"] = {"spark.driver.extraJavaOptions": QUICK_JVM}
     path = home / f"{shop}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
@@ -212,7 +214,7 @@ def test_the_same_again_reuses_every_stage(home: Path, first_day: str) -> None:
 
 
 def test_a_killed_stage_leaves_nothing_half_written_and_the_run_completes(home: Path, first_day: str) -> None:
-    settings = write_settings(home, pretrain={"steps": 3000, "batch": 8})
+    settings = write_settings(home, pretrain={"steps": 1000, "batch": 8})
     published = set((home / "var" / "lake" / "pretrain").glob("*.json"))
     process = retrain(home, settings)
     newest = running_stage(home, "pretrain", process)

@@ -77,7 +77,14 @@ def odd_items() -> list[dict[str, Any]]:
     def item(item_id: str | None, **more: Any) -> dict[str, Any]:
         return tiny_items()[0] | {"item_id": item_id, "images": []} | more
 
-    rows = [item(None), item(" "), item("t", title="\u2003 "), item("unseen", title="\u200d\u3164\ufeff"), item("i" * 257), item("lt", title="x" * 1001)]
+    rows = [
+        item(None),
+        item(" "),
+        item("t", title="\u2003 "),
+        item("unseen", title="\u200d\u3164\ufeff"),
+        item("i" * 257),
+        item("lt", title="x" * 1001),
+    ]
     rows += [item("c", category=" > Shirts"), item("lc", category="a" * 1001), item("lb", brand="b" * 1001)]
     rows += [item("la", attributes=[("a", "x" * 60_000), ("b", "x" * 60_000)]), item("u", updated_at=None)]
     rows += [item("sp", attributes=[("a" * 200_000, " ")]), item("d"), item("d", title="Newer"), item("d")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,18 @@ from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
 from smar_model.stages import STAGES
 from smar_model.training.model_files import load_model
-from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
+from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run
 
 TRAINING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune", "embed", "index")
 QUERIES = ["red shirts", "blue novels", "", "cereals 猫 \x00", "w" * 5_000]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("search")
+def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = shutil.copytree(tiny_data, tmp_path_factory.mktemp("search"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "var"))
-        run = tiny_run(write_tiny_shop(folder / "shop"))
+        run = tiny_run(folder / "shop")
         run_stages(run, *DATA_STAGES, *TRAINING)
         yield run
 

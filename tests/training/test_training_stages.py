@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,18 +23,18 @@ from smar_model.training import pretrain
 from smar_model.training.batches import TrainingData
 from smar_model.training.loop import learning_rate_at
 from smar_model.training.model_files import load_model
-from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run, write_tiny_shop
+from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run
 
 TRAINING = ("train-tokenizer", "adapt-vision", "encode-pictures", "pretrain", "finetune")
 STEPS = {"steps": 60, "batch": 16, "learning_rate": 0.003}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("training")
+def shop(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = shutil.copytree(tiny_data, tmp_path_factory.mktemp("training"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "var"))
-        yield write_tiny_shop(folder / "shop")
+        yield folder / "shop"
 
 
 @pytest.fixture(scope="module")
