@@ -101,12 +101,7 @@ def run(context: StageContext) -> dict[str, int | str]:
         items_in = count_rows(files)
         context.report(f"{items_in:,} items, {pictures_in:,} pictures")
         urls = listed.where(BY_URL).select("file").distinct().toArrow()["file"].to_pylist() if by_url else []
-        reader = PictureReader(
-            store=context.shop.pictures(),
-            fetched=fetched_folder(),
-            maximum_bytes=settings.maximum_bytes,
-            failures=fetch_pictures(urls, settings, context.report) if urls else {},
-        )
+        reader = PictureReader.over(context, urls)
         # Cut off from how they came about: planning would grow with every view that reads them again.
         tasks = max(1, min(4 * spark.sparkContext.defaultParallelism, pictures_in // PICTURES_PER_TASK))
         read_pictures(listed.repartition(tasks), reader).localCheckpoint().createOrReplaceTempView("read_pictures")
@@ -195,6 +190,17 @@ class PictureReader:
     maximum_bytes: int
     failures: dict[str, tuple[str, str]]
     """URL → reason and detail, where a picture could not be fetched."""
+
+    @classmethod
+    def over(cls, context: StageContext, urls: list[str]) -> PictureReader:
+        """Of the shop's pictures, and of those that are fetched first."""
+        settings = context.settings.pictures
+        return cls(
+            store=context.shop.pictures(),
+            fetched=fetched_folder(),
+            maximum_bytes=settings.maximum_bytes,
+            failures=fetch_pictures(urls, settings, context.report) if urls else {},
+        )
 
     @contextmanager
     def opened(self) -> Iterator[Read]:

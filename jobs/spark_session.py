@@ -242,7 +242,6 @@ def read_table(
     """
     contract = load_contract(table)
     files = list(files)
-    basis = {"basePath": str(partitioned_below)} if partitioned_below else {}
     # Columns in nano- or milliseconds with their unit → files.
     by_kind: dict[tuple[tuple[str, str], ...], list[str]] = {}
     parts: list[FilePart] = []
@@ -259,16 +258,10 @@ def read_table(
             by_kind.setdefault(tuple(time for time in plan.times if time[1] in TIMES_BY_UNIT), []).append(str(file))
         else:
             parts += [FilePart(file, row_group=group) for group in range(plan.row_groups)]
-    frames = []
-    for times_as_numbers, paths in by_kind.items():
-        stored = spark_schema(contract)
-        if partitioned_below:
-            stored = stored.add("dt", DateType())
-        selected = list(stored.names)
-        for name, unit in times_as_numbers:
-            stored[name].dataType = LongType()
-            selected[selected.index(name)] = TIMES_BY_UNIT[unit].format(name)
-        frames.append(session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected))
+    frames = [
+        _read_stored(session, contract, paths, times, partitioned_below=partitioned_below)
+        for times, paths in by_kind.items()
+    ]
     if parts or not frames:
         casts |= dict.fromkeys(check_lines(session, contract, parts, zone))
         frames.append(read_parts(session, contract, parts, zone, with_day=partitioned_below is not None))
@@ -276,6 +269,26 @@ def read_table(
         report(f"{table}, cast without loss: {'; '.join(casts)}")
     mended = [_MENDING.get(column.type, "{0}").format(column.name) for column in contract.columns]
     return reduce(DataFrame.unionByName, frames).selectExpr(*mended, *(["dt"] if partitioned_below else []))
+
+
+def _read_stored(
+    session: SparkSession,
+    contract: Contract,
+    paths: list[str],
+    times_as_numbers: Iterable[tuple[str, str]],
+    *,
+    partitioned_below: Path | None,
+) -> DataFrame:
+    """Parquet files that are stored as the contract has them, but for times (column, unit) that Spark reads as numbers."""
+    stored = spark_schema(contract)
+    basis = {"basePath": str(partitioned_below)} if partitioned_below else {}
+    if partitioned_below:
+        stored = stored.add("dt", DateType())
+    selected = list(stored.names)
+    for name, unit in times_as_numbers:
+        stored[name].dataType = LongType()
+        selected[selected.index(name)] = TIMES_BY_UNIT[unit].format(name)
+    return session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected)
 
 
 def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:
