@@ -18,6 +18,11 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from jobs.spark_session import name_failure, spark_session
+from smar_model.data.query_text import normalise_query, visible_text
+from smar_model.delivery.check_records import CheckBounds
+from smar_model.delivery.shop_check import check_shop
+from smar_model.delivery.shop_figures import TextForms
+from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
@@ -262,6 +267,17 @@ def healthy(outputs: dict[str, Artifact]) -> dict[str, list[str]]:
     }
 
 
+def foretold(root: Path) -> dict[str, Counter[str]]:
+    """Source → reason → rows that `smar shop check` says end in quarantine."""
+    check = check_shop(ShopInputs(root), CheckBounds(), TextForms(normalise=normalise_query, visible=visible_text))
+    assert check.items
+    by_day = [reason for day in check.days for reason in day.reasons]
+    return {
+        "items": Counter({reason.name: reason.rows for reason in check.items.reasons}),
+        "click_log": sum((Counter({reason.name: reason.rows}) for reason in by_day), Counter()),
+    }
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Iterator[dict[str, list[str]]]:
     """The healthy rows of a shop that has no others."""
@@ -307,6 +323,9 @@ def test_no_row_ends_a_job(
             ("click_log", "extract-clicks"),
         )
     }
+    assert foretold(root) == {source: reasons[source] for source in ("items", "click_log")}, (
+        "smar shop check foretells it"
+    )
     assert set(reasons["items"]) <= ITEM_REASONS and set(reasons["click_log"]) <= LOG_REASONS
     assert reasons["pictures"].keys() <= {"missing_file", "undecodable", "too_large", "unreachable"}
     assert items_made["items"] + items_made["items_quarantined"] == items_made["items_in"]

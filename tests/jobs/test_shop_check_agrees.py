@@ -11,20 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import extract_click_days
-from smar_model.data.query_text import normalise_query, visible_text
 from smar_model.delivery import shop_figures
-from smar_model.delivery.check_records import CheckBounds
-from smar_model.delivery.shop_check import check_shop
-from smar_model.delivery.shop_figures import TextForms
-from smar_model.delivery.shop_inputs import ShopInputs
-from tests.jobs.test_hostile_rows import ITEM_REASONS, LOG_REASONS, add_hostile_rows
+from tests.jobs.test_hostile_rows import ITEM_REASONS, LOG_REASONS, foretold
 from tests.tiny_shop import (
     DAYS,
     run_stages,
     tiny_events,
     tiny_items,
     tiny_run,
-    write_pictures,
     write_rows,
     write_tiny_shop,
 )
@@ -99,16 +93,6 @@ def write_odd_shop(root: Path) -> Path:
     return root
 
 
-def checked(root: Path) -> dict[str, Counter[str]]:
-    check = check_shop(ShopInputs(root), CheckBounds(), TextForms(normalise=normalise_query, visible=visible_text))
-    assert check.items
-    by_day = [reason for day in check.days for reason in day.reasons]
-    return {
-        "items": Counter({reason.name: reason.rows for reason in check.items.reasons}),
-        "click_log": sum((Counter({reason.name: reason.rows}) for reason in by_day), Counter()),
-    }
-
-
 def quarantined(root: Path) -> dict[str, Counter[str]]:
     outputs = run_stages(tiny_run(root, name=root.name), "prepare-items", "extract-clicks")
     counts: dict[str, Counter[str]] = {"items": Counter(), "click_log": Counter()}
@@ -123,17 +107,9 @@ def quarantined(root: Path) -> dict[str, Counter[str]]:
 def test_a_shop_with_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMAR_HOME", str(tmp_path))
     root = write_odd_shop(tmp_path / "odd")
-    told = checked(root)
+    told = foretold(root)
     assert told == quarantined(root)
     assert set(told["items"]) == ITEM_REASONS - {"bad_updated_at"} and set(told["click_log"]) == LOG_REASONS
-
-
-def test_a_shop_with_hostile_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
-    root = write_tiny_shop(tmp_path / "hostile")
-    write_pictures(root, {})
-    add_hostile_rows(root, [], [])
-    assert checked(root) == quarantined(root)
 
 
 def test_the_bounds_of_the_rules_are_those_of_the_job() -> None:
