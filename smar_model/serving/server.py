@@ -122,8 +122,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % 5 == 0:
-            self.server_state.sweep()
+        self.server_state.sweep()
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             self.should_exit = True
         return await super().on_tick(counter)
