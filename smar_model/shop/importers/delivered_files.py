@@ -124,6 +124,18 @@ def numbered_lines(name: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             yield f"{name} row {number}", line
 
 
+def refuse_spread_json(where: str, line: bytes) -> None:
+    """Refuse JSON that is no lines of objects.
+
+    Raises:
+        InputError: the line begins a JSON array, or an object that goes on in the next line.
+    """
+    if line == b"[" or line.startswith((b"[{", b"[ {")):
+        raise InputError(f"{where}: a JSON array; write one object a line, as `jq -c '.[]'` does")
+    if line == b"{":
+        raise InputError(f"{where}: an object over several lines; write one object a line, as `jq -c .` does")
+
+
 @contextmanager
 def unpacked_files(path: Path, scratch: Path) -> Iterator[list[tuple[str, Path]]]:
     """The files in a packed one, unpacked below `scratch` while they are needed, each with its name for messages; a

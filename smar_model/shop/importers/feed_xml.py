@@ -15,6 +15,7 @@ from defusedxml.ElementTree import iterparse
 
 from smar_model.errors import InputError
 from smar_model.shop.importers.feed_tables import FeedRow
+from smar_model.shop.importers.html_texts import HTML_TAGS
 
 LONGEST_ENTRY = 4 * 2**20
 """Bytes from the end of an entry to the end of the next."""
@@ -67,10 +68,20 @@ def xml_entries(name: str, file: Path) -> Iterator[tuple[str, FeedRow]]:
 def _fields(entry: Element) -> FeedRow:
     fields: FeedRow = {}
     for child in sorted(entry, key=lambda child: _GOOGLE not in child.tag.partition("}")[0]):
-        text = (child.text or "").strip()
-        if text:
+        if text := _text_of(child).strip():
             fields.setdefault(_local(child), []).append(text)
     return fields
+
+
+def _text_of(element: Element) -> str:
+    """All text inside; HTML's tags in it are written out again, as they stand in a CDATA section."""
+    parts = [element.text or ""]
+    for child in element:
+        name = _local(child)
+        inner = _text_of(child)
+        parts.append(f"<{name}>{inner}</{name}>" if name in HTML_TAGS else inner)
+        parts.append(child.tail or "")
+    return "".join(parts)
 
 
 def _local(element: Element) -> str:
