@@ -250,7 +250,8 @@ def test_damaged_log_and_labels_are_refused(tmp_path, folder):
         ({"items": ITEMS | {"columns": {"item_id": "sku"}}}, r"items\.columns\.title: Field required"),
         ({"items": ITEMS | {"columns": ITEMS["columns"] | {"price": "p"}}}, r"items\.columns\.price: Extra inputs"),
         ({"items": ITEMS | {"columns": ITEMS["columns"] | {"brand": {"column": "a", "value": "b"}}}}, "name a column"),
-        ({"items": ITEMS | {"file": "goods.xls"}}, r"goods\.xls: which format is it\? Set `format`"),
+        ({"items": ITEMS | {"file": "goods.xls"}}, r"goods\.xls: a spreadsheet is not read: save it as CSV"),
+        ({"items": ITEMS | {"file": "goods.doc"}}, r"goods\.doc: which format is it\? Set `format`"),
     ],
 )
 def test_wrong_mapping_is_refused(tmp_path, folder, mapping, message):

@@ -28,6 +28,27 @@ _DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedErr
 """What decoders raise for a damaged, encrypted or unknown archive."""
 
 
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_OFFICE = {"[Content_Types].xml", "META-INF/manifest.xml"}
+"""Members of a spreadsheet's file, which is a zip."""
+_SPREADSHEET = "a spreadsheet is not read: save it as CSV (UTF-8)"
+_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def refuse_spreadsheet(path: Path) -> None:
+    """Raises InputError where a file's name ends as a spreadsheet's."""
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise InputError(f"{path}: {_SPREADSHEET}")
+
+
+def refuse_page(name: str, start: bytes) -> None:
+    """Raises InputError where a file begins as a web page does."""
+    if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").lower().startswith(_PAGE):
+        raise InputError(
+            f"{name}: a web page (HTML), such as a login or an error message, and no export; download it again"
+        )
+
+
 def delivered_files(paths: Sequence[Path], endings: Sequence[str]) -> list[Path]:
     """The files themselves, and those below the folders whose name ends like an export's, in the order of their names.
 
@@ -60,6 +81,7 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
     Raises:
         InputError: the file is damaged, or a packed one is out of its bounds; also while it is read.
     """
+    refuse_spreadsheet(path)
     try:
         with path.open("rb") as raw:
             start = raw.read(4)
@@ -67,12 +89,17 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
             size = path.stat().st_size
             if start.startswith(b"\x1f\x8b"):
                 with gzip.open(raw) as unpacked:
-                    yield [(str(path), io.BufferedReader(_Bounded(unpacked, path, size)))]
+                    stream = io.BufferedReader(_Bounded(unpacked, path, size))
+                    if stream.peek(4).startswith((b"\x1f\x8b", b"PK\x03\x04")):
+                        raise InputError(f"{path}: packed twice; unpack it once")
+                    yield [(str(path), stream)]
             elif start == b"PK\x03\x04":
                 with zipfile.ZipFile(raw) as archive:
+                    if _OFFICE & {*archive.namelist()}:
+                        raise InputError(f"{path}: {_SPREADSHEET}")
                     yield [
                         (
-                            f"{path} ({entry.filename[:100]})",
+                            f"{path}: {entry.filename[:100]}",
                             io.BufferedReader(_Bounded(archive.open(entry), path, entry.compress_size)),
                         )
                         for entry in archive.infolist()

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from smar_model.errors import InputError
-from smar_model.shop.importers.delivered_files import delivered_files, unpacked_files
+from smar_model.shop.importers.delivered_files import delivered_files, refuse_page, unpacked_files
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
 from smar_model.shop.importers.feed_xml import xml_entries
 from smar_model.shop.importers.product_variants import FeedTexts, ItemsOfVariants, Variant, Variants, are_alike
@@ -47,7 +47,8 @@ def import_merchant(
     items = ItemsOfVariants(writer, pictures)
     feed = _Feed(writer, apart=variants == "apart")
     with SpooledRecords(writer.scratch) as spool:
-        for path in delivered_files(paths, ENDINGS):
+        writer.files = delivered_files(paths, ENDINGS)
+        for path in writer.files:
             with unpacked_files(path, writer.scratch) as files:
                 for name, file in files:
                     feed.put_down(name, file, spool)
@@ -88,7 +89,7 @@ class _Feed:
         self._not_read: dict[str, None] = {}
 
     def put_down(self, name: str, file: Path, spool: SpooledRecords) -> None:
-        for where, fields in _rows(name, file):
+        for where, fields in _rows(name, file, self._writer):
             self._rows += 1
             self._look_at(fields)
             ids = [found for text in fields.get("id", ()) if (found := self._texts.item_id(where, "id", text))]
@@ -173,15 +174,16 @@ def _paths(text: str) -> list[str]:
     return parts if len(parts) > 1 and all(">" in part for part in parts) else [text] if text else []
 
 
-def _rows(name: str, file: Path) -> Iterator[tuple[str, FeedRow]]:
+def _rows(name: str, file: Path, writer: ShopWriter) -> Iterator[tuple[str, FeedRow]]:
     with file.open("rb") as raw:
-        start = raw.read(64)
+        start = raw.read(512)
     if not start:
         raise InputError(f"{name}: empty; export it again")
+    refuse_page(name, start)
     if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").startswith(b"<"):
-        yield from xml_entries(name, file)
+        yield from xml_entries(name, file, writer.note)
     else:
-        yield from feed_rows(name, file, key_of=_field, known=READ, needed=("id", "title"))
+        yield from feed_rows(name, file, writer, key_of=_field, known=READ, needed=("id", "title"))
 
 
 def _field(column: str) -> str:

@@ -75,10 +75,11 @@ def import_shopify(
     not_read: dict[str, None] = {}
     rows = products = 0
     with SpooledRecords(writer.scratch) as spool:
-        for path in delivered_files(paths, ENDINGS):
+        writer.files = delivered_files(paths, ENDINGS)
+        for path in writer.files:
             with unpacked_files(path, writer.scratch) as files:
                 for name, file in files:
-                    for where, row in feed_rows(name, file, key_of=_field, known=_READ, needed=("title",)):
+                    for where, row in feed_rows(name, file, writer, key_of=_field, known=_READ, needed=("title",)):
                         rows += 1
                         not_read |= dict.fromkeys(f for f in row if f not in _READ and _METAFIELD not in f and row[f])
                         handle = products_of.handle(where, row)
