@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from smar_model.errors import InputError
 from smar_model.shop.catalogue_owners import judgments_are_alone, refuse_mixed_catalogue, refuse_unmergeable
+from smar_model.shop.full_disk import full_disk_named
 from smar_model.shop.import_summary import ImportSummary, LeftOut
 from smar_model.shop.item_names import ALIASES, ItemNames, unknown_items
 from smar_model.shop.log_files import LogFiles
@@ -64,6 +65,7 @@ def import_into(
         raise InputError(f"{root}: was made by `smar shop open` and would be made again; import into another folder")
     root.mkdir(parents=True, exist_ok=True)
     with (
+        full_disk_named(root),
         only_one(root),
         ShopWriter(
             root, source, replaces=replaces, own=own, replace_others=replace_others, may_shrink=may_shrink

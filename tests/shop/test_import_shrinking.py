@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import sqlite3
 from pathlib import Path
 
 import pytest
 import yaml
 from imports import events_of, items_of, smar_import
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, machine_failure
 from smar_model.shop.shop_writer import import_into
 
 
@@ -75,3 +78,25 @@ def test_a_mapped_log_and_one_of_a_tracker_do_not_share_a_day(tmp_path):
     (day / "acme.parquet").rename(day / "beta.parquet")
     smar_import(*arguments)
     assert len(events_of(shop)) == 2, "of another shop"
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("smar_model.shop.importers.delivered_files.shutil.copyfileobj", OSError(errno.ENOSPC, "No space left on device")),
+        ("smar_model.shop.importers.spooled_records.SpooledRecords.add", sqlite3.OperationalError("database or disk is full")),
+        ("smar_model.shop.table_files.pq.ParquetWriter.write_table", OSError("[errno 28] No space left on device")),
+    ],
+)  # fmt: skip
+def test_a_full_disk_names_the_shop(tmp_path, monkeypatch, place, error):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    packed = tmp_path / "feed.csv.gz"
+    packed.write_bytes(gzip.compress(b"id,title\n1,A\n"))
+    monkeypatch.setattr(place, full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        smar_import("merchant", packed, "--to", tmp_path / "shop")
+    line = machine_failure(raised.value, default_place="elsewhere")
+    assert line == f"{tmp_path / 'shop'}: No space left on device; free some space there, then run the command again"
+    assert not (tmp_path / "shop" / "items.parquet").exists()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from smar_model.errors import InputError
+from smar_model.shop.full_disk import is_full_disk
 
 LONGEST_LINE = 16 * 2**20
 """Bytes of a line of JSON."""
@@ -108,6 +109,8 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
             else:
                 yield [(str(path), raw)]
     except _DAMAGED as error:
+        if is_full_disk(error):  # that of the folder into which it is unpacked
+            raise
         raise InputError(f"{path}: damaged or locked ({error}); export or copy it again") from None
 
 

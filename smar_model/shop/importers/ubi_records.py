@@ -16,6 +16,7 @@ from pydantic import RootModel
 
 from smar_model.shop.importers.delivered_files import numbered_lines, opened, refuse_spread_json
 from smar_model.shop.importers.event_fields import id_of, place_of, text_of
+from smar_model.shop.importers.mapping_faults import in_plain_words
 from smar_model.yaml_files import read_yaml, validated
 
 Meaning = Literal["impression", "click", "cart", "order", "ignore"]
@@ -66,7 +67,8 @@ def load_actions(path: Path | None) -> dict[str, Meaning]:
     """
     if path is None:
         return ACTIONS
-    own = validated(_ActionNames.model_validate, read_yaml(path, advice="docs/importers.md shows one")).root
+    document = read_yaml(path, advice="docs/importers.md shows one")
+    own = validated(_ActionNames.model_validate, document, in_plain_words).root
     return ACTIONS | {action_key(name): meaning for name, meaning in own.items()}
 
 
