@@ -331,3 +331,5 @@ def test_a_query_without_a_time_is_none_that_was_used(tmp_path):
     (tmp_path / "log.ndjson").write_text(json.dumps(query(), indent=1))
     with pytest.raises(InputError, match=r"log\.ndjson row 1: an object over several lines; .* `jq -c \.` does"):
         smar_import("ubi", tmp_path / "log.ndjson", "--to", tmp_path / "shop")
+    log = write_lines(tmp_path / "log.ndjson", query(), event("impression", "a", 0, 1), "{")
+    assert "1 lines that are no JSON object" in smar_import("ubi", log, "--to", tmp_path / "shop"), "cut off"

@@ -158,11 +158,11 @@ def refuse_spread_json(where: str, line: bytes) -> None:
     """Refuse JSON that is no lines of objects.
 
     Raises:
-        InputError: the line begins a JSON array, or an object that goes on in the next line.
+        InputError: the line begins a JSON array; or it is the first one, and begins an object that goes on in the next.
     """
     if line == b"[" or line.startswith((b"[{", b"[ {")):
         raise InputError(f"{where}: a JSON array; write one object a line, as `jq -c '.[]'` does")
-    if line == b"{":
+    if line == b"{" and where.endswith(" row 1"):
         raise InputError(f"{where}: an object over several lines; write one object a line, as `jq -c .` does")
 
 
