@@ -17,6 +17,7 @@ MOST_FILES = 800
 """Files that an import writes: more days are times read wrongly, and more files than may be open at once."""
 TRACKERS = ("ubi", "ga4")
 """Sources of logs with the shop's own ids."""
+_SAME_EVENT = ("event_time", "request_id", "event", "item_id")
 LEAST_SHARE = 0.5
 """Of the events that a log's day had before: an import with fewer has probably not been given all of the day's files."""
 
@@ -91,6 +92,7 @@ class LogFiles:
         moved = [
             f for name in sorted(deliveries) for f in self._root.glob(f"click_log/dt=*/{name}") if f not in written
         ]
+        self._refuse_doubled({*written, *moved})
         before: Counter[str] = Counter()
         after: Counter[str] = Counter()
         for file in (*(file for file in written if file.is_file()), *moved):
@@ -104,6 +106,20 @@ class LogFiles:
                     "give all files of a day in one command, or replace them nevertheless with --replace"
                 )
         return Replaced(files=[*moved, *strangers], before=before.total(), after=sum(after[part] for part in before))
+
+    def _refuse_doubled(self, given: set[Path]) -> None:
+        """Raises InputError where a delivery that stays has the same events, as where these came without their date before."""
+        for (day, name), table in self._files.items():
+            place = self._root / "click_log" / f"dt={day}"
+            for other in place.glob(f"{self._source}-*.parquet"):
+                if other in given or not table.rows:
+                    continue
+                mine, theirs = (pq.read_table(file, columns=list(_SAME_EVENT)) for file in (table.path, other))
+                if count := mine.join(theirs, list(_SAME_EVENT), join_type="left semi").num_rows:
+                    raise InputError(
+                        f"{other}: has {count:,} of the events that these files bring as {Path(name).stem}; an event is of one "
+                        "day's table: give the tables of both days in one command"
+                    )
 
     def _strangers(self, day: Path) -> list[Path]:
         """Files of a day's folder that tell of the same clicks: for a log with the shop's own ids, all but its own; for

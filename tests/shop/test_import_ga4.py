@@ -297,3 +297,23 @@ def test_json_that_is_no_lines_of_events(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=message):
         smar_import("ga4", tmp_path / "a.json", "--to", tmp_path / "shop")
+
+
+def test_an_event_that_came_without_its_date_does_not_come_again_under_another(tmp_path):
+    shop = tmp_path / "shop"
+    undated = [e | {"event_date": None} for e in VISIT]
+    smar_import("ga4", write_json(tmp_path / "a.json", *undated), "--to", shop)
+    shifted = write_json(tmp_path / "b.json", *(e | {"event_date": "20261120"} for e in VISIT))
+    with pytest.raises(
+        InputError, match=r"ga4-20261119\.parquet: has 5 of the events that these files bring as ga4-20261120"
+    ):
+        smar_import("ga4", shifted, "--to", shop)
+    assert len(events_of(shop)) == 5
+    other = write_json(tmp_path / "c.json", *(event(e["event_name"], 3600, date="20261119") for e in VISIT[:1]))
+    late = write_json(
+        tmp_path / "d.json",
+        event("view_search_results", 3600, term="hat", user="u.2"),
+        event("view_item_list", 3601, *((item, 0) for item in "abc"), user="u.2"),
+    )
+    smar_import("ga4", shifted, late, other, "--to", shop)
+    assert len(events_of(shop)) == 8, "both days in one command"
