@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from imports import aliases_of, events_of, items_of, smar_import, write_lines
 from table_imports import import_items
 
 from smar_model.errors import InputError
+from smar_model.shop.importers.html_texts import without_tags
 
 RSS = '<?xml version="1.0"?><rss xmlns:g="http://base.google.com/ns/1.0"><channel>{}</channel></rss>'
 ITEM = "<item><g:id>{}</g:id><title>{}</title>{}</item>"
@@ -91,6 +93,13 @@ def test_signs_that_are_no_markup_stay(tmp_path):
     output = imported(tmp_path, rss(ITEM.format(1, "Cable &lt;5 m&gt; a&lt;b &lt;bold&gt;", "")), name="feed.xml")
     assert items_of(tmp_path / "shop")["1"]["title"] == "Cable <5 m> a<b <bold>"
     assert "HTML" not in output
+
+
+@pytest.mark.parametrize("title", ["<" + " " * 200_000, "<b " * 200_000, "<b" + " " * 200_000])
+def test_hostile_markup_takes_no_time(title):
+    seconds = time.process_time()
+    assert without_tags(title) == title
+    assert time.process_time() - seconds < 5, "it took minutes with a pattern that tries each space twice"
 
 
 def test_markup_in_a_mapped_title(tmp_path):

@@ -25,9 +25,7 @@ INLINE = (
     "center",
 )
 HTML_TAGS = frozenset((*PARTING, *INLINE))
-_TAG = re.compile(
-    rf"<\s*/?\s*({'|'.join(sorted(HTML_TAGS, key=len, reverse=True))})(?:\s[^<>]{{0,2000}}|\s*/)?\s*>", re.IGNORECASE
-)
+_TAG = re.compile(rf"</?({'|'.join(sorted(HTML_TAGS, key=len, reverse=True))})(?:\s[^<>]{{0,2000}})?/?>", re.IGNORECASE)
 
 
 def without_tags(text: str) -> str:
