@@ -7,11 +7,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from smar_model.errors import InputError
 
@@ -55,7 +57,7 @@ def read_yaml(path: Path, *, advice: str) -> Document:
     """Read a file whose top level has names.
 
     Args:
-        advice: what to do where there is no such file.
+        advice: what to do where there is no such file, or nothing in it.
 
     Raises:
         InputError: it is missing, no plain file, too large, not UTF-8, not YAML, or has a name twice, a number that is none or beyond
@@ -86,7 +88,7 @@ def read_yaml(path: Path, *, advice: str) -> Document:
         ) from None
     document = parse_yaml(text, source=str(path))
     if document is None:
-        raise InputError(f"{path}: empty; write it as the files in configs/")
+        raise InputError(f"{path}: empty; {advice or 'write it as the files in configs/'}")
     if not isinstance(document.content, dict):
         raise InputError(f"{path}: names and their values are asked for at the top level, not a list or a single value")
     return document
@@ -203,8 +205,13 @@ def problem_of(value: Any) -> str | None:
     return None
 
 
-def validated(validate: Callable[[Any], Kind], document: Document) -> Kind:
+def validated(
+    validate: Callable[[Any], Kind], document: Document, words: Callable[[ErrorDetails], str] = itemgetter("msg")
+) -> Kind:
     """What `model_validate` makes of a document.
+
+    Args:
+        words: what is said of a fault; unset, Pydantic's own.
 
     Raises:
         InputError: something in it is unknown or out of its bounds: one line that names all of that by file, line and name.
@@ -212,7 +219,7 @@ def validated(validate: Callable[[Any], Kind], document: Document) -> Kind:
     try:
         valid = validate(document.content)
     except ValidationError as error:
-        raise InputError(describe_faults(error, document)) from None
+        raise InputError(describe_faults(error, document, words)) from None
     # Numbers that YAML takes for texts: 1e30, nan.
     for place, value in values_in(valid.model_dump()):
         if problem := problem_of(value):
@@ -230,8 +237,8 @@ def values_in(content: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
         yield place, content
 
 
-def describe_faults(error: ValidationError, document: Document) -> str:
+def describe_faults(
+    error: ValidationError, document: Document, words: Callable[[ErrorDetails], str] = itemgetter("msg")
+) -> str:
     """One line that names each fault by its place."""
-    return "; ".join(
-        f"{document.where(tuple(e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)
-    )
+    return "; ".join(f"{document.where(tuple(e['loc']))}: {words(e)}" for e in error.errors(include_url=False))

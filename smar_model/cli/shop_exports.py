@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 FilesArgument = Annotated[list[Path], typer.Argument(help="Exported files, packed or not, or folders of them.")]
 ToOption = Annotated[Path, typer.Option("--to", help="Root of the shop, made where it is missing.")]
 ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="Replace even what another source brought, and days by fewer events.")
+    bool,
+    typer.Option(
+        "--replace", help="Replace even what another source brought, and days or a catalogue by far fewer rows."
+    ),
 ]
 PatternOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -28,7 +31,7 @@ def _fill(
 ) -> None:
     from smar_model.shop.shop_writer import import_into
 
-    with import_into(to, source, replaces=replaces, own=True, replace_others=replace) as writer:
+    with import_into(to, source, replaces=replaces, own=True, replace_others=replace, may_shrink=False) as writer:
         add_rows(writer)
     print(writer.summary())
 

@@ -250,12 +250,16 @@ def import_table_command(
     folder: Annotated[Path, typer.Argument(help="Folder that the file names in the mapping start from.")],
     to: ToOption,
     columns: Annotated[Path, typer.Option(help="YAML file that says which column is which; see docs/importers.md.")],
+    replace: shop_exports.ReplaceOption = False,
 ) -> None:
     """Any other tables (CSV, TSV, JSON lines, Parquet), by a YAML file of columns."""
     from smar_model.shop.importers import mapped_tables
+    from smar_model.shop.shop_writer import import_into
 
     mapping = mapped_tables.load_mapping(columns)
-    _fill(to, mapping.source, partial(mapped_tables.import_tables, folder, mapping), replaces=mapping.replaces)
+    with import_into(to, mapping.source, replaces=mapping.replaces, replace_others=replace, may_shrink=False) as writer:
+        mapped_tables.import_tables(folder, mapping, writer)
+    print(writer.summary())
 
 
 shop_exports.add_commands(import_app)

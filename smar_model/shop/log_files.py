@@ -15,6 +15,9 @@ from smar_model.shop.table_files import TableFile
 
 MOST_FILES = 800
 """Files that an import writes: more days are times read wrongly, and more files than may be open at once."""
+TRACKERS = ("ubi", "ga4")
+"""Sources of logs with the shop's own ids."""
+_SAME_EVENT = ("event_time", "request_id", "event", "item_id")
 LEAST_SHARE = 0.5
 """Of the events that a log's day had before: an import with fewer has probably not been given all of the day's files."""
 
@@ -67,7 +70,7 @@ class LogFiles:
                 f"{self._source}: events of over {MOST_FILES} days ({min(self.days)} and {day} among them); "
                 "correct their times, or import fewer days at once"
             )
-        strangers = [f for f in self._of_day(self._root / "click_log" / f"dt={day}") if self._own and not self._mine(f)]
+        strangers = self._strangers(self._root / "click_log" / f"dt={day}")
         if strangers and not self._replace_others:
             raise InputError(
                 f"{strangers[0]}: this day's log is there already, from elsewhere; two logs of one day count each click twice: "
@@ -81,13 +84,15 @@ class LogFiles:
             InputError: a log of the shop's own would give way to one with far fewer events.
         """
         written = self.written()
+        strangers = [file for day in {file.parent for file in written} for file in self._strangers(day)]
         if not self._own:
             mine = self._root.glob(f"click_log/dt=*/{self._source}.parquet")
-            return Replaced(files=[file for file in mine if whole and file not in written])
+            return Replaced(files=[*(file for file in mine if whole and file not in written), *strangers])
         deliveries = {name for _, name in self._files} - {f"{self._source}.parquet"}
         moved = [
             f for name in sorted(deliveries) for f in self._root.glob(f"click_log/dt=*/{name}") if f not in written
         ]
+        self._refuse_doubled({*written, *moved})
         before: Counter[str] = Counter()
         after: Counter[str] = Counter()
         for file in (*(file for file in written if file.is_file()), *moved):
@@ -100,8 +105,28 @@ class LogFiles:
                     f"{self._root / 'click_log'}: of {part} it has {count:,} events, and these files have {after[part]:,}; "
                     "give all files of a day in one command, or replace them nevertheless with --replace"
                 )
-        strangers = [f for day in {file.parent for file in written} for f in self._of_day(day) if not self._mine(f)]
         return Replaced(files=[*moved, *strangers], before=before.total(), after=sum(after[part] for part in before))
+
+    def _refuse_doubled(self, given: set[Path]) -> None:
+        """Raises InputError where a delivery that stays has the same events, as where these came without their date before."""
+        for (day, name), table in self._files.items():
+            place = self._root / "click_log" / f"dt={day}"
+            for other in place.glob(f"{self._source}-*.parquet"):
+                if other in given or not table.rows:
+                    continue
+                mine, theirs = (pq.read_table(file, columns=list(_SAME_EVENT)) for file in (table.path, other))
+                if count := mine.join(theirs, list(_SAME_EVENT), join_type="left semi").num_rows:
+                    raise InputError(
+                        f"{other}: has {count:,} of the events that these files bring as {Path(name).stem}; an event is of one "
+                        "day's table: give the tables of both days in one command"
+                    )
+
+    def _strangers(self, day: Path) -> list[Path]:
+        """Files of a day's folder that tell of the same clicks: for a log with the shop's own ids, all but its own; for
+        another, which may share the shop with logs of other shops, those of trackers.
+        """
+        there = [file for file in self._of_day(day) if not self._mine(file)]
+        return there if self._own else [file for file in there if file.stem.partition("-")[0] in TRACKERS]
 
     def _mine(self, file: Path) -> bool:
         return file.name == f"{self._source}.parquet" or file.name.startswith(f"{self._source}-")

@@ -19,14 +19,16 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-import pyarrow.parquet as pq
 from filelock import FileLock
 
 from smar_model.errors import InputError
+from smar_model.shop.catalogue_owners import judgments_are_alone, refuse_mixed_catalogue, refuse_unmergeable
+from smar_model.shop.full_disk import full_disk_named
 from smar_model.shop.import_summary import ImportSummary, LeftOut
 from smar_model.shop.item_names import ALIASES, ItemNames, unknown_items
 from smar_model.shop.log_files import LogFiles
-from smar_model.shop.table_files import TableFile, pictures_of, source_of, write_parquet
+from smar_model.shop.removed_items import LEAST_SHARE, removed_items
+from smar_model.shop.table_files import TableFile, pictures_of, write_parquet
 
 __all__ = ["LISTED_AT", "ShopWriter", "import_into", "is_inner_path", "only_one", "squeeze", "write_parquet"]
 
@@ -46,7 +48,13 @@ def only_one(root: Path) -> AbstractContextManager[object]:
 
 @contextmanager
 def import_into(
-    root: Path, source: str, *, replaces: Collection[str] = TABLES, own: bool = False, replace_others: bool = False
+    root: Path,
+    source: str,
+    *,
+    replaces: Collection[str] = TABLES,
+    own: bool = False,
+    replace_others: bool = False,
+    may_shrink: bool = True,
 ) -> Iterator[ShopWriter]:
     """A `ShopWriter` that nobody else's work on this shop comes between; published when the block ends well.
 
@@ -56,10 +64,16 @@ def import_into(
     if (root / "shop.json").exists():
         raise InputError(f"{root}: was made by `smar shop open` and would be made again; import into another folder")
     root.mkdir(parents=True, exist_ok=True)
-    with only_one(root), ShopWriter(root, source, replaces=replaces, own=own, replace_others=replace_others) as writer:
+    with (
+        full_disk_named(root),
+        only_one(root),
+        ShopWriter(
+            root, source, replaces=replaces, own=own, replace_others=replace_others, may_shrink=may_shrink
+        ) as writer,
+    ):
         yield writer
         if not writer.counts.total():
-            raise InputError(f"{root}: nothing to import from {source}; no row of its files was asked for")
+            raise InputError(writer.nothing_to_import())
 
 
 class ShopWriter:
@@ -77,30 +91,34 @@ class ShopWriter:
         replaces: Collection[str] = TABLES,
         own: bool = False,
         replace_others: bool = False,
+        may_shrink: bool = True,
     ) -> None:
         """Begin with the rows that stay.
 
         Args:
             own: whether the rows have the shop's own ids; then items are a whole catalogue.
-            replace_others: whether an own source may take the place of what another one brought, or of a longer log.
+            replace_others: whether a source may take the place of what another one brought, or of more rows.
+            may_shrink: whether a source may bring less than half of the items that it had, without `replace_others`.
 
         Raises:
             InputError: the shop keeps a table in several files or in JSON lines, or its pictures in a zip; or its
                 catalogue is another source's.
         """
         self._names = ItemNames(root, source)
-        _refuse_unmergeable(root, replaces)
+        refuse_unmergeable(root, replaces)
         self.root, self.source, self._replaces = root, source, replaces
-        self._own, self._replace_others = own, replace_others
+        self._own = own
+        self._least_share = 0.0 if may_shrink or replace_others else LEAST_SHARE
         if "items" in replaces:
-            self._refuse_mixed_catalogue()
+            refuse_mixed_catalogue(root, source, own=own, replace_others=replace_others)
         self._summary = ImportSummary()
         self._seen: set[str] = set()
         self._folder = root / ".importing"
         shutil.rmtree(self._folder, ignore_errors=True)
-        alone = own or ("judgments" in replaces and self._has_judgments_alone())
+        alone = own or ("judgments" in replaces and judgments_are_alone(root, source, self._names.own_catalogue))
         prefix = "" if alone else f"{source}-" if source else ""
         whole_of = source if alone else None
+        self._prefix = prefix
         self._tables = {
             name: TableFile(self._folder / file, contract, begin=root / file, without=prefix, whole_of=whole_of)
             for name, file, contract in (
@@ -118,6 +136,8 @@ class ShopWriter:
         )
         self._log = LogFiles(root, self._folder, source, own=own, replace_others=replace_others)
         self._waiting = 0
+        self.files: list[Path] = []
+        """What is read, for messages."""
         self._first_without_picture = ""
 
     @property
@@ -274,6 +294,13 @@ class ShopWriter:
             lines.append(f"for `make retrain` it lacks {'; '.join(lacks)}")
         return "\n".join(lines)
 
+    def nothing_to_import(self) -> str:
+        """Why nothing was added, in a line."""
+        names = [str(file) for file in self.files[:3]]
+        more = f" and {len(self.files) - 3:,} more files" if len(self.files) > 3 else ""
+        found = "; ".join(self._summary.lines()) or "no row"
+        return f"{', '.join(names) or self.root}{more}: nothing to import from {self.source} ({found}); is it what was meant?"
+
     def _what_unknown_items_need(self) -> str:
         if not self._item_files():
             return "  the shop has no catalogue yet: import its product feed, then this log again, so that its names are looked up"
@@ -291,37 +318,6 @@ class ShopWriter:
         if item_id != name:
             self._summary.change("ids of variants, or other names, read as the item's id", f"{name!r}: {item_id!r}", 1)
         return item_id
-
-    def _has_judgments_alone(self) -> bool:
-        """Whether the shop's catalogue has ids of its own, so that nothing in a judgement tells whose it is.
-
-        Raises:
-            InputError: another source has brought them.
-        """
-        path = self.root / "judgments.parquet"
-        if not self._names.own_catalogue:
-            return False
-        if path.is_file() and source_of(path) != self.source:
-            theirs = source_of(path) or "another source"
-            raise InputError(
-                f"{path}: holds the judgments of {theirs}; remove the file to bring those of {self.source}"
-            )
-        return True
-
-    def _refuse_mixed_catalogue(self) -> None:
-        path = self.root / "items.parquet"
-        theirs = source_of(path)
-        if self._own:
-            there = path.is_file() and pq.read_metadata(path).num_rows
-            if there and theirs != self.source and not self._replace_others:
-                raise InputError(
-                    f"{path}: holds the items of {theirs or 'another source'}; a {self.source} import is a whole catalogue: "
-                    "import into another folder, or put it in their place with --replace"
-                )
-        elif theirs and self.source:
-            raise InputError(
-                f"{path}: is the shop's whole catalogue, from {theirs}; import the items of {self.source} into another folder"
-            )
 
     def _add(self, table: TableFile, row: tuple[Any, ...]) -> None:
         table.waiting.append(row)
@@ -344,6 +340,8 @@ class ShopWriter:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _publish(self) -> None:
+        if "items" in self._replaces:
+            self._count_removed_items()
         replaced = self._log.replaced(whole="click_log" in self._replaces)
         if replaced.before:
             self.note(
@@ -372,6 +370,11 @@ class ShopWriter:
             (pictures / name).unlink(missing_ok=True)
         self._look_for_unknown_items()
 
+    def _count_removed_items(self) -> None:
+        old, new = self.root / "items.parquet", self._tables["items"].path
+        if removed := removed_items(old, new, prefix=self._prefix, refuse_below=self._least_share):
+            self.note(f"removed: {removed.count:,} items that it had before (such as {removed.example})")
+
     def _look_for_unknown_items(self) -> None:
         """Of what was added; of the whole shop, where its items are new."""
         new_items = "items" in self._replaces
@@ -383,18 +386,6 @@ class ShopWriter:
         ]
         found = [unknown_items(self.root, sorted(log), "events"), unknown_items(self.root, judgments, "judgments")]
         self._summary.unknown += [unknown for unknown in found if unknown]
-
-
-def _refuse_unmergeable(root: Path, replaces: Collection[str]) -> None:
-    if "items" in replaces and (root / "pictures.zip").is_file():
-        raise InputError(
-            f"{root / 'pictures.zip'}: pictures in a zip cannot be added to; unpack it into {root / 'pictures'}"
-        )
-    for table in {"items", "judgments"} & {*replaces}:
-        for path in (root / table, root / f"{table}.jsonl", root / f"{table}.jsonl.gz"):
-            if path.exists():
-                what = "a table in several files" if path.is_dir() else "JSON lines"
-                raise InputError(f"{path}: {what} cannot be added to; turn it into {root / table}.parquet first")
 
 
 def is_inner_path(name: str) -> bool:

@@ -262,3 +262,58 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     with pytest.raises(InputError, match="no event of GA4's export that is read"):
         smar_import("ga4", write_parquet(tmp_path / "b.parquet", VISIT[0]), "--to", tmp_path / "shop")
     assert not (tmp_path / "shop" / "click_log").exists()
+
+
+def test_events_without_a_date_are_replaced_with_their_day_and_none_counts_twice(tmp_path):
+    shop = tmp_path / "shop"
+    undated = [*VISIT[:4], *(e | {"event_date": None} for e in VISIT[4:6]), VISIT[6] | {"event_date": ""}]
+    output = smar_import("ga4", write_json(tmp_path / "a.json", *undated), "--to", shop)
+    assert "changed: 2 events without an event_date: that of their file's others, else their day of UTC" in output
+    smar_import("ga4", write_json(tmp_path / "a.json", *VISIT), "--to", shop)
+    assert len(events_of(shop)) == len(set(steps(shop))) == 5
+    alone = [e | {"event_date": None} for e in VISIT]
+    smar_import("ga4", write_json(tmp_path / "a.json", *alone), "--to", shop)
+    assert len(events_of(shop)) == 5
+
+
+def test_rows_that_stand_there_twice_count_once(tmp_path):
+    first = write_json(tmp_path / "in" / "a.json", *VISIT)
+    second = write_json(tmp_path / "in" / "b.json", *(e | {"event_date": None} for e in VISIT))
+    output = smar_import("ga4", first.parent, "--to", tmp_path / "shop")
+    assert len(steps(tmp_path / "shop")) == 5
+    assert f"left out: 5 events that stand there twice, to the microsecond (such as {second} row 2)" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps([VISIT[1]]), r"a\.json row 1: a JSON array; .* `jq -c '\.\[\]'`"),
+        (json.dumps([VISIT[1]], indent=1), r"a\.json row 1: a JSON array; .* `jq -c '\.\[\]'`"),
+        (json.dumps(VISIT[1], indent=1), r"a\.json row 1: an object over several lines; .* `jq -c \.`"),
+        ('{"a": 1}', r"a\.json: no event of GA4's export .*; records: 1 read: 1 lines \(0 used, 1 left out\)"),
+    ],
+)
+def test_json_that_is_no_lines_of_events(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        smar_import("ga4", tmp_path / "a.json", "--to", tmp_path / "shop")
+
+
+def test_an_event_that_came_without_its_date_does_not_come_again_under_another(tmp_path):
+    shop = tmp_path / "shop"
+    undated = [e | {"event_date": None} for e in VISIT]
+    smar_import("ga4", write_json(tmp_path / "a.json", *undated), "--to", shop)
+    shifted = write_json(tmp_path / "b.json", *(e | {"event_date": "20261120"} for e in VISIT))
+    with pytest.raises(
+        InputError, match=r"ga4-20261119\.parquet: has 5 of the events that these files bring as ga4-20261120"
+    ):
+        smar_import("ga4", shifted, "--to", shop)
+    assert len(events_of(shop)) == 5
+    other = write_json(tmp_path / "c.json", *(event(e["event_name"], 3600, date="20261119") for e in VISIT[:1]))
+    late = write_json(
+        tmp_path / "d.json",
+        event("view_search_results", 3600, term="hat", user="u.2"),
+        event("view_item_list", 3601, *((item, 0) for item in "abc"), user="u.2"),
+    )
+    smar_import("ga4", shifted, late, other, "--to", shop)
+    assert len(events_of(shop)) == 8, "both days in one command"

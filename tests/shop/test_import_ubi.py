@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import zipfile
@@ -318,3 +319,17 @@ def test_real_log_is_accounted_for(tmp_path):
     assert len(events_of(tmp_path / "shop")) == 2_477 + sum(made)
     assert "changed: 1,060 places of application 'esci_ubi_sample' counted from 0" in output
     assert "unknown items: 2,912 of 2,912 events" in output
+
+
+def test_a_query_without_a_time_is_none_that_was_used(tmp_path):
+    timeless = json.dumps(query() | {"user_query": "other", "query_response_hit_ids": ["1"], "timestamp": float("nan")})
+    assert "NaN" in timeless
+    log = write_lines(tmp_path / "log.ndjson", timeless, query(), event("impression", "a", 0, 1))
+    output = smar_import("ubi", log, "--to", tmp_path / "shop")
+    assert "2 queries (1 used, 1 left out)" in output
+    assert "left out: 1 queries without an event of an item, and without a list of what was found at a time" in output
+    (tmp_path / "log.ndjson").write_text(json.dumps(query(), indent=1))
+    with pytest.raises(InputError, match=r"log\.ndjson row 1: an object over several lines; .* `jq -c \.` does"):
+        smar_import("ubi", tmp_path / "log.ndjson", "--to", tmp_path / "shop")
+    log = write_lines(tmp_path / "log.ndjson", query(), event("impression", "a", 0, 1), "{")
+    assert "1 lines that are no JSON object" in smar_import("ubi", log, "--to", tmp_path / "shop"), "cut off"

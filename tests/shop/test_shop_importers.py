@@ -203,7 +203,7 @@ def test_interrupted_import_leaves_the_former_catalogue(tmp_path, monkeypatch):
     def power_cut(writer, table):
         raise PowerCutError
 
-    monkeypatch.setattr("smar_model.shop.shop_writer.pq.ParquetWriter.write_table", power_cut)
+    monkeypatch.setattr("smar_model.shop.table_files.pq.ParquetWriter.write_table", power_cut)
     with pytest.raises(PowerCutError):
         smar("shop", "import", "fashion-product-images-small", archive, "--to", shop)
     assert (shop / "items.parquet").read_bytes() == before

@@ -246,11 +246,24 @@ def test_damaged_log_and_labels_are_refused(tmp_path, folder):
     ("mapping", "message"),
     [
         ({}, "name items, click_log or judgments"),
-        ({"source": "Acme Shop", "items": ITEMS}, "source: String should match pattern"),
-        ({"items": ITEMS | {"columns": {"item_id": "sku"}}}, r"items\.columns\.title: Field required"),
-        ({"items": ITEMS | {"columns": ITEMS["columns"] | {"price": "p"}}}, r"items\.columns\.price: Extra inputs"),
-        ({"items": ITEMS | {"columns": ITEMS["columns"] | {"brand": {"column": "a", "value": "b"}}}}, "name a column"),
-        ({"items": ITEMS | {"file": "goods.xls"}}, r"goods\.xls: which format is it\? Set `format`"),
+        ({"source": "Acme Shop", "items": ITEMS}, "source: 'Acme Shop': write lower-case letters, digits and _"),
+        ({"items": ITEMS | {"columns": {"item_id": "sku"}}}, r"items\.columns\.title: is missing; add it"),
+        (
+            {"items": ITEMS | {"columns": ITEMS["columns"] | {"price": "p"}}},
+            r"items\.columns\.price: there is no such name here",
+        ),
+        (
+            {"items": ITEMS | {"columns": ITEMS["columns"] | {"brand": {"column": "a", "value": "b"}}}},
+            "brand: name a column",
+        ),
+        ({"items": ITEMS | {"rows": "both"}}, r"items\.rows: 'both' is none of 'joined' or 'apart'"),
+        (
+            {"items": ITEMS | {"columns": ITEMS["columns"] | {"item_id": {"column": "a", "digits": 1}}}},
+            "1 is less than 2",
+        ),
+        ({"items": "goods.csv"}, "items: 'goods.csv' is no section of names and values"),
+        ({"items": ITEMS | {"file": "goods.xls"}}, r"goods\.xls: a spreadsheet is not read: save it as CSV"),
+        ({"items": ITEMS | {"file": "goods.doc"}}, r"goods\.doc: which format is it\? Set `format`"),
     ],
 )
 def test_wrong_mapping_is_refused(tmp_path, folder, mapping, message):
@@ -259,6 +272,9 @@ def test_wrong_mapping_is_refused(tmp_path, folder, mapping, message):
 
 
 def test_mapping_that_is_no_yaml_is_named(tmp_path, folder):
+    (tmp_path / "bad.yaml").write_text("")
+    with pytest.raises(InputError, match=r"bad\.yaml: empty; docs/importers\.md shows one"):
+        load_mapping(tmp_path / "bad.yaml")
     (tmp_path / "bad.yaml").write_text("{")
     arguments = ["shop", "import", "table", folder, "--columns", tmp_path / "bad.yaml", "--to", tmp_path / "shop"]
     with pytest.raises(InputError, match=r"bad\.yaml, line 1: not valid YAML"):

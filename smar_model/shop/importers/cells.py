@@ -19,6 +19,8 @@ from zoneinfo import ZoneInfo
 from smar_model.delivery.times import parse_time
 from smar_model.errors import InputError
 from smar_model.shop.importers.delimited_text import Row
+from smar_model.shop.importers.html_texts import without_tags
+from smar_model.shop.importers.item_ids import has_lost_digits
 from smar_model.shop.importers.table_mapping import Choice, ItemId, Parts, ShownItems, Text, Time
 
 NULL_MARKERS = frozenset({r"\N", "NULL", "NaN", "nan", "<NA>", "NaT", "#N/A"})
@@ -35,7 +37,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_EXACT = 2**53
 _WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0+")
 _EXACT_DIGITS = 15
-_LOST_DIGITS = re.compile(r"[+-]?\d(?:[.,]\d+[eE]\+?|[eE]\+)\d{2,}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{_STRING})(?:\s*,\s*|\s+|(?=\])))+\]")
@@ -63,9 +64,15 @@ class Cells:
         return self._unless_marker(where, rule, text.strip(), self._markers) if text else None
 
     def written(self, where: str, rule: Text, row: Row) -> str | None:
-        """A text that people read, as a title: with its HTML entities decoded."""
+        """A text that people read, as a title: with its HTML entities decoded, and without HTML's tags."""
         text = self.text(where, rule, row)
-        return decoded(text) if text else None
+        if not text:
+            return None
+        bare = without_tags(decoded(text))
+        if bare != decoded(text):
+            self._count("texts with HTML tags, which were taken out", f"{where}: {text[:60]!r}")
+            bare = " ".join(bare.split())
+        return bare or None
 
     def query(self, where: str, rule: Text, row: Row) -> str | None:
         """What somebody typed, as it is."""
@@ -208,7 +215,7 @@ class Cells:
 
     def _as_id(self, where: str, rule: ItemId, text: str) -> str:
         float_of_integer = _WHOLE_FLOAT.fullmatch(text)
-        if _LOST_DIGITS.fullmatch(text) or (float_of_integer and len(float_of_integer[1]) > _EXACT_DIGITS):
+        if has_lost_digits(text) or (float_of_integer and len(float_of_integer[1]) > _EXACT_DIGITS):
             raise InputError(
                 f"{where}: item_id {text[:40]!r} is a number whose last digits a spreadsheet or a float has dropped; "
                 f"export the column {rule.column} as text"

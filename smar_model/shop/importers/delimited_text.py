@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smar_model.errors import InputError
+from smar_model.shop.importers.odd_rows import OddRows
 from smar_model.shop.importers.text_files import LONGEST_ROW, UTF8, text_lines
 
 Row = dict[str, Any]
@@ -31,6 +32,8 @@ class Separation:
     encoding: str = UTF8
     skipped_lines: int = 0
     """Lines before that of the columns' names."""
+    name: str | None = None
+    """What messages call the file; unset, its path."""
 
 
 def separated_rows(
@@ -54,9 +57,18 @@ def separated_rows(
     return rows_of(path, needed, Separation(delimiter, quotes), header)
 
 
-def rows_of(path: Path, needed: Sequence[str], separation: Separation, header: Sequence[str] | None = None) -> Rows:
+def rows_of(
+    path: Path,
+    needed: Sequence[str],
+    separation: Separation,
+    header: Sequence[str] | None = None,
+    odd_rows: OddRows | None = None,
+) -> Rows:
     """`separated_rows` of a file that is written in any way; of a needed column that stands there twice a row has the
     list of its values where they differ.
+
+    Args:
+        odd_rows: judges rows with another number of fields; unset, the first one is refused.
     """
     names = list(header) if header else None
     twice = False
@@ -71,11 +83,17 @@ def rows_of(path: Path, needed: Sequence[str], separation: Separation, header: S
                 )
             twice = any(names.count(name) > 1 for name in needed)
         elif fields and fields != names:
-            if len(fields) != len(names):
+            if odd_rows:
+                if (fitting := odd_rows.fitting(where, fields, len(names))) is None:
+                    continue
+                fields = fitting
+            elif len(fields) != len(names):
                 raise InputError(f"{where}: {len(fields)} fields, expected {len(names)}; correct or remove the row")
             yield where, _gathered(names, fields) if twice else dict(zip(names, fields, strict=True))
+    if odd_rows:
+        odd_rows.close()
     if names is None:
-        raise InputError(f"{path}: empty; download or copy it again")
+        raise InputError(f"{separation.name or path}: empty; download or copy it again")
 
 
 def find_separation(path: Path, needed: Sequence[str], *, first: str, quotes: bool, encoding: str) -> Separation:
@@ -85,9 +103,9 @@ def find_separation(path: Path, needed: Sequence[str], *, first: str, quotes: bo
         InputError: the file is missing, damaged or not in this encoding.
     """
     line = next(text_lines(path, encoding), "")
-    told = _EXCEL_LINE.fullmatch(line)
+    told = told_delimiter(line)
     skipped = 1 if told else 0
-    candidates = [told[1]] if told else list(dict.fromkeys([first, *DELIMITERS]))
+    candidates = [told] if told else list(dict.fromkeys([first, *DELIMITERS]))
     best, most = Separation(candidates[0], quotes, encoding, skipped), (0, 0)
     for delimiter in candidates:
         separation = Separation(delimiter, quotes, encoding, skipped)
@@ -104,26 +122,33 @@ def find_separation(path: Path, needed: Sequence[str], *, first: str, quotes: bo
     return best
 
 
+def told_delimiter(line: str) -> str | None:
+    """What Excel's line `sep=;` says; None for another line."""
+    told = _EXCEL_LINE.fullmatch(line)
+    return told and told[1]
+
+
 def _records(path: Path, separation: Separation) -> Iterator[tuple[str, list[str]]]:
     """Fields of each row, and where it stands."""
     csv.field_size_limit(LONGEST_ROW)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separation.quotes else csv.QUOTE_NONE
+    name = separation.name or str(path)
     begun = length = 0
 
     def limited_lines() -> Iterator[str]:
         nonlocal length
-        for line in islice(text_lines(path, separation.encoding), separation.skipped_lines, None):
+        for line in islice(text_lines(path, separation.encoding, name), separation.skipped_lines, None):
             length += len(line)
             if length > LONGEST_ROW:  # many short lines inside quotation marks
                 raise InputError(
-                    f"{path} row {begun}: over {LONGEST_ROW:,} characters; a quotation mark that does not end?"
+                    f"{name} row {begun}: over {LONGEST_ROW:,} characters; a quotation mark that does not end?"
                 )
             yield line
 
     reader = csv.reader(limited_lines(), delimiter=separation.delimiter, quoting=quoting, strict=True)
     while True:
         begun, length = reader.line_num + 1 + separation.skipped_lines, 0
-        where = f"{path} row {begun}"
+        where = f"{name} row {begun}"
         try:
             fields = next(reader, None)
         except csv.Error as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from smar_model.errors import InputError
+from smar_model.shop.full_disk import is_full_disk
 
 LONGEST_LINE = 16 * 2**20
 """Bytes of a line of JSON."""
@@ -26,6 +27,27 @@ MOST_TIMES = 200
 """How many times its size a larger one may unpack to; exports take 5 to 50, and gzip allows 1,032."""
 _DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 """What decoders raise for a damaged, encrypted or unknown archive."""
+
+
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_OFFICE = {"[Content_Types].xml", "META-INF/manifest.xml"}
+"""Members of a spreadsheet's file, which is a zip."""
+_SPREADSHEET = "a spreadsheet is not read: save it as CSV (UTF-8)"
+_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def refuse_spreadsheet(path: Path) -> None:
+    """Raises InputError where a file's name ends as a spreadsheet's."""
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise InputError(f"{path}: {_SPREADSHEET}")
+
+
+def refuse_page(name: str, start: bytes) -> None:
+    """Raises InputError where a file begins as a web page does."""
+    if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").lower().startswith(_PAGE):
+        raise InputError(
+            f"{name}: a web page (HTML), such as a login or an error message, and no export; download it again"
+        )
 
 
 def delivered_files(paths: Sequence[Path], endings: Sequence[str]) -> list[Path]:
@@ -60,6 +82,7 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
     Raises:
         InputError: the file is damaged, or a packed one is out of its bounds; also while it is read.
     """
+    refuse_spreadsheet(path)
     try:
         with path.open("rb") as raw:
             start = raw.read(4)
@@ -67,12 +90,17 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
             size = path.stat().st_size
             if start.startswith(b"\x1f\x8b"):
                 with gzip.open(raw) as unpacked:
-                    yield [(str(path), io.BufferedReader(_Bounded(unpacked, path, size)))]
+                    stream = io.BufferedReader(_Bounded(unpacked, path, size))
+                    if stream.peek(4).startswith((b"\x1f\x8b", b"PK\x03\x04")):
+                        raise InputError(f"{path}: packed twice; unpack it once")
+                    yield [(str(path), stream)]
             elif start == b"PK\x03\x04":
                 with zipfile.ZipFile(raw) as archive:
+                    if _OFFICE & {*archive.namelist()}:
+                        raise InputError(f"{path}: {_SPREADSHEET}")
                     yield [
                         (
-                            f"{path} ({entry.filename[:100]})",
+                            f"{path}: {entry.filename[:100]}",
                             io.BufferedReader(_Bounded(archive.open(entry), path, entry.compress_size)),
                         )
                         for entry in archive.infolist()
@@ -81,6 +109,8 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
             else:
                 yield [(str(path), raw)]
     except _DAMAGED as error:
+        if is_full_disk(error):  # that of the folder into which it is unpacked
+            raise
         raise InputError(f"{path}: damaged or locked ({error}); export or copy it again") from None
 
 
@@ -122,6 +152,18 @@ def numbered_lines(name: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line := line.strip():
             yield f"{name} row {number}", line
+
+
+def refuse_spread_json(where: str, line: bytes) -> None:
+    """Refuse JSON that is no lines of objects.
+
+    Raises:
+        InputError: the line begins a JSON array; or it is the first one, and begins an object that goes on in the next.
+    """
+    if line == b"[" or line.startswith((b"[{", b"[ {")):
+        raise InputError(f"{where}: a JSON array; write one object a line, as `jq -c '.[]'` does")
+    if line == b"{" and where.endswith(" row 1"):
+        raise InputError(f"{where}: an object over several lines; write one object a line, as `jq -c .` does")
 
 
 @contextmanager

@@ -6,7 +6,7 @@
    session that had shown the item.
 
 `event_date` names the table that a row is of: importing a day's table again replaces that day, and no other, in whatever
-days of UTC its events lie.
+days of UTC its events lie. A row without one is of the table of its file's other rows, or of its day of UTC.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class _Event(NamedTuple):
     session: str
     term: str | None
     items: list[_Item]
+    file: int
+    """Number of its file."""
     where: str
 
 
@@ -100,12 +102,13 @@ def import_ga4(paths: Sequence[Path], writer: ShopWriter, options: Ga4Options) -
     Raises:
         InputError: a file is missing or damaged, or none of them has an event that is read.
     """
-    files = delivered_files(paths, ENDINGS)
+    files = writer.files = delivered_files(paths, ENDINGS)
     balance = RecordBalance(writer)
     with SpooledRecords(writer.scratch) as spool:
         met = _put_down(files, spool, balance, options)
         if not met.read:
-            raise InputError(f"{files[0]}: no event of GA4's export that is read ({', '.join(READ)})")
+            found = balance.line({"events": "used", "lines": "used"})
+            raise InputError(f"{files[0]}: no event of GA4's export that is read ({', '.join(READ)}); {found}")
         sessions = _Sessions(writer, balance, options, met)
         for _, records in spool.groups():
             sessions.add(records)
@@ -119,19 +122,27 @@ class _Met:
     read: bool = False
     lowest: int | None = None
     """`item_list_index` over all lists."""
+    dates: dict[int, set[str]] = field(default_factory=dict)
+    """What the rows of a file, by its number, have as `event_date`; two at most are kept."""
     has_search_list: bool = False
     """Whether a list has "search" in its name, and no option says which are search results."""
 
 
 def _put_down(files: Sequence[Path], spool: SpooledRecords, balance: RecordBalance, options: Ga4Options) -> _Met:
     met = _Met()
-    for path in files:
+    for number, path in enumerate(files):
+        dates = met.dates.setdefault(number, set())
         for event in read_events(path):
             if isinstance(event, OtherEvents):
                 _leave_other(event, balance)
                 continue
             balance.read("events")
             met.read = True
+            if event.date and len(dates) < 2:
+                dates.add(event.date)
+            if event.mangled:
+                reason = "items of events with an item_id whose last digits a spreadsheet has dropped"
+                balance.leave_out("items", reason, event.where, event.mangled)
             if event.nameless:
                 balance.leave_out("items", "items of events without an item_id", event.where, event.nameless)
             if event.time is None:
@@ -143,11 +154,13 @@ def _put_down(files: Sequence[Path], spool: SpooledRecords, balance: RecordBalan
                 reason = "view_item events: a page may be reached without a search (--view-item click reads them)"
                 balance.leave_out("events", reason, event.where)
             else:
-                _put_event(event, event.time, f"{event.shopper}.{event.session}", spool, met, options)
+                _put_event(event, event.time, f"{event.shopper}.{event.session}", number, spool, met, options)
     return met
 
 
-def _put_event(event: Ga4Event, time: int, session: str, spool: SpooledRecords, met: _Met, options: Ga4Options) -> None:
+def _put_event(
+    event: Ga4Event, time: int, session: str, file: int, spool: SpooledRecords, met: _Met, options: Ga4Options
+) -> None:
     if event.name in (LIST, SEARCH):
         places = [item.place for item in event.items if item.place is not None and item.place >= 0]
         met.lowest = min([*places, *([] if met.lowest is None else [met.lowest])], default=None)
@@ -157,7 +170,7 @@ def _put_event(event: Ga4Event, time: int, session: str, spool: SpooledRecords, 
     spool.add(
         session,
         len(READ) * time + READ.index(event.name),
-        [event.name, time, event.date, event.shopper, session, event.term, items, event.where],
+        [event.name, time, event.date, event.shopper, session, event.term, items, file, event.where],
     )
 
 
@@ -178,6 +191,7 @@ class _Sessions:
 
     def __init__(self, writer: ShopWriter, balance: RecordBalance, options: Ga4Options, met: _Met) -> None:
         self._writer, self._balance, self._options = writer, balance, options
+        self._dates = met.dates
         self._lists = _SEARCH_LIST if met.has_search_list else options.search_lists
         lowest = met.lowest if options.positions_from is None else options.positions_from
         self._first = 1 if lowest is None else min(lowest, 1)
@@ -186,14 +200,39 @@ class _Sessions:
         search: _Search | None = None
         shown_by: dict[str, _Search] = {}
         """Item → the latest search of the session that has shown it."""
-        for name, time, date, shopper, session, term, items, where in records:
-            event = _Event(name, time, date, shopper, session, term, [_Item(*item) for item in items], where)
+        for name, time, date, shopper, session, term, items, file, where in self._once(records):
+            event = _Event(name, time, date, shopper, session, term, [_Item(*item) for item in items], file, where)
+            event = event._replace(date=self._date(event))
             if term and term.strip() and (search is None or search.text != term):
                 search = _Search(term, time, shopper, session)
             if name in (LIST, SEARCH):
                 self._add_list(event, search, shown_by)
             else:
                 self._add_actions(event, search, shown_by)
+
+    def _once(self, records: Iterator[list[Any]]) -> Iterator[list[Any]]:
+        """Without events that stand twice, as where a day's table is given in two files."""
+        moment = -1
+        met: set[str] = set()
+        for record in records:
+            if record[1] != moment:
+                moment, met = record[1], set()
+            same = repr((record[0], record[5], record[6]))
+            if same in met:
+                self._balance.leave_out("events", "events that stand there twice, to the microsecond", record[-1])
+                continue
+            met.add(same)
+            yield record
+
+    def _date(self, event: _Event) -> str:
+        """The table that an event is of."""
+        if event.date:
+            return event.date
+        self._writer.change(
+            "events without an event_date: that of their file's others, else their day of UTC", event.where
+        )
+        dates = self._dates[event.file]
+        return next(iter(dates)) if len(dates) == 1 else f"{time_at(event.time):%Y%m%d}"
 
     def _add_list(self, event: _Event, search: _Search | None, shown_by: dict[str, _Search]) -> None:
         if event.name == SEARCH and not event.items:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import read_parquet_schema
-from smar_model.shop.importers.delivered_files import numbered_lines, opened
+from smar_model.shop.importers.delivered_files import numbered_lines, opened, refuse_spread_json
 from smar_model.shop.importers.event_fields import id_of, microseconds, place_of, text_of, time_of
+from smar_model.shop.importers.item_ids import has_lost_digits
 
 SEARCH, LIST, SELECT, VIEW, CART, ORDER = (
     "view_search_results", "view_item_list", "select_item", "view_item", "add_to_cart", "purchase",
@@ -54,6 +55,8 @@ class Ga4Event:
     items: list[ListedItem]
     nameless: int
     """Items without an id."""
+    mangled: int = 0
+    """Items whose id has lost digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def _json_events(path: Path) -> Iterator[Ga4Event | OtherEvents]:
     with opened(path) as streams:
         for name, stream in streams:
             for where, line in numbered_lines(name, stream):
+                refuse_spread_json(where, line)
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
@@ -121,12 +125,15 @@ def _json_events(path: Path) -> Iterator[Ga4Event | OtherEvents]:
 def _event(where: str, row: dict[str, Any]) -> Ga4Event:
     params = _params(row.get("event_params"))
     items: list[ListedItem] = []
-    nameless = 0
+    nameless = mangled = 0
     list_name = _name(params.get("item_list_name")) or _name(params.get("item_list_id"))
     for item in _listed(row.get("items")):
         item_id = id_of(item.get("item_id")) if isinstance(item, dict) else None
         if item_id is None or item_id in _NOT_SET:
             nameless += 1
+            continue
+        if has_lost_digits(item_id):
+            mangled += 1
             continue
         own_list = _name(item.get("item_list_name")) or _name(item.get("item_list_id"))
         items.append(ListedItem(item_id, place_of(item.get("item_list_index")), own_list or list_name))
@@ -142,6 +149,7 @@ def _event(where: str, row: dict[str, Any]) -> Ga4Event:
         term=_name(params.get("search_term")) or None,
         items=items,
         nameless=nameless,
+        mangled=mangled,
     )
 
 

@@ -26,10 +26,13 @@ def add_items(folder: Path, table: Items, writer: ShopWriter) -> None:
         InputError: the file is missing or damaged, lacks a column, or has a row that cannot be read.
     """
     rules = [*table.columns.rules, *([table.product] if table.product else [])]
-    file = MappedFile(folder, table, rules, writer.note)
+    file = MappedFile(folder, table, rules, writer)
     keys = [table.columns.item_id, *([table.product] if table.product else [])]
     unheard = Cells(_ignore, table.null_markers)
-    ids = ((where, row, unheard.item_id(where, table.columns.item_id, row)) for where, row in file.rows(keys))
+    ids = (
+        (where, row, unheard.item_id(where, table.columns.item_id, row))
+        for where, row in file.rows(keys, counted=False)
+    )
     groups = RowGroups(key for where, row, item_id in ids if (key := _group(unheard, table, where, row, item_id)))
     pictures = NamedPictures(folder / table.pictures if table.pictures else None, writer)
     reader = _ItemReader(table, writer, pictures)

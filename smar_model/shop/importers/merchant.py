@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from smar_model.errors import InputError
-from smar_model.shop.importers.delivered_files import delivered_files, unpacked_files
-from smar_model.shop.importers.event_fields import id_of
+from smar_model.shop.importers.delivered_files import delivered_files, refuse_page, unpacked_files
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
 from smar_model.shop.importers.feed_xml import xml_entries
-from smar_model.shop.importers.product_variants import ItemsOfVariants, Variant, Variants, clean_text
+from smar_model.shop.importers.product_variants import FeedTexts, ItemsOfVariants, Variant, Variants, are_alike
 from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.shop_writer import ShopWriter
 
@@ -33,6 +32,7 @@ READ = {
 _PRICES = ("price", "sale_price")
 _CURRENCY = re.compile(r"\b[A-Z]{3}\b")
 _NEXT_ADDRESS = re.compile(r",\s*(?=https?:|//)", re.IGNORECASE)
+_NEXT_NAME = re.compile(r",\s*")
 _NUMBER_ALONE = re.compile(r"\d+")
 
 
@@ -47,7 +47,8 @@ def import_merchant(
     items = ItemsOfVariants(writer, pictures)
     feed = _Feed(writer, apart=variants == "apart")
     with SpooledRecords(writer.scratch) as spool:
-        for path in delivered_files(paths, ENDINGS):
+        writer.files = delivered_files(paths, ENDINGS)
+        for path in writer.files:
             with unpacked_files(path, writer.scratch) as files:
                 for name, file in files:
                     feed.put_down(name, file, spool)
@@ -55,10 +56,7 @@ def import_merchant(
             found = [Variant.of(record) for record in islice(records, MOST_VARIANTS)]
             if rest := sum(1 for _ in records):
                 writer.leave_out(f"variants beyond the first {MOST_VARIANTS:,} of a product", repr(key), count=rest)
-            unlike = list({variant.item_id: variant for variant in reversed(found)}.values())[::-1]
-            if len(unlike) < len(found):
-                reason = "rows whose id an earlier row has, as for another currency or country"
-                writer.leave_out(reason, repr(found[-1].item_id), count=len(found) - len(unlike))
+            unlike = _first_of_each_id(found, writer)
             if variants == "apart":
                 items.add_apart(unlike)
             else:
@@ -67,23 +65,44 @@ def import_merchant(
     feed.add_notes()
 
 
+def _first_of_each_id(variants: Sequence[Variant], writer: ShopWriter) -> list[Variant]:
+    first: dict[str, Variant] = {}
+    for variant in variants:
+        met = first.setdefault(variant.item_id, variant)
+        if met is variant:
+            continue
+        if are_alike(met.title, variant.title):
+            reason = "rows whose id an earlier row has, as for another currency or country"
+        else:
+            reason = "rows whose id an earlier row has under quite another title: another language, or two products with one id?"
+        example = f"{variant.where}: {variant.item_id!r} {variant.title[:40]!r}, before {met.title[:40]!r}"
+        writer.leave_out(reason, example)
+    return list(first.values())
+
+
 class _Feed:
     def __init__(self, writer: ShopWriter, *, apart: bool) -> None:
         self._writer, self._apart = writer, apart
+        self._texts = FeedTexts(writer)
         self._rows = 0
         self._currencies: set[str] = set()
         self._not_read: dict[str, None] = {}
 
     def put_down(self, name: str, file: Path, spool: SpooledRecords) -> None:
-        for where, fields in _rows(name, file):
+        for where, fields in _rows(name, file, self._writer):
             self._rows += 1
             self._look_at(fields)
-            item_id = id_of(next(iter(fields.get("id", ())), None))
+            ids = [found for text in fields.get("id", ()) if (found := self._texts.item_id(where, "id", text))]
+            item_id = next(iter(ids), None)
             if item_id is None:
                 self._writer.leave_out("products without an id", where)
                 continue
-            group = id_of(next(iter(fields.get("item_group_id", ())), None))
+            group = self._texts.item_id(where, "item_group_id", next(iter(fields.get("item_group_id", ())), None))
             variant = self._variant(where, item_id, fields)
+            for further in dict.fromkeys(ids[1:]):
+                if further != item_id:
+                    self._writer.change("further ids of a product, kept as other names of it", f"{where}: {further!r}")
+                    variant.names[further] = "variant"
             spool.add(item_id if self._apart or group is None else group, 0, variant.record())
 
     def add_notes(self) -> None:
@@ -104,13 +123,17 @@ class _Feed:
 
     def _variant(self, where: str, item_id: str, fields: FeedRow) -> Variant:
         def first(name: str) -> str:
-            return clean_text(next(iter(fields.get(name, ())), None))
+            texts = fields.get(name, [])
+            if more := len(set(texts)) - 1 if len(texts) > 1 else 0:
+                self._writer.leave_out(f"further values of {name} after the first of a product", where, count=more)
+            return self._texts.clean(where, next(iter(texts), None))
 
+        images = [part for text in fields.get("image_link", ()) for part in self._addresses(where, text)]
         additional = [part for text in fields.get("additional_image_link", ()) for part in _NEXT_ADDRESS.split(text)]
         if len(additional) > MOST_ADDITIONAL:
             reason = f"additional_image_link beyond the {MOST_ADDITIONAL} that the specification allows"
             self._writer.leave_out(reason, where, count=len(additional) - MOST_ADDITIONAL)
-        gtin = id_of(first("gtin"))
+        gtin = self._texts.other_name(where, "gtin", first("gtin"))
         return Variant(
             where=where,
             item_id=item_id,
@@ -118,14 +141,23 @@ class _Feed:
             category=self._category(where, fields),
             brand=first("brand"),
             attributes={name: text for field, name in ATTRIBUTES.items() if (text := first(field))},
-            images=fields.get("image_link", [])[:1] + additional[:MOST_ADDITIONAL],
+            images=images + additional[:MOST_ADDITIONAL],
             names={gtin: "gtin"} if gtin else {},
         )
+
+    def _addresses(self, where: str, text: str) -> list[str]:
+        """One, or those that commas part."""
+        found = (_NEXT_ADDRESS if "//" in text else _NEXT_NAME).split(text)
+        if len(found) > 1:
+            self._writer.change(
+                "addresses of pictures that stood in one field, parted at its commas", where, count=len(found)
+            )
+        return found
 
     def _category(self, where: str, fields: FeedRow) -> str:
         """The shop's own path, the first where there are several; else Google's, where it is not a number alone."""
         for name in ("product_type", "google_product_category"):
-            paths = [path for text in fields.get(name, ()) for path in _paths(clean_text(text))]
+            paths = [path for text in fields.get(name, ()) for path in _paths(self._texts.clean(where, text))]
             if name == "google_product_category" and paths and _NUMBER_ALONE.fullmatch(paths[0]):
                 self._writer.leave_out("google_product_category that is a number alone: its words are needed", where)
                 return ""
@@ -142,15 +174,16 @@ def _paths(text: str) -> list[str]:
     return parts if len(parts) > 1 and all(">" in part for part in parts) else [text] if text else []
 
 
-def _rows(name: str, file: Path) -> Iterator[tuple[str, FeedRow]]:
+def _rows(name: str, file: Path, writer: ShopWriter) -> Iterator[tuple[str, FeedRow]]:
     with file.open("rb") as raw:
-        start = raw.read(64)
+        start = raw.read(512)
     if not start:
         raise InputError(f"{name}: empty; export it again")
+    refuse_page(name, start)
     if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").startswith(b"<"):
-        yield from xml_entries(name, file)
+        yield from xml_entries(name, file, writer.note)
     else:
-        yield from feed_rows(name, file, key_of=_field, known=READ, needed=("id", "title"))
+        yield from feed_rows(name, file, writer, key_of=_field, known=READ, needed=("id", "title"))
 
 
 def _field(column: str) -> str:

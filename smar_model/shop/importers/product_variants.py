@@ -8,12 +8,16 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from smar_model.delivery.picture_stores import is_url
 from smar_model.errors import InputError
+from smar_model.shop.importers.event_fields import id_of
+from smar_model.shop.importers.html_texts import without_tags
+from smar_model.shop.importers.item_ids import has_lost_digits, refuse_lost_digits, without_apostrophe
 from smar_model.shop.shop_writer import ShopWriter, is_inner_path, squeeze
 
 Variants = Literal["together", "apart"]
@@ -27,6 +31,8 @@ LARGEST_PICTURE = 50 * 2**20
 """Bytes of a picture in a zip."""
 MOST_PICTURES = 30
 """Of an item; an embedding uses the first four usable ones."""
+MOST_LETTERS = 0.6
+"""Share of the letters, in their order, that titles of one product have in common; languages without spaces have no words."""
 _SEPARATORS = re.compile(r"[-–—|/,:;()\[\]]+")
 
 
@@ -54,9 +60,49 @@ class Variant:
         return cls(**record[0])
 
 
-def clean_text(text: str | None) -> str:
-    """White space as single spaces, HTML entities decoded; feeds write `&amp;` inside XML too."""
-    return squeeze(html.unescape(text)) if text else ""
+class FeedTexts:
+    """Reads the texts of a feed's fields, and counts what it mends."""
+
+    def __init__(self, writer: ShopWriter) -> None:
+        self._writer = writer
+
+    def clean(self, where: str, text: str | None) -> str:
+        """White space as single spaces, HTML entities decoded (feeds write `&amp;` inside XML too), tags taken out."""
+        if not text:
+            return ""
+        decoded = html.unescape(text)
+        bare = without_tags(decoded)
+        if bare != decoded:
+            self._writer.change("texts with HTML tags, which were taken out", f"{where}: {text.strip()[:60]!r}")
+        return squeeze(bare)
+
+    def item_id(self, where: str, column: str, text: str | None) -> str | None:
+        """An id, without the apostrophe by which a spreadsheet takes it for a text.
+
+        Raises:
+            InputError: a spreadsheet has dropped its last digits.
+        """
+        found = self._id(where, column, text)
+        refuse_lost_digits(where, column, found)
+        return found
+
+    def other_name(self, where: str, column: str, text: str | None) -> str | None:
+        """An id by which logs may call an item; None, and counted, where its last digits are gone."""
+        found = self._id(where, column, text)
+        if found and has_lost_digits(found):
+            reason = "other names whose last digits a spreadsheet has dropped: export the column as text"
+            self._writer.leave_out(reason, f"{where}: {column} {found!r}")
+            return None
+        return found
+
+    def _id(self, where: str, column: str, text: str | None) -> str | None:
+        found = id_of(text)
+        bare = found and without_apostrophe(found)
+        if bare != found:
+            self._writer.change(
+                "ids with an apostrophe before their digits, which was taken off", f"{where}: {column} {found!r}"
+            )
+        return bare
 
 
 class ItemsOfVariants:
@@ -225,6 +271,13 @@ def _without_attributes(variant: Variant) -> str:
     while len(words) > 1 and all(word in said for word in _words(words[-1])):
         words.pop()
     return " ".join(words)
+
+
+def are_alike(title: str, other: str) -> bool:
+    """Whether two titles may be of one product: they share a word, or most letters; or one is empty."""
+    if not title or not other or not set(_words(title)).isdisjoint(_words(other)):
+        return True
+    return SequenceMatcher(None, title.casefold()[:200], other.casefold()[:200]).ratio() > MOST_LETTERS
 
 
 def _words(text: str) -> list[str]:

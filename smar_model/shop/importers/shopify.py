@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 
 from smar_model.shop.importers.delivered_files import delivered_files, unpacked_files
-from smar_model.shop.importers.event_fields import id_of, place_of
+from smar_model.shop.importers.event_fields import place_of
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
-from smar_model.shop.importers.product_variants import ItemsOfVariants, Variant, Variants, clean_text
+from smar_model.shop.importers.product_variants import FeedTexts, ItemsOfVariants, Variant, Variants, are_alike
 from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.shop_writer import ShopWriter
 
@@ -71,21 +71,22 @@ def import_shopify(
     Raises:
         InputError: a file is missing or damaged, or no product export.
     """
-    items = ItemsOfVariants(writer, pictures)
+    items, products_of = ItemsOfVariants(writer, pictures), _Products(writer)
     not_read: dict[str, None] = {}
     rows = products = 0
     with SpooledRecords(writer.scratch) as spool:
-        for path in delivered_files(paths, ENDINGS):
+        writer.files = delivered_files(paths, ENDINGS)
+        for path in writer.files:
             with unpacked_files(path, writer.scratch) as files:
                 for name, file in files:
-                    handle: str | None = None
-                    for where, row in feed_rows(name, file, key_of=_field, known=_READ, needed=("title",)):
+                    for where, row in feed_rows(name, file, writer, key_of=_field, known=_READ, needed=("title",)):
                         rows += 1
                         not_read |= dict.fromkeys(f for f in row if f not in _READ and _METAFIELD not in f and row[f])
-                        # A new product has a title; a row without a handle goes on with the one above.
-                        handle = id_of(_first(row, "handle")) or (None if row.get("title") else handle)
+                        handle = products_of.handle(where, row)
                         if handle is None:
-                            writer.leave_out("rows without a handle", where)
+                            writer.leave_out(
+                                "rows without a handle, which Shopify repeats in each row of a product", where
+                            )
                         else:
                             spool.add(handle, 0, [where, row])
         for handle, records in spool.groups():
@@ -96,9 +97,9 @@ def import_shopify(
             if (reason := _hidden(group)) and not all_products:
                 writer.leave_out(reason, repr(handle))
             elif variants == "apart":
-                items.add_apart(_variants(handle, group, titled=True))
+                items.add_apart(products_of.variants(handle, group, titled=True))
             else:
-                items.add_together(handle, _variants(handle, group, titled=False))
+                items.add_together(handle, products_of.variants(handle, group, titled=False))
     items.close()
     writer.note(f"read: {rows:,} rows of {products:,} products")
     if not_read:
@@ -127,67 +128,87 @@ def _hidden(group: Sequence[tuple[str, FeedRow]]) -> str | None:
     )
 
 
-def _variants(handle: str, group: Sequence[tuple[str, FeedRow]], *, titled: bool) -> list[Variant]:
-    """The product's variants in their order; `titled`: each with its options in its title, and its own picture first."""
-    product = _product(handle, group)
-    option_names = [
-        next((clean_text(_first(row, name)) for _, row in group if row.get(name)), "") for name, _ in _OPTIONS
-    ]
-    found: list[Variant] = []
-    for where, row in group:
-        values = [clean_text(_first(row, value)) for _, value in _OPTIONS]
-        sku = id_of(_first(row, "sku"))
-        if not any(values) and not sku:
-            continue  # of a picture
-        options = {
-            _attribute_name(name): value
-            for name, value in zip(option_names, values, strict=True)
-            if name and value and (name, value) != ("Title", "Default Title")
-        }
-        own_picture = row.get("variant image", [])[:1]
-        names = {name: kind for field, kind in (("sku", "sku"), ("barcode", "gtin"), ("variant id", "variant"), ("product id", "product")) if (name := id_of(_first(row, field)))}  # fmt: skip
-        ending = " / ".join(options.values())
-        found.append(
-            replace(
-                product,
-                where=where,
-                item_id=sku if titled and sku else f"{handle}-{len(found) + 1}" if titled else handle,
-                title=f"{product.title} - {ending}" if titled and ending and product.title else product.title,
-                attributes=product.attributes | options,
-                images=own_picture + product.images if titled else product.images + own_picture,
-                names=names,
+class _Products:
+    """Makes variants of the rows that share a handle."""
+
+    def __init__(self, writer: ShopWriter) -> None:
+        self._writer, self._texts = writer, FeedTexts(writer)
+
+    def handle(self, where: str, row: FeedRow) -> str | None:
+        """Raises InputError where a spreadsheet has dropped digits of it."""
+        return self._texts.item_id(where, "Handle", _first(row, "handle"))
+
+    def variants(self, handle: str, group: Sequence[tuple[str, FeedRow]], *, titled: bool) -> list[Variant]:
+        """The product's variants in their order; `titled`: each with its options in its title, and its own picture first."""
+        product = self._product(handle, group)
+        clean = self._texts.clean
+        option_names = [
+            next((clean(where, _first(row, name)) for where, row in group if row.get(name)), "") for name, _ in _OPTIONS
+        ]
+        found: list[Variant] = []
+        for where, row in group:
+            values = [clean(where, _first(row, value)) for _, value in _OPTIONS]
+            sku = (self._texts.item_id if titled else self._texts.other_name)(where, "SKU", _first(row, "sku"))
+            if not any(values) and not sku:
+                continue  # of a picture
+            options = {
+                _attribute_name(name): value
+                for name, value in zip(option_names, values, strict=True)
+                if name and value and (name, value) != ("Title", "Default Title")
+            }
+            own_picture = row.get("variant image", [])[:1]
+            names = {sku: "sku"} if sku else {}
+            for field, kind in (("barcode", "gtin"), ("variant id", "variant"), ("product id", "product")):
+                if name := self._texts.other_name(where, field, _first(row, field)):
+                    names.setdefault(name, kind)
+            ending = " / ".join(options.values())
+            found.append(
+                replace(
+                    product,
+                    where=where,
+                    item_id=sku if titled and sku else f"{handle}-{len(found) + 1}" if titled else handle,
+                    title=f"{product.title} - {ending}" if titled and ending and product.title else product.title,
+                    attributes=product.attributes | options,
+                    images=own_picture + product.images if titled else product.images + own_picture,
+                    names=names,
+                )
             )
+        return found or [product]
+
+    def _product(self, handle: str, group: Sequence[tuple[str, FeedRow]]) -> Variant:
+        """What all variants share."""
+
+        def first(field: str) -> str:
+            return next((self._texts.clean(where, _first(row, field)) for where, row in group if row.get(field)), "")
+
+        images = [
+            (place_of(_first(row, "image position")), image) for _, row in group for image in row.get("image", ())
+        ]
+        images.sort(key=lambda pair: pair[0] if pair[0] is not None else MOST_ROWS)
+        path = first("category") or first("google category")
+        attributes = {name: text for name in ("gender", "age group") if (text := first(name))}
+        for field in dict.fromkeys(field for _, row in group for field in row if _METAFIELD in field):
+            if text := first(field):
+                name = _attribute_name(field.partition(_METAFIELD)[0])
+                attributes[name] = ", ".join(part.strip() for part in text.split(";") if part.strip())
+        kind = first("type")
+        category = " > ".join(level for part in (path or kind).split(">") if (level := part.strip()))
+        if kind and path and kind.casefold() not in category.casefold():
+            attributes["type"] = kind
+        title = first("title")
+        for where, row in group:
+            if not are_alike(title, _first(row, "title")):
+                reason = "titles of rows whose handle an earlier row has under quite another title: two products with one handle?"
+                self._writer.leave_out(reason, f"{where}: {_first(row, 'title')[:60]!r}")
+        return Variant(
+            where=group[0][0],
+            item_id=handle,
+            title=title,
+            category="" if path.isdecimal() else category,
+            brand=first("brand"),
+            attributes=attributes,
+            images=[image for _, image in images],
         )
-    return found or [product]
-
-
-def _product(handle: str, group: Sequence[tuple[str, FeedRow]]) -> Variant:
-    """What all variants share."""
-
-    def first(field: str) -> str:
-        return clean_text(next((_first(row, field) for _, row in group if row.get(field)), None))
-
-    images = [(place_of(_first(row, "image position")), image) for _, row in group for image in row.get("image", ())]
-    images.sort(key=lambda pair: pair[0] if pair[0] is not None else MOST_ROWS)
-    path = first("category") or first("google category")
-    attributes = {name: text for name in ("gender", "age group") if (text := first(name))}
-    for field in dict.fromkeys(field for _, row in group for field in row if _METAFIELD in field):
-        if text := first(field):
-            name = _attribute_name(field.partition(_METAFIELD)[0])
-            attributes[name] = ", ".join(part.strip() for part in text.split(";") if part.strip())
-    category = " > ".join(level for part in (path or first("type")).split(">") if (level := part.strip()))
-    kind = first("type")
-    if kind and path and kind.casefold() not in category.casefold():
-        attributes["type"] = kind
-    return Variant(
-        where=group[0][0],
-        item_id=handle,
-        title=first("title"),
-        category="" if path.isdecimal() else category,
-        brand=first("brand"),
-        attributes=attributes,
-        images=[image for _, image in images],
-    )
 
 
 def _attribute_name(name: str) -> str:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from smar_model.settings import Section
+from smar_model.shop.importers.mapping_faults import in_plain_words
 from smar_model.yaml_files import read_yaml, validated
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -255,4 +256,4 @@ def load_mapping(path: Path) -> Mapping:
     Raises:
         InputError: it cannot be read (`read_yaml`), or names something that is not in the contract.
     """
-    return validated(Mapping.model_validate, read_yaml(path, advice="docs/importers.md shows one"))
+    return validated(Mapping.model_validate, read_yaml(path, advice="docs/importers.md shows one"), in_plain_words)

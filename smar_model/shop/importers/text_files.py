@@ -21,39 +21,51 @@ LONGEST_ROW = 16 * 2**20
 """Characters; more means that a stray quotation mark has swallowed the rest of the file, or that it is no such file."""
 UTF8 = "utf-8-sig"
 """UTF-8, with a byte order mark or without."""
+NAMES = {"cp1252": "Windows-1252", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+"""What `find_encoding` may find but UTF-8, as people call it."""
 _BLOCK = 2**20
+_LEAST_ZEROS = 0.1
+"""Share of the bytes at every second place."""
 _LONG_RUN = re.compile(rb"[\x80-\xff]{4,}")
 _MOST_IN_RUNS = 0.1
 """Share of letters outside ASCII that stand four or more together: hardly any in Western European text, most in Cyrillic or Chinese."""
 
 
-def text_lines(path: Path, encoding: str = UTF8) -> Iterator[str]:
+def text_lines(path: Path, encoding: str = UTF8, name: str | None = None) -> Iterator[str]:
     """Lines of a file with their ends: LF, CR LF, or CR as spreadsheets of old write.
 
+    Args:
+        name: what messages call the file; unset, its path.
+
     Raises:
-        InputError: the file is missing, cut off or damaged, not in this encoding, or has too long a line; names the row.
+        InputError: the file is missing, cut off or damaged, not in this encoding, or has too long a line or a NUL; names
+            the row.
     """
-    number = 0
+    number, name = 0, name or str(path)
     try:
         with _open_text(path, encoding) as file:
             for number, line in enumerate(iter(partial(file.readline, LONGEST_ROW + 1), ""), start=1):
                 if len(line) > LONGEST_ROW:
-                    raise InputError(f"{path} row {number}: over {LONGEST_ROW:,} characters; correct or remove the row")
+                    raise InputError(f"{name} row {number}: over {LONGEST_ROW:,} characters; correct or remove the row")
+                if "\0" in line:
+                    raise InputError(
+                        f"{name} row {number}: NUL bytes, which no text has; the file is damaged or no text: export it again"
+                    )
                 yield line
     except UnicodeDecodeError:
-        raise InputError(_not_text(path, encoding)) from None
+        raise InputError(_not_text(path, encoding, name)) from None
     except UnicodeError as error:  # UTF-16 without its mark
-        raise InputError(f"{path}: not {encoding} text ({error}); save the file as UTF-8") from None
+        raise InputError(f"{name}: not {encoding} text ({error}); save the file as UTF-8") from None
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the folder that holds the published files, unpacked") from None
+        raise InputError(f"{name}: no such file; give the folder that holds the published files, unpacked") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} row {number + 1}: damaged ({error}); download or copy it again") from None
+        raise InputError(f"{name} row {number + 1}: damaged ({error}); download or copy it again") from None
 
 
-def find_encoding(path: Path) -> str:
+def find_encoding(path: Path, name: str | None = None) -> str:
     """Encoding of a whole file, by its byte order mark or its bytes: UTF-8, UTF-16, or Windows-1252 (and so Latin-1).
 
-    A damaged file is UTF-8, as is one of which most letters outside ASCII are: `text_lines` names the row.
+    A damaged file, and one with a few NUL bytes, is UTF-8, as is one of which most letters outside ASCII are: `text_lines` names the row.
 
     Raises:
         InputError: the file is missing, or its text is none of these.
@@ -63,21 +75,21 @@ def find_encoding(path: Path) -> str:
             head = file.read(4096)
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
-        if b"\0" in head:
-            return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
-        if _bad_byte(path, UTF8) is None:
+        if found := _utf16_without_mark(head):
+            return found
+        if bad_row(path, UTF8) is None:
             return UTF8
         valid, invalid, in_runs, high = _letters_outside_ascii(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; correct `file` in the mapping, or the folder") from None
+        raise InputError(f"{name or path}: no such file; correct its name, or the folder") from None
     except (OSError, EOFError, zlib.error):
         return UTF8  # `text_lines` names the row
     if valid > invalid:
         return UTF8
-    if in_runs > _MOST_IN_RUNS * high or _bad_byte(path, "cp1252") is not None:
+    if in_runs > _MOST_IN_RUNS * high or bad_row(path, "cp1252") is not None:
         raise InputError(
-            f"{path}: text that is neither UTF-8 nor Western European (Windows-1252); "
-            "name its `encoding` in the mapping, such as cp1251 or gb18030, or save the file as UTF-8"
+            f"{name or path}: text that is neither UTF-8 nor Western European (Windows-1252); save the file as UTF-8, "
+            "or name its `encoding`, such as cp1251 or gb18030, where columns are named by a mapping"
         )
     return "cp1252"
 
@@ -96,7 +108,15 @@ def _blocks(path: Path) -> Iterator[bytes]:
         yield from iter(partial(file.read, _BLOCK), b"")
 
 
-def _bad_byte(path: Path, encoding: str) -> int | None:
+def _utf16_without_mark(head: bytes) -> str | None:
+    """UTF-16 has zeros at every second byte of its ASCII letters, and hardly any at the others."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if max(even, odd) < _LEAST_ZEROS * len(head) / 2 or min(even, odd) > max(even, odd) / 4:
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def bad_row(path: Path, encoding: str) -> int | None:
     """Row, from 1, of the first byte that is not of this encoding; None where all are."""
     decoder = codecs.getincrementaldecoder(encoding)()
     newlines = returns = 0
@@ -113,9 +133,9 @@ def _bad_byte(path: Path, encoding: str) -> int | None:
             return None
 
 
-def _not_text(path: Path, encoding: str) -> str:
-    name = "UTF-8" if encoding == UTF8 else encoding
-    return f"{path} row {_bad_byte(path, encoding) or 1}: not {name} text; save the file as UTF-8"
+def _not_text(path: Path, encoding: str, name: str) -> str:
+    kind = "UTF-8" if encoding == UTF8 else encoding
+    return f"{name} row {bad_row(path, encoding) or 1}: not {kind} text; save the file as UTF-8"
 
 
 def _letters_outside_ascii(path: Path) -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from smar_model.errors import InputError
 from smar_model.shop.importers.delivered_files import delivered_files
 from smar_model.shop.importers.event_fields import ItemIdPattern, id_of, microseconds, text_of, time_at, time_of
+from smar_model.shop.importers.item_ids import has_lost_digits
 from smar_model.shop.importers.record_balance import RecordBalance
 from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.importers.ubi_records import IdField, Meaning, Record, action_key, read_records
@@ -82,12 +83,15 @@ def import_ubi(paths: Sequence[Path], writer: ShopWriter, options: UbiOptions) -
     Raises:
         InputError: a file is missing or damaged, or none of them has a record of UBI.
     """
-    files = delivered_files(paths, ENDINGS)
+    files = writer.files = delivered_files(paths, ENDINGS)
     balance = RecordBalance(writer)
     with SpooledRecords(writer.scratch) as spool:
         lowest = _put_down(files, spool, balance, options)
         if not lowest.met:
-            raise InputError(f"{files[0]}: no record of UBI (a query with user_query, an event with action_name)")
+            line = balance.line({"queries": "used", "events": "added", "lines": "used"})
+            raise InputError(
+                f"{files[0]}: no record of UBI (a query with user_query, an event with action_name); {line}"
+            )
         importer = _Searches(writer, balance, options, lowest.places)
         for query_id, records in spool.groups():
             importer.add(query_id, records)
@@ -125,6 +129,10 @@ def _put_query(record: Record, spool: SpooledRecords, balance: RecordBalance, op
     at = microseconds(time) if time else 0
     text = text_of(record.fields.get("user_query"))
     hits = [item for hit in record.hits(options.id_field) or [] if (item := options.item_ids.item_id(hit))]
+    if mangled := sum(map(has_lost_digits, hits)):
+        reason = "ids in the lists of queries whose last digits a spreadsheet has dropped"
+        balance.leave_out("hits", reason, record.where, mangled)
+        hits = [item for item in hits if not has_lost_digits(item)]
     spool.add(query_id, 4 * at, ["query", *_Query(at, text, hits, record.shopper(), record.where)])
 
 
@@ -144,6 +152,9 @@ def _put_event(record: Record, spool: SpooledRecords, balance: RecordBalance, op
         balance.leave_out("events", "events without a query_id: they belong to no search", where)
     elif time is None:
         balance.leave_out("events", "events whose timestamp is missing or is no time", where)
+    elif item_id is not None and has_lost_digits(item_id):
+        reason = "events with an item id whose last digits a spreadsheet has dropped"
+        balance.leave_out("events", reason, f"{where}: {item_id!r}")
     elif item_id is None:
         balance.leave_out_named(
             "events",
@@ -184,14 +195,13 @@ class _Searches:
             if kind != "told":
                 reason = f"records of a query_id with over {MOST_OF_A_SEARCH:,} of them"
                 self._balance.leave_out("queries" if kind == "query" else "events", reason, values[-1])
-        added = False
-        for search in self._searches(query_id, queries, told, events):
-            added |= self._add_search(search)
-        if added:
-            self._balance.use("queries", len(queries))
-        else:
-            reason = "queries without an event of an item, and without a list of what was found"
-            for query in queries:
+        searches = self._searches(query_id, queries, told, events)
+        added = {search.text for search in searches if self._add_search(search)}
+        for query in queries:
+            if query.text in added or (query.text is None and added):
+                self._balance.use("queries")
+            else:
+                reason = "queries without an event of an item, and without a list of what was found at a time"
                 self._balance.leave_out("queries", reason, query.where)
 
     def _searches(

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import RootModel
 
-from smar_model.errors import InputError
-from smar_model.shop.importers.delivered_files import numbered_lines, opened
+from smar_model.shop.importers.delivered_files import numbered_lines, opened, refuse_spread_json
 from smar_model.shop.importers.event_fields import id_of, place_of, text_of
+from smar_model.shop.importers.mapping_faults import in_plain_words
 from smar_model.yaml_files import read_yaml, validated
 
 Meaning = Literal["impression", "click", "cart", "order", "ignore"]
@@ -67,7 +67,8 @@ def load_actions(path: Path | None) -> dict[str, Meaning]:
     """
     if path is None:
         return ACTIONS
-    own = validated(_ActionNames.model_validate, read_yaml(path, advice="docs/importers.md shows one")).root
+    document = read_yaml(path, advice="docs/importers.md shows one")
+    own = validated(_ActionNames.model_validate, document, in_plain_words).root
     return ACTIONS | {action_key(name): meaning for name, meaning in own.items()}
 
 
@@ -142,8 +143,7 @@ def read_records(files: Sequence[Path]) -> Iterator[Record | str]:
         with opened(path) as streams:
             for name, stream in streams:
                 for where, line in numbered_lines(name, stream):
-                    if line == b"[" or line.startswith((b"[{", b"[ {")):
-                        raise InputError(f"{where}: a JSON array; write one object a line, as `jq -c '.[]'` does")
+                    refuse_spread_json(where, line)
                     if (found := _document(where, line)) is not None:
                         yield found
 
