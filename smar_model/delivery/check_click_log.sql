@@ -160,7 +160,10 @@ FROM (
       ]
       WHEN 'unknown_event' THEN [left(event, 40)]
       WHEN 'bad_position' THEN ['position ' || position]
-      WHEN 'wrong_day' THEN [strftime(make_timestamp(event_time), '%Y-%m-%d')]
+      WHEN 'wrong_day' THEN [
+        CASE WHEN event_time BETWEEN -62135596800000000 AND 253402300799999999
+          THEN strftime(make_timestamp(event_time), '%Y-%m-%d') ELSE 'outside the years 1 to 9999' END
+      ]
     END) AS detail
   FROM checked_events
   WHERE broken_rule IN ('null_field', 'unknown_event', 'bad_position', 'wrong_day')

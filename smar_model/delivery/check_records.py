@@ -66,6 +66,8 @@ class ShopCheck:
     bad_values: Counter[str] = field(default_factory=Counter)
     """`table.column` → values that are told of as faults or warnings, and are empty for the figures."""
 
+    refused_times: int = 0
+    """Items whose updated_at is a fault for itself."""
     whole_catalogue: bool = True
     """Whether each file of the catalogue could be read."""
 

@@ -166,7 +166,9 @@ class DeliveredFile:
     notes: list[Fault] = field(default_factory=list)
     """What it holds beside faults, to look at."""
     bad_values: Counter[str] = field(default_factory=Counter)
-    """Column → values that were told of as faults, and are null."""
+    """Column → values that were told of, and are null."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Column → those of them that are a fault for itself."""
     places: list[int] = field(default_factory=list)
     """Lines (from 1) or rows (from 0) of the file that the last batch's rows are."""
 
@@ -195,6 +197,7 @@ class DeliveredFile:
 
         def on_bad_value(row: int, column: str, value: BadValue) -> None:
             self.bad_values[column] += 1
+            self.refused[column] += 1
             on_fault(fault_of_value(self.file, row, column, value))
 
         yield from read_parquet(plan, self.contract, on_bad_value=on_bad_value)
@@ -212,6 +215,7 @@ class DeliveredFile:
             on_fault(absent_columns(self.file, self.contract, absent))
             empty = [c.name for c in self.contract.columns if not c.nullable and not reader.filled[c.name]]
             self.bad_values.update({name: reader.rows for name in empty if name not in reader.unread_times})
+            self.refused.update({name: reader.rows for name in empty})
         self.casts = number_casts(reader)
         for column in reader.unread_times:
             count, _, _ = reader.unread_times[column]

@@ -95,13 +95,14 @@ def _judge_items(check: ShopCheck, layout: Layout, bounds: CheckBounds) -> None:
         if not any(fault.file in layout.items for fault in check.faults):
             check.faults.append(Fault(place, "holds no row", "deliver the catalogue"))
         return
-    unused = sum(reason.rows for reason in items.reasons)
+    reasons = [r for r in items.reasons if r.name != "no_updated_at" or r.rows > check.refused_times]
+    unused = sum(reason.rows for reason in reasons)
     if _share(unused, items.rows) > bounds.checks.maximum_quarantined:
         found = (
             f"{unused:,} of {items.rows:,} items would end in quarantine, more than "
-            f"{bounds.checks.maximum_quarantined:.0%} (settings.checks.maximum_quarantined): {_reasons(items.reasons)}"
+            f"{bounds.checks.maximum_quarantined:.0%} (settings.checks.maximum_quarantined): {_reasons(reasons)}"
         )
-        check.faults.append(Fault(place, found, _advice(items.reasons)))
+        check.faults.append(Fault(place, found, _advice(reasons)))
     if items.items and items.digit_titles > items.items / 2:
         found = f"the titles of {items.digit_titles:,} of {items.items:,} items are digits alone"
         check.warnings.append(Fault(place, found, "see whether `title` is the right column"))

@@ -85,6 +85,7 @@ class _Reading:
         items = self._files("items", self.layout.items)
         check.items = figures.read_items(items, self.repeated.add, today=self.bounds.today)
         self._note_files("items", items)
+        check.refused_times = sum(file.refused["updated_at"] for file in items)
         self.report(f"{check.items.rows:,} items")
         for day, files in self.layout.days.items():
             of_day = self._files("click_log", files)

@@ -322,6 +322,21 @@ def test_one_date_that_is_none_is_named_by_its_line(tmp_path: Path) -> None:
     assert "items.jsonl: updated_at: line 6 has '19.11.2026', which is no time; write ISO 8601 with a zone" in before
 
 
+def test_dates_that_are_none_in_all_lines_are_one_fault(tmp_path: Path) -> None:
+    write_shop(tmp_path, lambda row: row | {"updated_at": "19.11.2026 10:00"})
+    before, faults = told_of(tmp_path)
+    assert len(faults.strip().splitlines()) == 1 and "line 1 has '19.11.2026 10:00'" in faults
+    assert "unknown_item" not in before
+
+
+def test_times_that_no_calendar_has_are_of_no_day(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    times = pa.array([2**63 - 1, -(2**63) + 1, 0], pa.timestamp("us", "UTC"))
+    odd = pa.Table.from_pylist(events(DAYS[1], 2)[:3]).drop_columns("event_time").append_column("event_time", times)
+    pq.write_table(odd, tmp_path / LOG / "odd.parquet")
+    assert "wrong_day 3 (outside the years 1 to 9999 2; 1970-01-01 1)" in told_of(tmp_path)[0]
+
+
 def test_a_placeholder_that_many_items_list_is_named(tmp_path: Path) -> None:
     write_shop(tmp_path, lambda row: row | {"images": ["none.jpg"]})
     (tmp_path / "pictures" / "none.jpg").write_bytes(picture(1))
