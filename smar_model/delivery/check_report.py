@@ -9,7 +9,7 @@ from smar_model.delivery.delivery_figures import Reason
 from smar_model.delivery.delivery_rules import MENDING, PART_OF_CATALOGUE, reasons_of_log, shown
 from smar_model.delivery.shop_check import SAMPLED_PICTURES
 
-DEPARTMENTS_SHOWN = 12
+DEPARTMENTS_SHOWN, DETAILS_SHOWN = 12, 8
 
 
 def render(check: ShopCheck) -> str:
@@ -88,10 +88,11 @@ def _quarantine(check: ShopCheck) -> Iterator[str]:
 
 def _told(check: ShopCheck, table: str, reason: Reason) -> str:
     """What is wrong with the rows, and how many of them are among the faults too."""
-    words = [f"{detail} {rows:,}" for detail, rows in reason.details[:8]]
-    if len(reason.details) > 8:
-        words.append(f"{len(reason.details) - 8:,} more")
-    columns = {"null_field": [d for d, _ in reason.details], "no_updated_at": ["updated_at"]}.get(reason.name, [])
+    shown_ones = reason.details[:DETAILS_SHOWN]
+    words = [f"{d.name} {d.rows:,}{f' in {d.file.name}' if d.file else ''}" for d in shown_ones]
+    if len(reason.details) > DETAILS_SHOWN:
+        words.append(f"and {len(reason.details) - DETAILS_SHOWN:,} others")
+    columns = {"null_field": [d.name for d in reason.details], "no_updated_at": ["updated_at"]}.get(reason.name, [])
     told = [f"{check.bad_values[f'{table}.{c}']:,} of {c}" for c in columns if check.bad_values[f"{table}.{c}"]]
     if told:
         words.append(f"told of below as well: {', '.join(told)}")

@@ -8,6 +8,16 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """What is wrong: a column or a value, or the file that such rows are in."""
+
+    name: str
+    rows: int
+    file: Path | None = None
+    """Which has the first of them; None: `name` is a file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Rows that will end in quarantine."""
 
@@ -16,8 +26,7 @@ class Reason:
     example: str
     file: Path | None = None
     """Which the example is in."""
-    details: tuple[tuple[str, int], ...] = ()
-    """What is wrong, as names of columns or values, with the rows of each."""
+    details: tuple[Detail, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

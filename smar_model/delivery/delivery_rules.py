@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -76,9 +75,14 @@ def reasons_of_log(check: ShopCheck) -> list[Reason]:
             if reason.name == "unknown_item" and not check.has_catalogue:
                 continue
             before = sums.get(reason.name)
-            details = Counter(dict(before.details if before else ())) + Counter(dict(reason.details))
+            details = {detail.name: detail for detail in (before.details if before else ())}
+            for detail in reason.details:
+                known = details.get(detail.name)
+                details[detail.name] = replace(known, rows=known.rows + detail.rows) if known else detail
             rows = reason.rows + (before.rows if before else 0)
-            sums[reason.name] = replace(before or reason, rows=rows, details=tuple(details.most_common()))
+            sums[reason.name] = replace(
+                before or reason, rows=rows, details=tuple(sorted(details.values(), key=lambda d: -d.rows))
+            )
     return sorted(sums.values(), key=lambda reason: -reason.rows)
 
 

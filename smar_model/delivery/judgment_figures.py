@@ -17,7 +17,7 @@ _REPEATED = """
 SELECT count(*), count(*) FILTER (grade <> first_grade), arg_min((query, item_id, first_grade, grade, first_place, place), (grade = first_grade, place))
 FROM (
   SELECT *, first_value(grade) OVER same AS first_grade, first_value(place) OVER same AS first_place
-  FROM judgments WHERE query IS NOT NULL AND item_id IS NOT NULL
+  FROM judgments WHERE query IS NOT NULL AND item_id IS NOT NULL AND grade BETWEEN 0 AND 3
   WINDOW same AS (PARTITION BY query, item_id ORDER BY place)
 )
 WHERE place > first_place

@@ -25,6 +25,7 @@ from smar_model.delivery.delivery_faults import OnFault, fault_of
 from smar_model.delivery.delivery_figures import (
     DayFigures,
     Department,
+    Detail,
     FilePositions,
     ItemFigures,
     JudgmentFigures,
@@ -122,7 +123,7 @@ class ShopFigures:
                 "event_reasons",
                 "day DATE, reason VARCHAR, rows BIGINT, example VARCHAR, first_number BIGINT, impressions BIGINT, clicks BIGINT",
             ),
-            ("event_details", "day DATE, reason VARCHAR, detail VARCHAR, rows BIGINT"),
+            ("event_details", "day DATE, reason VARCHAR, detail VARCHAR, rows BIGINT, first_number BIGINT"),
             ("clicked_queries", "day DATE, query VARCHAR, clicks BIGINT"),
             ("department_clicks", "department VARCHAR, clicks BIGINT"),
         ):
@@ -148,12 +149,15 @@ class ShopFigures:
         }
         for name, value in variables.items():
             self.database.execute(f"SET VARIABLE {name} = $1", [value])
+        self.database.execute("CREATE OR REPLACE TEMP TABLE day_files (first_number BIGINT, name VARCHAR)")
+        for first, file in zip(self.starts, self.begun, strict=True):
+            self.database.execute("INSERT INTO day_files VALUES ($1, $2)", [first, file.file.name])
         self._find_bad_queries()
         self._run("check_click_log")
         where = f"FROM event_reasons WHERE day = DATE '{day}'"
         figures.reasons = self._reasons(
             f"SELECT reason, rows, example, first_number {where} AND reason IS NOT NULL ORDER BY rows DESC, reason",
-            f"SELECT reason, detail, rows FROM event_details WHERE day = DATE '{day}' ORDER BY rows DESC, detail",
+            f"SELECT reason, detail, rows, first_number FROM event_details WHERE day = DATE '{day}' ORDER BY rows DESC, detail",
         )
         figures.requests = self._number("SELECT count(DISTINCT request_id) FROM checked_events")
         figures.oddities = self._oddities(odd_values(EVENT_ODDITIES, "checked_events", "true"))
@@ -239,9 +243,9 @@ class ShopFigures:
 
     def _reasons(self, sql: str, details: str | None = None) -> list[Reason]:
         rows = self.database.execute(sql).fetchall()
-        parts: dict[str, list[tuple[str, int]]] = {}
-        for name, detail, count in self.database.execute(details).fetchall() if details else []:
-            parts.setdefault(name, []).append((detail, int(count)))
+        parts: dict[str, list[Detail]] = {}
+        for name, detail, count, number in self.database.execute(details).fetchall() if details else []:
+            parts.setdefault(name, []).append(Detail(detail, int(count), self._file_of(number)))
         return [
             Reason(name, int(count), example or "", self._file_of(number), tuple(parts.get(name, ())))
             for name, count, example, number in rows

@@ -345,6 +345,7 @@ def test_a_shop_is_adopted_once_and_not_with_faults(
     assert written.gate.champion_margin == 0.2, "one query tells nothing"
     lines = (configs / "my_shop.yaml").read_text().splitlines()
     assert all("#" in line for line in lines)
+    assert any("1 are judged; below half of them a day's figures say little" in line for line in lines)
     assert adopt()[0] == 0, "the same again is no fault"
     (configs / "my_shop.yaml").write_text("mine: true\n")
     code, _, told = adopt()

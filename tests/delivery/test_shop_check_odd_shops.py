@@ -160,6 +160,8 @@ def plant_log(root: Path) -> dict[str, str]:
     write("old", event_time="1970-01-21T18:38:02Z")
     write("spaces", item_id="1003 ")
     write("nobody", user_id=None)
+    twice = [row | {"request_id": f"twice-{row['request_id']}"} for row in rows]
+    write_lines(day / "twice.jsonl", twice * 2)
     write_lines(
         day / "several.jsonl", [row | {"request_id": "same", "query": f"{n} mugs"} for n, row in enumerate(rows)]
     )
@@ -178,8 +180,9 @@ def plant_log(root: Path) -> dict[str, str]:
         "encoded": "events have a query that is encoded as in URLs, as 'red%20shirt'",
         "1970": "events have an event_time in 1970, as 'old-2026-11-19-0' in dt=2026-11-19/old.jsonl; seconds or milliseconds taken for another unit?",
         "blanks of the log": "events have an item_id that the catalogue has without blanks at its ends, as '1003 '",
-        "empty columns": "null_field 21 (user_id 20; item_id 1; told of below as well: 20 of user_id)",
-        "another position": "bad_position 21 (position 0 20; position -1 1), as '2026-11-19-2/1002/click' in holes.jsonl",
+        "events twice": "duplicate_event 42 (holes.jsonl 22; twice.jsonl 20), as",
+        "empty columns": "null_field 21 (user_id 20 in nobody.jsonl; item_id 1 in holes.jsonl; told of below as well: 20 of user_id)",
+        "another position": "bad_position 21 (position 0 20 in zero.jsonl; position -1 1 in holes.jsonl), as '2026-11-19-2/1002/click' in holes.jsonl",
         "one request, many queries": "request_ids have several queries, as 'same' in dt=2026-11-19/several.jsonl; a request is one list of results",
         "another name": "dt=2026-11-17/a.ndjson: is not read under this name; rename it to a.jsonl",
         "days left out": "click_log: 3 days of the window are not there, as dt=2026-11-15",
@@ -309,7 +312,7 @@ def test_rows_that_are_told_of_as_faults_say_so_in_the_quarantine(tmp_path: Path
     write_table(tmp_path / LOG / "big.parquet", rows)
     before, faults = told_of(tmp_path)
     assert (
-        "null_field 6 (position 6; told of below as well: 6 of position), as '2026-11-19-0/1000/impression' in big.parquet"
+        "null_field 6 (position 6 in big.parquet; told of below as well: 6 of position), as '2026-11-19-0/1000/impression' in big.parquet"
         in before
     )
     assert "big.parquet: row 0: position: 3000000000 is out of the range of int32 (and 5 more like it)" in faults
@@ -334,7 +337,10 @@ def test_times_that_no_calendar_has_are_of_no_day(tmp_path: Path) -> None:
     times = pa.array([2**63 - 1, -(2**63) + 1, 0], pa.timestamp("us", "UTC"))
     odd = pa.Table.from_pylist(events(DAYS[1], 2)[:3]).drop_columns("event_time").append_column("event_time", times)
     pq.write_table(odd, tmp_path / LOG / "odd.parquet")
-    assert "wrong_day 3 (outside the years 1 to 9999 2; 1970-01-01 1)" in told_of(tmp_path)[0]
+    assert (
+        "wrong_day 3 (outside the years 1 to 9999 2 in odd.parquet; 1970-01-01 1 in odd.parquet)"
+        in told_of(tmp_path)[0]
+    )
 
 
 def test_a_placeholder_that_many_items_list_is_named(tmp_path: Path) -> None:
