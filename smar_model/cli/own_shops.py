@@ -53,7 +53,7 @@ def adopt_command(
     for warning in check.warnings:
         print(f"To look at: {warning}")
     print(
-        f"{shown}: written. Go over visual_departments, then:\n\n    make retrain SETTINGS={shown} DATE={check.days[-1].day}"
+        f"{shown}: written. Go over visual_departments, then:\n\n    make retrain SETTINGS={shown} DATE={check.window[-1]}"
     )
 
 

@@ -1,8 +1,8 @@
 -- One day of the delivered log → the reason why each event is not used, by the rules of sql/extract_clicks_days.sql, and figures.
 -- In DuckDB's dialect; the numbers are the same (tests/jobs/test_shop_check_agrees.py). Whole rows are compared only where a key repeats.
--- Reads: events (of one day; event_time in microseconds since 1970), bad_queries (query, rule), usable_items.
+-- Reads: day_files (first_number of each, name), events (of one day; event_time in microseconds since 1970), bad_queries (query, rule), usable_items.
 -- Variables: kinds, day_start (microseconds), skew, bot_requests_per_day, bot_requests_per_minute, bot_clicks, bot_dwell.
--- Gives: judged_events (reason: NULL for what is kept). Macro `normalised`: the form of a query (defined by the caller).
+-- Gives: judged_events (reason: NULL for what is kept), event_details (what breaks a rule). Macro `normalised`: the form of a query (defined by the caller).
 
 CREATE OR REPLACE TEMP TABLE checked_events AS
 SELECT
@@ -34,7 +34,7 @@ SELECT
     ELSE 'replayed_event'
   END AS reason
 FROM candidates
-WINDOW steps AS (PARTITION BY request_id, item_id, position, event ORDER BY event_time, session_id, user_id, query)
+WINDOW steps AS (PARTITION BY request_id, item_id, position, event ORDER BY event_time, session_id, user_id, query, number)
 QUALIFY row_number() OVER steps > 1;
 
 -- The impression of an action is that of its item in its request, at its own place if the list shows the item twice.
@@ -128,6 +128,7 @@ SELECT
   reason,
   count(*) AS rows,
   arg_min(concat_ws('/', coalesce(request_id, '?'), coalesce(item_id, '?'), coalesce(event, '?')), number) AS example,
+  min(number) AS first_number,
   count_if(event = 'impression') AS impressions,
   count_if(event = 'click') AS clicks
 FROM judged_events
@@ -144,3 +145,41 @@ SELECT department, count(*)
 FROM judged_events
 WHERE reason IS NULL AND event = 'click'
 GROUP BY ALL;
+
+INSERT INTO event_details
+SELECT getvariable('day')::DATE, broken_rule, detail, count(*), min(number)
+FROM (
+  SELECT
+    number,
+    broken_rule,
+    unnest(CASE broken_rule
+      WHEN 'null_field' THEN [
+        CASE WHEN event_time IS NULL THEN 'event_time' END, CASE WHEN event IS NULL THEN 'event' END,
+        CASE WHEN request_id IS NULL THEN 'request_id' END, CASE WHEN session_id IS NULL THEN 'session_id' END,
+        CASE WHEN user_id IS NULL THEN 'user_id' END, CASE WHEN query IS NULL THEN 'query' END,
+        CASE WHEN item_id IS NULL THEN 'item_id' END, CASE WHEN position IS NULL THEN 'position' END
+      ]
+      WHEN 'unknown_event' THEN [left(event, 40)]
+      WHEN 'bad_position' THEN ['position ' || position]
+      WHEN 'wrong_day' THEN [
+        CASE WHEN event_time BETWEEN -62135596800000000 AND 253402300799999999
+          THEN strftime(make_timestamp(event_time), '%Y-%m-%d') ELSE 'outside the years 1 to 9999' END
+      ]
+    END) AS detail
+  FROM checked_events
+  WHERE broken_rule IN ('null_field', 'unknown_event', 'bad_position', 'wrong_day')
+)
+WHERE detail IS NOT NULL
+GROUP BY ALL
+ORDER BY count(*) DESC, detail
+LIMIT 100;
+
+INSERT INTO event_details
+SELECT getvariable('day')::DATE, reason, f.name, count(*), NULL
+FROM judged_events AS e
+ASOF JOIN day_files AS f ON e.number >= f.first_number
+WHERE reason IS NOT NULL AND reason NOT IN ('null_field', 'unknown_event', 'bad_position', 'wrong_day')
+GROUP BY ALL
+HAVING (SELECT count(*) FROM day_files) > 1
+ORDER BY count(*) DESC, f.name
+LIMIT 100;

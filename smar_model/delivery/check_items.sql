@@ -6,6 +6,7 @@ CREATE OR REPLACE TEMP TABLE judged_items AS
 WITH tidy AS (
   SELECT
     * EXCLUDE (title, category, brand),
+    title AS delivered_title,
     trim(regexp_replace(coalesce(visible(title), ''), '[\s\p{Z}\x1C-\x1F\x{85}]+', ' ', 'g')) AS title,
     trim(regexp_replace(coalesce(visible(category), ''), '[\s\p{Z}\x1C-\x1F\x{85}]+', ' ', 'g')) AS category,
     trim(regexp_replace(coalesce(visible(split_part(category, '>', 1)), ''), '[\s\p{Z}\x1C-\x1F\x{85}]+', ' ', 'g')) AS department,
@@ -40,13 +41,13 @@ WHERE broken_rule IS NULL
 GROUP BY item_id;
 
 CREATE OR REPLACE TEMP TABLE item_reasons AS
-SELECT broken_rule AS reason, count(*) AS rows, arg_min(coalesce(item_id, '?'), number) AS example
+SELECT broken_rule AS reason, count(*) AS rows, arg_min(coalesce(item_id, '?'), number) AS example, min(number) AS first_number
 FROM judged_items
 WHERE broken_rule IS NOT NULL
 GROUP BY broken_rule
 UNION ALL
-SELECT 'duplicate_item', sum(rows - 1), min(item_id)
-FROM (SELECT item_id, count(*) AS rows FROM judged_items WHERE broken_rule IS NULL GROUP BY item_id HAVING count(*) > 1)
+SELECT 'duplicate_item', sum(rows - 1), arg_min(item_id, last_number), min(last_number)
+FROM (SELECT item_id, count(*) AS rows, max(number) AS last_number FROM judged_items WHERE broken_rule IS NULL GROUP BY item_id HAVING count(*) > 1)
 HAVING count(*) > 0;
 
 CREATE OR REPLACE TEMP TABLE departments AS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 from smar_model.delivery.delivery_faults import Fault
-from smar_model.delivery.shop_figures import DayFigures, ItemFigures, JudgmentFigures
+from smar_model.delivery.delivery_figures import DayFigures, ItemFigures, JudgmentFigures
 from smar_model.settings import Checks, Clicks, Pictures
 
 
@@ -54,8 +55,26 @@ class ShopCheck:
     usable_pictures: int = 0
     broken_pictures: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Reason → how many of the opened ones, and one of them."""
-    missing_pictures: tuple[int, str] | None = None
-    """Listed pictures that are not there, and one of them; None: not looked at."""
+    missing_pictures: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Kind of a name that leads to no picture (of `NAMES`) → how many there are, and one of them."""
+    alike_pictures: tuple[int, str] = (0, "")
+    """The most opened pictures that are one and the same, and one of them."""
+    one_colour_pictures: tuple[int, str] = (0, "")
+    """Opened ones of nearly one colour, and one of them."""
+    shared_pictures: tuple[int, int, str] = (0, 0, "")
+    """Names that too many items list, the most items that list one, and that one."""
+    bad_values: Counter[str] = field(default_factory=Counter)
+    """`table.column` → values that are told of as faults or warnings, and are empty for the figures."""
+
+    refused_times: int = 0
+    """Items whose updated_at is a fault for itself."""
+    whole_catalogue: bool = True
+    """Whether each file of the catalogue could be read."""
+
+    @property
+    def has_catalogue(self) -> bool:
+        """Whether there is any usable item: without, nothing is known of others' items."""
+        return bool(self.items and self.items.items)
 
     @property
     def passed(self) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from smar_model.delivery.check_records import ShopCheck
-from smar_model.delivery.delivery_rules import MENDING
+from smar_model.delivery.delivery_figures import Reason
+from smar_model.delivery.delivery_rules import MENDING, PART_OF_CATALOGUE, reasons_of_log, shown
 from smar_model.delivery.shop_check import SAMPLED_PICTURES
-from smar_model.delivery.shop_figures import Reason
 
-DEPARTMENTS_SHOWN = 12
+DEPARTMENTS_SHOWN, DETAILS_SHOWN = 12, 8
 
 
 def render(check: ShopCheck) -> str:
@@ -67,7 +66,8 @@ def _figures(check: ShopCheck) -> Iterator[str]:
         )
         yield f"  scripts of the queries: {_scripts(check.query_scripts, check.clicked_queries)}"
     if check.judgments:
-        yield f"\nJudgements: {check.judgments.rows:,} of {check.judgments.queries:,} queries, {check.judgments.unknown_items:,} of unknown items"
+        unknown = f", {check.judgments.unknown_items:,} of unknown items" if check.has_catalogue else ""
+        yield f"\nJudgements: {check.judgments.rows:,} of {check.judgments.queries:,} queries{unknown}"
 
 
 def _scripts(counts: dict[str, int], whole: int) -> str:
@@ -75,17 +75,25 @@ def _scripts(counts: dict[str, int], whole: int) -> str:
 
 
 def _quarantine(check: ShopCheck) -> Iterator[str]:
-    lines = []
-    if check.items and check.items.reasons:
-        lines += [("items", reason) for reason in check.items.reasons]
-    rows: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for day in check.days:
-        for reason in day.reasons:
-            rows[reason.name] += reason.rows
-            first.setdefault(reason.name, reason.example)
-    lines += [("click_log", Reason(name, count, first[name])) for name, count in rows.most_common()]
+    lines = [("items", reason) for reason in check.items.reasons] if check.items else []
+    lines += [("click_log", reason) for reason in reasons_of_log(check)]
     if lines:
         yield "\nWill end in quarantine:"
     for table, reason in lines:
-        yield f"  {table}: {reason.name} {reason.rows:,}, as {reason.example[:80]!r}; {MENDING.get(reason.name, '')}"
+        mend = MENDING.get(reason.name, "")
+        if reason.name == "unknown_item" and not check.whole_catalogue:
+            mend = PART_OF_CATALOGUE
+        yield f"  {table}: {reason.name} {reason.rows:,}{_told(check, table, reason)}, as {shown(reason)}; {mend}"
+
+
+def _told(check: ShopCheck, table: str, reason: Reason) -> str:
+    """What is wrong with the rows, and how many of them are among the faults too."""
+    shown_ones = reason.details[:DETAILS_SHOWN]
+    words = [f"{d.name} {d.rows:,}{f' in {d.file.name}' if d.file else ''}" for d in shown_ones]
+    if len(reason.details) > DETAILS_SHOWN:
+        words.append(f"and {len(reason.details) - DETAILS_SHOWN:,} others")
+    columns = {"null_field": [d.name for d in reason.details], "no_updated_at": ["updated_at"]}.get(reason.name, [])
+    told = [f"{check.bad_values[f'{table}.{c}']:,} of {c}" for c in columns if check.bad_values[f"{table}.{c}"]]
+    if told:
+        words.append(f"told of below as well: {', '.join(told)}")
+    return f" ({'; '.join(words)})" if words else ""

@@ -6,22 +6,26 @@ shop delivers reads through here: `smar shop check`, the Spark jobs (`read_table
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from smar_model.delivery.bounded_reading import refuse_unpacked
 from smar_model.delivery.column_casts import ColumnPlan, plan_columns
 from smar_model.delivery.delivery_faults import Fault, OnFault, refuse
 from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines
-from smar_model.delivery.value_casts import BadValue
+from smar_model.delivery.value_casts import BadValue, is_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract, load_contract
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE, BYTES_AT_ONCE = 65_536, 64 << 20
+ROWS_DECODED = 4_096
 OnBadValue = Callable[[int, str, BadValue], None]
 """Called with the row of the file from 0, the column, and what it holds."""
 
@@ -98,11 +102,14 @@ def read_parquet(
     """
     schema = pa.schema([column.with_nullable(True) for column in contract.arrow_schema()])
     stored = [p.column.name for p in plan.columns if p.stored is not None]
-    first = 0
+    first = unpacked = 0
+    packed = plan.file.stat().st_size
     try:
         with pq.ParquetFile(plan.file, coerce_int96_timestamp_unit="us", pre_buffer=False) as opened:
             groups = list(row_groups) if row_groups is not None else None
-            for batch in opened.iter_batches(ROWS_AT_ONCE, columns=stored, row_groups=groups):
+            for batch in _gathered(opened.iter_batches(ROWS_DECODED, columns=stored, row_groups=groups)):
+                unpacked += _decoded_bytes(batch)
+                refuse_unpacked(plan.file, unpacked=unpacked, packed=packed)
                 arrays = []
                 for column, wanted in zip(plan.columns, schema, strict=True):
                     if column.stored is None:
@@ -118,6 +125,28 @@ def read_parquet(
         raise InputError(f"{plan.file}: cannot be read ({' '.join(str(error).split())}); write it again") from error
 
 
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Few rows are decoded at a time, as a small dictionary may hold a text of a megabyte for each; most are then put together."""
+    some: list[pa.RecordBatch] = []
+    for batch in batches:
+        some.append(batch)
+        if sum(b.num_rows for b in some) >= ROWS_AT_ONCE or sum(map(_decoded_bytes, some)) > BYTES_AT_ONCE:
+            yield pa.concat_batches(some)
+            some = []
+    if some:
+        yield pa.concat_batches(some)
+
+
+def _decoded_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes of a batch once each row has its text, and not its number in a dictionary."""
+    decoded = 0
+    for array in batch.columns:
+        if pa.types.is_dictionary(array.type) and is_text(array.type.value_type):
+            lengths = pc.binary_length(array.dictionary).take(array.indices)
+            decoded += pc.sum(lengths.cast(pa.int64())).as_py() or 0
+    return batch.nbytes + decoded
+
+
 def _retyped(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The names of list items and map entries, in which writers differ, as the contract has them."""
     return array if array.type == wanted else array.cast(wanted)
@@ -130,8 +159,22 @@ class DeliveredFile:
     file: Path
     contract: Contract
     zone: ZoneInfo | None
+    checking: bool = False
+    """Whether more is told of than a job refuses: what it would mend in silence."""
     casts: list[str] = field(default_factory=list)
     rows: int = 0
+    notes: list[Fault] = field(default_factory=list)
+    """What it holds beside faults, to look at."""
+    bad_values: Counter[str] = field(default_factory=Counter)
+    """Column → values that were told of, and are null."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Column → those of them that are a fault for itself."""
+    places: list[int] = field(default_factory=list)
+    """Lines (from 1) or rows (from 0) of the file that the last batch's rows are."""
+
+    def place(self, number: int) -> str:
+        """`line 7` or `row 7`."""
+        return f"{'line' if is_json_lines(self.file) else 'row'} {number}"
 
     def batches(self, on_fault: OnFault = refuse) -> Iterator[pa.RecordBatch]:
         """Everything in it, in the contract's columns. Rows at fault are left out or null where `on_fault` returns.
@@ -140,6 +183,8 @@ class DeliveredFile:
             InputError: it cannot be read at all.
         """
         for batch in self._lines(on_fault) if is_json_lines(self.file) else self._parquet(on_fault):
+            if not is_json_lines(self.file):
+                self.places = list(range(self.rows, self.rows + batch.num_rows)) if self.checking else []
             self.rows += batch.num_rows
             yield batch
 
@@ -151,20 +196,37 @@ class DeliveredFile:
         self.casts = plan.casts
 
         def on_bad_value(row: int, column: str, value: BadValue) -> None:
+            self.bad_values[column] += 1
+            self.refused[column] += 1
             on_fault(fault_of_value(self.file, row, column, value))
 
         yield from read_parquet(plan, self.contract, on_bad_value=on_bad_value)
 
     def _lines(self, on_fault: OnFault) -> Iterator[pa.RecordBatch]:
-        reader = LineReader(self.contract, self.zone)
+        reader = LineReader(self.contract, self.zone, checking=self.checking)
 
         def on_bad_line(number: int, found: str, mend: str) -> None:
             on_fault(Fault(self.file, f"line {number} {found}", mend))
 
-        yield from reader.batches(iterate_lines(self.file), on_bad_line)
+        for batch in reader.batches(iterate_lines(self.file), on_bad_line):
+            self.places = reader.lines
+            yield batch
         if absent := reader.absent():
             on_fault(absent_columns(self.file, self.contract, absent))
+            empty = [c.name for c in self.contract.columns if not c.nullable and not reader.filled[c.name]]
+            self.bad_values.update({name: reader.rows for name in empty if name not in reader.unread_times})
+            self.refused.update({name: reader.rows for name in empty})
         self.casts = number_casts(reader)
+        for column in reader.unread_times:
+            count, _, _ = reader.unread_times[column]
+            self.bad_values[column] += count
+            if reader.filled[column]:
+                found, _, mend = reader.unread_time(column).partition("; ")
+                self.notes.append(Fault(self.file, f"{column}: {found}", mend))
+        if reader.repeated_keys:
+            count, first = reader.repeated_keys
+            found = f"{count:,} lines have a key twice, as line {first}: its last value counts"
+            self.notes.append(Fault(self.file, found, "write each key once"))
 
 
 def fault_of_value(file: Path, row: int, column: str, value: BadValue) -> Fault:

@@ -24,7 +24,10 @@ class Fault:
         return f"{self.file}: {self.found}; {self.mend}"
 
 
+_MORE = re.compile(r" \(and … more like it\)")
 _VARYING = re.compile(r"'[^']*'|\d+")
+MOST_ALIKE = 3
+"""Files with the same fault that are each named."""
 OnFault = Callable[[Fault], None]
 
 
@@ -66,3 +69,22 @@ class RepeatedFaults:
                 Fault(fault.file, f"{fault.found} (and {more:,} more like it)" if more else fault.found, fault.mend)
             )
         return found
+
+
+def fold(faults: list[Fault]) -> list[Fault]:
+    """Where more than MOST_ALIKE files of one kind have the same fault, the first is kept whole and the others are counted."""
+    alike: dict[tuple[str, str, str], list[Fault]] = {}
+    for fault in faults:
+        key = (fault.file.suffix, _MORE.sub("", _VARYING.sub("…", fault.found)), _VARYING.sub("…", fault.mend))
+        alike.setdefault(key, []).append(fault)
+    folded = []
+    for some in alike.values():
+        if len({fault.file for fault in some}) <= MOST_ALIKE:
+            folded += some
+            continue
+        first, others = some[0], [fault.file for fault in some[1:]]
+        last = others[-1]
+        example = last.name if last.parent == first.file.parent else f"{last.parent.name}/{last.name}"
+        more = f" (and {len(others):,} more files like it, such as {example})"
+        folded.append(Fault(first.file, f"{first.found}{more}", first.mend))
+    return folded

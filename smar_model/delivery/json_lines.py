@@ -10,19 +10,23 @@ read whole (`strict`).
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from smar_model.delivery.bounded_reading import LONGEST_LINE, BoundedStream
 from smar_model.delivery.column_casts import missing_column
 from smar_model.delivery.times import NoZoneError
 from smar_model.delivery.value_casts import INTEGERS, text_of, time_of, whole_number
@@ -34,9 +38,11 @@ LONGEST_TEXT = 200_000
 LONGEST_NUMBER = 400
 """Digits; more are infinite."""
 LINES_AT_ONCE = 8_192
+WRITE_TIMES = "write ISO 8601 with a zone (2026-11-19T12:00:00Z)"
 _LIKE_A_TIME = re.compile(r"[-+]?[0-9][-+0-9T:.,WZ ]*|\s*")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NULLABLE = type(None)
+_KINDS: dict[type, str] = {bool: "truth value", list: "list", dict: "JSON object"}
 
 OnBadLine = Callable[[int, str, str], None]
 """Called with the line's number from 1, what was found, and how to mend it."""
@@ -53,14 +59,16 @@ def iterate_lines(file: Path, *, start: int = 0, stop: int | None = None) -> Ite
         start, stop: bytes of a file that is not compressed; lines that begin there are given, numbered from 1 as well.
 
     Raises:
-        InputError: the file is missing, or a `.gz` is damaged.
+        InputError: the file is missing, a `.gz` is damaged or unpacks to far more than its size, or a line is too long.
     """
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        with _opened(file) as lines:
             if start:
                 lines.seek(start - 1)
                 start += len(lines.readline()) - 1
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE + 1), b""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise InputError(f"{file}: line {number} has over {LONGEST_LINE:,} bytes; write one object a line")
                 if stop is not None and start >= stop:
                     return
                 start += len(line)
@@ -70,6 +78,16 @@ def iterate_lines(file: Path, *, start: int = 0, stop: int | None = None) -> Ite
                     yield number, stripped
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file}: cannot be read ({error}); write it again") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    if file.suffix != ".gz":
+        with file.open("rb") as lines:
+            yield lines
+        return
+    with gzip.open(file) as unpacked:
+        yield io.BufferedReader(BoundedStream(unpacked, file, os.path.getsize(file)), 1 << 17)
 
 
 def count_lines(files: Iterable[Path], *, start: int = 0, stop: int | None = None) -> int:
@@ -120,13 +138,22 @@ def _parse_int(digits: str) -> int | float:
 class LineReader:
     """Lines → record batches in the contract's columns; keys that the contract does not know are left out, absent ones are null."""
 
-    def __init__(self, contract: Contract, zone: ZoneInfo | None, *, strict: bool = False) -> None:
+    def __init__(
+        self, contract: Contract, zone: ZoneInfo | None, *, strict: bool = False, checking: bool = False
+    ) -> None:
         """
         Args:
             zone: of times that say none.
             strict: refuse what is otherwise mended.
+            checking: tell of lines that are not UTF-8 and of keys that are there twice; the lines are kept.
         """
-        self.contract, self.zone, self.strict = contract, zone, strict
+        self.contract, self.zone, self.strict, self.checking = contract, zone, strict, checking
+        self.lines: list[int] = []
+        """Line numbers of the last batch's rows."""
+        self.unread_times: dict[str, tuple[int, int, str]] = {}
+        """Column → how many of its texts are no times, and the first one's line and text."""
+        self.repeated_keys: tuple[int, int] | None = None
+        """How many lines have a key twice, and the first; with `checking` alone."""
         self.filled: Counter[str] = Counter()
         """Column → lines in which it is not empty."""
         self.keys: set[str] = set()
@@ -134,7 +161,7 @@ class LineReader:
         self.numbers: Counter[str] = Counter()
         """Column → lines that have a number where a text or a time is expected."""
         self.rows = 0
-        hook = _keep_pairs if any(c.type.startswith("map") for c in contract.columns) else None
+        hook = _keep_pairs if checking or any(c.type.startswith("map") for c in contract.columns) else None
         self._quick = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=hook)
         self._slow = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=hook, parse_int=_parse_int)
 
@@ -163,9 +190,11 @@ class LineReader:
                 continue
             if column.type == "timestamp" and self.numbers[column.name]:
                 phrases.append(
-                    f"no line has a time in {column.name}: numbers do not say their unit; write ISO 8601 with a zone "
-                    "(2026-11-19T12:00:00Z; in pandas `date_format='iso'`)"
+                    f"no line has a time in {column.name}: numbers do not say their unit; {WRITE_TIMES}, "
+                    "in pandas by `date_format='iso'`"
                 )
+            elif column.name in self.unread_times:
+                phrases.append(f"no line has a time in {column.name}: {self.unread_time(column.name)}")
             elif column.name in self.keys:
                 phrases.append(f"no line has {column.name}: it is empty in all of them")
             else:
@@ -173,9 +202,15 @@ class LineReader:
                 phrases.append(f"no line has {column.name}{hint and ';' + hint}")
         return phrases
 
+    def unread_time(self, column: str) -> str:
+        """The first text of a column that is no time, and what to write."""
+        count, line, text = self.unread_times[column]
+        more = f" (and {count - 1:,} more like it)" if count > 1 else ""
+        return f"line {line} has {text!r}, which is no time{more}; {WRITE_TIMES}"
+
     def _parse(self, number: int, line: bytes, on_bad_line: OnBadLine) -> dict[str, Any] | None:
         try:
-            text = line.decode("utf-8", "strict" if self.strict else "replace")
+            text = self._decode(number, line, on_bad_line)
             try:
                 row = self._quick.decode(text)
             except ValueError:
@@ -192,9 +227,23 @@ class LineReader:
                 on_bad_line(number, f"is not JSON ({place})", "correct it or leave it out")
         else:
             if isinstance(row, dict):
+                if self.checking and isinstance(row, RepeatedKeys):
+                    count, first = self.repeated_keys or (0, number)
+                    self.repeated_keys = (count + 1, first)
                 return row
             on_bad_line(number, "is not a JSON object", "one object a line, with the columns as keys")
         return None
+
+    def _decode(self, number: int, line: bytes, on_bad_line: OnBadLine) -> str:
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            if self.strict:
+                raise
+            if self.checking and b"\0" not in line[:8]:
+                found = "is not UTF-8, so that its letters are lost"
+                on_bad_line(number, found, "save the file as UTF-8 (it may be Windows-1252)")
+            return line.decode("utf-8", "replace")
 
     def _batch(self, numbers: list[int], rows: list[dict[str, Any]], on_bad_line: OnBadLine) -> pa.RecordBatch:
         bad: dict[int, list[str]] = {}
@@ -202,7 +251,7 @@ class LineReader:
         for column in self.contract.columns:
             values = [row.get(column.name) for row in rows]
             array = _quick_array(values, column.type)
-            arrays.append(self._slow_array(values, column, bad) if array is None else array)
+            arrays.append(self._slow_array(values, column, numbers, bad) if array is None else array)
         for place in sorted(bad):
             problems = "; ".join(bad[place])
             on_bad_line(
@@ -212,6 +261,7 @@ class LineReader:
             )
         schema = pa.schema([field.with_nullable(True) for field in self.contract.arrow_schema()])
         batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        self.lines = [number for place, number in enumerate(numbers) if place not in bad]
         if bad:
             batch = batch.filter(pa.array([place not in bad for place in range(len(rows))], pa.bool_()))
         self.rows += batch.num_rows
@@ -219,11 +269,14 @@ class LineReader:
             self.filled[column.name] += len(array) - array.null_count
         return batch
 
-    def _slow_array(self, values: list[Any], column: Column, bad: dict[int, list[str]]) -> pa.Array:
+    def _slow_array(self, values: list[Any], column: Column, numbers: list[int], bad: dict[int, list[str]]) -> pa.Array:
         converted: list[Any] = []
         for place, value in enumerate(values):
             try:
                 converted.append(self._convert(value, column))
+                if column.type == "timestamp" and converted[-1] is None and isinstance(value, str) and value.strip():
+                    count, line, text = self.unread_times.get(column.name, (0, numbers[place], value[:40]))
+                    self.unread_times[column.name] = (count + 1, line, text)
             except (ValueError, OverflowError, RecursionError) as error:
                 bad.setdefault(place, []).append(str(error))
                 converted.append(None)
@@ -280,7 +333,8 @@ class LineReader:
                 raise ValueError(f"{column.name} is out of the range of {column.type}") from None
             return int(min(max(value, least), most))
         except ValueError:
-            raise ValueError(f"{column.name} is no {column.type}") from None
+            kind = "a number with a fraction" if isinstance(value, float) else f"a {_KINDS.get(type(value), 'text')}"
+            raise ValueError(f"{column.name} is no {column.type}: {kind}") from None
 
 
 def _quick_array(values: list[Any], kind: str) -> pa.Array | None:

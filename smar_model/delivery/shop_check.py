@@ -14,18 +14,15 @@ from pathlib import Path
 
 from smar_model.delivery.check_records import CheckBounds, ShopCheck
 from smar_model.delivery.delivered_tables import DeliveredFile
-from smar_model.delivery.delivery_faults import Fault, RepeatedFaults
+from smar_model.delivery.delivery_faults import Fault, RepeatedFaults, fold
+from smar_model.delivery.delivery_figures import Department
 from smar_model.delivery.delivery_rules import judge_figures
 from smar_model.delivery.json_lines import is_json_lines
+from smar_model.delivery.odd_value_rules import judge_odd_values
 from smar_model.delivery.picture_fetching import fetch_pictures
-from smar_model.delivery.picture_formats import decode_picture
-from smar_model.delivery.picture_stores import UnusablePicture, fetched_folder, fetched_path
-from smar_model.delivery.shop_figures import (
-    Department,
-    ShopFigures,
-    TextForms,
-    open_figures,
-)
+from smar_model.delivery.picture_findings import ListedPictures, PictureFindings
+from smar_model.delivery.picture_stores import fetched_folder, fetched_path
+from smar_model.delivery.shop_figures import ShopFigures, TextForms, open_figures
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.delivery.shop_layout import Layout, look_at_columns, look_at_layout
 from smar_model.errors import InputError
@@ -34,6 +31,8 @@ from smar_model.lake.contracts import load_contract
 SAMPLED_PICTURES = 200
 MOST_DAYS_HELD_OUT = 7
 """To which figures are given for settings."""
+ONE_DAY = timedelta(days=1)
+"""By which a day somewhere is ahead of that in UTC."""
 Report = Callable[[str], None]
 
 
@@ -41,7 +40,7 @@ def check_structure(shop: ShopInputs, days: list[date]) -> tuple[list[Fault], li
     """What is wrong with names, columns and types of what a run over these days reads, and what of it is cast: a short look."""
     layout = look_at_layout(shop, days)
     faults, casts = look_at_columns(layout)
-    return [*layout.faults, *faults], casts
+    return fold([*layout.faults, *faults]), casts
 
 
 def check_shop(
@@ -57,11 +56,14 @@ def check_shop(
     column_faults, check.casts = look_at_columns(layout, lines=None)
     check.faults += column_faults
     unreadable = {fault.file for fault in column_faults}
+    check.whole_catalogue = unreadable.isdisjoint(layout.items)
     repeated = RepeatedFaults()
     with open_figures(forms) as figures:
         _Reading(check, layout, bounds, figures, repeated, unreadable, report).read(shop)
     check.faults += repeated.faults()
     judge_figures(check, layout, bounds)
+    judge_odd_values(check, layout, bounds)
+    check.faults, check.warnings = fold(check.faults), fold(check.warnings)
     return check
 
 
@@ -81,25 +83,27 @@ class _Reading:
     def read(self, shop: ShopInputs) -> None:
         check, figures = self.check, self.figures
         items = self._files("items", self.layout.items)
-        check.items = figures.read_items(items, self.repeated.add)
-        self._note_casts("items", items)
+        check.items = figures.read_items(items, self.repeated.add, today=self.bounds.today)
+        self._note_files("items", items)
+        check.refused_times = sum(file.refused["updated_at"] for file in items)
         self.report(f"{check.items.rows:,} items")
         for day, files in self.layout.days.items():
             of_day = self._files("click_log", files)
             check.days.append(figures.read_day(day, of_day, self.bounds.clicks, self.repeated.add))
-            self._note_casts("click_log", of_day)
+            self._note_files("click_log", of_day)
             self.report(f"{day}: {check.days[-1].rows:,} events")
         if check.days:
             self._sum_up()
         if self.layout.judgments and self.layout.judgments not in self.unreadable:
-            file = DeliveredFile(self.layout.judgments, load_contract("judgments"), self.layout.zone)
+            file = DeliveredFile(self.layout.judgments, load_contract("judgments"), self.layout.zone, checking=True)
             check.judgments = figures.read_judgments(file, self.repeated.add)
-            self._note_casts("judgments", [file])
+            self._note_files("judgments", [file])
         self._look_at_pictures(shop)
 
     def _sum_up(self) -> None:
         check, figures, items = self.check, self.figures, self.check.items
-        last = check.days[-1].day
+        past = [day.day for day in check.days if not self.bounds.today or day.day <= self.bounds.today + ONE_DAY]
+        last = past[-1] if past else check.days[-1].day
         count = self.bounds.window_days or (last - check.days[0].day).days + 1
         check.window = [last - timedelta(days=n) for n in reversed(range(count))]
         check.clicked_queries, check.queries_once = figures.clicked_queries()
@@ -116,13 +120,20 @@ class _Reading:
 
     def _files(self, table: str, files: list[Path]) -> list[DeliveredFile]:
         contract = load_contract(table)
-        return [DeliveredFile(file, contract, self.layout.zone) for file in files if file not in self.unreadable]
+        return [
+            DeliveredFile(file, contract, self.layout.zone, checking=True)
+            for file in files
+            if file not in self.unreadable
+        ]
 
-    def _note_casts(self, table: str, files: list[DeliveredFile]) -> None:
-        """Of JSON lines, whose columns are known once they are read."""
+    def _note_files(self, table: str, files: list[DeliveredFile]) -> None:
+        """What is known once files are read: casts of JSON lines, and what there is to look at."""
         for phrase in dict.fromkeys(c for f in files if is_json_lines(f.file) for c in f.casts):
             if f"{table}: {phrase}" not in self.check.casts:
                 self.check.casts.append(f"{table}: {phrase}")
+        for file in files:
+            self.check.warnings += file.notes
+            self.check.bad_values.update({f"{table}.{column}": n for column, n in file.bad_values.items()})
 
     def _look_at_pictures(self, shop: ShopInputs) -> None:
         check, settings = self.check, self.bounds.pictures
@@ -132,29 +143,25 @@ class _Reading:
                 pass
         except InputError:
             return  # told with the layout
+        listed, found = ListedPictures(self.figures.database), PictureFindings()
+        known = isinstance(store.place, Path)
         if isinstance(store.place, Path):
-            check.missing_pictures = self.figures.pictures_not_in(_names_in(store.place))
-        failed: dict[str, tuple[str, str]] = {}
-        sample = self.figures.sample_pictures(SAMPLED_PICTURES, by_url=False)
+            check.missing_pictures = listed.lead_nowhere(_names_in(store.place))
         with store.opened(maximum_bytes=settings.maximum_bytes) as read:
-            for name in sample:
-                try:
-                    decode_picture(read(name), (settings.width, settings.height))
-                except UnusablePicture as error:
-                    failed[name] = (error.reason, error.detail)
-                except OSError as error:
-                    failed[name] = ("unreadable", str(error))
+            found.open(listed.sample(SAMPLED_PICTURES, by_url=False, there=known), read, settings)
         if self.bounds.fetch:
-            urls = self.figures.sample_pictures(SAMPLED_PICTURES, by_url=True)
-            failed |= fetch_pictures(urls, settings, self.report)
-            sample += urls
+            urls = listed.sample(SAMPLED_PICTURES, by_url=True)
+            found.opened += len(urls)
+            found.failed |= {url: reason for url, (reason, _) in fetch_pictures(urls, settings, self.report).items()}
             for url in urls:
-                if url not in failed and not fetched_path(fetched_folder(), url).is_file():
-                    failed[url] = ("unreachable", "not fetched")
-        check.opened_pictures, check.usable_pictures = len(sample), len(sample) - len(failed)
-        for name, (reason, _) in failed.items():
-            count, example = check.broken_pictures.get(reason, (0, name))
-            check.broken_pictures[reason] = (count + 1, example)
+                if url not in found.failed and not fetched_path(fetched_folder(), url).is_file():
+                    found.failed[url] = "unreachable"
+        check.opened_pictures, check.usable_pictures = found.opened, found.opened - len(found.failed)
+        check.broken_pictures = found.broken()
+        alike = max(found.contents.values(), key=len, default=[])
+        check.alike_pictures = (len(alike), min(alike, default=""))
+        check.one_colour_pictures = (len(found.one_colour), min(found.one_colour, default=""))
+        check.shared_pictures = listed.shared(settings.shared_by_items)
 
 
 def _names_in(place: Path) -> Iterator[list[str]]:

@@ -8,19 +8,32 @@ from __future__ import annotations
 
 import re
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from itertools import pairwise
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from smar_model.delivery.attribute_lengths import attribute_lengths
 from smar_model.delivery.delivered_tables import DeliveredFile
 from smar_model.delivery.delivery_faults import OnFault, fault_of
+from smar_model.delivery.delivery_figures import (
+    DayFigures,
+    Department,
+    Detail,
+    FilePositions,
+    ItemFigures,
+    JudgmentFigures,
+    Oddity,
+    Reason,
+)
+from smar_model.delivery.judgment_figures import JudgmentTable
+from smar_model.delivery.odd_values import EVENT_ODDITIES, ITEM_ODDITIES, ODD_REQUESTS, odd_items, odd_values
 from smar_model.delivery.value_casts import valid_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
@@ -32,8 +45,6 @@ BOT_CLICKS, BOT_DWELL_SECONDS = 5, 1.0
 """As in jobs/extract_click_days.py, which this room may not import; a test holds them together."""
 LONGEST_QUERY, MOST_BY_NFKC = 500, 6
 """Characters; and how many times its bytes a text may have characters once it is normalised (U+FDFA: 3 bytes, 18 characters)."""
-LONG_ATTRIBUTES = 30_000
-"""Characters from which they are counted exactly; the rule has 100,000."""
 SCRIPTS = (
     *("Latin", "Han", "Hiragana", "Katakana", "Hangul", "Cyrillic", "Arabic", "Hebrew", "Greek", "Devanagari"),
     *("Bengali", "Tamil", "Telugu", "Thai", "Khmer", "Myanmar", "Georgian", "Armenian", "Ethiopic"),
@@ -51,80 +62,25 @@ class TextForms:
     """A text without what nobody sees: `visible_text`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Rows that will end in quarantine."""
-
-    name: str
-    rows: int
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
-class Department:
-    name: str
-    items: int
-    with_pictures: int
-    clicks: int = 0
-
-
-@dataclass(slots=True)
-class ItemFigures:
-    rows: int = 0
-    items: int = 0
-    with_pictures: int = 0
-    pictures: int = 0
-    by_url: int = 0
-    digit_titles: int = 0
-    reasons: list[Reason] = field(default_factory=list)
-    departments: list[Department] = field(default_factory=list)
-    scripts: dict[str, int] = field(default_factory=dict)
-    """Script → items with a letter of it in the title."""
-
-
-@dataclass(slots=True)
-class DayFigures:
-    day: date
-    rows: int = 0
-    reasons: list[Reason] = field(default_factory=list)
-    impressions: int = 0
-    clicks: int = 0
-    """Kept ones, both."""
-    raw_impressions: int = 0
-
-    @property
-    def kept(self) -> int:
-        return self.rows - sum(reason.rows for reason in self.reasons)
-
-
-@dataclass(slots=True)
-class JudgmentFigures:
-    rows: int = 0
-    queries: int = 0
-    bad_grades: int = 0
-    bad_example: str = ""
-    empty: int = 0
-    unknown_items: int = 0
-    unknown_example: str = ""
-    repeated: int = 0
-
-
 @dataclass(slots=True)
 class ShopFigures:
     """One database in a folder of its own; tables come in one after the other: items first."""
 
     database: duckdb.DuckDBPyConnection
     forms: TextForms
+    starts: list[int] = field(default_factory=list)
+    """Numbers of the rows with which the files of the table that was read last begin."""
+    begun: list[DeliveredFile] = field(default_factory=list)
 
-    def read_items(self, files: list[DeliveredFile], on_fault: OnFault) -> ItemFigures:
+    def read_items(self, files: list[DeliveredFile], on_fault: OnFault, *, today: date | None = None) -> ItemFigures:
         """Read the catalogue; rows at fault are told and left out."""
         self.database.execute(
             "CREATE TABLE delivered_items (number BIGINT, item_id VARCHAR, title VARCHAR, category VARCHAR, brand VARCHAR, "
             "attributes_length BIGINT, images VARCHAR[], updated_at BIGINT)"
         )
         figures = ItemFigures()
-        for batch in _read(files, on_fault):
-            lengths = _attribute_lengths(batch["attributes"])
+        for batch in self._numbered(files, on_fault):
+            lengths = attribute_lengths(batch["attributes"])
             columns = {name: batch[name] for name in ("item_id", "title", "category", "brand")}
             columns |= {"attributes_length": lengths, "images": batch["images"]}
             self._insert(
@@ -141,7 +97,12 @@ class ShopFigures:
         figures.by_url = self._number(
             "SELECT count(*) FROM (SELECT unnest(images) AS file FROM usable_items) WHERE regexp_matches(file, '^(?i)https?://')"
         )
-        figures.reasons = self._reasons("SELECT reason, rows, example FROM item_reasons ORDER BY rows DESC, reason")
+        figures.reasons = self._reasons(
+            "SELECT reason, rows, example, first_number FROM item_reasons ORDER BY rows DESC, reason"
+        )
+        self.database.execute("SET VARIABLE today = $1", [_microseconds(today) if today else None])
+        figures.oddities = self._oddities(odd_values(ITEM_ODDITIES, "judged_items", "broken_rule IS NULL"))
+        figures.oddities |= self._oddities(odd_items(figures.items))
         rows = self.database.execute("SELECT * FROM departments ORDER BY items DESC, department").fetchall()
         figures.departments = [Department(*row) for row in rows]
         figures.scripts = self._scripts("SELECT title AS text FROM usable_items")
@@ -160,19 +121,21 @@ class ShopFigures:
         for table, kinds_of in (
             (
                 "event_reasons",
-                "day DATE, reason VARCHAR, rows BIGINT, example VARCHAR, impressions BIGINT, clicks BIGINT",
+                "day DATE, reason VARCHAR, rows BIGINT, example VARCHAR, first_number BIGINT, impressions BIGINT, clicks BIGINT",
             ),
+            ("event_details", "day DATE, reason VARCHAR, detail VARCHAR, rows BIGINT, first_number BIGINT"),
             ("clicked_queries", "day DATE, query VARCHAR, clicks BIGINT"),
             ("department_clicks", "department VARCHAR, clicks BIGINT"),
         ):
             self.database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({kinds_of})")
         figures = DayFigures(day)
-        for batch in _read(files, on_fault):
+        for batch in self._numbered(files, on_fault):
             columns = {
                 n: batch[n] for n in ("event", "request_id", "session_id", "user_id", "query", "item_id", "position")
             }
             self._insert("events", figures.rows, {"event_time": batch["event_time"].cast(pa.int64())} | columns)
             figures.rows += batch.num_rows
+            _note_positions(figures.positions, self.begun[-1].file, batch["position"])
         kinds = next(c.allowed for c in load_contract("click_log").columns if c.name == "event")
         variables: dict[str, object] = {
             "day": str(day),
@@ -186,12 +149,19 @@ class ShopFigures:
         }
         for name, value in variables.items():
             self.database.execute(f"SET VARIABLE {name} = $1", [value])
+        self.database.execute("CREATE OR REPLACE TEMP TABLE day_files (first_number BIGINT, name VARCHAR)")
+        for first, file in zip(self.starts, self.begun, strict=True):
+            self.database.execute("INSERT INTO day_files VALUES ($1, $2)", [first, file.file.name])
         self._find_bad_queries()
         self._run("check_click_log")
         where = f"FROM event_reasons WHERE day = DATE '{day}'"
         figures.reasons = self._reasons(
-            f"SELECT reason, rows, example {where} AND reason IS NOT NULL ORDER BY rows DESC, reason"
+            f"SELECT reason, rows, example, first_number {where} AND reason IS NOT NULL ORDER BY rows DESC, reason",
+            f"SELECT reason, detail, rows, first_number FROM event_details WHERE day = DATE '{day}' ORDER BY rows DESC, detail",
         )
+        figures.requests = self._number("SELECT count(DISTINCT request_id) FROM checked_events")
+        figures.oddities = self._oddities(odd_values(EVENT_ODDITIES, "checked_events", "true"))
+        figures.oddities |= self._oddities(ODD_REQUESTS)
         kept = self.database.execute(f"SELECT impressions, clicks {where} AND reason IS NULL").fetchone()
         figures.impressions, figures.clicks = kept or (0, 0)
         figures.raw_impressions = self._number(f"SELECT coalesce(sum(impressions), 0) {where}")
@@ -214,52 +184,7 @@ class ShopFigures:
 
     def read_judgments(self, file: DeliveredFile, on_fault: OnFault) -> JudgmentFigures:
         """Read people's grades."""
-        self.database.execute("CREATE TABLE judgments (number BIGINT, query VARCHAR, item_id VARCHAR, grade INTEGER)")
-        figures = JudgmentFigures()
-        for batch in _read([file], on_fault):
-            self._insert("judgments", figures.rows, {name: batch[name] for name in ("query", "item_id", "grade")})
-            figures.rows += batch.num_rows
-        row = self.database.execute(
-            """SELECT count(DISTINCT query), count_if(grade NOT BETWEEN 0 AND 3),
-              coalesce(min(CASE WHEN grade NOT BETWEEN 0 AND 3 THEN 'row ' || number || ' has ' || grade END), ''),
-              count_if(query IS NULL OR trim(query) = '' OR item_id IS NULL OR trim(item_id) = '' OR grade IS NULL),
-              count_if(item_id NOT IN (SELECT item_id FROM usable_items)),
-              coalesce(min(CASE WHEN item_id NOT IN (SELECT item_id FROM usable_items) THEN item_id END), ''),
-              count(*) - count(DISTINCT (query, item_id)) FROM judgments"""
-        ).fetchone()
-        assert row
-        if figures.rows:
-            (figures.queries, figures.bad_grades, figures.bad_example, figures.empty) = row[:4]
-            (figures.unknown_items, figures.unknown_example, figures.repeated) = row[4:]
-        return figures
-
-    def pictures_not_in(self, names: Iterator[list[str]]) -> tuple[int, str]:
-        """How many of the listed pictures that are no URLs are not among these names, and one of them."""
-        self.database.execute("CREATE OR REPLACE TEMP TABLE picture_files (file VARCHAR)")
-        for some in names:
-            self.database.register("incoming", pa.table({"file": pa.array(some, pa.string())}))
-            self.database.execute("INSERT INTO picture_files SELECT file FROM incoming")
-            self.database.unregister("incoming")
-        row = self.database.execute(
-            f"SELECT count(*), coalesce(min(file), '') FROM ({_LISTED}) WHERE file NOT IN (SELECT file FROM picture_files)"
-        ).fetchone()
-        return row or (0, "")
-
-    def outside_names(self) -> tuple[int, str]:
-        """Listed pictures whose name is no path inside the pictures' folder, and one of them."""
-        row = self.database.execute(
-            f"SELECT count(*), coalesce(min(file), '') FROM ({_LISTED}) WHERE regexp_matches(file, '^/|^\\s*$|(^|/)\\.\\.(/|$)')"
-        ).fetchone()
-        return row or (0, "")
-
-    def sample_pictures(self, number: int, *, by_url: bool) -> list[str]:
-        listed = "SELECT file FROM (SELECT unnest(images) AS file FROM usable_items)"
-        sign = "" if by_url else "NOT"
-        rows = self.database.execute(
-            f"SELECT DISTINCT file FROM ({listed}) WHERE file IS NOT NULL AND {sign} regexp_matches(file, '^(?i)https?://') "
-            f"ORDER BY hash(file), file LIMIT {number}"
-        )
-        return [file for (file,) in rows.fetchall()]
+        return JudgmentTable(self.database).read(file, (batch for _, batch in _read([file], on_fault)))
 
     def _find_bad_queries(self) -> None:
         """Queries that are empty or too long once they are normalised: few are worth a look."""
@@ -287,6 +212,25 @@ class ShopFigures:
         self.database.execute(f"INSERT INTO {table} SELECT * FROM incoming")
         self.database.unregister("incoming")
 
+    def _numbered(self, files: list[DeliveredFile], on_fault: OnFault) -> Iterator[pa.RecordBatch]:
+        """Batches of a table's files, whose rows are numbered through; `file_of` tells a number's file."""
+        self.starts, self.begun, number = [], [], 0
+        for file, batch in _read(files, on_fault):
+            if not self.begun or self.begun[-1] is not file:
+                self.starts.append(number)
+                self.begun.append(file)
+            yield batch
+            number += batch.num_rows
+
+    def _file_of(self, number: int | None) -> Path | None:
+        if number is None or not self.begun:
+            return None
+        return self.begun[bisect_right(self.starts, number) - 1].file
+
+    def _oddities(self, sql: str) -> dict[str, Oddity]:
+        rows = self.database.execute(sql).fetchall()
+        return {name: Oddity(int(n), example or "", self._file_of(number)) for name, n, example, number in rows if n}
+
     def _run(self, name: str) -> None:
         text = (_HERE / f"{name}.sql").read_text(encoding="utf-8")
         for statement in re.split(r";[ \t]*(?:\n|\Z)", text):
@@ -297,8 +241,15 @@ class ShopFigures:
         row = self.database.execute(sql).fetchone()
         return int(row[0]) if row else 0
 
-    def _reasons(self, sql: str) -> list[Reason]:
-        return [Reason(name, int(rows), example or "") for name, rows, example in self.database.execute(sql).fetchall()]
+    def _reasons(self, sql: str, details: str | None = None) -> list[Reason]:
+        rows = self.database.execute(sql).fetchall()
+        parts: dict[str, list[Detail]] = {}
+        for name, detail, count, number in self.database.execute(details).fetchall() if details else []:
+            parts.setdefault(name, []).append(Detail(detail, int(count), self._file_of(number)))
+        return [
+            Reason(name, int(count), example or "", self._file_of(number), tuple(parts.get(name, ())))
+            for name, count, example, number in rows
+        ]
 
     def _scripts(self, texts: str) -> dict[str, int]:
         counts = ", ".join(f"count_if(regexp_matches(text, '\\p{{{script}}}'))" for script in SCRIPTS)
@@ -309,10 +260,6 @@ class ShopFigures:
 
 _UNSEEN = r"[\x{034f}\x{115f}\x{1160}\x{17b4}\x{17b5}\x{3164}\x{fe00}-\x{fe0f}\x{ffa0}\x{e0100}-\x{e01ef}]"
 """Letters and marks by Unicode's categories that are nothing to see."""
-_LISTED = (
-    "SELECT file FROM (SELECT unnest(images) AS file FROM usable_items) "
-    "WHERE file IS NOT NULL AND NOT regexp_matches(file, '^(?i)https?://')"
-)
 
 
 @contextmanager
@@ -333,12 +280,13 @@ def open_figures(forms: TextForms) -> Iterator[ShopFigures]:
             database.close()
 
 
-def _read(files: list[DeliveredFile], on_fault: OnFault) -> Iterator[pa.RecordBatch]:
+def _read(files: list[DeliveredFile], on_fault: OnFault) -> Iterator[tuple[DeliveredFile, pa.RecordBatch]]:
     for file in files:
         try:
             for batch in file.batches(on_fault):
                 if batch.num_rows:
-                    yield batch.from_arrays([_mended(array) for array in batch.columns], schema=batch.schema)
+                    arrays = [_mended(array) for array in batch.columns]
+                    yield file, batch.from_arrays(arrays, schema=batch.schema)
         except InputError as error:
             on_fault(fault_of(error))
 
@@ -354,34 +302,14 @@ def _mended(array: pa.Array) -> pa.Array:
     return array
 
 
-def _attribute_lengths(attributes: pa.MapArray) -> pa.Array:
-    """Characters of names and values of each row's attributes, without empty ones."""
-    values, names = attributes.items, attributes.keys
-    begin, end = attributes.offsets[0].as_py(), attributes.offsets[-1].as_py()
-    values, names = valid_text(values.slice(begin, end - begin)), valid_text(names.slice(begin, end - begin))
-    lengths = pc.add(pc.utf8_length(names), pc.utf8_length(values))
-    lengths = pc.if_else(pc.not_equal(pc.utf8_trim(values, " "), ""), lengths, 0)
-    sums = pc.cumulative_sum(pc.fill_null(lengths, 0).cast(pa.int64())).to_numpy()
-    sums = [0, *sums]
-    places = (attributes.offsets.to_numpy() - begin).tolist()
-    of_rows = [sums[b] - sums[a] for a, b in pairwise(places)]
-    for row, length in enumerate(of_rows):
-        if length > LONG_ATTRIBUTES:  # exactly as the jobs count them, who join the values of a repeated name
-            first = places[row]
-            pairs = zip(
-                names.slice(first, places[row + 1] - first), values.slice(first, places[row + 1] - first), strict=True
-            )
-            of_rows[row] = _joined_length((name.as_py(), value.as_py()) for name, value in pairs)
-    return pa.array(of_rows, pa.int64())
-
-
-def _joined_length(pairs: Iterator[tuple[str, str | None]]) -> int:
-    joined: dict[str, dict[str, None]] = {}
-    for name, value in pairs:
-        texts = joined.setdefault(name, {})
-        if value is not None and value.strip(" "):
-            texts[value] = None
-    return sum(len(name) + len(", ".join(texts)) for name, texts in joined.items() if texts)
+def _note_positions(files: list[FilePositions], file: Path, positions: pa.Array) -> None:
+    if not files or files[-1].file != file:
+        files.append(FilePositions(file))
+    noted, lowest = files[-1], pc.min(positions).as_py()
+    if lowest is not None:
+        noted.lowest = lowest if noted.lowest is None else min(lowest, noted.lowest)
+        noted.at_0 += pc.sum(pc.equal(positions, 0)).as_py() or 0
+        noted.at_1 += pc.sum(pc.equal(positions, 1)).as_py() or 0
 
 
 def _microseconds(day: date) -> int:

@@ -5,6 +5,7 @@ What is looked at is names, footers of Parquet files and the first lines of JSON
 
 from __future__ import annotations
 
+import difflib
 import os
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from smar_model.lake.contracts import Contract, load_contract
 
 FIRST_LINES = 1_000
 """Of each file of JSON lines, where a look has to be short."""
-_TABLES = ("items", "click_log", "judgments")
 _OTHER_FORMATS = {
     ".csv": "CSV",
     ".tsv": "TSV",
@@ -38,6 +38,16 @@ _OTHER_FORMATS = {
     ".zip": "a zip",
     ".gz": "gzip",
 }
+_OF_DESKTOPS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information"}
+_READ = {"shop.yaml", "shop.json", "truth"}
+"""What else a shop's folder has: its time zone, and what drawn and imported shops say of themselves."""
+_MEANT = {
+    **dict.fromkeys(("items", "item", "products", "product", "catalogue", "catalog", "articles"), "items"),
+    **dict.fromkeys(("clicklog", "clicks", "clickstream", "events", "logs", "searchlog"), "click_log"),
+    **dict.fromkeys(("judgments", "judgements", "judgment", "grades", "qrels"), "judgments"),
+    **dict.fromkeys(("pictures", "picture", "images", "image", "photos", "img"), "pictures"),
+}
+"""Letters of a name → the table, or the pictures, that it is meant for."""
 README = "README.md, 'Your own shop', shows the layout"
 
 
@@ -124,7 +134,7 @@ def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -
         layout.faults.append(Fault(log, "no click log", f"deliver one, a folder dt=YYYY-MM-DD for each day; {README}"))
         return
     for inner in sorted(log.iterdir()):
-        if inner.name.startswith((".", "_")):
+        if _is_left_over(inner):
             continue
         if not inner.is_dir():
             layout.faults.append(
@@ -140,7 +150,8 @@ def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -
         try:
             layout.days[day_of_name] = shop.click_log(day_of_name)
         except InputError as error:
-            layout.faults.append(fault_of(error))
+            unread = _unread_files(inner)
+            layout.faults += [_stranger(path, "click_log") for path in unread] or [fault_of(error)]
     if not layout.days and not any(f.file.is_relative_to(log) for f in layout.faults):
         layout.faults.append(Fault(log, "holds no day", "deliver a folder dt=YYYY-MM-DD for each day"))
 
@@ -152,29 +163,79 @@ def _day_of(folder: str) -> date | None:
         return None
 
 
+def _table_meant(path: Path) -> str | None:
+    """The table that a name in a shop's folder is meant for, by a name close to it."""
+    letters = "".join(letter for letter in path.name.split(".")[0].casefold() if letter.isalpha())
+    if letters in _MEANT:
+        return _MEANT[letters]
+    close = difflib.get_close_matches(letters, _MEANT, n=1, cutoff=0.8)
+    return _MEANT[close[0]] if close else None
+
+
+def _look_at_folder(path: Path, table: str | None, layout: Layout) -> list[Path]:
+    """A folder in a shop's folder; those of nobody are returned."""
+    if table is None:
+        return [path]
+    there = {"items": layout.items, "click_log": layout.days, "judgments": layout.judgments}.get(table)
+    if table == "judgments":
+        layout.faults.append(Fault(path, "a folder, which is not read", "write one file, judgments.parquet"))
+    elif path.name == table == "items":
+        if layout.items and layout.items[0].parent == path.parent:
+            found = f"is there beside {layout.items[0].name}, and not read"
+            layout.warnings.append(Fault(path, found, "keep one of the two"))
+    elif path.name != table:
+        target = layout.warnings if there or (path.parent / table).exists() else layout.faults
+        target.append(Fault(path, "is not read under this name", f"rename it to {table}/"))
+    return []
+
+
 def _look_at_strangers(root: Path, layout: Layout) -> None:
-    """Files that look like tables and are read by nobody."""
+    """What lies in a shop's folder and is read by nobody."""
+    others = []
     for path in sorted(root.iterdir()):
-        stem = path.name.split(".")[0].casefold()
+        if _is_left_over(path) or path.name in _READ:
+            continue
+        table = _table_meant(path)
         if path.is_dir():
-            if path.name == "judgments":
-                layout.faults.append(Fault(path, "a folder, which is not read", "write one file, judgments.parquet"))
-            elif path.name == "items" and layout.items and layout.items[0].parent == root:
-                layout.warnings.append(
-                    Fault(path, f"is there beside {layout.items[0].name}, and not read", "keep one of the two")
-                )
-            elif stem in _TABLES and path.name not in _TABLES:
-                layout.faults.append(Fault(path, "is not read", f"rename it to {stem}/"))
-            continue
-        table = next((t for t in _TABLES if stem in (t, t.rstrip("s"), t.replace("_", ""), t.replace("_", "-"))), None)
-        if table and (not path.name.endswith(SUFFIXES) or path.name.split(".")[0] != table or table == "click_log"):
-            layout.faults.append(_stranger(path, table))
+            others += _look_at_folder(path, table, layout)
+        elif table == "pictures":
+            others += [path] if path.name != "pictures.zip" else []
+        elif table is None:
+            others.append(path)
+        elif not path.name.endswith(SUFFIXES) or path.name.split(".")[0] != table or table == "click_log":
+            there = {"items": layout.items, "click_log": layout.days, "judgments": layout.judgments}[table]
+            named_so = path.name.split(".")[0].casefold().startswith(table)
+            (layout.warnings if there and not named_so else layout.faults).append(_stranger(path, table))
+    if others:
+        names = ", ".join(path.name for path in others[1:4])
+        more = f" (and {len(others) - 1:,} more like it, as {names})" if names else ""
+        advice = f"move it elsewhere, or rename it to what it is; {README}"
+        layout.warnings.append(Fault(others[0], f"is not read under this name{more}", advice))
+
     for folder in [root / "items", *(root / "click_log" / f"dt={day}" for day in layout.days)]:
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith((".", "_")) and not path.name.endswith((*SUFFIXES, ".crc")):
-                layout.faults.append(_stranger(path, folder.name if folder.name == "items" else "click_log"))
+        table = "items" if folder.name == "items" else "click_log"
+        layout.faults += [_stranger(path, table) for path in _unread_files(folder)]
+        layout.warnings += [
+            Fault(path, "a folder inside this one, which is not read", "move its files up")
+            for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
+            if path.is_dir() and not _is_left_over(path)
+        ]
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a writer or a desktop left it there: it is passed over."""
+    name = path.name.casefold()
+    return name.startswith((".", "_", "readme", "license")) or name in _OF_DESKTOPS or name.endswith(".crc")
+
+
+def _unread_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.endswith(SUFFIXES) and not _is_left_over(path)
+    ]
 
 
 def _stranger(path: Path, table: str) -> Fault:
@@ -184,9 +245,10 @@ def _stranger(path: Path, table: str) -> Fault:
             path, "a log is read by days", "write its rows into click_log/dt=YYYY-MM-DD/, the day of event_time in UTC"
         )
     if path.name.endswith(SUFFIXES):
-        return Fault(path, "is not read under this name", f"rename it to {table}{''.join(path.suffixes)}")
-    if what == "JSON lines":
-        return Fault(path, "is not read under this name", f"rename it to {path.stem}.jsonl")
+        ending = next(suffix for suffix in reversed(SUFFIXES) if path.name.endswith(suffix))
+        return Fault(path, "is not read under this name", f"rename it to {table}{ending}")
+    if path.name.endswith((".ndjson", ".ndjson.gz")):
+        return Fault(path, "is not read under this name", f"rename it to {path.name.replace('.ndjson', '.jsonl')}")
     found = f"{what or 'a file of another kind'}, which is not read"
     return Fault(
         path,

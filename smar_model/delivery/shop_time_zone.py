@@ -23,8 +23,17 @@ def find_zone(root: Path, setting: str | None) -> ZoneInfo | None:
     if not file.is_file():
         return None
     content = read_yaml(file, advice="").content
-    if not isinstance(content, dict) or set(content) != {"time_zone"} or not isinstance(content["time_zone"], str):
+    if not isinstance(content, dict) or not isinstance(content.get("time_zone"), str):
         raise InputError(f"{file}: holds something else than `time_zone: Europe/Berlin`; write that line alone")
+    if unknown := [str(key)[:40] for key in content if key != "time_zone"]:
+        found = f"{file}: unknown: {', '.join(unknown)}"
+        try:
+            zone_of(content["time_zone"], str(file))
+        except InputError as error:
+            raise InputError(
+                f"{found}; and {str(error).removeprefix(f'{file}: ')}; time_zone is all that it may say"
+            ) from None
+        raise InputError(f"{found}; time_zone is all that it may say")
     return zone_of(content["time_zone"], str(file))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smar_model.delivery.check_records import ShopCheck
-from smar_model.delivery.shop_figures import Department
+from smar_model.delivery.delivery_figures import Department
 from smar_model.errors import InputError
 from smar_model.settings import Checks, Evaluation, Gate, home, load_settings
 
@@ -228,7 +228,7 @@ def _gate(check: ShopCheck, held_out: int) -> list[Line]:
     least = min(Gate().minimum_queries, max(1, queries // 2))
     return [
         Line("gate:", "what a new model must show; docs/gate.md, 'Margins and the number of queries'"),
-        Line(f"  minimum_queries: {least}", f"{queries:,} are judged; with fewer nobody knows"),
+        Line(f"  minimum_queries: {least}", f"{queries:,} are judged; below half of them a day's figures say little"),
         Line(
             f"  champion_margin: {champion:g}",
             f"over {queries:,} queries two equal models differ by a standard error of {100 * error:.2f} points; 95 of 100 pass this",

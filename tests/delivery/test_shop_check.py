@@ -309,13 +309,14 @@ def test_judgments_and_pictures_are_looked_at(tmp_path: Path, check: Callable[..
     write_lines(tmp_path / "judgments.jsonl", [*graded, {"query": "mug", "item_id": "1001", "grade": 5}])
     code, told = check(tmp_path)
     assert code == 2
-    assert "judgments.jsonl: 1 grades are not from 0 to 3: row 2 has 5" in told
+    assert "judgments.jsonl: 1 grades are not from 0 to 3: line 3 has 5" in told
     assert "1 of 3 judgements are of items that the catalogue does not have, as 'gone'" in told
     assert (
-        "2 of 42 pictures that `images` names are not there, as '../../etc/passwd'; a name is a path below pictures/"
+        "1 of 42 pictures that `images` names climb out of pictures/, as '../../etc/passwd'; a name is a path below pictures/"
         in told
     )
-    assert "sampled pictures cannot be used: undecodable 1 (as 'broken.jpg')" in told
+    assert "1 of 42 pictures that `images` names are absolute paths, as '/abs.jpg'" in told
+    assert "1 of 2 sampled pictures are of a kind that is not read, as 'broken.jpg'" in told
     assert "pictures by URL are asked for with --fetch alone" in told
 
 
@@ -344,6 +345,7 @@ def test_a_shop_is_adopted_once_and_not_with_faults(
     assert written.gate.champion_margin == 0.2, "one query tells nothing"
     lines = (configs / "my_shop.yaml").read_text().splitlines()
     assert all("#" in line for line in lines)
+    assert any("1 are judged; below half of them a day's figures say little" in line for line in lines)
     assert adopt()[0] == 0, "the same again is no fault"
     (configs / "my_shop.yaml").write_text("mine: true\n")
     code, _, told = adopt()

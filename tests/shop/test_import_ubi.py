@@ -296,7 +296,7 @@ def test_hostile_lines_are_refused_or_counted(tmp_path):
 
 
 def test_a_packed_file_that_unpacks_out_of_all_proportion_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("smar_model.shop.importers.delivered_files.ALWAYS_UNPACKED", 2**20)
+    monkeypatch.setattr("smar_model.delivery.bounded_reading.ALWAYS_UNPACKED", 2**20)
     bomb = tmp_path / "bomb.ndjson.gz"
     bomb.write_bytes(gzip.compress(b"{}\n" * 2_000_000))
     with pytest.raises(InputError, match=r"bomb\.ndjson\.gz: unpacks to over 200 times its size"):

@@ -16,15 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from smar_model.delivery.bounded_reading import LONGEST_LINE, BoundedStream
 from smar_model.errors import InputError
 from smar_model.shop.full_disk import is_full_disk
 
-LONGEST_LINE = 16 * 2**20
-"""Bytes of a line of JSON."""
-ALWAYS_UNPACKED = 256 * 2**20
-"""Bytes to which a file may unpack whatever its size."""
-MOST_TIMES = 200
-"""How many times its size a larger one may unpack to; exports take 5 to 50, and gzip allows 1,032."""
 _DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 """What decoders raise for a damaged, encrypted or unknown archive."""
 
@@ -90,7 +85,7 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
             size = path.stat().st_size
             if start.startswith(b"\x1f\x8b"):
                 with gzip.open(raw) as unpacked:
-                    stream = io.BufferedReader(_Bounded(unpacked, path, size))
+                    stream = io.BufferedReader(BoundedStream(unpacked, path, size))
                     if stream.peek(4).startswith((b"\x1f\x8b", b"PK\x03\x04")):
                         raise InputError(f"{path}: packed twice; unpack it once")
                     yield [(str(path), stream)]
@@ -101,7 +96,7 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
                     yield [
                         (
                             f"{path}: {entry.filename[:100]}",
-                            io.BufferedReader(_Bounded(archive.open(entry), path, entry.compress_size)),
+                            io.BufferedReader(BoundedStream(archive.open(entry), path, entry.compress_size)),
                         )
                         for entry in archive.infolist()
                         if not entry.is_dir() and not entry.filename.startswith("__MACOSX")
@@ -112,27 +107,6 @@ def opened(path: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
         if is_full_disk(error):  # that of the folder into which it is unpacked
             raise
         raise InputError(f"{path}: damaged or locked ({error}); export or copy it again") from None
-
-
-class _Bounded(io.RawIOBase):
-    """An unpacked stream that ends with an error where it grows beyond what exports do."""
-
-    def __init__(self, stream: io.BufferedIOBase | IO[bytes], path: Path, packed: int) -> None:
-        self._stream, self._path, self._packed, self._count = stream, path, packed, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        content = self._stream.read(len(buffer))
-        buffer[: len(content)] = content
-        self._count += len(content)
-        if self._count > max(ALWAYS_UNPACKED, MOST_TIMES * self._packed):
-            raise InputError(
-                f"{self._path}: unpacks to over {MOST_TIMES} times its size, which no export does; "
-                "unpack it yourself if it is right"
-            )
-        return len(content)
 
 
 def numbered_lines(name: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
