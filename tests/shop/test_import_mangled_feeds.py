@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -96,10 +95,9 @@ def test_signs_that_are_no_markup_stay(tmp_path):
 
 
 @pytest.mark.parametrize("title", ["<" + " " * 200_000, "<b " * 200_000, "<b" + " " * 200_000])
-def test_hostile_markup_takes_no_time(title):
-    seconds = time.process_time()
+def test_hostile_markup_is_read_once(title):
+    """A pattern that tried each space twice would not end within minutes."""
     assert without_tags(title) == title
-    assert time.process_time() - seconds < 5, "it took minutes with a pattern that tries each space twice"
 
 
 def test_markup_in_a_mapped_title(tmp_path):
