@@ -48,6 +48,7 @@ SHAPING = {"smar_model.lake.contracts": "columns and types of what stages write"
 LOADED_BY_CARRIERS = {
     "smar_model.lake.contracts": "the lake refuses a table that is not as its contract says; it changes none",
     "smar_model.delivery.picture_stores": "`shop_inputs` names the place of the pictures by it",
+    "smar_model.delivery.shop_time_zone": "`shop_inputs` reads the shop's time zone by it, which is in the digests of its tables",
 }
 """What else carriers import: a process of any stage may load it, but it is no part of those stages that do not import it themselves."""
 CARRIED_FILES = ("requirements.lock", "smar_model/stage_code.json")
