@@ -22,7 +22,7 @@ from smar_model.delivery.delivery_faults import Fault, OnFault, refuse
 from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_lines
 from smar_model.delivery.value_casts import BadValue, is_text
 from smar_model.errors import InputError
-from smar_model.lake.contracts import Contract, load_contract
+from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 65_536, 64 << 20
 ROWS_DECODED = 4_096
@@ -75,13 +75,8 @@ def plan_file(file: Path, contract: Contract, zone: ZoneInfo | None) -> FilePlan
     Raises:
         InputError: it is missing or damaged.
     """
-    try:
-        with pq.ParquetFile(file, coerce_int96_timestamp_unit="us") as opened:
-            schema, metadata = opened.schema_arrow, opened.metadata
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file}: not a readable Parquet file ({error}); write it again") from None
+    metadata = read_parquet_footer(file)
+    schema = metadata.schema.to_arrow_schema()
     leaves = [metadata.schema.column(n) for n in range(metadata.num_columns)]
     utc = [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
     columns, problems = plan_columns(schema, contract, zone, utc_by_kind=utc)

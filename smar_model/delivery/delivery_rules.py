@@ -9,6 +9,7 @@ from pathlib import Path
 from smar_model.delivery.check_records import CheckBounds, ShopCheck
 from smar_model.delivery.delivery_faults import Fault
 from smar_model.delivery.delivery_figures import DayFigures, Reason
+from smar_model.delivery.json_lines import is_json_lines
 from smar_model.delivery.picture_findings import FILES, NAMES
 from smar_model.delivery.shop_layout import Layout
 
@@ -208,7 +209,7 @@ def _judge_judgments(check: ShopCheck, layout: Layout) -> None:
         found = f"{figures.bad_grades:,} grades are not from 0 to 3: {figures.bad_example}"
         check.faults.append(Fault(file, found, "0 irrelevant, 1 complement, 2 substitute, 3 exact"))
     if figures.empty:
-        first = "line" if file.name.endswith((".jsonl", ".jsonl.gz")) else "row"
+        first = "line" if is_json_lines(file) else "row"
         lacking = ", ".join(f"{n:,} lack {c} (as {first} {place})" for c, (n, place) in figures.empty.items())
         check.faults.append(Fault(file, f"of {figures.rows:,} rows {lacking}", "fill them in, or leave them out"))
     if figures.unknown_items and check.has_catalogue:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from smar_model.delivery.delivered_tables import DeliveredFile
 from smar_model.delivery.delivery_figures import JudgmentFigures
+from smar_model.delivery.figures_database import insert
 
 _UNKNOWN = "trim(coalesce(item_id, '')) <> '' AND item_id NOT IN (SELECT item_id FROM usable_items)"
 _REPEATED = """
@@ -36,9 +37,7 @@ class JudgmentTable:
         figures = JudgmentFigures()
         for batch in batches:
             columns = {name: batch[name] for name in ("query", "item_id", "grade")}
-            self.database.register("incoming", pa.table({"place": pa.array(file.places, pa.int64())} | columns))
-            self.database.execute("INSERT INTO judgments SELECT * FROM incoming")
-            self.database.unregister("incoming")
+            insert(self.database, "judgments", {"place": pa.array(file.places, pa.int64())} | columns)
             figures.rows += batch.num_rows
         if not figures.rows:
             return figures

@@ -9,13 +9,14 @@ import duckdb
 import pyarrow as pa
 from PIL import ImageStat
 
+from smar_model.delivery.figures_database import insert
 from smar_model.delivery.picture_formats import decode_picture
 from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.lake.digests import digest_bytes
 from smar_model.settings import Pictures
 
-_URL = "'^(?i)https?://'"
-_LISTED = f"SELECT file FROM (SELECT unnest(images) AS file FROM usable_items) WHERE file IS NOT NULL AND NOT regexp_matches(file, {_URL})"
+_LISTED = "(SELECT unnest(images) AS file FROM usable_items)"
+_IS_URL = "regexp_matches(file, '^(?i)https?://')"
 NAMES = {
     "scheme": ("begin with a scheme that is none", "a URL begins with http:// or https://"),
     "no_scheme": ("are URLs without a scheme", "write https:// before them"),
@@ -96,13 +97,16 @@ class ListedPictures:
 
     database: duckdb.DuckDBPyConnection
 
+    def by_url(self) -> int:
+        """How many are URLs."""
+        row = self.database.execute(f"SELECT count(*) FROM {_LISTED} WHERE {_IS_URL}").fetchone()
+        return row[0] if row else 0
+
     def lead_nowhere(self, names: Iterator[list[str]]) -> dict[str, tuple[int, str]]:
         """How many of those that are no URLs are not among these names, by kind (of NAMES), and one of each."""
         self.database.execute("CREATE OR REPLACE TEMP TABLE picture_files (file VARCHAR)")
         for some in names:
-            self.database.register("incoming", pa.table({"file": pa.array(some, pa.string())}))
-            self.database.execute("INSERT INTO picture_files SELECT file FROM incoming")
-            self.database.unregister("incoming")
+            insert(self.database, "picture_files", {"file": pa.array(some, pa.string())})
         rows = self.database.execute(
             f"""SELECT
               CASE
@@ -115,7 +119,7 @@ class ListedPictures:
                 WHEN lower(file) IN (SELECT lower(file) FROM picture_files) THEN 'letter_case'
                 ELSE 'absent'
               END AS kind, count(*), min(file)
-            FROM ({_LISTED}) WHERE file NOT IN (SELECT file FROM picture_files) GROUP BY kind ORDER BY kind"""
+            FROM {_LISTED} WHERE NOT {_IS_URL} AND file NOT IN (SELECT file FROM picture_files) GROUP BY kind ORDER BY kind"""
         ).fetchall()
         return {kind: (count, example) for kind, count, example in rows}
 
@@ -125,10 +129,9 @@ class ListedPictures:
         Args:
             there: of those alone that `lead_nowhere` found.
         """
-        listed = "SELECT file FROM (SELECT unnest(images) AS file FROM usable_items)"
         found = "AND file IN (SELECT file FROM picture_files)" if there else ""
         rows = self.database.execute(
-            f"SELECT DISTINCT file FROM ({listed}) WHERE file IS NOT NULL AND {'' if by_url else 'NOT'} regexp_matches(file, {_URL}) {found} "
+            f"SELECT DISTINCT file FROM {_LISTED} WHERE file IS NOT NULL AND {'' if by_url else 'NOT'} {_IS_URL} {found} "
             f"ORDER BY hash(file), file LIMIT {number}"
         )
         return [file for (file,) in rows.fetchall()]
@@ -137,7 +140,7 @@ class ListedPictures:
         """Pictures that more than `bound` items list, the most items that list one, and that one's name or URL."""
         row = self.database.execute(
             f"""SELECT count(*), coalesce(max(items), 0), coalesce(arg_max(file, items), '')
-            FROM (SELECT file, count(*) AS items FROM (SELECT unnest(images) AS file FROM usable_items) GROUP BY file
+            FROM (SELECT file, count(*) AS items FROM {_LISTED} GROUP BY file
                   HAVING count(*) > {bound})"""
         ).fetchone()
         return row or (0, 0, "")

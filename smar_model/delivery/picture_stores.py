@@ -116,8 +116,8 @@ def open_object_store(uri: str) -> tuple[fs.FileSystem, str]:
         ) from error
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    """Files in a folder and below it, through links to folders too, as they are read; each folder once."""
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, through links to folders too, as pictures are read; each folder once, with its names."""
     met = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -126,7 +126,11 @@ def _files_below(root: Path) -> Iterator[Path]:
             continue
         met.add(real)
         inner.sort()
-        yield from (path for name in names if (path := Path(folder, name)).is_file())
+        yield Path(folder), names
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    return (path for folder, names in folders_below(root) for name in names if (path := folder / name).is_file())
 
 
 def _folder_reader(root: Path, maximum_bytes: int) -> Callable[[str], bytes]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from smar_model.delivery.json_lines import is_json_lines
 from smar_model.delivery.odd_value_rules import judge_odd_values
 from smar_model.delivery.picture_fetching import fetch_pictures
 from smar_model.delivery.picture_findings import ListedPictures, PictureFindings
-from smar_model.delivery.picture_stores import fetched_folder, fetched_path
+from smar_model.delivery.picture_stores import fetched_folder, fetched_path, folders_below
 from smar_model.delivery.shop_figures import ShopFigures, TextForms, open_figures
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.delivery.shop_layout import Layout, look_at_columns, look_at_layout
@@ -170,13 +169,7 @@ def _names_in(place: Path) -> Iterator[list[str]]:
         with zipfile.ZipFile(place) as archive:
             yield archive.namelist()
         return
-    met: set[str] = set()
-    for folder, inner, names in os.walk(place, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in met:
-            inner.clear()
-            continue
-        met.add(real)
-        below = Path(folder).relative_to(place).as_posix()
+    for folder, names in folders_below(place):
+        below = folder.relative_to(place).as_posix()
         paths = (name if below == "." else f"{below}/{name}" for name in names)
         yield [path.encode("utf-8", "replace").decode() for path in paths]

@@ -32,8 +32,10 @@ from smar_model.delivery.delivery_figures import (
     Oddity,
     Reason,
 )
+from smar_model.delivery.figures_database import insert
 from smar_model.delivery.judgment_figures import JudgmentTable
 from smar_model.delivery.odd_values import EVENT_ODDITIES, ITEM_ODDITIES, ODD_REQUESTS, odd_items, odd_values
+from smar_model.delivery.picture_findings import ListedPictures
 from smar_model.delivery.value_casts import valid_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
@@ -94,9 +96,7 @@ class ShopFigures:
         ).fetchone()
         assert sums
         figures.items, figures.with_pictures, figures.pictures, figures.digit_titles = (int(n or 0) for n in sums)
-        figures.by_url = self._number(
-            "SELECT count(*) FROM (SELECT unnest(images) AS file FROM usable_items) WHERE regexp_matches(file, '^(?i)https?://')"
-        )
+        figures.by_url = ListedPictures(self.database).by_url()
         figures.reasons = self._reasons(
             "SELECT reason, rows, example, first_number FROM item_reasons ORDER BY rows DESC, reason"
         )
@@ -200,17 +200,13 @@ class ShopFigures:
                 if length == 0 or length > LONGEST_QUERY:
                     bad["query"].append(query)
                     bad["rule"].append("long_query" if length else "empty_query")
-        table = pa.table(bad, schema=pa.schema([("query", pa.string()), ("rule", pa.string())]))
-        self.database.register("incoming", table)
-        self.database.execute("CREATE OR REPLACE TEMP TABLE bad_queries AS SELECT * FROM incoming")
-        self.database.unregister("incoming")
+        self.database.execute("CREATE OR REPLACE TEMP TABLE bad_queries (query VARCHAR, rule VARCHAR)")
+        insert(self.database, "bad_queries", {name: pa.array(texts, pa.string()) for name, texts in bad.items()})
 
     def _insert(self, table: str, first: int, columns: dict[str, pa.Array]) -> None:
         rows = len(next(iter(columns.values())))
         numbers = pa.array(range(first, first + rows), pa.int64())
-        self.database.register("incoming", pa.table({"number": numbers} | columns))
-        self.database.execute(f"INSERT INTO {table} SELECT * FROM incoming")
-        self.database.unregister("incoming")
+        insert(self.database, table, {"number": numbers} | columns)
 
     def _numbered(self, files: list[DeliveredFile], on_fault: OnFault) -> Iterator[pa.RecordBatch]:
         """Batches of a table's files, whose rows are numbered through; `file_of` tells a number's file."""

@@ -182,11 +182,11 @@ class Contract(_Part):
             InputError: a file is unreadable, or lacks, adds or retypes a column.
         """
         for file in files:
-            problems = self.differences(read_parquet_schema(file), extra_allowed=False)
+            problems = self.differences(read_parquet_schema(file))
             if problems:
                 raise InputError(f"{file}: differs from schemas/{self.table}.yaml: {'; '.join(problems)}")
 
-    def differences(self, schema: pa.Schema, *, extra_allowed: bool) -> list[str]:
+    def differences(self, schema: pa.Schema) -> list[str]:
         """What is wrong with `schema`, one phrase a column; empty where it agrees."""
         problems = []
         for column in self.columns:
@@ -196,10 +196,8 @@ class Contract(_Part):
             expected, actual = _arrow_type(column.type), schema.field(column.name).type
             if not _same_type(expected, actual):
                 problems.append(f"column {column.name} is {actual}, expected {column.type}")
-        if not extra_allowed:
-            known = {c.name for c in self.columns}
-            problems += [f"column {name} is not in the contract" for name in schema.names if name not in known]
-        return problems
+        known = {c.name for c in self.columns}
+        return problems + [f"column {name} is not in the contract" for name in schema.names if name not in known]
 
     def incompatibilities(self, old: Iterable[Column]) -> list[str]:
         """What a reader who knows the table with its `old` columns would stumble over, a line of a diff each.

@@ -30,6 +30,11 @@ def events_of(shop: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["event_time"], row["event"] != "impression", row["position"] or 0))
 
 
+def steps_of(shop: Path) -> list[tuple[str, str, int, str]]:
+    """What happened, where, for which query: the log by time."""
+    return [(event["event"], event["item_id"], event["position"], event["query"]) for event in events_of(shop)]
+
+
 def aliases_of(shop: Path) -> dict[str, str]:
     rows = pq.read_table(shop / "item_aliases.parquet").to_pylist()
     return {row["alias"]: row["item_id"] for row in rows}

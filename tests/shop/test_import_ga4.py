@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from imports import events_of, smar_import, write_lines
+from imports import events_of, smar_import, steps_of, write_lines
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
@@ -102,10 +102,6 @@ def _as_text(part: str, name: str) -> str:
     return f'"{name}": "{digits}"{part[len(digits) :]}' if digits else part
 
 
-def steps(shop: Path) -> list[tuple]:
-    return [(e["event"], e["item_id"], e["position"], e["query"]) for e in events_of(shop)]
-
-
 @pytest.mark.parametrize("form", ["parquet", "json", "out of order"])
 def test_a_session_becomes_a_search_with_what_it_led_to(tmp_path, form):
     write, visit = (write_json, VISIT) if form == "json" else (write_parquet, VISIT)
@@ -114,7 +110,7 @@ def test_a_session_becomes_a_search_with_what_it_led_to(tmp_path, form):
         *(visit[::-1] if form == "out of order" else visit),
     )
     output = smar_import("ga4", file, "--to", tmp_path / "shop")
-    assert steps(tmp_path / "shop") == [
+    assert steps_of(tmp_path / "shop") == [
         ("impression", "a", 1, "red shirt"),
         ("impression", "b", 2, "red shirt"),
         ("click", "b", 2, "red shirt"),
@@ -183,11 +179,11 @@ def test_lists_that_are_no_search_results_are_left_out_where_their_names_tell(tm
     )
     file = write_parquet(tmp_path / "e.parquet", *visit)
     output = smar_import("ga4", file, "--to", tmp_path / "shop")
-    assert steps(tmp_path / "shop") == [("impression", "a", 1, "red")]
+    assert steps_of(tmp_path / "shop") == [("impression", "a", 1, "red")]
     assert "lists read as search results: those with 'search' in their name" in output
     assert "left out: 1 view_item_list events of the list 'You may also like', which is no search result" in output
     smar_import("ga4", file, "--to", tmp_path / "other", "--search-lists", "also like")
-    assert [step[1] for step in steps(tmp_path / "other")] == ["r", "r"]
+    assert [step[1] for step in steps_of(tmp_path / "other")] == ["r", "r"]
     with pytest.raises(InputError, match="--search-lists"):
         smar_import("ga4", file, "--to", tmp_path / "other", "--search-lists", "(")
 
@@ -196,8 +192,8 @@ def test_a_look_at_a_shown_product_is_a_click_by_an_option(tmp_path):
     visit = (*VISIT[:3], event("view_item", 9, ("a", None)), event("view_item", 10, ("z", None)))
     file = write_parquet(tmp_path / "e.parquet", *visit)
     smar_import("ga4", file, "--to", tmp_path / "shop", "--view-item", "click")
-    assert steps(tmp_path / "shop")[-1] == ("click", "a", 1, "red shirt")
-    assert len(steps(tmp_path / "shop")) == 3
+    assert steps_of(tmp_path / "shop")[-1] == ("click", "a", 1, "red shirt")
+    assert len(steps_of(tmp_path / "shop")) == 3
 
 
 def test_a_day_comes_again_with_late_events_in_whatever_days_of_utc_they_lie(tmp_path):
@@ -270,7 +266,7 @@ def test_events_without_a_date_are_replaced_with_their_day_and_none_counts_twice
     output = smar_import("ga4", write_json(tmp_path / "a.json", *undated), "--to", shop)
     assert "changed: 2 events without an event_date: that of their file's others, else their day of UTC" in output
     smar_import("ga4", write_json(tmp_path / "a.json", *VISIT), "--to", shop)
-    assert len(events_of(shop)) == len(set(steps(shop))) == 5
+    assert len(events_of(shop)) == len(set(steps_of(shop))) == 5
     alone = [e | {"event_date": None} for e in VISIT]
     smar_import("ga4", write_json(tmp_path / "a.json", *alone), "--to", shop)
     assert len(events_of(shop)) == 5
@@ -280,7 +276,7 @@ def test_rows_that_stand_there_twice_count_once(tmp_path):
     first = write_json(tmp_path / "in" / "a.json", *VISIT)
     second = write_json(tmp_path / "in" / "b.json", *(e | {"event_date": None} for e in VISIT))
     output = smar_import("ga4", first.parent, "--to", tmp_path / "shop")
-    assert len(steps(tmp_path / "shop")) == 5
+    assert len(steps_of(tmp_path / "shop")) == 5
     assert f"left out: 5 events that stand there twice, to the microsecond (such as {second} row 2)" in output
 
 

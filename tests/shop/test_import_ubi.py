@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from imports import events_of, smar_import, write_lines
+from imports import events_of, smar_import, steps_of, write_lines
 
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
@@ -36,10 +36,6 @@ def event(action: str, item: str | None, place: int | None, second: int, query_i
     }
 
 
-def shown(shop: Path) -> list[tuple]:
-    return [(e["event"], e["item_id"], e["position"], e["query"]) for e in events_of(shop)]
-
-
 def test_events_join_their_query_and_positions_from_0_are_found(tmp_path):
     log = write_lines(
         tmp_path / "log.ndjson",
@@ -51,7 +47,7 @@ def test_events_join_their_query_and_positions_from_0_are_found(tmp_path):
         event("product_purchase", "b", 1, 20),
     )
     output = smar_import("ubi", log, "--to", tmp_path / "shop")
-    assert shown(tmp_path / "shop") == [
+    assert steps_of(tmp_path / "shop") == [
         ("impression", "a", 1, "red shirt"),
         ("impression", "b", 2, "red shirt"),
         ("click", "b", 2, "red shirt"),
@@ -83,9 +79,9 @@ def test_each_application_counts_from_its_own_first_place(tmp_path):
         event("impression", "c", 2, 3, application="app"),
     )
     smar_import("ubi", log, "--to", tmp_path / "shop")
-    assert [(item, place) for _, item, place, _ in shown(tmp_path / "shop")] == [("a", 1), ("b", 1), ("c", 2)]
+    assert [(item, place) for _, item, place, _ in steps_of(tmp_path / "shop")] == [("a", 1), ("b", 1), ("c", 2)]
     smar_import("ubi", log, "--to", tmp_path / "other", "--positions-from", "0")
-    assert [(item, place) for _, item, place, _ in shown(tmp_path / "other")] == [("a", 1), ("b", 2), ("c", 3)]
+    assert [(item, place) for _, item, place, _ in steps_of(tmp_path / "other")] == [("a", 1), ("b", 2), ("c", 3)]
 
 
 @pytest.mark.parametrize("packed", ["plain", "gzip", "zip", "two files"])
@@ -110,7 +106,7 @@ def test_bulk_form_and_elasticdump_packed_or_not_are_the_same(tmp_path, packed):
         write_lines(tmp_path / "in" / "z" / "more.json", *lines[2:])
     output = smar_import("ubi", tmp_path / "in", "--to", tmp_path / "shop")
     assert "records: 3 read: 1 queries (1 used, 0 left out), 2 events (2 added, 0 left out)" in output
-    assert shown(tmp_path / "shop") == [("impression", "a", 1, "red shirt"), ("click", "a", 1, "red shirt")]
+    assert steps_of(tmp_path / "shop") == [("impression", "a", 1, "red shirt"), ("click", "a", 1, "red shirt")]
     assert not list(tmp_path.rglob("climbing*"))
 
 
@@ -123,12 +119,12 @@ def test_lists_of_queries_stand_for_impressions_where_there_are_none(tmp_path):
         event("impression", "y", 1, 2, "q2"),
     )
     output = smar_import("ubi", log, "--to", tmp_path / "shop")
-    assert [row[:3] for row in shown(tmp_path / "shop")] == [
+    assert [row[:3] for row in steps_of(tmp_path / "shop")] == [
         ("impression", "a", 1), ("impression", "b", 2), ("impression", "y", 1), ("click", "b", 2),
     ]  # fmt: skip
     assert "changed: 2 impressions made of the lists that queries returned" in output
     smar_import("ubi", log, "--to", tmp_path / "lists", "--shown", "hits")
-    assert ("impression", "x", 1, "red shirt") in shown(tmp_path / "lists")
+    assert ("impression", "x", 1, "red shirt") in steps_of(tmp_path / "lists")
 
 
 def test_a_click_counts_as_shown_where_nothing_tells_what_was(tmp_path):

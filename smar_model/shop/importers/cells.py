@@ -19,18 +19,22 @@ from zoneinfo import ZoneInfo
 from smar_model.delivery.times import parse_time
 from smar_model.errors import InputError
 from smar_model.shop.importers.delimited_text import Row
+from smar_model.shop.importers.event_fields import MOST_PLACES
 from smar_model.shop.importers.html_texts import without_tags
-from smar_model.shop.importers.item_ids import has_lost_digits
+from smar_model.shop.importers.item_ids import has_lost_digits, lost_digits
 from smar_model.shop.importers.table_mapping import Choice, ItemId, Parts, ShownItems, Text, Time
 
 NULL_MARKERS = frozenset({r"\N", "NULL", "NaN", "nan", "<NA>", "NaT", "#N/A"})
 """What databases, pandas and Excel write into an empty cell. `None`, `NA` and `null` may be names, and are not among them."""
 QUERY_NULL_MARKERS = frozenset({r"\N", "<NA>"})
 """In queries: shoppers look for nan bread, and type NULL."""
-MOST_PLACES = 2**31 - 1
-"""What the log's column `position` holds."""
 Count = Callable[[str, str], None]
 """Is told what was done, in words of the plural, and where: as `ShopWriter.change` is."""
+
+
+def ignore(_what: str, _example: str) -> None:
+    """The `Count` of a first reading, which the second one tells of."""
+
 
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -216,10 +220,7 @@ class Cells:
     def _as_id(self, where: str, rule: ItemId, text: str) -> str:
         float_of_integer = _WHOLE_FLOAT.fullmatch(text)
         if has_lost_digits(text) or (float_of_integer and len(float_of_integer[1]) > _EXACT_DIGITS):
-            raise InputError(
-                f"{where}: item_id {text[:40]!r} is a number whose last digits a spreadsheet or a float has dropped; "
-                f"export the column {rule.column} as text"
-            )
+            raise lost_digits(where, "item_id", text, column=rule.column)
         if float_of_integer:
             self._count("item ids written as a float, read as the integer", f"{where}: {text!r}")
             text = float_of_integer[1]

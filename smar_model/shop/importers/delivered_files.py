@@ -37,9 +37,14 @@ def refuse_spreadsheet(path: Path) -> None:
         raise InputError(f"{path}: {_SPREADSHEET}")
 
 
+def first_letters(start: bytes) -> bytes:
+    """How a file begins, in whatever encoding: without marks, zeros and white space."""
+    return start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n")
+
+
 def refuse_page(name: str, start: bytes) -> None:
     """Raises InputError where a file begins as a web page does."""
-    if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").lower().startswith(_PAGE):
+    if first_letters(start).lower().startswith(_PAGE):
         raise InputError(
             f"{name}: a web page (HTML), such as a login or an error message, and no export; download it again"
         )
@@ -138,6 +143,13 @@ def refuse_spread_json(where: str, line: bytes) -> None:
         raise InputError(f"{where}: a JSON array; write one object a line, as `jq -c '.[]'` does")
     if line == b"{" and where.endswith(" row 1"):
         raise InputError(f"{where}: an object over several lines; write one object a line, as `jq -c .` does")
+
+
+def each_unpacked(paths: Sequence[Path], scratch: Path) -> Iterator[tuple[str, Path]]:
+    """The files of all paths, one after the other, as `unpacked_files` has them."""
+    for path in paths:
+        with unpacked_files(path, scratch) as files:
+            yield from files
 
 
 @contextmanager

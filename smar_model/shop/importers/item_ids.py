@@ -22,10 +22,15 @@ def refuse_lost_digits(where: str, column: str, text: str | None) -> None:
         InputError: it has.
     """
     if text and has_lost_digits(text):
-        raise InputError(
-            f"{where}: {column} {text[:40]!r} is a number whose last digits a spreadsheet or a float has dropped; "
-            f"export the column {column} as text"
-        )
+        raise lost_digits(where, column, text, column=column)
+
+
+def lost_digits(where: str, name: str, text: str, *, column: str | None) -> InputError:
+    """What is said of an id, by its `name`, that has lost digits in a column of the file."""
+    return InputError(
+        f"{where}: {name} {text[:40]!r} is a number whose last digits a spreadsheet or a float has dropped; "
+        f"export the column {column} as text"
+    )
 
 
 def without_apostrophe(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smar_model.shop.importers.category_paths import has_comma_in_doubt, path_levels
-from smar_model.shop.importers.cells import Cells, decoded
+from smar_model.shop.importers.cells import Cells, decoded, ignore
 from smar_model.shop.importers.delimited_text import Row
 from smar_model.shop.importers.gathered_items import GatheredItem, Group, WaitingGroups
 from smar_model.shop.importers.mapped_files import MappedFile
@@ -28,7 +28,7 @@ def add_items(folder: Path, table: Items, writer: ShopWriter) -> None:
     rules = [*table.columns.rules, *([table.product] if table.product else [])]
     file = MappedFile(folder, table, rules, writer)
     keys = [table.columns.item_id, *([table.product] if table.product else [])]
-    unheard = Cells(_ignore, table.null_markers)
+    unheard = Cells(ignore, table.null_markers)
     ids = (
         (where, row, unheard.item_id(where, table.columns.item_id, row))
         for where, row in file.rows(keys, counted=False)
@@ -94,7 +94,7 @@ class _ItemReader:
         if is_of_product:
             if group.product is None:
                 group.product = GatheredItem(item.where)
-            group.product.join(item, _ignore)  # what differs between variants is no loss
+            group.product.join(item, ignore)  # what differs between variants is no loss
         if item.item_id is None:
             return
         if (same := group.items.get(item.item_id)) is None:
@@ -151,7 +151,3 @@ class _ItemReader:
 
     def _leave_out(self, reason: str, example: str, count: int) -> None:
         self._writer.leave_out(reason, example, count=count)
-
-
-def _ignore(_what: str, _example: str) -> None:
-    """Stands for a summary where nothing is lost."""

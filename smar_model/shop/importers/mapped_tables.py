@@ -11,7 +11,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from smar_model.errors import InputError
-from smar_model.shop.importers.cells import Cells
+from smar_model.shop.importers.cells import Cells, ignore
 from smar_model.shop.importers.delimited_text import Row
 from smar_model.shop.importers.event_fields import EARLIEST
 from smar_model.shop.importers.grades import SCALES, combined_grade, grade_of_label, grade_of_score
@@ -106,7 +106,7 @@ def _add_judgments(folder: Path, table: Judgments, writer: ShopWriter) -> None:
     """Two readings: the first one counts the grades of each pair, so that a pair waits for its last one alone."""
     rules = table.columns.rules
     file = MappedFile(folder, table, rules, writer)
-    unheard = Cells(_ignore, table.null_markers)
+    unheard = Cells(ignore, table.null_markers)
     pairs = RowGroups(
         _pair(query, item_id) for _, query, item_id, _ in _judged(file, unheard, table.columns.grade, table, None)
     )
@@ -138,7 +138,7 @@ def _judged(
     """Place, query, item and row of each judgement that is one; `leave_out`: None in a first reading."""
     columns = table.columns
     counted = leave_out is not None
-    leave_out = leave_out or _ignore
+    leave_out = leave_out or ignore
     for where, row in file.rows(columns.rules, counted=counted):
         if cells.text(where, grade, row) is None:
             leave_out("judgments without a grade", where)
@@ -161,7 +161,3 @@ def _grade(where: str, cells: Cells, rule: Grade, row: Row) -> int:
 def _pair(query: str, item_id: str) -> str:
     """Raters of one query may have typed it with other capitals, widths and spaces."""
     return f"{' '.join(normalize('NFKC', query).casefold().split())}\0{item_id}"
-
-
-def _ignore(_what: str, _example: str) -> None:
-    """Stands for a summary in a first reading."""

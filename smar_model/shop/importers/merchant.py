@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from smar_model.errors import InputError
-from smar_model.shop.importers.delivered_files import delivered_files, refuse_page, unpacked_files
+from smar_model.shop.importers.delivered_files import delivered_files, each_unpacked, first_letters, refuse_page
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
 from smar_model.shop.importers.feed_xml import xml_entries
-from smar_model.shop.importers.product_variants import FeedTexts, ItemsOfVariants, Variant, Variants, are_alike
+from smar_model.shop.importers.product_variants import (
+    FeedTexts,
+    ItemsOfVariants,
+    Variant,
+    Variants,
+    are_alike,
+    products_of,
+)
 from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.shop_writer import ShopWriter
 
@@ -48,15 +54,10 @@ def import_merchant(
     feed = _Feed(writer, apart=variants == "apart")
     with SpooledRecords(writer.scratch) as spool:
         writer.files = delivered_files(paths, ENDINGS)
-        for path in writer.files:
-            with unpacked_files(path, writer.scratch) as files:
-                for name, file in files:
-                    feed.put_down(name, file, spool)
-        for key, records in spool.groups():
-            found = [Variant.of(record) for record in islice(records, MOST_VARIANTS)]
-            if rest := sum(1 for _ in records):
-                writer.leave_out(f"variants beyond the first {MOST_VARIANTS:,} of a product", repr(key), count=rest)
-            unlike = _first_of_each_id(found, writer)
+        for name, file in each_unpacked(writer.files, writer.scratch):
+            feed.put_down(name, file, spool)
+        for key, records in products_of(spool, writer, most=MOST_VARIANTS, of="variants"):
+            unlike = _first_of_each_id([Variant.of(record) for record in records], writer)
             if variants == "apart":
                 items.add_apart(unlike)
             else:
@@ -179,8 +180,8 @@ def _rows(name: str, file: Path, writer: ShopWriter) -> Iterator[tuple[str, Feed
         start = raw.read(512)
     if not start:
         raise InputError(f"{name}: empty; export it again")
-    refuse_page(name, start)
-    if start.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").startswith(b"<"):
+    if first_letters(start).startswith(b"<"):
+        refuse_page(name, start)
         yield from xml_entries(name, file, writer.note)
     else:
         yield from feed_rows(name, file, writer, key_of=_field, known=READ, needed=("id", "title"))

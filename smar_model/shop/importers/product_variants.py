@@ -6,9 +6,10 @@ import html
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,7 @@ from smar_model.errors import InputError
 from smar_model.shop.importers.event_fields import id_of
 from smar_model.shop.importers.html_texts import without_tags
 from smar_model.shop.importers.item_ids import has_lost_digits, refuse_lost_digits, without_apostrophe
+from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.shop_writer import ShopWriter, is_inner_path, squeeze
 
 Variants = Literal["together", "apart"]
@@ -58,6 +60,17 @@ class Variant:
     @classmethod
     def of(cls, record: list[Any]) -> Variant:
         return cls(**record[0])
+
+
+def products_of(
+    spool: SpooledRecords, writer: ShopWriter, *, most: int, of: str
+) -> Iterator[tuple[str, list[list[Any]]]]:
+    """Records of each product, by its key: the first `most`; those beyond, which are `of` a kind, are counted."""
+    for key, records in spool.groups():
+        first = list(islice(records, most))
+        if rest := sum(1 for _ in records):
+            writer.leave_out(f"{of} beyond the first {most:,} of a product", repr(key), count=rest)
+        yield key, first
 
 
 class FeedTexts:

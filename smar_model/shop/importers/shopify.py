@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
-from smar_model.shop.importers.delivered_files import delivered_files, unpacked_files
+from smar_model.shop.importers.delivered_files import delivered_files, each_unpacked
 from smar_model.shop.importers.event_fields import place_of
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
-from smar_model.shop.importers.product_variants import FeedTexts, ItemsOfVariants, Variant, Variants, are_alike
+from smar_model.shop.importers.product_variants import (
+    FeedTexts,
+    ItemsOfVariants,
+    Variant,
+    Variants,
+    are_alike,
+    products_of,
+)
 from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.shop_writer import ShopWriter
 
@@ -71,35 +77,29 @@ def import_shopify(
     Raises:
         InputError: a file is missing or damaged, or no product export.
     """
-    items, products_of = ItemsOfVariants(writer, pictures), _Products(writer)
+    items, reader = ItemsOfVariants(writer, pictures), _Products(writer)
     not_read: dict[str, None] = {}
     rows = products = 0
     with SpooledRecords(writer.scratch) as spool:
         writer.files = delivered_files(paths, ENDINGS)
-        for path in writer.files:
-            with unpacked_files(path, writer.scratch) as files:
-                for name, file in files:
-                    for where, row in feed_rows(name, file, writer, key_of=_field, known=_READ, needed=("title",)):
-                        rows += 1
-                        not_read |= dict.fromkeys(f for f in row if f not in _READ and _METAFIELD not in f and row[f])
-                        handle = products_of.handle(where, row)
-                        if handle is None:
-                            writer.leave_out(
-                                "rows without a handle, which Shopify repeats in each row of a product", where
-                            )
-                        else:
-                            spool.add(handle, 0, [where, row])
-        for handle, records in spool.groups():
-            group = [(where, row) for where, row in islice(records, MOST_ROWS)]
-            if rest := sum(1 for _ in records):
-                writer.leave_out(f"rows beyond the first {MOST_ROWS:,} of a product", repr(handle), count=rest)
+        for name, file in each_unpacked(writer.files, writer.scratch):
+            for where, row in feed_rows(name, file, writer, key_of=_field, known=_READ, needed=("title",)):
+                rows += 1
+                not_read |= dict.fromkeys(f for f in row if f not in _READ and _METAFIELD not in f and row[f])
+                handle = reader.handle(where, row)
+                if handle is None:
+                    writer.leave_out("rows without a handle, which Shopify repeats in each row of a product", where)
+                else:
+                    spool.add(handle, 0, [where, row])
+        for handle, records in products_of(spool, writer, most=MOST_ROWS, of="rows"):
+            group = [(where, row) for where, row in records]
             products += 1
             if (reason := _hidden(group)) and not all_products:
                 writer.leave_out(reason, repr(handle))
             elif variants == "apart":
-                items.add_apart(products_of.variants(handle, group, titled=True))
+                items.add_apart(reader.variants(handle, group, titled=True))
             else:
-                items.add_together(handle, products_of.variants(handle, group, titled=False))
+                items.add_together(handle, reader.variants(handle, group, titled=False))
     items.close()
     writer.note(f"read: {rows:,} rows of {products:,} products")
     if not_read:
