@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from smar_model.delivery.json_lines import is_json_lines, iterate_lines
+from smar_model.delivery.delivered_tables import DeliveredFile
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
@@ -80,15 +79,16 @@ def unknown_items(root: Path, files: Iterable[Path], what: str) -> Unknown | Non
 
 
 def _item_ids(root: Path) -> list[str]:
+    """Ids as a run reads them; rows at fault are left to `smar shop check`."""
     try:
         files = ShopInputs(root).items()
     except InputError:  # a log, or judgments, may come before the catalogue
         return []
-    ids: list[str] = []
-    for file in files:
-        if is_json_lines(file):
-            rows = (json.loads(line) for _, line in iterate_lines(file))
-            ids += (str(row["item_id"]) for row in rows if isinstance(row, dict) and row.get("item_id") is not None)
-        else:
-            ids += map(str, pq.read_table(file, columns=["item_id"])["item_id"].to_pylist())
-    return ids
+    contract = load_contract("items")
+    ids_alone = contract.model_copy(update={"columns": tuple(c for c in contract.columns if c.name == "item_id")})
+    return [
+        item_id
+        for file in files
+        for batch in DeliveredFile(file, ids_alone, zone=None).batches(lambda fault: None)
+        for item_id in batch["item_id"].drop_null().to_pylist()
+    ]

@@ -10,6 +10,8 @@ import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from imports import events_of, smar_import, steps_of, write_lines
 
@@ -329,3 +331,12 @@ def test_a_query_without_a_time_is_none_that_was_used(tmp_path):
         smar_import("ubi", tmp_path / "log.ndjson", "--to", tmp_path / "shop")
     log = write_lines(tmp_path / "log.ndjson", query(), event("impression", "a", 0, 1), "{")
     assert "1 lines that are no JSON object" in smar_import("ubi", log, "--to", tmp_path / "shop"), "cut off"
+
+
+def test_items_are_known_by_their_ids_as_a_run_reads_them(tmp_path):
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    pq.write_table(pa.table({"item_id": [1.0, 2.0]}), shop / "items.parquet")
+    log = write_lines(tmp_path / "log.ndjson", query(), event("impression", "1", 0, 1), event("click", "3", 1, 5))
+    output = smar_import("ubi", log, "--to", shop)
+    assert "unknown items: 1 of 2 events name items that the shop does not have (such as '3')" in output
