@@ -176,7 +176,7 @@ class Contract(_Part):
         return demands + list(self.checks)
 
     def verify_files(self, files: Iterable[Path]) -> None:
-        """Compare the Parquet files' columns and types with the contract; extra columns are refused too.
+        """Compare the Parquet files' columns and types with the contract; a nullable column may be absent, extra ones are refused.
 
         Raises:
             InputError: a file is unreadable, or lacks, adds or retypes a column.
@@ -191,7 +191,8 @@ class Contract(_Part):
         problems = []
         for column in self.columns:
             if column.name not in schema.names:
-                problems.append(f"column {column.name} is missing (expected {column.type})")
+                if not column.nullable:
+                    problems.append(f"column {column.name} is missing (expected {column.type})")
                 continue
             expected, actual = _arrow_type(column.type), schema.field(column.name).type
             if not _same_type(expected, actual):

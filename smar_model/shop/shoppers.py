@@ -60,6 +60,19 @@ HOURS = np.array([2, 1, 1, 1, 1, 2, 3, 5, 6, 7, 7, 7, 8, 8, 7, 7, 7, 8, 10, 12, 
 LONGEST_VISIT_SECONDS = 1_800
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """Requests of simulated shoppers, in the order of their visits."""
+
+    visits: pd.DataFrame
+    """One row a request: number of the visit and the shopper, second of the day, row of the item in mind."""
+    queries: list[str]
+    named: list[dict[str, str]]
+    """True attributes that each query names."""
+    matches: np.ndarray
+    """(requests, N) bool: which items have all of them."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Shoppers:
     """A catalogue as its shoppers know it: rows are items in the order of their ids, only those with truth."""
@@ -156,20 +169,24 @@ class Shoppers:
         shutil.rmtree(writing)
         return {"requests": requests.num_rows, "events": events.num_rows}
 
-    def simulate_day(self, day: date) -> tuple[pa.Table, pa.Table]:
-        """Truth of the day's requests (`truth_requests`) and its events (`click_log`) in the order of time."""
-        rng = np.random.default_rng([self.simulation.seed, day.toordinal()])
+    def wish(self, count: int, rng: np.random.Generator) -> Wishes:
+        """What shoppers want within a day, in `count` requests."""
         random = Random(int(rng.integers(2**63)))
-        visits = self._visits(rng)
-        count = len(visits)
+        visits = self._visits(count, rng)
         queries, named = [], []
         for item in visits["item"]:
             query, attributes = word_query(self.truths[item], visual=bool(self.visual[item]), random=random)
             queries.append(query)
             named.append(attributes)
-        matches = self._matches(named)
+        return Wishes(visits=visits, queries=queries, named=named, matches=self._matches(named))
+
+    def simulate_day(self, day: date) -> tuple[pa.Table, pa.Table]:
+        """Truth of the day's requests (`truth_requests`) and its events (`click_log`) in the order of time."""
+        rng = np.random.default_rng([self.simulation.seed, day.toordinal()])
+        wishes = self.wish(self.simulation.requests_per_day, rng)
+        visits, queries, count = wishes.visits, wishes.queries, len(wishes.queries)
         policies = rng.choice(np.array(list(POLICIES)), size=count, p=list(POLICIES.values()))
-        shown = self._lists(rng, visits["item"].to_numpy(), queries, matches, policies)
+        shown = self._lists(rng, visits["item"].to_numpy(), queries, wishes.matches, policies)
 
         stamp = f"{day:%Y%m%d}"
         request_ids = np.array([f"r{stamp}-{n:06d}" for n in range(count)], dtype=object)
@@ -180,12 +197,12 @@ class Shoppers:
                 "request_id": request_ids,
                 "query": queries,
                 "item_id": self.item_ids[visits["item"]],
-                "named": [sorted(n.items()) for n in named],
+                "named": [sorted(n.items()) for n in wishes.named],
                 "policy": policies.astype(object),
             },
             schema=load_contract("truth_requests").arrow_schema(),
         )
-        happened = self._behaviour(rng, visits, shown, matches)
+        happened = self.react(wishes, shown, rng)
         request = happened["request"].to_numpy()
         midnight = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1_000_000)
         events = pd.DataFrame(
@@ -204,13 +221,13 @@ class Shoppers:
             events = add_log_faults(events, share=self.simulation.faults, day=day, rng=rng).drop(columns="fault")
         # Stable: at one moment a list stays in the order of its places.
         events = events.sort_values("event_time", kind="stable", ignore_index=True)
-        # A log as it is delivered promises nothing about nulls.
-        schema = pa.schema([f.with_nullable(True) for f in load_contract("click_log").arrow_schema()])
+        # A log as it is delivered promises nothing about nulls, and has none of the columns that a server adds.
+        columns = load_contract("click_log").arrow_schema()
+        schema = pa.schema([field.with_nullable(True) for field in columns if field.name in events.columns])
         return requests, pa.Table.from_pandas(events, schema=schema, preserve_index=False).replace_schema_metadata(None)
 
-    def _visits(self, rng: np.random.Generator) -> pd.DataFrame:
-        """One row a request: number of the visit and the shopper, second of the day, row of the item in mind."""
-        count = self.simulation.requests_per_day
+    def _visits(self, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        """As `Wishes.visits`."""
         lengths = rng.choice(list(VISIT_LENGTHS), size=count, p=list(VISIT_LENGTHS.values()))
         visit = np.repeat(np.arange(count), lengths)[:count]
         place = np.arange(count) - np.searchsorted(visit, visit)
@@ -271,12 +288,17 @@ class Shoppers:
             shown[rows, pair], shown[rows, pair + 1] = shown[rows, pair + 1], shown[rows, pair]
         return shown
 
-    def _behaviour(
-        self, rng: np.random.Generator, visits: pd.DataFrame, shown: np.ndarray, matches: np.ndarray
-    ) -> pd.DataFrame:
-        """One row an event: row of the request, event, row of the item, position from 1, second of the day."""
-        length = shown.shape[1]
-        fit = np.where(np.take_along_axis(matches, shown, axis=1), "matches", "other")
+    def react(self, wishes: Wishes, shown: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+        """What shoppers see and do, given a list for each request.
+
+        Args:
+            shown: (requests, up to LIST_LENGTH) rows of the items, from the top.
+
+        Returns:
+            One row an event: row of the request, event, row of the item, position from 1, second of the day.
+        """
+        visits, length = wishes.visits, shown.shape[1]
+        fit = np.where(np.take_along_axis(wishes.matches, shown, axis=1), "matches", "other")
         fit[shown == visits["item"].to_numpy()[:, None]] = "wanted"
 
         def chance(table: dict[str, float]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,19 @@ class TableFile:
         if begin is None or not without or not begin.is_file():
             return
         contract.verify_files([begin])
-        for batch in pq.ParquetFile(begin).iter_batches(columns=self._schema.names):
+        for batch in pq.ParquetFile(begin).iter_batches():
             kept = pa.Table.from_batches([batch]).filter(pc.invert(pc.starts_with(batch["item_id"], without)))
-            self._write(kept.cast(self._schema))
+            whole = pa.concat_tables([self._schema.empty_table(), kept], promote_options="permissive")
+            self._write(whole.cast(self._schema))
             if "images" in kept.column_names:
                 self.pictures.update(picture_names(kept))
 
     def flush(self) -> None:
         if self.waiting:
-            columns = zip(*self.waiting, strict=True)
-            arrays = [pa.array(values, type=field.type) for values, field in zip(columns, self._schema, strict=True)]
+            # Rows may end before the contract's last columns, which are empty then.
+            absent = itertools.repeat([None] * len(self.waiting))
+            columns = itertools.chain(zip(*self.waiting, strict=True), absent)
+            arrays = [pa.array(values, type=field.type) for values, field in zip(columns, self._schema, strict=False)]
             self._write(pa.Table.from_arrays(arrays, schema=self._schema))
             self.waiting = []
 

@@ -54,6 +54,8 @@ def test_errors_name_the_file_that_was_given(tmp_path):
         ("feed.gz", gzip.compress(gzip.compress(b"id,title\n1,A\n")), r"feed\.gz: packed twice; unpack it once"),
         ("feed.csv", b"<!DOCTYPE html>\n<html>", "a web page"),
     ],
+    # Packed bytes hold the time: as a test's name they would differ between two collections.
+    ids=["spreadsheet", "packed-spreadsheet", "packed-twice", "page"],
 )
 def test_what_is_no_feed_says_what_it_is(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message):

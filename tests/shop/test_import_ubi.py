@@ -66,6 +66,7 @@ def test_events_join_their_query_and_positions_from_0_are_found(tmp_path):
         "query": "red shirt",
         "item_id": "a",
         "position": 1,
+        **dict.fromkeys(("version", "routing", "team")),
     }
     assert "records: 6 read: 1 queries (1 used, 0 left out), 5 events (5 added, 0 left out)" in output
     assert "changed: 5 places counted from 0, so that 1 was added" in output

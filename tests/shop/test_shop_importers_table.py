@@ -124,6 +124,7 @@ def test_three_tables_become_a_shop(tmp_path, folder):
         "query": "white shirt",
         "item_id": "acme-7",
         "position": 2,
+        **dict.fromkeys(("version", "routing", "team")),
     }
     order, broken = rows(shop / "click_log" / "dt=2026-11-19" / "acme.parquet")
     assert order["event"] == "order"
