@@ -319,7 +319,7 @@ class AnswerLog:
                 "the %s of the log refuses (%s: %s); it is tried again, answers go on",
                 what,
                 type(error).__name__,
-                error,
+                str(error),
             )
         self._troubled[what] = True
 
