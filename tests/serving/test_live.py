@@ -63,7 +63,7 @@ def click(answer: dict[str, Any], rank: int = 2, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def tested(shop: ServingShop, place: Path, **options: Any) -> Iterator[TestClient]:
+def logging_app(shop: ServingShop, place: Path, **options: Any) -> Iterator[TestClient]:
     log = partial(AnswerLog.at, str(place))
     with TestClient(create_app(shop.settings, poll_seconds=0.1, answer_log=log, **options)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
@@ -135,7 +135,7 @@ def test_events_that_cannot_be_taken_are_named_in_one_line(
     whole = {"event": "click", "request_id": "ab" * 16, "item_id": "a", "position": 1, "query": "red"}
     if isinstance(body, dict) and len(body["events"]) == 1:
         body = {"events": [whole | body["events"][0]]}
-    with tested(shop, tmp_path / "log") as client:
+    with logging_app(shop, tmp_path / "log") as client:
         refused = client.post("/events", content=body if isinstance(body, bytes) else json.dumps(body))
         assert refused.status_code in {413, 422}
         assert says in refused.json()["detail"]
@@ -152,7 +152,7 @@ def test_without_a_log_no_event_is_taken(shop: ServingShop) -> None:
 
 def test_a_share_of_the_users_gets_interleaved_lists(shop: ServingShop, tmp_path: Path) -> None:
     place = tmp_path / "log"
-    with tested(shop, place, interleave=("champion", "challenger"), share=0.5) as client:
+    with logging_app(shop, place, interleave=("champion", "challenger"), share=0.5) as client:
         wait_until(lambda: client.get("/readyz").json()["problems"] == [])
         answers = {}
         for number in range(40):
@@ -190,7 +190,7 @@ def test_a_share_of_the_users_gets_interleaved_lists(shop: ServingShop, tmp_path
 
 
 def test_where_the_challenger_cannot_be_opened_the_champion_answers(shop: ServingShop, tmp_path: Path) -> None:
-    with tested(shop, tmp_path / "log", interleave=("champion", "77"), share=1.0) as client:
+    with logging_app(shop, tmp_path / "log", interleave=("champion", "77"), share=1.0) as client:
         answer = client.get("/search", params={"q": "red shirt", "user": "anna"}).json()
         assert answer["version"] == "1"
         (problem,) = client.get("/readyz").json()["problems"]
