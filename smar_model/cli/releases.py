@@ -65,6 +65,12 @@ def search(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only its items; may be repeated. Default: all."),
     ] = None,
+    filters: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--filter", help="Only items that match: attributes.colour:red, price<50, available …; may be repeated."
+        ),
+    ] = None,
     routing: Annotated[
         Optional[Literal["soft", "hard", "text", "pictures"]],  # noqa: UP045
         typer.Option(help="How text and pictures are weighed; default: as the model ships."),
@@ -76,7 +82,13 @@ def search(
     from smar_model.release.show import search_release, show_search
 
     answer = search_release(
-        load_settings(settings), query, k=k, version=version, departments=department or (), routing=routing
+        load_settings(settings),
+        query,
+        k=k,
+        version=version,
+        departments=department or (),
+        filters=filters or (),
+        routing=routing,
     )
     show_search(answer, as_json=as_json)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -47,12 +47,13 @@ def search_release(
     k: int,
     version: str | None,
     departments: Collection[str] = (),
+    filters: Sequence[str] = (),
     routing: RoutedBy | None = None,
 ) -> SearchAnswer:
     """The k best items for a query through the champion, or through a stated version; as `Searcher.search` takes them.
 
     Raises:
-        InputError: there is no champion, no such version or no such department, or its files are damaged.
+        InputError: there is no champion, no such version or no such department, a filter is none, or its files are damaged.
     """
     release = serving_or_version(settings, version)
     # torch and FAISS take seconds to import: not where there is nothing to search.
@@ -60,7 +61,7 @@ def search_release(
 
     pictures = ShopInputs.of(load_recorded_settings(release.settings_file)).pictures()
     searcher = Searcher.load(Path(release.model_folder), Path(release.index_folder), model_digest=release.model_digest)
-    found, p = searcher.search([query], k=k, departments=departments, routing=routing)
+    found, p = searcher.search([query], k=k, departments=departments, filters=filters, routing=routing)
     hits = [
         Hit(
             rank=rank,

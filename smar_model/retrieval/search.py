@@ -25,6 +25,7 @@ from smar_model.network.losses import soft_maximum
 from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel
 from smar_model.retrieval.index_files import IndexManifest, open_index
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
+from smar_model.retrieval.item_filters import ItemFilters
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
@@ -157,6 +158,8 @@ class Searcher:
         self.index = index if isinstance(index, PartedIndex) else PartedIndex([index])
         self.items = items
         self.manifest = manifest
+        self.filters = ItemFilters(items, currencies=manifest.currencies if manifest else ())
+        """Replaced as a whole when stock and prices change."""
         if encoder.heads > 1:
             self.index.enable_lookup()
 
@@ -193,16 +196,19 @@ class Searcher:
         """Rows of the index, best first."""
         return self.rank_routed(self.encoder.encode(queries)[0], depth)
 
-    def rank_routed(self, asked: np.ndarray, depth: int, departments: Collection[str] = ()) -> Ranking:
-        """Likewise for queries as `QueryEncoder.encode` gives them; with departments, among their items alone.
+    def rank_routed(
+        self, asked: np.ndarray, depth: int, departments: Collection[str] = (), filters: Sequence[str] = ()
+    ) -> Ranking:
+        """Likewise for queries as `QueryEncoder.encode` gives them; with departments or filters, among their items alone.
 
         Raises:
-            InputError: a department has no item in this index, or an index of its kind cannot be searched in part.
+            InputError: a department has no item in this index, a filter is none (`item_filters.py`), or an index of its kind cannot be
+                searched in part.
         """
         asked = np.ascontiguousarray(asked, dtype=np.float32)
         # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
         searched = max(depth, MEASURED_DEPTH)
-        scores, rows = self.index.search(asked, searched, self._rows_of(departments) if departments else None)
+        scores, rows = self.index.search(asked, searched, self._selected(departments, filters))
         if self.encoder.heads > 1:
             scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * rows.shape[1]))
         ranking = order_candidates(rows.astype(np.int32), scores)
@@ -230,22 +236,24 @@ class Searcher:
         k: int = 10,
         *,
         departments: Collection[str] = (),
+        filters: Sequence[str] = (),
         routing: RoutedBy | None = None,
     ) -> tuple[list[list[Hit]], np.ndarray]:
         """The k best items for each query, best first, and P(q) of each query (B,). Any number of threads may search.
 
         Args:
             departments: only their items; none: all.
+            filters: only items that match all of them (`item_filters.py`).
             routing: what p of [Q ; p·Q] is in the place of what the model ships with: `text` 0, `pictures` 1, `hard` 0 or 1 by
                 P(q) ≥ .5, `soft` the share that the model was trained to mix by, or P(q) itself where it was not.
 
         Raises:
-            InputError: a department has no item in this index.
+            InputError: a department has no item in this index, or a filter is none.
         """
         asked, shares, probabilities = self.encoder.encode(queries)
         if routing:
             asked = self._routed(asked, self._shares(routing, shares, probabilities))
-        ranking = self.rank_routed(asked, k, departments)
+        ranking = self.rank_routed(asked, k, departments, filters)
         hits = [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
@@ -275,6 +283,14 @@ class Searcher:
     def department_sizes(self) -> dict[str, int]:
         """Items of each department, the largest first."""
         return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
+
+    def _selected(self, departments: Collection[str], filters: Sequence[str]) -> np.ndarray | None:
+        """Rows of departments that match filters, as a bitmap; None: all."""
+        chosen = self._rows_of(departments) if departments else None
+        if not filters:
+            return chosen
+        matching = self.filters.select(filters)
+        return matching if chosen is None else chosen & matching
 
     def _rows_of(self, departments: Collection[str]) -> np.ndarray:
         """Rows of departments as a bitmap."""

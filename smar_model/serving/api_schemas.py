@@ -43,6 +43,14 @@ RoutingName = Annotated[
 ]
 Department = Annotated[str, Field(max_length=1_000)]
 Departments = Annotated[list[Department], Field(max_length=100, description="Only their items; none: all")]
+Filter = Annotated[str, Field(min_length=1, max_length=1_000)]
+Filters = Annotated[
+    list[Filter],
+    Field(
+        max_length=32,
+        description="Only items that match all: `attributes.colour:red`, `price<50`, `available`, `-brand:acme`",
+    ),
+]
 PictureName = Annotated[str, Query(min_length=1, max_length=MAXIMUM_NAME)]
 
 
@@ -70,6 +78,7 @@ class BatchQuestion(BaseModel):
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
     k: HitCount = 10
     departments: Departments = []
+    filters: Filters = []
     version: VersionName = CHAMPION
     routing: RoutingName = None
 
@@ -78,11 +87,14 @@ async def one_question(
     q: Annotated[QueryText, Query()],
     k: Annotated[HitCount, Query()] = 10,
     department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
+    filter: Annotated[list[Filter], Query(max_length=32, description="Repeatable; an item matches all")] = [],  # noqa: B006
     version: Annotated[VersionName, Query()] = CHAMPION,
     routing: Annotated[RoutingName, Query()] = None,
 ) -> BatchQuestion:
     """What `GET /search` asks."""
-    return _checked(BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing))
+    return _checked(
+        BatchQuestion(queries=[q], k=k, departments=department, filters=filter, version=version, routing=routing)
+    )
 
 
 async def batch_question(request: Request) -> BatchQuestion:

@@ -146,7 +146,11 @@ def _compute_alone() -> None:
 def _search_and_write(pair: ServedPair, question: BatchQuestion, *, batch: bool) -> bytes:
     started = time.perf_counter()
     found, p = pair.searcher.search(
-        question.queries, k=question.k, departments=question.departments, routing=question.routing
+        question.queries,
+        k=question.k,
+        departments=question.departments,
+        filters=question.filters,
+        routing=question.routing,
     )
     answers = (
         SearchAnswer(
