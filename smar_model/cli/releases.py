@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -91,6 +92,26 @@ def search(
         routing=routing,
     )
     show_search(answer, as_json=as_json)
+
+
+@app.command("refresh-stock")
+def refresh_stock_command(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--from",
+            help="Parquet or JSON lines by schemas/stock.yaml; default: stock.parquet or stock.jsonl of the shop.",
+        ),
+    ] = None,
+) -> None:
+    """Publish prices and stock that changed; running servers filter by them within seconds, without a new index."""
+    from smar_model.release.show import index_item_ids
+    from smar_model.release.stock import refresh_stock
+
+    loaded = load_settings(settings)
+    pointer = refresh_stock(loaded, source, lambda: index_item_ids(loaded), print)
+    print(f"published: prices and stock of {pointer.items:,} items, {pointer.digest[:12]}")
 
 
 @app.command()

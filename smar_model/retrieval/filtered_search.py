@@ -52,7 +52,7 @@ def _probing(index: faiss.Index, selector: faiss.IDSelector, share: float) -> An
     """Parameters with which an IVF, refined or not, finds selected rows alone; None: it is none."""
     index = _FAISS.downcast_index(index)
     refined: Any = index if isinstance(index, faiss.IndexRefine) else None
-    lists = _FAISS.downcast_index(index.base_index) if refined is not None else index
+    lists = _FAISS.downcast_index(refined.base_index) if refined is not None else index
     if not isinstance(lists, faiss.IndexIVF | _FAISS.IndexIVFFastScan):
         return None
     nprobe = min(lists.nlist, int(np.ceil(lists.nprobe * MORE_LISTS / share)))

@@ -29,6 +29,7 @@ from smar_model.retrieval.item_filters import ItemFilters
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
+from smar_model.retrieval.stock_offers import with_stock
 from smar_model.training.model_files import load_model
 
 QUERY_BATCH = 512
@@ -160,6 +161,9 @@ class Searcher:
         self.manifest = manifest
         self.filters = ItemFilters(items, currencies=manifest.currencies if manifest else ())
         """Replaced as a whole when stock and prices change."""
+        self._own_offers = self.filters.offers
+        self.stock_digest, self.stocked_items = "", 0
+        """Of the stock table that counts, and of how many items of this index it says something."""
         if encoder.heads > 1:
             self.index.enable_lookup()
 
@@ -283,6 +287,13 @@ class Searcher:
     def department_sizes(self) -> dict[str, int]:
         """Items of each department, the largest first."""
         return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
+
+    def take_stock(self, rows: pa.Table, digest: str) -> None:
+        """Filter by a stock table from now on; a search that has begun ends with what it began with."""
+        ids = self.items["item_id"]
+        array = ids.values if isinstance(ids, _Column) else pa.array(list(ids), pa.string())
+        filters, self.stocked_items = with_stock(self.filters, self._own_offers, array, rows)
+        self.filters, self.stock_digest = filters, digest
 
     def _selected(self, departments: Collection[str], filters: Sequence[str]) -> np.ndarray | None:
         """Rows of departments that match filters, as a bitmap; None: all."""

@@ -162,10 +162,22 @@ class VersionsAnswer(BaseModel):
     registry_seen_at: float | None = Field(description="When the registry last answered, seconds since 1970")
 
 
+class StockState(BaseModel):
+    digest: str = Field(description="Of the stock table that was read last")
+    published_at: float = Field(description="When it was published, seconds since 1970")
+    age_seconds: float
+    items: int = Field(description="Of the table")
+    items_of_index: int = Field(description="Of the index that answers, about which it says something")
+    is_used: bool = Field(description="Whether what answers filters by it already")
+
+
 class ReadyAnswer(BaseModel):
     ready: bool
     version: str | None
     model_digest: str | None
     index_digest: str | None
     is_champion: bool = Field(description="Whether it is what the registry names; else it is the last good release")
+    stock: StockState | None = Field(
+        default=None, description="What filters go by; null: by the index's own prices and stock"
+    )
     problems: list[str] = Field(description="Why what answers is not what it should be; it answers all the same")

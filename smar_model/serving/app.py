@@ -35,6 +35,7 @@ from smar_model.serving.http_interface import make_app, write_answers
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.pictures import SmallPictures
 from smar_model.serving.served_pair import ServedPair
+from smar_model.serving.stock_follower import StockFollower
 from smar_model.settings import Settings
 
 MAXIMUM_OPENING = 8
@@ -56,8 +57,10 @@ def create_app(
     follower = Follower(
         settings=settings, metrics=metrics, poll_seconds=poll_seconds, others_kept=others_kept, part=part
     )
-    app = make_app(_Releases(settings, follower, metrics), metrics)
-    app.state.follower = follower
+    stock = StockFollower(settings, metrics, follower.open_pairs, poll_seconds=poll_seconds)
+    follower.on_open = stock.apply
+    app = make_app(_Releases(settings, follower, stock, metrics), metrics)
+    app.state.follower, app.state.stock = follower, stock
     return app
 
 
@@ -66,9 +69,9 @@ class _Releases:
 
     description = "Text queries to a shop's items, by the model version that is the champion."
 
-    def __init__(self, settings: Settings, follower: Follower, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, follower: Follower, stock: StockFollower, metrics: Metrics) -> None:
         cores = len(os.sched_getaffinity(0))
-        self._follower, self._pictures = follower, SmallPictures(settings)
+        self._follower, self._stock, self._pictures = follower, stock, SmallPictures(settings)
         self._searching = SearchThreads(cores, metrics, initializer=_compute_alone)
         self._opening, self._drawing = ThreadPoolExecutor(1, "open"), ThreadPoolExecutor(cores, "picture")
         self._to_open = Budget(MAXIMUM_OPENING, "other versions are being opened; try again")
@@ -76,9 +79,11 @@ class _Releases:
 
     def start(self) -> None:
         self._follower.start()
+        self._stock.start()
 
     async def stop(self) -> None:
         self._follower.stop()
+        self._stock.stop()
         self._searching.close()
         for pool in (self._opening, self._drawing):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -134,7 +139,9 @@ class _Releases:
         return drawn
 
     async def ready(self) -> ReadyAnswer:
-        return self._follower.ready()
+        state, problem = self._follower.ready(), self._stock.problem
+        problems = [*state.problems, *([problem] if problem else [])]
+        return state.model_copy(update={"stock": self._stock.state(), "problems": problems})
 
 
 def _compute_alone() -> None:
