@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from smar_model.lake.checkout import commit
-from smar_model.retrieval.filtered_search import _probing, score_selected, search_selected
+from smar_model.retrieval.filtered_search import _lists_of, score_selected, search_selected
 from smar_model.retrieval.index_building import choose_factory, fill_index, train_index
 from smar_model.retrieval.item_filters import ItemFilters
 from smar_model.settings import Index
@@ -42,7 +42,7 @@ def main() -> None:
         "# Filters: recall and latency by the share of items that is left\n\n"
         f"    .venv/bin/python benchmarks/filters.py --sizes {' '.join(map(str, options.sizes))}\n\n"
         f"{dt.date.today()}, commit {commit()}, {platform.machine()}, FAISS {faiss.__version__}; {QUERIES} queries one by one on one thread, the best {DEPTH}, "
-        f"floor {FLOOR}. `chosen` is what `search_selected` takes."
+        f"floor {FLOOR}. `chosen` is `search_selected`."
     ]
     for size in options.sizes:
         sections.append(measure(size))
@@ -83,6 +83,19 @@ def tune(index: faiss.Index, vectors: np.ndarray, asked: np.ndarray) -> str:
     return parameters
 
 
+def _probing(index: faiss.Index, selector: faiss.IDSelector, share: float) -> Any | None:
+    """An IVF asked for selected rows alone, in more lists the fewer are left."""
+    faiss_: Any = faiss
+    lists, refined = _lists_of(index), faiss_.downcast_index(index)
+    if lists is None:
+        return None
+    nprobe = min(lists.nlist, int(np.ceil(lists.nprobe * 1.25 / share)))
+    parameters = faiss_.SearchParametersIVF(sel=selector, nprobe=nprobe)
+    if not isinstance(refined, faiss.IndexRefine):
+        return parameters
+    return faiss_.IndexRefineSearchParameters(k_factor=refined.k_factor, base_index_params=parameters)
+
+
 def exact_rows(vectors: np.ndarray, asked: np.ndarray, mask: np.ndarray) -> list[set[int]]:
     rows = np.flatnonzero(mask)
     scores = np.concatenate(
@@ -119,8 +132,8 @@ def measure(size: int) -> str:
     lines = [
         f"## {size:,} items\n",
         f"`{factory}`, {parameters}. Without a filter: p50 {np.median(whole):.2f} ms, p99 {np.percentile(whole, 99):.2f} ms.\n",
-        "| left | how | method | recall@100 | p50 ms | p99 ms | chosen |",
-        "| ---: | --- | --- | ---: | ---: | ---: | --- |",
+        "| left | how | method | recall@100 | p50 ms | p99 ms |",
+        "| ---: | --- | --- | ---: | ---: | ---: |",
     ]
     for share in SHARES:
         for how in ("random", "clustered"):
@@ -131,13 +144,12 @@ def measure(size: int) -> str:
             probing = _probing(index, selector, float(mask.mean()))
             methods: dict[str, Search] = {"all selected": lambda one, s=selector: score_selected(index, one, DEPTH, s)}
             if probing is not None:
-                methods["own search"] = lambda one, p=probing: index.search(one, DEPTH, params=p)
-            chosen = search_selected(index, asked, DEPTH, bitmap)[1]
+                methods["selector in its lists"] = lambda one, p=probing: index.search(one, DEPTH, params=p)
+            methods["chosen"] = lambda one, b=bitmap: search_selected(index, one, DEPTH, b)
             for name, search in methods.items():
                 taken, found = timed(search, asked)
-                mark = "✓" if np.array_equal(found, chosen) else ""
                 lines.append(
-                    f"| {share:.1%} | {how} | {name} | {recall(found, exact):.4f} | {np.median(taken):.2f} | {np.percentile(taken, 99):.2f} | {mark} |"
+                    f"| {share:.1%} | {how} | {name} | {recall(found, exact):.4f} | {np.median(taken):.2f} | {np.percentile(taken, 99):.2f} |"
                 )
     return "\n".join([*lines, "", opening(size)])
 

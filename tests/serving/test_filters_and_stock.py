@@ -83,7 +83,9 @@ def test_stock_is_seen_under_load_with_no_failed_request(shop: ServingShop, tmp_
     failed: list[str] = []
     stopped = threading.Event()
     with TestClient(app) as client:
-        wait_until(lambda: client.get("/readyz").json().get("stock") and client.get("/readyz").json()["stock"]["is_used"])
+        wait_until(
+            lambda: client.get("/readyz").json().get("stock") and client.get("/readyz").json()["stock"]["is_used"]
+        )
         assert found(client, "price<5") == set(ITEMS[:5])
         assert found(client, "available", "price>=20.5") == {"item-021", "item-023"}
         ready = client.get("/readyz").json()["stock"]
