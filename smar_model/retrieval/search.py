@@ -206,7 +206,7 @@ class Searcher:
         """Likewise for queries as `QueryEncoder.encode` gives them; with departments or filters, among their items alone.
 
         Raises:
-            InputError: a department has no item in this index, a filter is none (`item_filters.py`), or an index of its kind cannot be
+            InputError: a department has no item in this index, a filter is none (`filter_language.py`), or an index of its kind cannot be
                 searched in part.
         """
         asked = np.ascontiguousarray(asked, dtype=np.float32)
@@ -247,7 +247,7 @@ class Searcher:
 
         Args:
             departments: only their items; none: all.
-            filters: only items that match all of them (`item_filters.py`).
+            filters: only items that match all of them (`filter_language.py`).
             routing: what p of [Q ; p·Q] is in the place of what the model ships with: `text` 0, `pictures` 1, `hard` 0 or 1 by
                 P(q) ≥ .5, `soft` the share that the model was trained to mix by, or P(q) itself where it was not.
 
