@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -65,6 +66,12 @@ def search(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only its items; may be repeated. Default: all."),
     ] = None,
+    filters: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--filter", help="Only items that match: attributes.colour:red, price<50, available …; may be repeated."
+        ),
+    ] = None,
     routing: Annotated[
         Optional[Literal["soft", "hard", "text", "pictures"]],  # noqa: UP045
         typer.Option(help="How text and pictures are weighed; default: as the model ships."),
@@ -76,9 +83,35 @@ def search(
     from smar_model.release.show import search_release, show_search
 
     answer = search_release(
-        load_settings(settings), query, k=k, version=version, departments=department or (), routing=routing
+        load_settings(settings),
+        query,
+        k=k,
+        version=version,
+        departments=department or (),
+        filters=filters or (),
+        routing=routing,
     )
     show_search(answer, as_json=as_json)
+
+
+@app.command("refresh-stock")
+def refresh_stock_command(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--from",
+            help="Parquet or JSON lines by schemas/stock.yaml; default: stock.parquet or stock.jsonl of the shop.",
+        ),
+    ] = None,
+) -> None:
+    """Publish prices and stock that changed; running servers filter by them within seconds, without a new index."""
+    from smar_model.release.show import index_item_ids
+    from smar_model.release.stock import refresh_stock
+
+    loaded = load_settings(settings)
+    pointer = refresh_stock(loaded, source, lambda: index_item_ids(loaded), print)
+    print(f"published: prices and stock of {pointer.items:,} items, {pointer.digest[:12]}")
 
 
 @app.command()
