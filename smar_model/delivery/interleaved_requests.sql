@@ -15,20 +15,22 @@ SELECT
   try_cast(min(version) FILTER (team = 'champion') AS INTEGER) AS champion,
   try_cast(min(version) FILTER (team = 'challenger') AS INTEGER) AS challenger,
   CASE
-    WHEN count_if(team IS NULL OR team NOT IN ('champion', 'challenger')) > 0 THEN 'an item shown is of neither team'
-    WHEN count_if(version IS NULL OR NOT regexp_full_match(version, '[0-9]{1,9}')) > 0 THEN 'an item shown has no number of a version'
+    WHEN count_if(team NOT IN ('champion', 'challenger')) > 0 THEN 'a team is neither champion nor challenger'
+    WHEN count_if(team IS NOT NULL AND (version IS NULL OR NOT regexp_full_match(version, '[0-9]{1,9}'))) > 0
+      THEN 'a team has no number of a version'
     WHEN count(DISTINCT user_id) > 1 THEN 'of several shoppers'
     WHEN count(DISTINCT version) FILTER (team = 'champion') > 1 OR count(DISTINCT version) FILTER (team = 'challenger') > 1
       THEN 'a team has several versions'
-    WHEN count(DISTINCT (item_id, team)) > count(DISTINCT item_id) THEN 'an item is of both teams'
+    WHEN count(DISTINCT (item_id, coalesce(team, ''))) > count(DISTINCT item_id) THEN 'an item is of both teams'
     WHEN count(DISTINCT team) < 2 THEN 'all items shown are of one team'
   END AS fault
 FROM interleaved_events
 WHERE event = 'impression' AND reason IS NULL
 GROUP BY request_id;
 
+-- What one version had left when the other had no more is of no team: nobody competed for it.
 CREATE OR REPLACE TEMP TABLE shown_items AS
-SELECT DISTINCT request_id, item_id, team
+SELECT DISTINCT request_id, item_id, coalesce(team, 'neither') AS team
 FROM interleaved_events
 WHERE event = 'impression' AND reason IS NULL AND request_id IN (SELECT request_id FROM interleaved_requests WHERE fault IS NULL);
 
@@ -97,9 +99,13 @@ INSERT INTO left_out
 SELECT
   getvariable('day')::DATE,
   'click',
-  CASE WHEN team IS NULL THEN 'its item was not shown in that request' ELSE 'the item was clicked before in that request' END,
+  CASE
+    WHEN team IS NULL THEN 'its item was not shown in that request'
+    WHEN team = 'neither' THEN 'its item is of neither team'
+    ELSE 'the item was clicked before in that request'
+  END,
   count(*),
   min(request_id || '/' || item_id)
 FROM credited_clicks
-WHERE team IS NULL OR repetition > 1
+WHERE team IS NULL OR team = 'neither' OR repetition > 1
 GROUP BY 3;

@@ -177,11 +177,12 @@ def test_what_does_not_count_is_told_with_its_number_reason_and_example(shop: Pa
     events = [*fine, click(fine, 2), click(fine, 2), click(fine, 2, after=9), click(fine, 1, after=-5)]
     events += [click(fine, 1, item_id="item-9", after=7)]
     one_team, no_version = impressions("one-team", "u2", "AA"), impressions("no-version", "u3", "AB", version=None)
-    mixed, several = impressions("mixed", "u4", "A-"), impressions("several", "u5", "AB")
+    strange, several = impressions("strange", "u4", "AB"), impressions("several", "u5", "AB")
+    strange[0]["team"] = "tertium"
     several[1]["user_id"] = "u6"
     both = impressions("both", "u7", "AB") + impressions("both", "u7", "BA")[:1]
     both[-1]["position"] = 3
-    events += [*one_team, *no_version, *mixed, *several, *both]
+    events += [*one_team, *no_version, *strange, *several, *both]
     for number in range(40):  # within a minute
         shown = impressions(f"bot-{number}", "machine", "AB")
         events += [*shown, click(shown, 1)]
@@ -191,8 +192,8 @@ def test_what_does_not_count_is_told_with_its_number_reason_and_example(shop: Pa
     assert (look["requests"], look["wins"], look["losses"]) == (1, 0, 1)
     left = {(row["what"], row["why"]): (row["count"], row["example"]) for row in found["left_out"]}
     assert left["request", "all items shown are of one team"] == (1, "one-team")
-    assert left["request", "an item shown has no number of a version"] == (1, "no-version")
-    assert left["request", "an item shown is of neither team"] == (1, "mixed")
+    assert left["request", "a team has no number of a version"] == (1, "no-version")
+    assert left["request", "a team is neither champion nor challenger"] == (1, "strange")
     assert left["request", "of several shoppers"] == (1, "several")
     assert left["request", "an item is of both teams"] == (1, "both")
     assert left["request", "bot_rate"] == (40, "bot-0")
@@ -204,6 +205,15 @@ def test_what_does_not_count_is_told_with_its_number_reason_and_example(shop: Pa
     text = ask(shop).stdout
     assert "left out: 40 requests: bot_rate, as bot-0" in text
     assert "left out: 1 shoppers: bot_rate, as machine" in text
+
+
+def test_items_that_nobody_competed_for_count_for_nobody(shop: Path) -> None:
+    shown = impressions("r1", "u1", "AB--")
+    write_day(shop, [*shown, click(shown, 2), click(shown, 3), click(shown, 4)])
+    found = read(shop)
+    assert (found["pairs"][0]["looks"][0]["losses"], found["pairs"][0]["looks"][0]["requests"]) == (1, 1)
+    (left,) = found["left_out"]
+    assert (left["why"], left["count"]) == ("its item is of neither team", 2)
 
 
 def test_pairs_and_days_are_kept_apart_and_can_be_asked_for(shop: Path) -> None:
