@@ -36,7 +36,7 @@ SETTINGS = REPOSITORY / "configs" / "sample_shop.yaml"
 REQUESTS, DAYS, LENGTH = 5_000, 14, 10
 FIRST_DAY = date(2026, 11, 1)
 CHAMPION, CHALLENGER = "3", "5"
-PLAIN, SLIGHTLY, NOISIER = 1.0, 1.1, 1.2
+PLAIN, NOISIER = 1.0, (1.1, 1.2, 1.3)
 """Standard deviation of the noise on BM25's scores."""
 
 
@@ -166,11 +166,13 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, champion, challenger, better in (
-        ("the challenger is better", NOISIER, PLAIN, "challenger"),
-        ("the champion is better", PLAIN, NOISIER, "champion"),
-        ("the challenger is slightly better", SLIGHTLY, PLAIN, "challenger"),
-        ("equal, other lists (A/A)", NOISIER, NOISIER, None),
+        ("the challenger is better", NOISIER[2], PLAIN, "challenger"),
+        ("the champion is better", PLAIN, NOISIER[2], "champion"),
+        ("equal, other lists (A/A)", NOISIER[2], NOISIER[2], None),
         ("equal and better, other lists (A/A)", PLAIN, PLAIN, None),
+        ("the challenger is better, by less", NOISIER[1], PLAIN, "challenger"),
+        ("the champion is better, by less", PLAIN, NOISIER[1], "champion"),
+        ("the challenger is better, by little", NOISIER[0], PLAIN, "challenger"),
     ):
         draws = [draw(settings, shoppers, champion, challenger, seed) for seed in seeds]
         lines.append(describe(name, draws, better))

@@ -6,10 +6,11 @@ reflect retrieval quality?").
    requests of one shopper are not independent.
 3. Where both versions are alike, a shopper who is no tie is won by either with chance 1/2: the exact sign test, two-sided.
 
-The test is looked at every day, and may be acted on at any look. So look k spends LEVEL / (k (k + 1)), which sums to LEVEL over any
-number of looks: by the union bound the chance that two equal versions are ever told apart is at most LEVEL, whatever the looks have in
-common. The smallest p k (k + 1) so far is an always valid p (Johari, Pekelis, Walsh 2017, "Always valid inference"). A mixture martingale
-(Howard et al. 2021) would be sharper, but asks for outcomes that stay as they are, and who wins a shopper may change with her next request.
+The test is looked at every day, and may be acted on at any look. So each of the first EVEN_LOOKS looks spends LEVEL / (2 EVEN_LOOKS), and a
+later one, of number k, LEVEL EVEN_LOOKS / (2 k (k - 1)), which sums to LEVEL over any number of looks: by the union bound the chance that two
+equal versions are ever told apart is at most LEVEL, whatever the looks have in common. The smallest p LEVEL / (what its look spends) so far is an
+always valid p (Johari, Pekelis, Walsh 2017, "Always valid inference"). A mixture martingale (Howard et al. 2021) would be sharper, but asks for
+outcomes that stay as they are, and who wins a shopper may change with her next request.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LEVEL = 0.05
 """Of ever telling two equal versions apart, over all looks."""
 POWER = 0.8
 INTERVAL = 0.95
+EVEN_LOOKS = 14
+"""Looks that share half of LEVEL evenly, as many as an experiment has days by default."""
 MOST_LOOKS = 365
 """Beyond which no number of requests is promised."""
 FEWEST_DECIDED = 20
@@ -101,7 +104,7 @@ class Preference:
     high: float
     """95 % interval of it as of today, by Clopper and Pearson's of wins among the shoppers that are no tie."""
     corrected_p: float
-    """Always valid: the smallest of p k (k + 1) over the looks so far, at most 1."""
+    """Always valid: the smallest of p LEVEL / level over the looks so far, at most 1."""
     verdict: Verdict
     """Who is preferred at LEVEL over all looks; `open`: not shown yet."""
     decided_on: date | None
@@ -146,7 +149,9 @@ def judge_preference(pair: Pair, rows: ShopperDays) -> Preference:
 
 def level_of_look(number: int) -> float:
     """What the look of this number, from 1, spends of LEVEL."""
-    return LEVEL / (number * (number + 1))
+    if number <= EVEN_LOOKS:
+        return LEVEL / (2 * EVEN_LOOKS)
+    return LEVEL * EVEN_LOOKS / (2 * number * (number - 1))
 
 
 def _looks(rows: ShopperDays) -> tuple[Look, ...]:

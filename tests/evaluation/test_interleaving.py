@@ -56,14 +56,16 @@ def test_who_wins_a_shopper_may_change_on_a_later_day() -> None:
 
 
 def test_a_look_spends_its_part_of_the_level_and_the_first_that_shows_decides() -> None:
-    assert sum(level_of_look(number) for number in range(1, 10_000)) == pytest.approx(LEVEL, rel=1e-3)
-    first = shoppers(18, 5)  # p .0106: under .05, over none
-    assert LEVEL / 6 < binomtest(18, 23).pvalue < LEVEL / 2
+    levels = [level_of_look(number) for number in range(1, 50_000)]
+    assert sum(levels) == pytest.approx(LEVEL, rel=1e-3) and sum(levels) <= LEVEL
+    assert levels == sorted(levels, reverse=True)
+    some, first = shoppers(18, 6), shoppers(24, 5)
+    assert binomtest(24, 29).pvalue < levels[0] < binomtest(18, 24).pvalue < LEVEL
     assert judge_preference(PAIR, rows_of(first)).verdict == "challenger"
-    later = judge_preference(PAIR, rows_of(shoppers(1, 1, prefix="x"), first))
-    assert later.verdict == "open", "the second look has less to spend"
-    assert later.last.p < LEVEL < later.corrected_p
-    kept = judge_preference(PAIR, rows_of(first, shoppers(0, 13, prefix="y")))
+    looked_at_daily = judge_preference(PAIR, rows_of(some))
+    assert looked_at_daily.verdict == "open"
+    assert looked_at_daily.last.p < LEVEL < looked_at_daily.corrected_p
+    kept = judge_preference(PAIR, rows_of(first, shoppers(0, 19, prefix="y")))
     assert (kept.verdict, kept.decided_on) == ("challenger", DAY)
     assert kept.last.wins == kept.last.losses
 
