@@ -4,7 +4,7 @@
    see (`Shoppers.react`); some come again, on other days too.
 2. Both rankers order by BM25 on what sellers wrote; one of them with more noise added. Which is the better one, and by how much, is known
    by truth: how often the wanted item is among the first ten.
-3. A list interleaves both by team draft, 10 items; log files are written as `smar serve --interleave` writes them, a day each.
+3. A list interleaves both by the server's own team draft, 10 items; log files are written as `smar serve --interleave` writes them, a day each.
 4. The judge reads those files alone, by the code of `smar interleaving`, and looks at the end of every day.
 """
 
@@ -27,6 +27,7 @@ from smar_model.evaluation.interleaved_experiments import read_experiments
 from smar_model.evaluation.interleaving import LEVEL, Preference
 from smar_model.lake.checkout import commit
 from smar_model.lake.contracts import load_contract
+from smar_model.serving.team_draft import draft
 from smar_model.settings import REPOSITORY, Settings, load_settings
 from smar_model.shop.open_shop import make_shop
 from smar_model.shop.shop_writer import write_parquet
@@ -61,19 +62,6 @@ def rank(shoppers: Shoppers, wishes: Wishes, noise: float, rng: np.random.Genera
     return ranked
 
 
-def team_draft(champion: np.ndarray, challenger: np.ndarray, rng: np.random.Generator) -> tuple[list[int], list[str]]:
-    """Items of one list from the top, and the team of each (Radlinski et al. 2008)."""
-    lists = {"champion": champion.tolist(), "challenger": challenger.tolist()}
-    items: list[int] = []
-    teams: list[str] = []
-    while len(items) < LENGTH:
-        for team in rng.permutation(["champion", "challenger"]).tolist():
-            if len(items) < LENGTH:
-                items.append(next(item for item in lists[team] if item not in items))
-                teams.append(team)
-    return items, teams
-
-
 def write_log(
     root: Path, shoppers: Shoppers, wishes: Wishes, shown: np.ndarray, teams: np.ndarray, rng: np.random.Generator
 ) -> None:
@@ -105,12 +93,16 @@ def write_log(
         write_parquet(root / f"dt={FIRST_DAY + timedelta(days=int(number))}" / "part-0.parquet", table)
 
 
-def draw(settings: Settings, shoppers: Shoppers, champion: float, challenger: float, seed: int) -> Draw:
+def simulate(settings: Settings, shoppers: Shoppers, champion: float, challenger: float, seed: int) -> Draw:
     rng = np.random.default_rng([22, seed])
     wishes = shoppers.wish(REQUESTS, rng)
     lists = [rank(shoppers, wishes, noise, rng) for noise in (champion, challenger)]
-    drafted = [team_draft(*pair, rng) for pair in zip(*lists, strict=True)]
-    shown, teams = np.array([items for items, _ in drafted]), np.array([teams for _, teams in drafted], dtype=object)
+    shown, teams = np.empty_like(lists[0]), np.empty(lists[0].shape, dtype=object)
+    for row, ranked in enumerate(zip(*lists, strict=True)):
+        # By rows as text, as the server drafts ids.
+        names = [[str(item) for item in one] for one in ranked]
+        for place, pick in enumerate(draft(names[0], names[1], LENGTH, f"{seed}-{row}")):
+            shown[row, place], teams[row, place] = ranked[pick.from_challenger][pick.place], pick.team
     wanted = wishes.visits["item"].to_numpy()[:, None]
     with tempfile.TemporaryDirectory() as folder:
         write_log(Path(folder) / "click_log", shoppers, wishes, shown, teams, rng)
@@ -171,10 +163,9 @@ def main() -> None:
         ("equal, other lists (A/A)", NOISIER[2], NOISIER[2], None),
         ("equal and better, other lists (A/A)", PLAIN, PLAIN, None),
         ("the challenger is better, by less", NOISIER[1], PLAIN, "challenger"),
-        ("the champion is better, by less", PLAIN, NOISIER[1], "champion"),
         ("the challenger is better, by little", NOISIER[0], PLAIN, "challenger"),
     ):
-        draws = [draw(settings, shoppers, champion, challenger, seed) for seed in seeds]
+        draws = [simulate(settings, shoppers, champion, challenger, seed) for seed in seeds]
         lines.append(describe(name, draws, better))
         print(lines[-1], flush=True)
     arguments.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
