@@ -152,6 +152,7 @@ def test_who_follows_what_is_named(dags: dict[str, Any]) -> None:
         ("smar_retrain", "register", "smar_model"),
         ("smar_retrain", "released", "smar_release"),
         ("smar_refresh_index", "publish-index", "smar_index"),
+        ("smar_promote_challenger", "released", "smar_release"),
         ("smar_rollback", "publish-index", "smar_index"),
         ("smar_rollback", "rollback", "smar_release"),
     }
