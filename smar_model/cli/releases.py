@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -13,6 +14,7 @@ from smar_model.cli.options import (
     DeploymentOption,
     JsonOption,
     SettingsOption,
+    parse_day,
     this_user,
 )
 from smar_model.errors import InputError
@@ -178,6 +180,38 @@ def serve(
         interleave=interleave,
         share=share,
     )
+
+
+@app.command()
+def interleaving(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    log: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder with the log's days, dt=YYYY-MM-DD; default: the shop's click_log."),
+    ] = None,
+    pair: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only this one, champion:challenger by number of their versions, as 3:5."),
+    ] = None,
+    first: Annotated[Optional[str], typer.Option("--from", help="First day to look at, YYYY-MM-DD.")] = None,  # noqa: UP045
+    last: Annotated[Optional[str], typer.Option("--to", help="Last day to look at, YYYY-MM-DD.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+) -> None:
+    """Say which version shoppers prefer, by interleaved lists of `smar serve --interleave`: docs/gate.md."""
+    from smar_model.evaluation.interleaved_experiments import (
+        experiments_as_json,
+        format_experiments,
+        parse_pair,
+        read_experiments,
+    )
+
+    days = [parse_day(day) if day else None for day in (first, last)]
+    if days[0] and days[1] and days[0] > days[1]:
+        raise InputError(f"--from {first}: is after --to {last}")
+    found = read_experiments(
+        load_settings(settings), log=log, first=days[0], last=days[1], pair=parse_pair(pair) if pair else None
+    )
+    print(json.dumps(experiments_as_json(found), indent=1) if as_json else format_experiments(found))
 
 
 @app.command()
