@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -124,6 +125,22 @@ def serve(
         others_kept=others,
         part=part,
         drain_seconds=drain_seconds,
+    )
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", help="Folder to make; one that holds something is left as it is.")],
+    table_format: Annotated[Literal["parquet"], typer.Option("--format", help="Of the table.")] = "parquet",
+    version: Annotated[Optional[str], typer.Option(help="Model version; default: the champion.")] = None,  # noqa: UP045
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+) -> None:
+    """Write a release's items with their embeddings for another engine: a table, and export.json, which says how to ask it (docs/engines.md)."""
+    from smar_model.release.export import export_release
+
+    done = export_release(load_settings(settings), version, to)
+    print(
+        f"{to}: {done.items:,} items of version {done.version}, vectors of {done.vector_dimension} from the {done.embeddings_from}"
     )
 
 
