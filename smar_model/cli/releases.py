@@ -104,6 +104,21 @@ def serve(
         float,
         typer.Option(min=0, help="After SIGTERM, how long requests are still answered while /readyz says 503."),
     ] = 5.0,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Folder (SHOP/click_log) or URL of an object store where answers and events are kept, by days (docs/live.md).",
+        ),
+    ] = None,
+    interleave: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B",
+            help="Interleave the lists of two versions, champion:challenger or numbers as 3:5, for --share of the users.",
+        ),
+    ] = None,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the users, for --interleave.")] = 0.1,
 ) -> None:
     """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
     from smar_model.serving.server import serve as run_server
@@ -115,7 +130,9 @@ def serve(
                 raise InputError(
                     f"--front {address}: holds a password or key, which logs would show; name the server alone, as http://host:port"
                 )
-        serve_front(front, host=host, port=port, drain_seconds=drain_seconds)
+        if interleave:
+            raise InputError("--front: a front holds no versions to interleave; leave out --interleave")
+        serve_front(front, host=host, port=port, drain_seconds=drain_seconds, log_place=log)
         return
     run_server(
         load_settings(settings),
@@ -125,6 +142,9 @@ def serve(
         others_kept=others,
         part=part,
         drain_seconds=drain_seconds,
+        log_place=log,
+        interleave=interleave,
+        share=share,
     )
 
 
@@ -142,6 +162,27 @@ def export(
     print(
         f"{to}: {done.items:,} items of version {done.version}, vectors of {done.vector_dimension} from the {done.embeddings_from}"
     )
+
+
+@app.command()
+def finish_log(
+    place: Annotated[str, typer.Argument(help="As it was given to `smar serve --log`.")],
+) -> None:
+    """Finish the files that killed servers left in a log, so that they are read; those of living ones are not touched."""
+    from smar_model.serving.answer_log import finish_log as run_finish
+
+    for line in run_finish(place).lines() or ["nothing was left"]:
+        typer.echo(line)
+
+
+@app.command()
+def shopper_id(
+    user: Annotated[str, typer.Argument(help="The shop's own key of a user, as its pages send it.")],
+) -> None:
+    """Show the user_id by which logs of `smar serve --log` know a user: to find or delete their rows (docs/live.md)."""
+    from smar_model.serving.shopper_ids import shopper_ids
+
+    typer.echo(shopper_ids().user(user, ""))
 
 
 @app.command()

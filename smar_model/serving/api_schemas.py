@@ -47,6 +47,12 @@ RoutingName = Annotated[
 ]
 Department = Annotated[str, Field(max_length=1_000)]
 Departments = Annotated[list[Department], Field(max_length=100, description="Only their items; none: all")]
+UserName = Annotated[
+    str | None,
+    Field(min_length=1, max_length=200, description="Who asks, by the shop's own key; hashed before it is logged"),
+]
+SessionName = Annotated[str | None, Field(min_length=1, max_length=200, description="Key of the visit; likewise")]
+IsLogged = Annotated[bool, Field(description="Whether the log is to have the answer: false for what no shopper sees")]
 PictureName = Annotated[str, Query(min_length=1, max_length=MAXIMUM_NAME)]
 
 
@@ -60,10 +66,15 @@ class HitAnswer(BaseModel):
 
 
 class SearchAnswer(BaseModel):
+    request_id: str = Field(
+        description="Key of this answer, to be sent with what a shopper does with it (`POST /events`)"
+    )
     query: str
     p: float = Field(description="P(q), 0 to 1: the probability that pictures matter for this query")
-    version: str = Field(description=f"Number of the model version that answered, or `{TEXT_ONLY}`")
-    model_digest: str = Field(description="Of the model that answered")
+    version: str = Field(
+        description=f"Number of the model version that answered, or `{TEXT_ONLY}`; `3+5` where both did, interleaved"
+    )
+    model_digest: str = Field(description="Of the model that answered; of two, joined by `+`")
     index_digest: str | None = Field(
         description="Of the index that answered, built by that model; null of the text-only baseline"
     )
@@ -76,6 +87,9 @@ class BatchQuestion(BaseModel):
     departments: Departments = []
     version: VersionName = CHAMPION
     routing: RoutingName = None
+    user: UserName = None
+    session: SessionName = None
+    log: IsLogged = True
 
 
 async def one_question(
@@ -84,9 +98,23 @@ async def one_question(
     department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
     version: Annotated[VersionName, Query()] = CHAMPION,
     routing: Annotated[RoutingName, Query()] = None,
+    user: Annotated[UserName, Query()] = None,
+    session: Annotated[SessionName, Query()] = None,
+    log: Annotated[IsLogged, Query()] = True,
 ) -> BatchQuestion:
     """What `GET /search` asks."""
-    return _checked(BatchQuestion(queries=[q], k=k, departments=department, version=version, routing=routing))
+    return _checked(
+        BatchQuestion(
+            queries=[q],
+            k=k,
+            departments=department,
+            version=version,
+            routing=routing,
+            user=user,
+            session=session,
+            log=log,
+        )
+    )
 
 
 async def batch_question(request: Request) -> BatchQuestion:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import faiss
 import torch
 from fastapi import FastAPI, HTTPException, Response
+from prometheus_client import CollectorRegistry
 
 from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
+from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import (
     CHALLENGER,
     CHAMPION,
@@ -34,8 +37,10 @@ from smar_model.serving.bounded_work import BUSY, Budget, SearchThreads, in_thre
 from smar_model.serving.encoded_queries import encode_and_write
 from smar_model.serving.follower import Follower, NotServed
 from smar_model.serving.http_interface import make_app, write_answers
+from smar_model.serving.interleaving import Interleaving
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.pictures import SmallPictures
+from smar_model.serving.searched_lists import SearchedLists
 from smar_model.serving.served_pair import ServedPair
 from smar_model.settings import Settings
 
@@ -46,19 +51,38 @@ MAXIMUM_DRAWING = 256
 
 
 def create_app(
-    settings: Settings, *, poll_seconds: float = 2.0, others_kept: int = 3, part: int | None = None
+    settings: Settings,
+    *,
+    poll_seconds: float = 2.0,
+    others_kept: int = 3,
+    part: int | None = None,
+    answer_log: Callable[[CollectorRegistry], AnswerLog] | None = None,
+    interleave: tuple[str, str] | None = None,
+    share: float = 0.1,
 ) -> FastAPI:
     """The application, which follows the registry from its start to its shutdown.
 
     Args:
         others_kept: versions besides the champion that are kept in memory once they were asked for.
         part: number of the part of each index that is opened, from 0; None: all of it.
+        answer_log: makes the log of what is answered, given where its metrics go; None: none is kept.
+        interleave: names of two versions whose lists are interleaved for this share of the users.
+
+    Raises:
+        InputError: the log has no place, or both versions would not be kept in memory.
     """
     metrics = Metrics()
     follower = Follower(
         settings=settings, metrics=metrics, poll_seconds=poll_seconds, others_kept=others_kept, part=part
     )
-    app = make_app(_Releases(settings, follower, metrics), metrics)
+    kept = answer_log(metrics.registry) if answer_log else None
+    interleaving = Interleaving(interleave, share, follower, metrics.registry) if interleave else None
+
+    def numbers() -> Collection[str]:
+        return follower.champion.searcher.encoder.catalogue_numbers if follower.champion else frozenset()
+
+    service = _Releases(settings, follower, metrics, kept, interleaving)
+    app = make_app(service, metrics, answer_log=kept, catalogue_numbers=numbers)
     app.state.follower = follower
     return app
 
@@ -68,8 +92,16 @@ class _Releases:
 
     description = "Text queries to a shop's items, by the model version that is the champion."
 
-    def __init__(self, settings: Settings, follower: Follower, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        follower: Follower,
+        metrics: Metrics,
+        answer_log: AnswerLog | None,
+        interleaving: Interleaving | None,
+    ) -> None:
         cores = len(os.sched_getaffinity(0))
+        self._log, self._interleaving = answer_log, interleaving
         self._follower, self._pictures = follower, SmallPictures(settings)
         self._searching = SearchThreads(cores, metrics, initializer=_compute_alone)
         self._opening, self._drawing = ThreadPoolExecutor(1, "open"), ThreadPoolExecutor(cores, "picture")
@@ -82,15 +114,22 @@ class _Releases:
     async def stop(self) -> None:
         self._follower.stop()
         self._searching.close()
+        if self._interleaving:
+            self._interleaving.stop()
         for pool in (self._opening, self._drawing):
             pool.shutdown(wait=False, cancel_futures=True)
         self._pictures.close()
 
     async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
         pair = await self._pair_named(question.version)
-        return await self._searching.answer(
-            question, lambda run: run(lambda: _search_and_write(pair, question, batch=batch))
+        searched = SearchedLists(question, pair, self._interleaving)
+        answer = await self._searching.answer(
+            question, lambda run: run(lambda: _search_and_write(searched, batch=batch)), parts=searched.parts
         )
+        searched.count()
+        if self._log and question.log:
+            self._log.offer(searched.shown)
+        return answer
 
     async def encode(self, question: EncodeQuestion) -> Response:
         pair = await self._pair_named(question.version)
@@ -140,7 +179,10 @@ class _Releases:
         return drawn
 
     async def ready(self) -> ReadyAnswer:
-        return self._follower.ready()
+        state = self._follower.ready()
+        if self._interleaving and state.ready and (problem := self._interleaving.problem()):
+            state = state.model_copy(update={"problems": [*state.problems, problem]})
+        return state
 
 
 def _compute_alone() -> None:
@@ -149,18 +191,16 @@ def _compute_alone() -> None:
     torch.set_num_threads(1)
 
 
-def _search_and_write(pair: ServedPair, question: BatchQuestion, *, batch: bool) -> bytes:
+def _search_and_write(searched: SearchedLists, *, batch: bool) -> bytes:
     started = time.perf_counter()
-    found, p = pair.searcher.search(
-        question.queries, k=question.k, departments=question.departments, routing=question.routing
-    )
     answers = (
         SearchAnswer(
-            query=query,
-            p=float(probability),
-            version=pair.version,
-            model_digest=pair.model_digest,
-            index_digest=pair.index_digest,
+            request_id=found.request_id,
+            query=found.query,
+            p=found.p,
+            version=found.version,
+            model_digest=found.model_digest,
+            index_digest=found.index_digest,
             hits=[
                 HitAnswer(
                     rank=rank,
@@ -170,10 +210,10 @@ def _search_and_write(pair: ServedPair, question: BatchQuestion, *, batch: bool)
                     score=hit.score,
                     pictures=[f"picture?name={quote(name, safe='')}" for name in hit.images],
                 )
-                for rank, hit in enumerate(hits, start=1)
+                for rank, hit in enumerate(found.hits, start=1)
             ],
         )
-        for query, probability, hits in zip(question.queries, p, found, strict=True)
+        for found in searched.search()
     )
     return write_answers(answers, started, batch=batch)
 

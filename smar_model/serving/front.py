@@ -13,15 +13,17 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import httpx
 from fastapi import FastAPI, HTTPException, Response
+from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ValidationError
 
+from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import (
     BatchAnswer,
     BatchQuestion,
@@ -35,7 +37,9 @@ from smar_model.serving.api_schemas import (
 )
 from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads
 from smar_model.serving.http_interface import MAXIMUM_DETAIL, PICTURE_TYPE, make_app, write_answers
+from smar_model.serving.log_rows import Place, ShownList
 from smar_model.serving.metrics import Metrics
+from smar_model.serving.searched_lists import new_request_id
 
 log = logging.getLogger("smar.serving")
 
@@ -117,7 +121,14 @@ class Parts:
 
     description = "Text queries to a shop's items, answered by the parts of an index."
 
-    def __init__(self, addresses: Sequence[str], metrics: Metrics, client: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        metrics: Metrics,
+        client: httpx.AsyncClient | None = None,
+        answer_log: AnswerLog | None = None,
+    ) -> None:
+        self.log = answer_log
         self.addresses = [address.rstrip("/") for address in addresses]
         self.client = client or httpx.AsyncClient(timeout=PART_SECONDS, limits=httpx.Limits(max_connections=None))
         self.merging = SearchThreads(len(os.sched_getaffinity(0)), metrics)
@@ -175,27 +186,32 @@ class Parts:
         return answers
 
     async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
-        return await self.merging.answer(
-            question, lambda run: self._search(question, run, batch=batch), parts=len(self.addresses)
+        merged: list[SearchAnswer] = []
+        answer = await self.merging.answer(
+            question, lambda run: self._search(question, run, merged, batch=batch), parts=len(self.addresses)
         )
+        if self.log and question.log:
+            self.log.offer([_shown(question, each) for each in merged])
+        return answer
 
-    async def _search(self, question: BatchQuestion, run: Run, *, batch: bool) -> bytes:
+    async def _search(self, question: BatchQuestion, run: Run, merged: list[SearchAnswer], *, batch: bool) -> bytes:
         """JSON of what one server with the whole index would answer.
 
         Args:
             run: runs work in a thread; answers of parts are large.
+            merged: gets what is answered.
 
         Raises:
             Refused: as `ask`.
             HTTPException: likewise, or the parts do not come to serve the same pair.
         """
         started, deadline = time.perf_counter(), time.monotonic() + AGREE_SECONDS
-        body = question.model_dump(mode="json")
+        body = question.model_dump(mode="json", exclude={"user", "session", "log"})
         while True:
             # A department may have no item in some of the parts.
             answers = await self.ask("POST", "search", json=body, refusal=422 if question.departments else None)
             try:
-                return await run(partial(_merge_and_write, answers, question, started, batch=batch))
+                return await run(partial(_merge_and_write, answers, question, started, merged, batch=batch))
             except NotTheSame as error:
                 if time.monotonic() > deadline:
                     raise HTTPException(503, f"the parts do not serve the same: {error}"[:500], headers=BUSY) from None
@@ -274,7 +290,9 @@ def _checked_encoding(given: PartAnswer, question: EncodeQuestion) -> bytes:
     return given.content
 
 
-def _merge_and_write(given: Sequence[PartAnswer], question: BatchQuestion, started: float, *, batch: bool) -> bytes:
+def _merge_and_write(
+    given: Sequence[PartAnswer], question: BatchQuestion, started: float, merged: list[SearchAnswer], *, batch: bool
+) -> bytes:
     answers = []
     for one in given:
         answers.append(one.as_a(BatchAnswer).answers)
@@ -291,7 +309,7 @@ def _merge_and_write(given: Sequence[PartAnswer], question: BatchQuestion, start
     pairs = {(each.version, each.model_digest, each.index_digest) for of_part in answers for each in of_part}
     if len(pairs) > 1:
         raise NotTheSame(", ".join(sorted(f"version {v} with index {str(index)[:12]}" for v, _, index in pairs)))
-    merged = (merge(of_query, question.k) for of_query in zip(*answers, strict=True))
+    merged[:] = (merge(of_query, question.k) for of_query in zip(*answers, strict=True))
     return write_answers(merged, started, batch=batch)
 
 
@@ -299,15 +317,36 @@ def merge(answers: Sequence[SearchAnswer], k: int) -> SearchAnswer:
     """The k best hits of all parts: by score, then by item id, as one index orders them."""
     hits = sorted((hit for answer in answers for hit in answer.hits), key=lambda hit: (-hit.score, hit.item_id))
     ranked = [HitAnswer(**hit.model_dump() | {"rank": rank}) for rank, hit in enumerate(hits[:k], start=1)]
-    return answers[0].model_copy(update={"hits": ranked})
+    return answers[0].model_copy(update={"hits": ranked, "request_id": new_request_id()})
 
 
-def create_front(addresses: Sequence[str], client: httpx.AsyncClient | None = None) -> FastAPI:
+def _shown(question: BatchQuestion, answer: SearchAnswer) -> ShownList:
+    return ShownList(
+        request_id=answer.request_id,
+        query=answer.query,
+        user=question.user,
+        session=question.session,
+        routing=question.routing,
+        places=[Place(hit.item_id, answer.version, None) for hit in answer.hits],
+    )
+
+
+def create_front(
+    addresses: Sequence[str],
+    client: httpx.AsyncClient | None = None,
+    *,
+    answer_log: Callable[[CollectorRegistry], AnswerLog] | None = None,
+) -> FastAPI:
     """The application. It answers what `create_app` does, under the same paths.
 
     Args:
         addresses: of the parts, all of one index.
         client: by which they are asked; None: one of its own.
+        answer_log: makes the log of what is answered, given where its metrics go; None: none is kept.
+
+    Raises:
+        InputError: the log has no place.
     """
     metrics = Metrics()
-    return make_app(Parts(addresses, metrics, client), metrics)
+    kept = answer_log(metrics.registry) if answer_log else None
+    return make_app(Parts(addresses, metrics, client, kept), metrics, answer_log=kept)

@@ -5,6 +5,7 @@ Requests are parsed and written in one event loop, which waits for nothing: what
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import hashlib
@@ -12,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache
@@ -25,6 +26,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from smar_model.errors import InputError
+from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import (
     ENCODE_BODY,
     QUESTION_BODY,
@@ -41,6 +43,7 @@ from smar_model.serving.api_schemas import (
     VersionsAnswer,
 )
 from smar_model.serving.bounded_work import MAXIMUM_ANSWER, Budget, in_thread
+from smar_model.serving.events import answer_events
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.middleware import HeadRequests, MeasuredRequests, PiecewiseAnswers
 
@@ -76,8 +79,18 @@ class Service(Protocol):
     async def ready(self) -> ReadyAnswer: ...
 
 
-def make_app(service: Service, metrics: Metrics) -> FastAPI:
-    """The application; it starts and stops the service with itself."""
+def make_app(
+    service: Service,
+    metrics: Metrics,
+    *,
+    answer_log: AnswerLog | None = None,
+    catalogue_numbers: Callable[[], Collection[str]] = frozenset,
+) -> FastAPI:
+    """The application; it starts and stops the service, and the log of its answers, with itself.
+
+    Args:
+        catalogue_numbers: no mask takes these from the queries of events.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,8 +98,12 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
         # What was imported stays: to look through it for garbage takes a third of a second, in which nobody is answered.
         gc.freeze()
         service.start()
+        if answer_log:
+            answer_log.start()
         yield
         await service.stop()
+        if answer_log:
+            await asyncio.to_thread(answer_log.close)
 
     # Its pages of documentation would load scripts from elsewhere; its description would be written anew for each who asks.
     app = FastAPI(
@@ -104,6 +121,7 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=metrics)
     app.add_middleware(HeadRequests)
     _answer_searches(app, service)
+    answer_events(app, answer_log, catalogue_numbers)
     _tell_how_it_is(app, service, metrics)
 
     @app.exception_handler(InputError)

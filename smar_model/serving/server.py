@@ -11,12 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from smar_model.errors import InputError
+from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.connections import MAXIMUM_CONNECTIONS, BoundedConnection, Connections
 from smar_model.settings import Settings
 
@@ -41,28 +43,55 @@ def serve(
     others_kept: int,
     part: int | None = None,
     drain_seconds: float = DRAIN_SECONDS,
+    log_place: str | None = None,
+    interleave: str | None = None,
+    share: float = 0.1,
 ) -> None:
     """Serve until a signal comes; requests under way are answered first.
 
     Args:
         drain_seconds: from SIGTERM on, how long requests are still taken while `/readyz` says 503, so that balancers see it in time.
+        log_place: folder or URL of an object store where answers and events are logged.
+        interleave: two versions whose lists are interleaved for this share of the users, as `champion:challenger`.
 
     Raises:
-        InputError: the address cannot be had.
+        InputError: the address cannot be had, the log's place cannot be written to, or the options do not go together.
     """
+    if part is not None and (log_place or interleave):
+        raise InputError(
+            "--part: a part's answers are no lists that shoppers see; give --log to the front, and no --interleave"
+        )
+    if interleave and not log_place:
+        raise InputError("--interleave: without a log nobody learns which version was preferred; add --log PLACE")
     # A registry that is down is to be seen within seconds, not after the minutes that MLflow would try.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     # MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there.
     sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
     from smar_model.serving.app import create_app
+    from smar_model.serving.interleaving import parse_names
 
-    app = create_app(settings, poll_seconds=poll_seconds, others_kept=others_kept, part=part)
+    app = create_app(
+        settings,
+        poll_seconds=poll_seconds,
+        others_kept=others_kept,
+        part=part,
+        answer_log=partial(AnswerLog.at, log_place) if log_place else None,
+        interleave=parse_names(interleave) if interleave else None,
+        share=share,
+    )
     what = f"model {settings.release.model!r}" + (f", part {part} of its index," if part is not None else "")
     _run(app, what, host, port, drain_seconds)
 
 
-def serve_front(addresses: Sequence[str], *, host: str, port: int, drain_seconds: float = DRAIN_SECONDS) -> None:
+def serve_front(
+    addresses: Sequence[str],
+    *,
+    host: str,
+    port: int,
+    drain_seconds: float = DRAIN_SECONDS,
+    log_place: str | None = None,
+) -> None:
     """Likewise in front of servers that hold a part of the index each.
 
     Raises:
@@ -72,7 +101,8 @@ def serve_front(addresses: Sequence[str], *, host: str, port: int, drain_seconds
         raise InputError(f"--front {wrong[0]}: no address; write it as http://host:8000")
     from smar_model.serving.front import create_front
 
-    _run(create_front(addresses), f"{len(addresses)} parts of an index", host, port, drain_seconds)
+    app = create_front(addresses, answer_log=partial(AnswerLog.at, log_place) if log_place else None)
+    _run(app, f"{len(addresses)} parts of an index", host, port, drain_seconds)
 
 
 class Server(uvicorn.Server):

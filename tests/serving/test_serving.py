@@ -282,12 +282,14 @@ def test_head_says_what_get_would_without_the_body(client: TestClient, path: str
 def test_the_document_describes_what_is_answered(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.")
-    assert set(document["paths"]) == {"/search", "/versions", "/picture", "/healthz", "/readyz", "/metrics"}
+    assert set(document["paths"]) == {
+        *("/search", "/versions", "/picture", "/healthz", "/readyz", "/metrics", "/events")
+    }
     answer = document["components"]["schemas"]["SearchAnswer"]
     given = client.get("/search", params={"q": "red shirt"}).json()
     assert set(answer["properties"]) == set(answer["required"]) == set(given)
     assert {p["name"] for p in document["paths"]["/search"]["get"]["parameters"]} == {
-        *("q", "k", "department", "version", "routing")
+        *("q", "k", "department", "version", "routing", "user", "session", "log")
     }
     assert client.get("/docs").status_code == 404
 
