@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from smar_model.cli import app as command_line
+from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, manifest_path, remove_artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.digests import digest_file
@@ -81,8 +82,8 @@ def refused(of: Released, to: Path, *more: str) -> str:
     done = CliRunner().invoke(
         command_line, ["export", "--to", str(to), "--settings", str(of.shop.settings_file), *more]
     )
-    assert done.exit_code == 2, done.output
-    return done.output
+    assert isinstance(done.exception, InputError), done.output
+    return str(done.exception)
 
 
 def exact(of: Released, query: str, *, k: int = 10, department: str = "", routing: str | None = None) -> Found:
