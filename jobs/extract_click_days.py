@@ -1,7 +1,7 @@
 """Days of the click log, each extracted once: an output of its own, of that day's files and of those numbers of the
 catalogue that are in its queries.
 
-Tables of a day: clicks_by_position, quarantine (samples), quarantine_counts. Rules: `sql/extract_clicks_days.sql`.
+Tables of a day: clicks_by_position, shown_lists, quarantine (samples), quarantine_counts. Rules: `sql/extract_clicks_days.sql`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ BOT_CLICKS, BOT_DWELL_SECONDS = 5, 1.0
 orders on what it was not shown."""
 SKEW_SECONDS = 15 * 60
 """How far clocks and late delivery may move an event out of its folder's day."""
+
+LISTS_PER_DAY = 20_000
+"""Requests of a day whose lists are kept, those with a click first; interleaved ones are kept besides, all of them."""
+WRITTEN = ("clicks_by_position", "shown_lists")
+"""Tables of a day that Spark writes."""
 
 
 def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
@@ -130,31 +135,35 @@ def _extract(
         bot_requests_per_minute=settings.bot_requests_per_minute,
         bot_clicks=BOT_CLICKS,
         bot_dwell_seconds=BOT_DWELL_SECONDS,
+        lists_per_day=LISTS_PER_DAY,
     )
     # Hidden: this attempt does not publish it, and it is swept with the attempt.
     folder = context.output(".days")
-    table = spark.table("clicks_by_position").to(spark_schema(load_contract("clicks_by_position")))
-    by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
-    by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder))
+    for name in WRITTEN:
+        table = spark.table(name).to(spark_schema(load_contract(name)))
+        by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
+        by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder / name))
     unused: dict[date, list[Row]] = {day: [] for day in files}
     for row in spark.table("quarantine_samples").collect():
         unused[row.day].append(row)
     for name in ("judged_events", "requests"):
         spark.sql(f"DROP TABLE {name}")
     for day in files:
-        _publish_day(context, day, keys[day], folder / f"dt={day}", unused[day], rows_in=rows_in[day])
+        _publish_day(context, day, keys[day], folder, unused[day], rows_in=rows_in[day])
     shutil.rmtree(folder)
 
 
 def _publish_day(context: StageContext, day: date, key: str, written: Path, unused: list[Row], *, rows_in: int) -> None:
-    """Publish what was written of a day, with the counts and samples of what was not used; they add up."""
+    """Publish what was written of a day below a folder of each table, with the counts and samples of what was not used; they add up."""
     counts = {row.reason: row.rows for row in unused}
-    kept = sum(count_events(sorted(written.glob("*.parquet"))).values())
+    tables = {name: written / name / f"dt={day}" for name in WRITTEN}
+    kept = sum(count_events(sorted(tables["clicks_by_position"].glob("*.parquet"))).values())
     if kept + sum(counts.values()) != rows_in:
         raise RuntimeError(f"{day}: {rows_in} events came in, {kept} were kept, {counts} not")
     attempt = Attempt(STAGE, key)
-    if written.is_dir():
-        written.rename(attempt.folder / "clicks_by_position")
+    for name, place in tables.items():
+        if place.is_dir():
+            place.rename(attempt.folder / name)
     write_rows(attempt.folder / "quarantine", "quarantine", [row.asDict() for row in unused])
     rows = [{"source": "click_log", "day": day, "reason": reason, "rows": n} for reason, n in sorted(counts.items())]
     write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)

@@ -1,11 +1,12 @@
 """The click log: delivered events → what shoppers did, one row a query, item and day, and a quarantine.
 
-Tables: clicks, propensities, quarantine and quarantine_counts (source `click_log`). Each day is an output of its own
+Tables: clicks, propensities, shown_lists (of the evaluation days), quarantine and quarantine_counts (source `click_log`). Each day is an output of its own
 (`jobs/extract_click_days.py`), made once; here they are put together, and clicks weighed by place (`position_bias.py`).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -50,6 +51,7 @@ def run(context: StageContext) -> dict[str, float]:
         run_sql(spark, "extract_clicks", weights=weights)
         clicks = write_table(spark.table("clicks"), context, "clicks", rebalance=False)
         unknown = spark.table("unknown_items").orderBy("day", "item_id").collect()
+    lists = _pass_lists_on(context, days)
     reasons = _write_quarantine(context, days, unknown)
     events_by_kind = count_events(clicks)
     metrics: dict[str, float] = {
@@ -59,6 +61,7 @@ def run(context: StageContext) -> dict[str, float]:
         **{f"quarantined_{reason}": count for reason, count in sorted(reasons.items())},
         **events_by_kind,
         "rows_out": count_rows(clicks),
+        "lists_of_evaluation_days": lists,
         **{
             f"propensity_{p['position']}": round(p["propensity"], 4)
             for p in propensities
@@ -94,6 +97,18 @@ def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, 
         }
         for place in range(1, places + 1)
     ]
+
+
+def _pass_lists_on(context: StageContext, days: list[Artifact]) -> int:
+    """Copy the lists shown on the evaluation days, a file a day; returns how many there are."""
+    wanted, lists = {str(day) for day in context.run.evaluation_days}, 0
+    for day in days:
+        files = day.files("shown_lists") if day.metrics["day"] in wanted else []
+        lists += count_rows(files)
+        for number, file in enumerate(files):
+            copy = context.output(f"shown_lists/{day.metrics['day']}-{number}.parquet")
+            shutil.copyfile(file, copy)
+    return lists
 
 
 def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list[Row]) -> Counter[str]:

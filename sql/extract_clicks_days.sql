@@ -2,9 +2,9 @@
 -- reason. No rule looks beyond its day, so that a day's result never depends on which others are read with it.
 -- Reads: delivered_events (with `dt`, the day of the event's folder).
 -- Parameters: salt, catalogue_numbers (array: numbers of the catalogue that shoppers typed), kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
---   bot_clicks, bot_dwell_seconds (jobs/extract_click_days.py).
--- Gives: clicks_by_position, quarantine_samples (20 of each day and reason, with `rows`, how many there are). Makes the
---   session's tables judged_events and requests.
+--   bot_clicks, bot_dwell_seconds, lists_per_day (jobs/extract_click_days.py).
+-- Gives: clicks_by_position, shown_lists, quarantine_samples (20 of each day and reason, with `rows`, how many there are).
+--   Makes the session's tables judged_events and requests.
 --
 -- The first rule that an event breaks is its reason:
 --   null_field                a field is missing
@@ -31,6 +31,11 @@ SELECT
   request_id,
   session_id,
   left(sha2(concat(:salt, user_id), 256), 16) AS shopper,
+  -- Of interleaved lists alone, whose ids are keyed hashes already: the same shopper on all days.
+  if(team IS NULL, NULL, left(sha2(user_id, 256), 16)) AS lasting_shopper,
+  version AS answered_by,
+  routing,
+  team,
   normalise_query(query, CAST(:catalogue_numbers AS ARRAY<STRING>)) AS query,
   item_id,
   position
@@ -96,6 +101,10 @@ SELECT
   request_id,
   session_id,
   shopper,
+  lasting_shopper,
+  answered_by,
+  routing,
+  team,
   query,
   item_id,
   position,
@@ -115,8 +124,11 @@ DROP TABLE IF EXISTS requests;
 CREATE TABLE requests USING parquet AS
 SELECT
   dt,
+  request_id,
   session_id,
   shopper,
+  count_if(event = 'click' AND impossible IS NULL) > 0 AS is_clicked,
+  count(team) > 0 AS is_interleaved,
   date_trunc('minute', min(event_time)) AS minute,
   count_if(event = 'click') AS clicks,
   count_if(event = 'click' AND event_time < shown_at + make_dt_interval(0, 0, 0, :bot_dwell_seconds)
@@ -178,6 +190,75 @@ SELECT
   count_if(event = 'order') AS orders
 FROM kept_events
 GROUP BY day, query, item_id, position;
+
+-- Of the requests that no bot made, some of each day by the hash of their id, those with a click first; and all interleaved ones.
+CREATE OR REPLACE TEMPORARY VIEW sound_requests AS
+SELECT /*+ BROADCAST(u), BROADCAST(s) */ r.dt, r.request_id, r.is_clicked, r.is_interleaved
+FROM requests AS r
+LEFT ANTI JOIN bot_shoppers AS u ON u.dt = r.dt AND u.shopper = r.shopper
+LEFT ANTI JOIN bot_sessions AS s ON s.dt = r.dt AND s.session_id = r.session_id;
+
+CREATE OR REPLACE TEMPORARY VIEW drawn_requests AS
+SELECT xxhash64(dt, request_id) AS request
+FROM (
+  SELECT
+    dt,
+    request_id,
+    row_number() OVER (
+      PARTITION BY dt
+      ORDER BY is_clicked DESC, xxhash64(request_id), request_id
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS number
+  FROM sound_requests
+)
+WHERE number <= :lists_per_day
+UNION
+SELECT xxhash64(dt, request_id) FROM sound_requests WHERE is_interleaved;
+
+-- What was done with an item counts at the place where it was shown; team and version are those of the impression.
+CREATE OR REPLACE TEMPORARY VIEW shown_places AS
+SELECT /*+ BROADCAST(d) */
+  e.dt AS day,
+  e.request_id,
+  coalesce(e.shown_position, e.position) AS position,
+  e.item_id,
+  min(if(e.event = 'impression', e.query, NULL)) AS query,
+  min(e.lasting_shopper) AS shopper,
+  min(if(e.event = 'impression', e.routing, NULL)) AS routing,
+  coalesce(min(if(e.event = 'impression', e.answered_by, NULL)), '') AS version,
+  coalesce(min(if(e.event = 'impression', e.team, NULL)), '') AS team,
+  CAST(count_if(e.event = 'click') AS INT) AS clicks,
+  CAST(count_if(e.event = 'order') AS INT) AS orders
+FROM sorted_events AS e
+LEFT SEMI JOIN drawn_requests AS d ON d.request = xxhash64(e.dt, e.request_id)
+WHERE e.reason IS NULL
+GROUP BY e.dt, e.request_id, coalesce(e.shown_position, e.position), e.item_id
+HAVING count_if(e.event = 'impression') > 0;
+
+CREATE OR REPLACE TEMPORARY VIEW shown_lists AS
+SELECT
+  day,
+  request_id,
+  shopper,
+  query,
+  routing,
+  places.item_id AS items,
+  places.position AS positions,
+  places.clicks AS clicks,
+  places.orders AS orders,
+  places.version AS versions,
+  places.team AS teams
+FROM (
+  SELECT
+    day,
+    request_id,
+    min(shopper) AS shopper,
+    min(query) AS query,
+    min(routing) AS routing,
+    sort_array(collect_list(struct(position, item_id, clicks, orders, version, team))) AS places
+  FROM shown_places
+  GROUP BY day, request_id
+);
 
 -- No detail holds what a shopper typed unmasked.
 CREATE OR REPLACE TEMPORARY VIEW unused_events AS

@@ -60,7 +60,13 @@ def test_what_names_a_table_only_by_a_variable_counts_with_all_that_it_may_name(
 
     assert contracts("label-fashion") >= {"fashion_labels"} and "items" not in contracts("label-fashion")
     assert contracts("prepare-items") == {"items", "catalogue", "pictures", "quarantine", "quarantine_counts"}
-    assert contracts("extract-clicks-day") == {"click_log", "clicks_by_position", "quarantine", "quarantine_counts"}
+    assert contracts("extract-clicks-day") == {
+        "click_log",
+        "clicks_by_position",
+        "shown_lists",
+        "quarantine",
+        "quarantine_counts",
+    }
     assert contracts("check-data") == {file.stem for file in (REPOSITORY / "schemas").glob("*.yaml")}
     assert contracts("pretrain") == set()
 

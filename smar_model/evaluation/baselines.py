@@ -30,6 +30,9 @@ class Popularity:
     def rank(self, queries: list[str], depth: int) -> Ranking:
         return rank_scores(self._scores, depth).take(np.zeros(len(queries), dtype=np.int64))
 
+    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
+        return np.where(rows == NO_ROW, -np.inf, self._scores[0, rows])
+
 
 class BM25:
     """BM25 over all text that the model reads: title, category, brand, values of the seller's attributes.
@@ -65,12 +68,24 @@ class BM25:
         ]
         return concatenate_rankings(parts)
 
+    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
+        scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+        distinct, place = np.unique(np.array(queries, dtype=str), return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        for query, asked in zip(distinct.tolist(), np.split(order, np.cumsum(np.bincount(place))[:-1]), strict=True):
+            scores[asked] = self._scores(query)[rows[asked]]
+        return np.where((rows != NO_ROW) & (scores > 0), scores, -np.inf)
+
     def _rank(self, queries: list[str], depth: int) -> Ranking:
         scores = np.zeros((len(queries), len(self.item_ids)), dtype=np.float32)
         for row, query in enumerate(queries):
-            if tokens := words(query):
-                scores[row] = self._index.get_scores(tokens)
+            scores[row] = self._scores(query)
         return rank_scores(np.where(scores > 0, scores, -np.inf), depth)
+
+    def _scores(self, query: str) -> np.ndarray:
+        """(N,) of all items, 0 where they share no word."""
+        tokens = words(query)
+        return self._index.get_scores(tokens) if tokens else np.zeros(len(self.item_ids), dtype=np.float32)
 
 
 def fuse_by_rank(rankings: Sequence[Ranking], *, items: int, k: int = 60) -> Ranking:

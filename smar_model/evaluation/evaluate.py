@@ -33,6 +33,7 @@ from smar_model.evaluation.evaluation_record import (
 )
 from smar_model.evaluation.evaluation_set import EvaluationSet
 from smar_model.evaluation.held_out import HeldOut, read_held_out
+from smar_model.evaluation.incumbent import ClickedLists, judge_incumbent
 from smar_model.evaluation.judged_models import (
     GRADED_METRICS,
     RECALL_DEPTHS,
@@ -42,6 +43,7 @@ from smar_model.evaluation.judged_models import (
 )
 from smar_model.evaluation.rankers import find_rankers
 from smar_model.evaluation.routing_quality import answer, flat_figures, routing_quality
+from smar_model.evaluation.shown_lists import ShownLists, read_propensities, read_shown_lists
 from smar_model.evaluation.shown_queries import show_queries
 from smar_model.evaluation.significance import LEVEL, ClusterBootstrap
 from smar_model.evaluation.terminal_table import METRIC_NAMES, SEGMENT_NAMES
@@ -79,6 +81,9 @@ def run(context: StageContext) -> dict[str, float | str]:
     queries, item_ids = held_out.queries, held_out.catalogue["item_id"].tolist()
     context.report(f"{len(queries.queries):,} queries, {len(set(queries.queries)):,} of them distinct")
     rankers, not_measured = find_rankers(context, held_out.catalogue, held_out.trained, queries.basis)
+    lists = read_shown_lists(context.table("extract-clicks", "shown_lists"), item_ids)
+    if lists is None:
+        not_measured["incumbent"] = "as the log of the evaluation days shows no list of more than one place"
     evaluation, results = evaluate(
         rankers=rankers,
         queries=queries,
@@ -86,6 +91,8 @@ def run(context: StageContext) -> dict[str, float | str]:
         settings=context.settings.evaluation,
         # `all` is the same as `overall`.
         further_segments={name: inside for name, inside in held_out.segments.items() if name != "all"},
+        lists=lists,
+        propensities=read_propensities(context.table("extract-clicks", "propensities")),
         report=context.report,
     )
     routing = _routing(context, held_out)
@@ -147,12 +154,16 @@ def evaluate(
     item_ids: list[str],
     settings: Evaluation,
     further_segments: dict[str, np.ndarray] | None = None,
+    lists: ShownLists | None = None,
+    propensities: np.ndarray | None = None,
     report: Callable[[str], None] = lambda message: None,
 ) -> tuple[EvaluationRecord, dict[str, ModelResults]]:
     """Let each ranker answer, judge the answers, compare the challenger with the others.
 
     Args:
         further_segments: name → (Q,) bool, beside those of `EvaluationSet.segments`.
+        lists: what the incumbent showed.
+        propensities: (K,) chance of a look at each place; None: all alike.
 
     Returns:
         The figures that need no more than answers, and each model's results.
@@ -161,7 +172,11 @@ def evaluate(
         InputError: a ranker was made for another catalogue.
     """
     distinct, first, place = np.unique(queries.queries.astype(str), return_index=True, return_inverse=True)
-    results = {}
+    results, gains = {}, {}
+    clicked = None
+    if lists:
+        theta = np.ones(1) if propensities is None else propensities
+        clicked = ClickedLists.of(lists, theta, maximum=settings.maximum_queries, seed=settings.seed)
     for name, make in rankers.items():
         report(f"{name} answers {len(distinct):,} distinct queries")
         ranker = make()
@@ -173,6 +188,8 @@ def evaluate(
         # Recall@100 is always reported, however shallow the setting.
         ranking = ranker.rank(distinct.tolist(), max(settings.depth, RECALL_DEPTHS[-1]))
         results[name] = judge_model(ranking.take(place), queries)
+        if clicked:
+            gains[name] = clicked.gains(ranker)
     report("bootstrap")
     segments = queries.segments() | (further_segments or {})
     bootstrap = ClusterBootstrap(queries.clusters, samples=settings.bootstrap_samples, seed=settings.seed)
@@ -191,6 +208,11 @@ def evaluate(
         hubness={name: _hubness(result, queries, first, item_ids) for name, result in results.items()},
         baselines={"bm25": BM25.DESCRIPTION, "popularity": "clicks in the training days"},
         shown=show_queries(queries, results, item_ids, count=settings.shown_queries, seed=settings.seed),
+        incumbent=judge_incumbent(
+            lists, clicked, gains, queries, results, item_ids, settings=settings, permutations=PERMUTATIONS
+        )
+        if lists
+        else None,
     )
     return evaluation, results
 
@@ -255,6 +277,9 @@ def flat_metrics(evaluation: EvaluationRecord) -> dict[str, float | str]:
                 f"challenger_minus_{other}_{segment}_recall_at_50_{bound}": getattr(found, bound)
                 for bound in ("mean", "low", "high", "p")
             }
+    within = evaluation.incumbent.within_list if evaluation.incumbent else None
+    if within:
+        flat |= {f"order_within_lists_{model}": figure.mean for model, figure in within.models.items()}
     flat |= flat_figures(evaluation.routing) if isinstance(evaluation.routing, Routing) else {}
     for kind, health in evaluation.embeddings.items():
         flat |= {f"embedding_{kind}_{name}": value for name, value in health.items()}

@@ -114,6 +114,68 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradedLists:
+    """How well the first ten of the lists shown fit, beside what models answer to the same queries."""
+
+    judged_by: Literal["truth", "people"]
+    requests: int
+    queries: int
+    """Of which each is the mean over its requests."""
+    clusters: int
+    shorter: int
+    """Requests whose list has fewer than ten places: it is judged as it is, empty places count 0."""
+    models: dict[str, dict[str, Estimate]]
+    """Model, `incumbent` among them → metric → figure."""
+    differences: dict[str, dict[str, Difference]]
+    """Model → metric → the model minus the incumbent."""
+
+    def figures(self, metric: str) -> dict[str, Estimate]:
+        """By model."""
+        return {model: of[metric] for model, of in self.models.items()}
+
+    def differences_in(self, metric: str) -> dict[str, Difference]:
+        """By model."""
+        return {model: of[metric] for model, of in self.differences.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderWithinLists:
+    """How each ranker orders the items of the lists shown, by clicks weighed by place (`incumbent.py`)."""
+
+    requests: int
+    clusters: int
+    """Query texts."""
+    clicks: int
+    effective_clicks: float
+    """(Σ w)² / Σ w²: as many clicks of equal weight would tell as much."""
+    maximum_weight: float
+    clicks_at_maximum: int
+    """Clicks whose weight was cut to it."""
+    left_out: dict[str, int]
+    models: dict[str, Estimate]
+    """Model, `incumbent` among them → Σ w / log2(1 + rank) / Σ w."""
+    differences: dict[str, Difference]
+    """Model → the model minus the incumbent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incumbent:
+    """The engine whose lists the log shows."""
+
+    lists: int
+    versions: dict[str, int]
+    """Model version that made them, as far as the log says → lists."""
+    counts: dict[str, int]
+    """What was read and left out."""
+    graded: GradedLists | None
+    """None where nobody judged a list."""
+    within_list: OrderWithinLists | None
+    """None where no list of two known items was clicked in."""
+    shown: list[ShownQuery]
+    """Queries on which it is better than the challenger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedOracle:
     run: str
     truth: str
@@ -240,6 +302,8 @@ class EvaluationRecord:
     not_measured: dict[str, str] = field(default_factory=dict)
     """Model → why."""
     oracle: JudgedOracle | None = None
+    incumbent: Incumbent | None = None
+    """None where the log shows no lists, or of an older version."""
     routing: Routing | Literal["not measured"] | None = "not measured"
     """None: the model does not route."""
     embeddings: dict[str, dict[str, float]] = field(default_factory=dict)

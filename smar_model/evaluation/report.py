@@ -50,6 +50,7 @@ _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
 _COMPARED_WITH = ("champion", "text_only", "best_release", "cold_start", "bm25")
 _DRAWN = ("champion", "text_only", "bm25")
 """Models of which the first two that there are have a chart by segment; the others are in tables."""
+_BESIDE_THE_INCUMBENT = ("incumbent", "bm25", "text_only", "champion", "challenger")
 _NOT_LOSSES = ("learning_rate", "scale")
 _WAYS = {
     "multimodal_over_text": "pictures for all",
@@ -118,7 +119,7 @@ def run(context: StageContext) -> dict[str, int]:
 
 def _shown_items(evaluation: EvaluationRecord) -> set[str]:
     """Those whose picture and title the page needs."""
-    shown = evaluation.shown.queries
+    shown = evaluation.shown.queries + (evaluation.incumbent.shown if evaluation.incumbent else [])
     wanted = {query.target for query in shown if query.target}
     found = {a.item_id for query in shown for answers in query.answers.values() for a in answers[:SHOWN_ITEMS]}
     return wanted | found | {hub.item_id for hub in evaluation.hubness["challenger"].worst}
@@ -157,6 +158,7 @@ def _template() -> jinja2.Template:
         "shown_items": SHOWN_ITEMS,
         "model_names": MODEL_NAMES,
         "segment_names": SEGMENT_NAMES,
+        "incumbent_models": _BESIDE_THE_INCUMBENT,
         "fewest_clusters": FEWEST_CLUSTERS,
         "target_metrics": _TARGET,
         "graded_metrics": _GRADED,

@@ -4,13 +4,14 @@ ordinary ones."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from smar_model.evaluation.evaluation_record import Shown, ShownAnswer, ShownQuery
 from smar_model.evaluation.evaluation_set import EvaluationSet
-from smar_model.evaluation.judged_models import ModelResults
+from smar_model.evaluation.judged_models import TOP_ITEMS, ModelResults
 from smar_model.retrieval.ranking import NO_ROW
 
 # Basic colour terms of English (Berlin and Kay 1969) and the commonest of fashion.
@@ -29,6 +30,10 @@ _SHARES = {
     "pattern word": 0.1,
     "not fashion": 0.15,
 }
+
+
+INCUMBENT_WINS = 6
+"""Queries shown on which the incumbent is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,3 +123,55 @@ def show_queries(
         for n, reason in ((entry.number, entry.reason) for entry in chosen)
     ]
     return Shown(beside=others[-1], queries=shown)
+
+
+def show_incumbent_wins(
+    queries: EvaluationSet,
+    results: Mapping[str, ModelResults],
+    item_ids: list[str],
+    lists: np.ndarray,
+    numbers: np.ndarray,
+    losses: np.ndarray,
+) -> list[ShownQuery]:
+    """The queries on which the incumbent's list beats the challenger by most, a text once, with both lists.
+
+    Args:
+        lists: (R, L) rows shown.
+        numbers: (R,) of the evaluation queries that they answer; −1: none.
+        losses: (R,) by how much the list is better than the challenger's answer.
+    """
+    chosen: dict[str, int] = {}
+    for request in np.argsort(-losses, kind="stable").tolist():
+        if len(chosen) == INCUMBENT_WINS or losses[request] <= 0:
+            break
+        if numbers[request] >= 0:
+            chosen.setdefault(str(queries.queries[numbers[request]]), request)
+    shown = []
+    for text, request in chosen.items():
+        n = int(numbers[request])
+        found = {"incumbent": lists[request, :TOP_ITEMS], "challenger": results["challenger"].ranking.rows[n]}
+        shown.append(
+            ShownQuery(
+                query=text,
+                reason=f"the incumbent is better by {losses[request]:.2f}",
+                is_visual=bool(queries.is_visual[n]),
+                target=item_ids[queries.targets[n]] if queries.targets[n] >= 0 else None,
+                target_rank={},
+                answers={name: _answers(queries, n, rows, item_ids) for name, rows in found.items()},
+            )
+        )
+    return shown
+
+
+def _answers(queries: EvaluationSet, n: int, rows: np.ndarray, item_ids: list[str]) -> list[ShownAnswer]:
+    """What stands at the places of one list for query n."""
+    kept = rows[rows != NO_ROW]
+    graded, found = (
+        replace(relevance, set_of_query=relevance.set_of_query[[n]]).grades_of(kept[None])[0]
+        for relevance in (queries.graded, queries.found)
+    )
+    people = queries.people.get(n, {})
+    return [
+        ShownAnswer(item_id=item_ids[row], grade=float(grade), wanted=bool(wanted), people=people.get(int(row)))
+        for row, grade, wanted in zip(kept, graded, found, strict=True)
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from smar_model.evaluation.evaluation_record import EvaluationRecord
+from smar_model.evaluation.evaluation_record import EvaluationRecord, OrderWithinLists
 
 WIDTH = 100
 """Columns."""
@@ -17,6 +17,7 @@ MODEL_NAMES = {
     "cold_start": "cold start",
     "challenger": "this run's SMAR",
     "oracle": "oracle",
+    "incumbent": "the log's engine",
 }
 SEGMENT_NAMES = {"overall": "overall", "fashion": "fashion", "not_fashion": "not fashion"}
 METRIC_NAMES = {
@@ -53,12 +54,25 @@ def format_table(evaluation: EvaluationRecord) -> str:
         f"R (recall): {evaluation.measures['found']}.",
         f"nDCG, P: {evaluation.measures['graded']}.",
     ]
+    if evaluation.incumbent and evaluation.incumbent.within_list:
+        notes.append(_within_lists(evaluation.incumbent.within_list))
     notes += [
         f"{MODEL_NAMES[model]}: not measured, {reason}."
         for model, reason in evaluation.not_measured.items()
         if model in MODEL_NAMES
     ]
     return "\n".join([*lines, "", *(textwrap.fill(note, WIDTH) for note in notes)])
+
+
+def _within_lists(within: OrderWithinLists) -> str:
+    """One sentence: figures, and in brackets the difference from the incumbent."""
+    figures = [
+        f"{MODEL_NAMES[name]} {percent(figure.mean)}"
+        + (f" ({points(within.differences[name].mean)})" if name in within.differences else "")
+        for name, figure in within.models.items()
+        if name in MODEL_NAMES
+    ]
+    return f"Order within {within.requests:,} clicked lists of the log, %: {', '.join(figures)}."
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -79,6 +79,7 @@ def decide(
         floor_rules.over_baseline(evaluation, "popularity", settings.over_popularity),
         floor_rules.over_baseline(evaluation, "bm25", settings.over_bm25),
         *(rival_rules.not_worse(evaluation, name, rivals.get(name), settings) for name in rival_rules.RIVALS),
+        rival_rules.not_worse_than_incumbent(evaluation, settings),
         *rival_rules.no_loss_in_segments(evaluation, settings, champion),
         *rival_rules.better_where_claimed(settings, champion, better),
         rival_rules.precision_outside_fashion(evaluation, settings, champion),

@@ -66,6 +66,27 @@ def not_worse(evaluation: EvaluationRecord, name: str, rival: Rival | None, sett
     return at_least(rule, bound, least, "points", text)
 
 
+def not_worse_than_incumbent(evaluation: EvaluationRecord, settings: Gate) -> Reason:
+    """Likewise than the engine whose lists the log shows, by the order within these lists; told where no margin is set."""
+    rule, margin, setting = "not_worse_than_incumbent", settings.incumbent_margin, "gate.incumbent_margin"
+    within = evaluation.incumbent.within_list if evaluation.incumbent else None
+    found = within.differences.get("challenger") if within else None
+    if within is None or found is None or found.mean is None or found.standard_error is None or within.clusters < 2:
+        text = f"order within the lists that the log shows: not measured against the incumbent ({setting})"
+        if margin is None:
+            return Reason(rule=rule, passed=True, observed=None, threshold=None, unit="points", text=text)
+        return unknown(rule, "points", text)
+    bound = lower_bound(found.mean, found.standard_error, within.clusters)
+    text = (
+        f"order within the {within.requests:,} clicked lists that the log shows, minus the incumbent's: {_points(found.mean)} points, "
+        f"with {LEVEL:.0%} confidence above {_points(bound)}"
+    )
+    if margin is None:
+        told = f"{text}; told, not judged, as no margin is set ({setting})"
+        return Reason(rule=rule, passed=True, observed=bound, threshold=None, unit="points", text=told)
+    return at_least(rule, bound, -margin, "points", f"{text}; that must be above {_points(-margin)} ({setting})")
+
+
 def no_loss_in_segments(evaluation: EvaluationRecord, settings: Gate, champion: Rival | None) -> Iterator[Reason]:
     """A loss beyond a segment's margin must not be shown, all guarded segments being one family."""
     shown = _loss_p(evaluation, settings) if champion else {}

@@ -41,6 +41,9 @@ class Ranker(Protocol):
 
     def rank(self, queries: list[str], depth: int) -> Ranking: ...
 
+    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
+        """Scores of given rows, (Q, L) → (Q, L), by which `rank` orders; −inf for NO_ROW and what is no result for the query."""
+
 
 def rank_scores(scores: np.ndarray, depth: int) -> Ranking:
     """The `depth` best of all N items for each query, by score descending, then row ascending.

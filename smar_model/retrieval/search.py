@@ -7,7 +7,7 @@ heads (DPSR) asks once for each; what any of them finds is ordered by the score 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +113,23 @@ class DenseRanker:
         ]
         return concatenate_rankings(parts)
 
+    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
+        return _score_rows(self.encoder, lambda wanted: self.items[wanted], queries, rows)
+
+
+def _score_rows(
+    encoder: QueryEncoder, vectors: Callable[[np.ndarray], np.ndarray], queries: list[str], rows: np.ndarray
+) -> np.ndarray:
+    """`Ranker.score_rows` over stored vectors: rows (N,) → (N, 2D)."""
+    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+    distinct, place = np.unique(np.array(queries, dtype=str), return_inverse=True)
+    asked = encoder.encode(distinct.tolist())[0].reshape(len(distinct), encoder.heads, -1)
+    for query, wanted in enumerate(rows):
+        known = wanted != NO_ROW
+        if known.any():
+            scores[query, known] = encoder.join_heads(asked[place[query]] @ vectors(wanted[known]).T)[0]
+    return scores
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
@@ -192,6 +209,11 @@ class Searcher:
     def rank(self, queries: list[str], depth: int) -> Ranking:
         """Rows of the index, best first."""
         return self.rank_routed(self.encoder.encode(queries)[0], depth)
+
+    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
+        """As the index stores the items, which may be in fewer bits."""
+        self.index.enable_lookup()
+        return _score_rows(self.encoder, self.index.reconstruct_batch, queries, rows)
 
     def rank_routed(self, asked: np.ndarray, depth: int, departments: Collection[str] = ()) -> Ranking:
         """Likewise for queries as `QueryEncoder.encode` gives them; with departments, among their items alone.

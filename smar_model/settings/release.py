@@ -47,6 +47,9 @@ class Gate(Section):
     number of queries can show is in `docs/gate.md`: 0.01 takes 10,000 of them."""
     anchor_margin: Share = 0.015
     """Likewise than the best release of the last 28 days, and than the newest cold start: how much small losses may add up to."""
+    incumbent_margin: Share | None = None
+    """Likewise than the engine whose lists the log shows, by the order within these lists, clicks weighed by place; unset: told, not
+    judged."""
     guarded_segments: dict[str, Share] = Field(
         default_factory=lambda: dict.fromkeys(("fashion", "not_fashion", "novel", "query_once", "title_sparse"), 0.005)
     )

@@ -149,6 +149,30 @@ def write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]])
         for (day, query, item), count in counts.items()
     ]
     write_rows(folder / "clicks" / "part-0.parquet", "clicks", table)
+    _write_lists(folder, events[DAYS[-1]][0])
+
+
+def _write_lists(folder: Path, events: list[dict]) -> None:
+    """What the last day's requests were shown, each place looked at half as often as the one before."""
+    lists: dict[str, list[dict]] = {}
+    for row in events:
+        lists.setdefault(row["request_id"], []).append(row)
+    rows = []
+    for request, of_request in lists.items():
+        places = {row["position"]: row["item_id"] for row in of_request if row["event"] == "impression"}
+        done = Counter((row["event"], row["position"]) for row in of_request)
+        rows.append(
+            {"day": DAYS[-1], "request_id": request, "query": normalise_query(of_request[0]["query"])}
+            | {"items": list(places.values()), "positions": list(places)}
+            | {f"{event}s": [done[event, place] for place in places] for event in ("click", "order")}
+            | {"versions": [""] * len(places), "teams": [""] * len(places)}
+        )
+    write_rows(folder / "shown_lists" / "part-0.parquet", "shown_lists", rows)
+    places = [
+        {"position": n + 1, "propensity": 0.5**n, "standard_error": 0.0, "impressions": 9, "clicks": 9}
+        for n in range(5)
+    ]
+    write_rows(folder / "propensities" / "part-0.parquet", "propensities", places)
 
 
 def write_queries(folder: Path, items: list[dict[str, Any]]) -> None:

@@ -421,6 +421,9 @@ class Fixed:
     def rank(self, queries: list[str], depth: int) -> Ranking:
         return rank_scores(np.tile(self.scores, (len(queries), 1)), depth)
 
+    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
+        return np.where(rows < 0, -np.inf, self.scores[rows])
+
 
 def constructed(queries: int = 300) -> EvaluationSet:
     targets = np.arange(queries) % 150

@@ -237,6 +237,47 @@ def test_the_same_events_in_other_files_give_the_same_content(
     assert output.manifest["content"] == faulty["output"].manifest["content"]
 
 
+def test_lists_are_kept_as_they_were_shown_with_what_was_clicked_at_each_place(
+    other_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many requests some are drawn, those with a click first, and every interleaved one."""
+    monkeypatch.setattr("jobs.extract_click_days.LISTS_PER_DAY", 3)
+    root = write_tiny_shop(other_home / "shop")
+    day, before = LAST_DAY, DAYS[-2]
+    planted = [
+        event(day, 1, request_id="mixed", user_id="kept", position=place, item_id=f"item-00{place}")
+        | {"version": version, "routing": "shipped", "team": team}
+        for place, version, team in ((1, "4", "challenger"), (2, "3", "champion"), (3, "3", "champion"))
+    ]
+    # An action may repeat neither team nor version, and names the place as its sender sees it.
+    planted.append(planted[1] | {"event": "click", "event_time": moment(day, hours=11), "position": 1})
+    planted[-1] |= {"version": None, "routing": None, "team": None}
+    again = [row | {"event_time": moment(before, hours=10), "request_id": "earlier"} for row in planted[:1]]
+    bot = [event(day, 61 * n, request_id=f"bot-{n}", user_id="bot", team="champion") for n in range(BOT_REQUESTS + 1)]
+    write_rows(log_file(root, day, "planted"), "click_log", planted + bot)
+    write_rows(log_file(root, before, "planted"), "click_log", again)
+
+    output = run_stages(tiny_run(root, clicks=CLICKS), "prepare-items", "extract-clicks")["extract-clicks"]
+
+    lists = {row["request_id"]: row for row in rows(output, "shown_lists")}
+    assert {row["day"] for row in lists.values()} == {LAST_DAY}, "only the evaluation days are judged"
+    assert output.metrics["lists_of_evaluation_days"] == len(lists) == 3 + 1
+    mixed = lists.pop("mixed")
+    assert (mixed["items"], mixed["positions"]) == (["item-001", "item-002", "item-003"], [1, 2, 3])
+    assert (mixed["clicks"], mixed["orders"]) == ([0, 1, 0], [0, 0, 0])
+    assert (mixed["versions"], mixed["teams"]) == (["4", "3", "3"], ["challenger", "champion", "champion"])
+    assert (mixed["routing"], mixed["query"]) == ("shipped", "red shirt")
+    earlier = {row["request_id"]: row for row in rows(days_made()[str(before)], "shown_lists")}["earlier"]
+    assert mixed["shopper"] == earlier["shopper"] and "kept" not in mixed["shopper"]
+    for request, row in lists.items():
+        log = [r for r in pq.read_table(log_file(root, day)).to_pylist() if r["request_id"] == request]
+        shown = {r["position"]: r["item_id"] for r in log if r["event"] == "impression"}
+        assert dict(zip(row["positions"], row["items"], strict=True)) == shown
+        clicks = Counter(r["position"] for r in log if r["event"] == "click")
+        assert row["clicks"] == [clicks[place] for place in row["positions"]] and clicks
+        assert (row["shopper"], row["routing"], set(row["teams"] + row["versions"])) == (None, None, {""})
+
+
 def run_until(root: Path, day: date, days: int) -> Run:
     settings = tiny_settings(root, window={"days": days, "evaluation_days": 1}, clicks=CLICKS)
     run = replace(tiny_run(root, name="whole", clicks=CLICKS), name=f"until-{day}-{days}", date=day, settings=settings)
@@ -383,7 +424,9 @@ def shoppers_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pd.
     simulation = Simulation(seed=3, items=120, requests_per_day=round(EVENTS / 1.08 / 12.95 / len(DAYS)))
     write_catalogue(root, draw_sample_shop(simulation))
     shoppers = Shoppers.load(root, simulation=simulation, visual_departments=["Clothing"])
-    schema = pa.schema([field.with_nullable(True) for field in load_contract("click_log").arrow_schema()])
+    # As a shop delivers it, without the columns that a server adds.
+    columns = [field.with_nullable(True) for field in load_contract("click_log").arrow_schema()]
+    schema = pa.schema([field for field in columns if field.name not in {"version", "routing", "team"}])
     logs = []
     for number, day in enumerate(DAYS):
         good = shoppers.simulate_day(day)[1].to_pandas()
