@@ -156,7 +156,8 @@ class AnswerLog:
         maximum_queued: int = MAXIMUM_QUEUED,
     ) -> None:
         """`clock`: seconds since the epoch; `maximum_file`: bytes; `maximum_queued`: rows."""
-        self.spool, self.ids, self.metrics = spool, ids, LogMetrics(registry)
+        self.spool, self.ids = spool, ids
+        self.registry, self.metrics = registry, LogMetrics(registry)
         self._clock, self._maximum_file, self._maximum_queued = clock, maximum_file, maximum_queued
         self._queue: deque[tuple[float, Entry]] = deque()
         self._rows = 0
@@ -236,7 +237,7 @@ class AnswerLog:
                 self._finish_left()
             self._fares_well("disk")
         except Exception as error:
-            self._try_at = now + RETRY_SECONDS
+            self._try_at, self._flush_at = now + RETRY_SECONDS, 0.0
             self._fails("disk", error)
 
     def _write_queue(self) -> float | None:
@@ -318,7 +319,7 @@ class AnswerLog:
                 "the %s of the log refuses (%s: %s); it is tried again, answers go on",
                 what,
                 type(error).__name__,
-                error,
+                str(error),
             )
         self._troubled[what] = True
 

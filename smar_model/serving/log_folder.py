@@ -62,12 +62,9 @@ class GrowingFile:
             OSError: the disk refuses; the same is written again, to the same place, by the next call.
         """
         if self.held:
-            written, view = 0, memoryview(self.held)
-            try:
-                while written < len(view):
-                    written += os.pwrite(self._descriptor, view[written:], self.flushed + written)
-            finally:
-                view.release()
+            written, content = 0, bytes(self.held)  # a copy: what an error still refers to could not grow
+            while written < len(content):
+                written += os.pwrite(self._descriptor, content[written:], self.flushed + written)
             os.fsync(self._descriptor)
             if not self.flushed:  # its name too
                 flush(self.path.parent)
