@@ -21,17 +21,19 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 import yaml
 
+from jobs.extract_click_days import BOT_CLICKS
 from smar_model.lake.runs import load_run
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.settings import REPOSITORY, Simulation
-from smar_model.shop.shoppers import LIST_LENGTH, Shoppers
+from smar_model.shop.shoppers import Shoppers
 from tests.end_to_end.live_shoppers import Book, send_shoppers
 from tests.evaluation.published_run import NETWORK
 from tests.patience import PATIENCE_SECONDS, wait_until
@@ -227,31 +229,57 @@ def next_day(lived: LivedDay) -> Path:
     return max((lived.home / "runs").glob("manual*"), key=lambda folder: folder.stat().st_ctime)
 
 
-def test_the_next_day_counts_what_the_shoppers_did(lived: LivedDay, next_day: Path) -> None:
-    run = load_run(next_day.name)
-    table = ds.dataset([str(f) for f in run.output("extract-clicks").files("clicks")]).to_table()
-    table = table.filter(pc.equal(table["day"], lived.day))
+def shown_to_people(lived: LivedDay) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Rows that the next day has to count, and how many it has to leave out, by reason.
+
+    Of a list that the kill has taken only what happened to it may be left, which cannot be judged; and where a session has much of that,
+    the session looks like a program's.
+    """
     shown = {(row["request_id"], row["item_id"]) for row in lived.log if row["event"] == "impression"}
-    wanted = Counter(
-        row["event"]
-        for row in lived.log
-        # What happened to a list that the kill has taken cannot be judged.
-        if row["event"] == "impression" or (row["request_id"], row["item_id"]) in shown
+    orphans = [row for row in lived.log if (row["request_id"], row["item_id"]) not in shown]
+    of_session = Counter(row["session_id"] for row in orphans)
+    like_programs = {session for session, count in of_session.items() if count >= BOT_CLICKS}
+    of_people = [row for row in lived.log if row["session_id"] not in like_programs]
+    kept = [row for row in of_people if (row["request_id"], row["item_id"]) in shown]
+    left_out = Counter(
+        bot_impossible=len(lived.log) - len(of_people), action_without_impression=len(of_people) - len(kept)
     )
+    return kept, left_out
+
+
+def test_the_next_day_counts_what_the_shoppers_did(lived: LivedDay, next_day: Path) -> None:
+    output = load_run(next_day.name).output("extract-clicks")
+    table = of_day(output.files("clicks"), lived.day)
+    kept, left_out = shown_to_people(lived)
     counted = {
         kind: pc.sum(table[column]).as_py()
         for kind, column in zip(("impression", *ACTIONS), ("impressions", "clicks", "carts", "orders"), strict=True)
     }
-    assert counted == dict(wanted)
-    left_out = len(lived.log) - sum(wanted.values())
-    assert left_out <= len(lived.book.in_doubt) + LIST_LENGTH * len(lived.book.answered) / 10
-    print(f"counted {counted}, {left_out} of lists that the kill has taken")
+    assert counted == Counter(row["event"] for row in kept)
+    unused = of_day(output.files("quarantine_counts"), lived.day)
+    assert dict(zip(unused["reason"].to_pylist(), unused["rows"].to_pylist(), strict=True)) == dict(+left_out)
+    print(f"counted {counted}, left out {dict(left_out)}")
+
+
+def of_day(files: list[Path], day: date) -> pa.Table:
+    table = ds.dataset([str(file) for file in files]).to_table()
+    return table.filter(pc.equal(table["day"], day))
 
 
 def test_it_trains_judges_by_yesterdays_answers_and_promotes(lived: LivedDay, next_day: Path) -> None:
     run = load_run(next_day.name)
     evaluation = json.loads(run.output("evaluate").file("evaluation.json").read_text(encoding="utf-8"))
-    clicked = {row["query"] for row in lived.log if row["event"] == "click"}
-    assert 0 < evaluation["queries"] <= len([row for row in lived.log if row["event"] == "click"])
-    assert clicked
+    incumbent = evaluation["incumbent"]
+    kept, _ = shown_to_people(lived)
+    shown = {row["request_id"] for row in kept}
+    clicked = {row["request_id"] for row in kept if row["event"] == "click"}
+    assert (incumbent["lists"], incumbent["versions"]) == (len(shown), {"1": len(shown)})
+    within = incumbent["within_list"]
+    assert within["requests"] == len(clicked)
+    assert {"incumbent", "champion", "challenger", "bm25"} <= within["models"].keys()
+    # Its own lists, by its own order: what answered yesterday and the champion are one and the same.
+    assert within["differences"]["champion"]["mean"] == pytest.approx(0.0, abs=1e-9)
+    assert incumbent["graded"] is None, (
+        "nobody has judged what was served, and what shoppers had in mind is told to no judge"
+    )
     assert Registry(run.settings).aliased(CHAMPION) == "2"
