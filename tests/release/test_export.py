@@ -210,9 +210,8 @@ def test_without_embeddings_a_flat_index_tells_them(flat: Released, tmp_path: Pa
         assert np.abs(np.stack(one[name].to_numpy()) - np.stack(other[name].to_numpy())).max() < 1e-6
 
 
+@pytest.mark.parametrize("released", ["routed, quantised"], indirect=True)
 def test_without_embeddings_codes_are_refused_with_what_to_do(released: Released, tmp_path: Path) -> None:
-    if released.shop.settings.index.factory != "SQ8":
-        pytest.skip("a flat index tells its vectors")
     embeddings: Artifact = released.shop.runs["1"].output("embed")
     manifest = manifest_path("embed", embeddings.key)
     content = manifest.read_bytes()
