@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SERVICES ?= tests/services
 
-.PHONY: setup retrain test test-services test-cluster test-images ui lock stage-code clean
+.PHONY: setup retrain test test-live test-services test-cluster test-images ui lock stage-code clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -48,6 +48,10 @@ DEBIAN := chromium fonts-dejavu-core postgresql
 test-services: $(INSTALLED)
 	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN))
 	@$(BIN)/python -m pytest -n 0 $(SERVICES)
+
+# A day served to simulated shoppers, killed once, and read by the next day's DAG, at full length; `make test` has it shorter.
+test-live: $(INSTALLED)
+	@SMAR_TEST_LIVE_REQUESTS=20000 $(BIN)/python -m pytest -n 0 -s tests/end_to_end/test_live_loop.py
 
 # What a team's cluster consists of, as processes on this machine: Spark's standalone cluster, Celery on Redis, an S3 server, PostgreSQL, Airflow and
 # MLflow; workers and the scheduler are killed. Measurements go to benchmarks/cluster.md.

@@ -215,6 +215,22 @@ def interleaving(
 
 
 @app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", help="Folder to make; one that holds something is left as it is.")],
+    table_format: Annotated[Literal["parquet"], typer.Option("--format", help="Of the table.")] = "parquet",
+    version: Annotated[Optional[str], typer.Option(help="Model version; default: the champion.")] = None,  # noqa: UP045
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+) -> None:
+    """Write a release's items with their embeddings for another engine: a table, and export.json, which says how to ask it (docs/engines.md)."""
+    from smar_model.release.export import export_release
+
+    done = export_release(load_settings(settings), version, to)
+    print(
+        f"{to}: {done.items:,} items of version {done.version}, vectors of {done.vector_dimension} from the {done.embeddings_from}"
+    )
+
+
+@app.command()
 def finish_log(
     place: Annotated[str, typer.Argument(help="As it was given to `smar serve --log`.")],
 ) -> None:

@@ -211,6 +211,21 @@ def open_index(
     return manifest, indexes, items
 
 
+def describe_index(folder: Path) -> tuple[IndexManifest, list[tuple[Path, Path]]]:
+    """Manifest of an index whose files have been verified already, and the files of its vectors and of its items, part by part; nothing is opened.
+
+    Raises:
+        InputError: `index.json` is missing or damaged.
+    """
+    file = folder / "index.json"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); build the index again") from None
+    manifest: IndexManifest = parse_record(content, _FORM, path=file, what_to_do="build the index again")
+    return manifest, [(folder / vectors, folder / items) for (vectors, items), _ in _parts_of(folder, manifest, None)]
+
+
 def _parts_of(folder: Path, manifest: IndexManifest, part: int | None) -> list[tuple[tuple[str, str], int]]:
     """Files and number of items of the parts that are asked for."""
     parts = [(_files_of(number), size) for number, size in enumerate(manifest.parts or ())]

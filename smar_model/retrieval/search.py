@@ -276,15 +276,23 @@ class Searcher:
         Raises:
             InputError: a department has no item in this index, or a filter is none.
         """
-        asked, shares, probabilities = self.encoder.encode(queries)
-        if routing:
-            asked = self._routed(asked, self._shares(routing, shares, probabilities))
+        asked, _, probabilities = self.encode(queries, routing)
         ranking = self.rank_routed(asked, k, departments, filters)
         hits = [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
         ]
         return hits, probabilities
+
+    def encode(
+        self, queries: Sequence[str], routing: RoutedBy | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `QueryEncoder.encode`, by the routing that is asked for: what the index is asked with, shares of S_m, P(q)."""
+        asked, shares, probabilities = self.encoder.encode(queries)
+        if routing:
+            shares = self._shares(routing, shares, probabilities)
+            asked = self._routed(asked, shares)
+        return asked, shares, probabilities
 
     def _shares(self, routing: RoutedBy, shares: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         if routing in {"text", "pictures"}:

@@ -5,7 +5,7 @@ What a request may cost is known, and bounded, before work on it begins.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +24,10 @@ MAXIMUM_ANSWER_HITS = 12_800
 """Over all queries of a batch: 50 each of the largest."""
 MAXIMUM_NAME = 4_096
 """Characters of a picture's name."""
+
+ENCODED_HITS = 16
+"""As many hits weigh what one encoded query does: 3D numbers of 12 bytes or so."""
+Question = TypeVar("Question", bound=BaseModel)
 
 QueryText = Annotated[str, Field(min_length=1, max_length=MAXIMUM_QUERY, description="What a shopper typed")]
 HitCount = Annotated[int, Field(ge=1, le=MAXIMUM_HITS, description="Hits a query")]
@@ -125,9 +129,14 @@ async def one_question(
 
 
 async def batch_question(request: Request) -> BatchQuestion:
-    """What `POST /search` asks. Pydantic reads the JSON itself: a value that is none of the question's is never made."""
+    """What `POST /search` asks."""
+    return _checked(await _read_body(request, BatchQuestion))
+
+
+async def _read_body(request: Request, kind: type[Question]) -> Question:
+    """Pydantic reads the JSON itself: a value that is none of the question's is never made."""
     try:
-        return _checked(BatchQuestion.model_validate_json(await request.body()))
+        return kind.model_validate_json(await request.body())
     except ClientDisconnect:  # nobody is there to be told
         raise HTTPException(400, "the body has not come whole") from None
     except ValidationError as error:
@@ -136,10 +145,14 @@ async def batch_question(request: Request) -> BatchQuestion:
         ) from None
 
 
-def _checked(question: BatchQuestion) -> BatchQuestion:
-    for number, query in enumerate(question.queries, start=1):
+def _refuse_empty(queries: list[str]) -> None:
+    for number, query in enumerate(queries, start=1):
         if not query.strip():
             raise HTTPException(422, f"query {number} is empty")
+
+
+def _checked(question: BatchQuestion) -> BatchQuestion:
+    _refuse_empty(question.queries)
     hits = len(question.queries) * question.k
     if hits > MAXIMUM_ANSWER_HITS:
         raise HTTPException(
@@ -160,6 +173,57 @@ QUESTION_BODY = {
 class BatchAnswer(BaseModel):
     answers: list[SearchAnswer] = Field(description="One a query, in their order, all from the same version")
     milliseconds: float = Field(description="That the search itself took, waiting not counted")
+
+
+class EncodeQuestion(BaseModel):
+    queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
+    version: VersionName = CHAMPION
+    routing: RoutingName = None
+
+    @property
+    def k(self) -> int:
+        """Hits that weigh as much as one encoded query."""
+        return ENCODED_HITS
+
+
+async def encode_question(request: Request) -> EncodeQuestion:
+    """What `POST /encode` asks."""
+    question = await _read_body(request, EncodeQuestion)
+    _refuse_empty(question.queries)
+    return question
+
+
+SentEncodeQuestion = Annotated[EncodeQuestion, Depends(encode_question)]
+ENCODE_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": EncodeQuestion.model_json_schema()}}}
+}
+
+
+class EncodedQuery(BaseModel):
+    query: str
+    p: float = Field(description="P(q), 0 to 1: the probability that pictures matter for this query")
+    share: float = Field(description="p of [Q ; p·Q]: the share of pictures by which the query is routed")
+    embeddings: list[list[float]] = Field(description="Q: D numbers, for each of the model's K heads")
+    vectors: list[list[float]] = Field(
+        description="[Q ; p·Q], 2D numbers a head: what an index is asked with, by inner product"
+    )
+
+
+class EncodeAnswer(BaseModel):
+    """What another engine is asked with (`docs/engines.md`)."""
+
+    version: str = Field(description=f"Number of the model version that encoded, or `{TEXT_ONLY}`")
+    model_digest: str = Field(
+        description="Of the model that encoded: export.json of the vectors that are asked must name the same"
+    )
+    index_digest: str | None = Field(description="Of the index that it is served with; null of the text-only baseline")
+    dimension: int = Field(description="D")
+    heads: int = Field(description="K: 1, but for a model whose queries have several")
+    head_temperature: float | None = Field(
+        description="β, where K > 1: an item's score is Σ_k softmax_k(score_k / β) · score_k; null where K is 1"
+    )
+    answers: list[EncodedQuery] = Field(description="One a query, in their order")
+    milliseconds: float = Field(description="That the encoding itself took, waiting not counted")
 
 
 class ListedVersion(BaseModel):

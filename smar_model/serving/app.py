@@ -26,6 +26,7 @@ from smar_model.serving.api_schemas import (
     TEXT_ONLY,
     BatchQuestion,
     DepartmentSize,
+    EncodeQuestion,
     HitAnswer,
     ListedVersion,
     ReadyAnswer,
@@ -33,6 +34,7 @@ from smar_model.serving.api_schemas import (
     VersionsAnswer,
 )
 from smar_model.serving.bounded_work import BUSY, Budget, SearchThreads, in_thread
+from smar_model.serving.encoded_queries import encode_and_write
 from smar_model.serving.follower import Follower, NotServed
 from smar_model.serving.http_interface import make_app, write_answers
 from smar_model.serving.interleaving import Interleaving
@@ -134,6 +136,10 @@ class _Releases:
         if self._log and question.log:
             self._log.offer(searched.shown)
         return answer
+
+    async def encode(self, question: EncodeQuestion) -> Response:
+        pair = await self._pair_named(question.version)
+        return await self._searching.answer(question, lambda run: run(lambda: encode_and_write(pair, question)))
 
     async def _pair_named(self, name: str) -> ServedPair:
         follower = self._follower

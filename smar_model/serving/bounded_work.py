@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from fastapi import HTTPException, Response
 from starlette.types import Receive, Scope, Send
 
-from smar_model.serving.api_schemas import BatchQuestion
 from smar_model.serving.metrics import Metrics
 
 Answer = TypeVar("Answer")
@@ -36,6 +35,15 @@ BUSY = {"Retry-After": "1"}
 
 
 Run = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+
+
+class Weighed(Protocol):
+    """What is asked, as far as its cost goes: queries times hits of BYTES_A_HIT."""
+
+    queries: list[str]
+
+    @property
+    def k(self) -> int: ...
 
 
 class Budget:
@@ -126,9 +134,7 @@ class SearchThreads:
         )
         self._searching = 0
 
-    async def answer(
-        self, question: BatchQuestion, make: Callable[[Run], Awaitable[bytes]], *, parts: int = 1
-    ) -> Response:
+    async def answer(self, question: Weighed, make: Callable[[Run], Awaitable[bytes]], *, parts: int = 1) -> Response:
         """What `make` returns, as a response. It is given a function that runs work in one of the threads.
 
         Args:

@@ -28,6 +28,8 @@ from smar_model.serving.api_schemas import (
     BatchAnswer,
     BatchQuestion,
     DepartmentSize,
+    EncodeAnswer,
+    EncodeQuestion,
     HitAnswer,
     ReadyAnswer,
     SearchAnswer,
@@ -216,6 +218,26 @@ class Parts:
                     raise HTTPException(503, f"the parts do not serve the same: {error}"[:500], headers=BUSY) from None
             await asyncio.sleep(PAUSE_SECONDS)
 
+    async def encode(self, question: EncodeQuestion) -> Response:
+        """By the first part that answers: each has the whole model."""
+        return await self.merging.answer(question, lambda run: self._encode(question, run))
+
+    async def _encode(self, question: EncodeQuestion, run: Run) -> bytes:
+        failure: HTTPException | None = None
+        for address in self.addresses:
+            try:
+                answer = await self.fetch("POST", address, "encode", json=question.model_dump(mode="json"))
+                if answer.status == 200:
+                    return await run(partial(_checked_encoding, answer, question))
+                refusal: HTTPException = answer.refusal()
+            except HTTPException as error:
+                refusal = error
+            if refusal.status_code < 500:
+                raise refusal
+            failure = failure or refusal
+        assert failure is not None, "a front has parts"
+        raise failure
+
     async def versions(self) -> VersionsAnswer:
         """What can be asked, as the first part says, and departments of all."""
         given = [one.as_a(VersionsAnswer) for one in await self.ask("GET", "versions")]
@@ -258,6 +280,15 @@ class Parts:
             return ReadyAnswer(ready=False, is_champion=False, problems=problems, **nothing)
         champion = all(one.is_champion for one in states)
         return states[0].model_copy(update={"is_champion": champion, "problems": problems})
+
+
+def _checked_encoding(given: PartAnswer, question: EncodeQuestion) -> bytes:
+    answer = given.as_a(EncodeAnswer)
+    if [each.query for each in answer.answers] != question.queries:
+        given.refuse("is to other queries than were asked")
+    if question.version.isdigit() and answer.version != question.version:
+        given.refuse(f"is by version {answer.version}, not by {question.version}")
+    return given.content
 
 
 def _merge_and_write(

@@ -28,13 +28,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from smar_model.errors import InputError
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import (
+    ENCODE_BODY,
     QUESTION_BODY,
     BatchAnswer,
     BatchQuestion,
+    EncodeAnswer,
+    EncodeQuestion,
     OneQuestion,
     PictureName,
     ReadyAnswer,
     SearchAnswer,
+    SentEncodeQuestion,
     SentQuestion,
     VersionsAnswer,
 )
@@ -63,6 +67,9 @@ class Service(Protocol):
 
     async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
         """JSON of a `BatchAnswer`, or of the only answer."""
+
+    async def encode(self, question: EncodeQuestion) -> Response:
+        """JSON of an `EncodeAnswer`."""
 
     async def versions(self) -> VersionsAnswer: ...
 
@@ -145,6 +152,11 @@ def _answer_searches(app: FastAPI, service: Service) -> None:
     async def search_batch(question: SentQuestion) -> Any:
         """The best items for each of many queries."""
         return await service.search(question, batch=True)
+
+    @app.post("/encode", response_model=EncodeAnswer, tags=["search"], openapi_extra=ENCODE_BODY)
+    async def encode(question: SentEncodeQuestion) -> Any:
+        """What another engine, which holds the vectors of `smar export`, is asked with for each of many queries."""
+        return await service.encode(question)
 
     @app.get("/versions", tags=["search"])
     async def versions() -> VersionsAnswer:
