@@ -31,7 +31,7 @@ import pandas as pd
 import pyarrow as pa
 
 from smar_model.evaluation.interleaved_experiments import read_experiments
-from smar_model.evaluation.interleaving import LEVEL, Preference
+from smar_model.evaluation.preference import LEVEL, Preference
 from smar_model.lake.checkout import commit
 from smar_model.lake.contracts import load_contract
 from smar_model.serving.team_draft import draft

@@ -1,6 +1,6 @@
 """The click log: delivered events → what shoppers did, one row a query, item and day, and a quarantine.
 
-Tables: clicks, propensities, shown_lists (of the evaluation days), quarantine and quarantine_counts (source `click_log`). Each day is an output of its own
+Tables: clicks, propensities, shown_lists (of the evaluation days; of others the interleaved ones), quarantine and quarantine_counts (source `click_log`). Each day is an output of its own
 (`jobs/extract_click_days.py`), made once; here they are put together, and clicks weighed by place (`position_bias.py`).
 """
 
@@ -61,7 +61,7 @@ def run(context: StageContext) -> dict[str, float]:
         **{f"quarantined_{reason}": count for reason, count in sorted(reasons.items())},
         **events_by_kind,
         "rows_out": count_rows(clicks),
-        "lists_of_evaluation_days": lists,
+        **lists,
         **{
             f"propensity_{p['position']}": round(p["propensity"], 4)
             for p in propensities
@@ -99,16 +99,24 @@ def _propensities(spark: SparkSession, context: StageContext) -> list[dict[str, 
     ]
 
 
-def _pass_lists_on(context: StageContext, days: list[Artifact]) -> int:
-    """Copy the lists shown on the evaluation days, a file a day; returns how many there are."""
-    wanted, lists = {str(day) for day in context.run.evaluation_days}, 0
+def _pass_lists_on(context: StageContext, days: list[Artifact]) -> dict[str, int]:
+    """Copy the lists shown on the evaluation days, and the interleaved ones of the others, a file a day; returns how many there are."""
+    wanted = {str(day) for day in context.run.evaluation_days}
+    counts = {"lists_of_evaluation_days": 0, "interleaved_lists_of_other_days": 0}
     for day in days:
-        files = day.files("shown_lists") if day.metrics["day"] in wanted else []
-        lists += count_rows(files)
-        for number, file in enumerate(files):
-            copy = context.output(f"shown_lists/{day.metrics['day']}-{number}.parquet")
-            shutil.copyfile(file, copy)
-    return lists
+        name = day.metrics["day"]
+        for number, file in enumerate(day.files("shown_lists")):
+            copy = context.output(f"shown_lists/{name}-{number}.parquet")
+            if name in wanted:
+                shutil.copyfile(file, copy)
+                counts["lists_of_evaluation_days"] += count_rows([file])
+                continue
+            # Only interleaved ones have a shopper.
+            interleaved = pq.read_table(file, filters=pc.field("shopper").is_valid())
+            if interleaved.num_rows:
+                pq.write_table(interleaved, copy)
+                counts["interleaved_lists_of_other_days"] += interleaved.num_rows
+    return counts
 
 
 def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list[Row]) -> Counter[str]:

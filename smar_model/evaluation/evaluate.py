@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from smar_model.evaluation.evaluation_record import (
 from smar_model.evaluation.evaluation_set import EvaluationSet
 from smar_model.evaluation.held_out import HeldOut, read_held_out
 from smar_model.evaluation.incumbent import ClickedLists, judge_incumbent
+from smar_model.evaluation.interleaved_lists import judge_interleaved_lists
 from smar_model.evaluation.judged_models import (
     GRADED_METRICS,
     RECALL_DEPTHS,
@@ -81,7 +82,8 @@ def run(context: StageContext) -> dict[str, float | str]:
     queries, item_ids = held_out.queries, held_out.catalogue["item_id"].tolist()
     context.report(f"{len(queries.queries):,} queries, {len(set(queries.queries)):,} of them distinct")
     rankers, not_measured = find_rankers(context, held_out.catalogue, held_out.trained, queries.basis)
-    lists = read_shown_lists(context.table("extract-clicks", "shown_lists"), item_ids)
+    shown_lists = context.table("extract-clicks", "shown_lists")
+    lists = read_shown_lists(shown_lists, item_ids, run.evaluation_days)
     if lists is None:
         not_measured["incumbent"] = "as the log of the evaluation days shows no list of more than one place"
     evaluation, results = evaluate(
@@ -106,12 +108,14 @@ def run(context: StageContext) -> dict[str, float | str]:
         rivals=rivals_of(run),
         not_measured=not_measured,
         oracle=_describe_oracle(run) if "oracle" in results else None,
+        interleaving=judge_interleaved_lists(shown_lists),
         routing=routing,
         embeddings=embeddings,
         modality_gaps=modality_gaps,
     )
     content = _rounded(asdict(whole))
-    context.output("evaluation.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    written = json.dumps(content, indent=1, ensure_ascii=False, default=date.isoformat)
+    context.output("evaluation.json").write_text(written, encoding="utf-8")
     write_query_results(context.output("query_results"), queries, results, np.array(item_ids, dtype=object))
     return flat_metrics(parse_evaluation(content))
 
@@ -280,6 +284,9 @@ def flat_metrics(evaluation: EvaluationRecord) -> dict[str, float | str]:
     within = evaluation.incumbent.within_list if evaluation.incumbent else None
     if within:
         flat |= {f"order_within_lists_{model}": figure.mean for model, figure in within.models.items()}
+    if evaluation.interleaving:
+        shoppers = evaluation.interleaving.preference
+        flat |= {"interleaving_preference": shoppers.preference, "interleaving_p": shoppers.corrected_p}
     flat |= flat_figures(evaluation.routing) if isinstance(evaluation.routing, Routing) else {}
     for kind, health in evaluation.embeddings.items():
         flat |= {f"embedding_{kind}_{name}": value for name, value in health.items()}
@@ -298,6 +305,6 @@ def _rounded(value: Any) -> Any:
     """Floats to six digits after the point, far below what the queries can tell apart, and no −0."""
     if isinstance(value, dict):
         return {name: _rounded(entry) for name, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_rounded(entry) for entry in value]
     return round(value, 6) + 0.0 if isinstance(value, float) else value

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter
 
+from smar_model.evaluation.preference import Preference
+
 if TYPE_CHECKING:
     from smar_model.lake.runs import Run
 
@@ -176,6 +178,29 @@ class Incumbent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """What one version came to in interleaved lists."""
+
+    shown: int
+    """Items that it put into lists."""
+    clicked: int
+    """Of those; each once a request."""
+    requests: int
+    """In which more of its items were clicked than of the other's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interleaving:
+    """The newest pair of versions whose lists the log of the run's days interleaves."""
+
+    preference: Preference
+    champion: Team
+    challenger: Team
+    counts: dict[str, int]
+    """What was read and left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedOracle:
     run: str
     truth: str
@@ -304,6 +329,8 @@ class EvaluationRecord:
     oracle: JudgedOracle | None = None
     incumbent: Incumbent | None = None
     """None where the log shows no lists, or of an older version."""
+    interleaving: Interleaving | None = None
+    """None where the log interleaves none, or of an older version."""
     routing: Routing | Literal["not measured"] | None = "not measured"
     """None: the model does not route."""
     embeddings: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -14,16 +14,8 @@ from smar_model.delivery.interleaved_requests import LeftOut, days_of_log, read_
 from smar_model.delivery.shop_figures import TextForms
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
-from smar_model.evaluation.interleaving import (
-    INTERVAL,
-    LEVEL,
-    POWER,
-    Needed,
-    Pair,
-    Preference,
-    ShopperDays,
-    judge_preference,
-)
+from smar_model.evaluation.interleaving import ShopperDays, judge_preference
+from smar_model.evaluation.preference import INTERVAL, LEVEL, Pair, Preference, describe_preference, p_text
 from smar_model.settings import Settings
 
 HOW_TO_BEGIN = "smar serve --interleave champion:challenger --share 0.1 --log {log}"
@@ -138,30 +130,8 @@ def _row(found: Preference) -> tuple[str, ...]:
     )
 
 
-def describe_preference(found: Preference) -> str:
-    """The verdict in one sentence."""
-    if found.verdict != "open":
-        return f"shoppers prefer the {found.verdict}, shown on {found.decided_on}"
-    return f"not shown which one shoppers prefer; {needed_text(found.needed)}"
-
-
-def needed_text(needed: Needed | None) -> str:
-    """How many requests are still needed."""
-    if needed is None:
-        return "how many requests are still needed cannot be told yet"
-    most = f"{needed.most:,}" if needed.most is not None else "any number"
-    return (
-        f"about {needed.about:,} more requests show it with a chance of {POWER:.0%}, if the preference is as seen "
-        f"({needed.least:,} to {most} over its interval)"
-    )
-
-
 def describe_left_out(left: LeftOut) -> str:
     return f"{left.count:,} {WHATS[left.what]}: {left.why}, as {left.example}"
-
-
-def p_text(p: float) -> str:
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def experiments_as_json(experiments: Experiments) -> dict[str, Any]:

@@ -19,32 +19,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest, norm
 
-LEVEL = 0.05
-"""Of ever telling two equal versions apart, over all looks."""
-POWER = 0.8
-INTERVAL = 0.95
+from smar_model.evaluation.preference import INTERVAL, LEVEL, POWER, Look, Needed, Pair, Preference, Verdict
+
 EVEN_LOOKS = 14
 """Looks that share half of LEVEL evenly, as many as an experiment has days by default."""
 MOST_LOOKS = 365
 """Beyond which no number of requests is promised."""
 FEWEST_DECIDED = 20
 """Shoppers won by one of the two, below which nothing is said of how many requests are needed."""
-Verdict = Literal["challenger", "champion", "open"]
-
-
-class Pair(NamedTuple):
-    """Who is compared, by number of their versions: an experiment."""
-
-    champion: int
-    challenger: int
-
-    def __str__(self) -> str:
-        return f"{self.champion}:{self.challenger}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,60 +47,6 @@ class ShopperDays:
     """Of those, in which more items of the challenger's were clicked."""
     lost: np.ndarray
     """Likewise of the champion's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """The sign test on a day, over everything up to it."""
-
-    day: date
-    requests: int
-    shoppers: int
-    wins: int
-    """Shoppers won by the challenger."""
-    ties: int
-    losses: int
-    p: float
-    level: float
-    """What `p` must be at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Needed:
-    """Interleaved requests that are still needed until a verdict, with chance POWER."""
-
-    about: int
-    """Were the preference what has been seen."""
-    least: int
-    """Were it at the far end of its interval."""
-    most: int | None
-    """Were it at the near end; None: that end is no preference at all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preference:
-    """An experiment so far."""
-
-    pair: Pair
-    looks: tuple[Look, ...]
-    """One a day with interleaved requests, the first first; never empty."""
-    preference: float
-    """For the challenger: (wins + ties / 2) / shoppers; a half: none."""
-    low: float
-    high: float
-    """95 % interval of it as of today, by Clopper and Pearson's of wins among the shoppers that are no tie."""
-    corrected_p: float
-    """Always valid: the smallest of p LEVEL / level over the looks so far, at most 1."""
-    verdict: Verdict
-    """Who is preferred at LEVEL over all looks; `open`: not shown yet."""
-    decided_on: date | None
-    """Day of the first look at which that was shown; later ones do not change it."""
-    needed: Needed | None
-    """None: there is a verdict, or it cannot be told yet."""
-
-    @property
-    def last(self) -> Look:
-        return self.looks[-1]
 
 
 def judge_preference(pair: Pair, rows: ShopperDays) -> Preference:

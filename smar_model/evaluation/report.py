@@ -24,6 +24,7 @@ from smar_model.evaluation import charts
 from smar_model.evaluation.decision import read_decision
 from smar_model.evaluation.evaluation_record import EvaluationRecord, Routing, read_evaluation
 from smar_model.evaluation.judged_models import COMPARED_METRICS, RECALL_DEPTHS
+from smar_model.evaluation.preference import LEVEL, describe_preference, p_text
 from smar_model.evaluation.query_drift import Drift
 from smar_model.evaluation.segments import FEWEST_CLUSTERS, grouped, segment_words
 from smar_model.evaluation.terminal_table import MODEL_NAMES, SEGMENT_NAMES, percent, points
@@ -154,7 +155,9 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "area": _area, "chance": _chance, "cell": _cell}
     environment.filters |= {"figure": _figure, "segment_words": segment_words, "grade": _grade}
+    environment.filters |= {"preference": describe_preference, "small_chance": p_text}
     environment.globals |= {
+        "level_of_looks": LEVEL,
         "shown_items": SHOWN_ITEMS,
         "model_names": MODEL_NAMES,
         "segment_names": SEGMENT_NAMES,

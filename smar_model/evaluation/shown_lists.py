@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +42,17 @@ class ShownLists:
         return len(self.request_ids)
 
 
-def read_shown_lists(files: Sequence[Path], item_ids: Sequence[str]) -> ShownLists | None:
-    """Lists of more than one place that one engine made; None where there are none.
+def read_shown_lists(files: Sequence[Path], item_ids: Sequence[str], days: Collection[date]) -> ShownLists | None:
+    """Lists of these days, of more than one place, that one engine made; None where there are none.
 
-    Interleaved ones are left out: `smar interleaving` judges them.
+    Interleaved ones are left out: `interleaved_lists.py` judges them.
     """
     if not files:
         return None
     schema = load_contract("shown_lists").arrow_schema()
     table = (
         ds.dataset([str(f) for f in files], schema=schema)
-        .to_table()
+        .to_table(filter=ds.field("day").isin(list(days)))
         .sort_by([("day", "ascending"), ("request_id", "ascending")])
     )
     lengths = pa.compute.list_value_length(table["items"]).to_numpy()

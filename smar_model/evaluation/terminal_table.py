@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from smar_model.evaluation.evaluation_record import EvaluationRecord, OrderWithinLists
+from smar_model.evaluation.preference import Preference, describe_preference
 
 WIDTH = 100
 """Columns."""
@@ -56,6 +57,8 @@ def format_table(evaluation: EvaluationRecord) -> str:
     ]
     if evaluation.incumbent and evaluation.incumbent.within_list:
         notes.append(_within_lists(evaluation.incumbent.within_list))
+    if evaluation.interleaving:
+        notes.append(_interleaved(evaluation.interleaving.preference))
     notes += [
         f"{MODEL_NAMES[model]}: not measured, {reason}."
         for model, reason in evaluation.not_measured.items()
@@ -73,6 +76,13 @@ def _within_lists(within: OrderWithinLists) -> str:
         if name in MODEL_NAMES
     ]
     return f"Order within {within.requests:,} clicked lists of the log, %: {', '.join(figures)}."
+
+
+def _interleaved(found: Preference) -> str:
+    return (
+        f"Version {found.pair.challenger} interleaved with {found.pair.champion}, {found.last.shoppers:,} shoppers: "
+        f"preference {found.preference:.3f} ({found.low:.3f} to {found.high:.3f}; a half is none), {describe_preference(found)}."
+    )
 
 
 def percent(share: float | None, digits: int = 1) -> str:

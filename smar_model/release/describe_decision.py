@@ -5,7 +5,7 @@ from __future__ import annotations
 from smar_model.errors import NothingToDo
 from smar_model.evaluation.decision import read_decision
 from smar_model.evaluation.evaluation_record import EvaluationRecord, read_evaluation
-from smar_model.evaluation.interleaved_experiments import p_text
+from smar_model.evaluation.preference import p_text
 from smar_model.evaluation.terminal_table import percent
 from smar_model.lake.runs import Run
 from smar_model.release.experiment import read_evidence, rule, today

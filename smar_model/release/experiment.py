@@ -16,11 +16,10 @@ from smar_model.errors import InputError, NothingToDo
 from smar_model.evaluation.interleaved_experiments import (
     HOW_TO_BEGIN,
     click_log_of,
-    describe_preference,
     preference_as_json,
     read_experiments,
 )
-from smar_model.evaluation.interleaving import Pair, Preference
+from smar_model.evaluation.preference import Pair, Preference, describe_preference
 from smar_model.lake.lease import Lease
 from smar_model.lake.runs import Run
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,19 @@ class PublishedRun:
 
 
 def publish_run(
-    root: Path, *, with_truth: bool, name: str = "tiny", variant: str = "smar", **sections: Any
+    root: Path,
+    *,
+    with_truth: bool,
+    name: str = "tiny",
+    variant: str = "smar",
+    interleaved: Sequence[dict[str, Any]] = (),
+    **sections: Any,
 ) -> PublishedRun:
-    """Tables and untrained models of the tiny shop, in SMAR_HOME; truth as requests that name colours."""
+    """Tables and untrained models of the tiny shop, in SMAR_HOME; truth as requests that name colours.
+
+    Args:
+        interleaved: further rows of `shown_lists`.
+    """
     items = tiny_items()
     write_rows(root / "items.parquet", "items", items)
     events = {day: tiny_events(day, items) for day in DAYS}
@@ -80,7 +90,7 @@ def publish_run(
             write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
     published = PublishedRun(run=tiny_run(root, name=name, **{"network": NETWORK} | sections), root=root)
     published.publish("prepare-items", lambda folder: write_items(folder, items))
-    published.publish("extract-clicks", lambda folder: write_clicks(folder, events))
+    published.publish("extract-clicks", lambda folder: write_clicks(folder, events, interleaved))
     published.publish("generate-queries", lambda folder: write_queries(folder, items))
     published.publish("measure-drift", _write_drift)
     published.publish("assign-segments", lambda folder: write_segments(folder, events[DAYS[-1]][0], items))
@@ -137,7 +147,9 @@ def write_items(folder: Path, items: list[dict[str, Any]], *, masked: str | None
     write_rows(folder / "pictures" / "part-0.parquet", "pictures", pictures)
 
 
-def write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]]) -> None:
+def write_clicks(
+    folder: Path, events: dict[Any, tuple[list[dict], list[dict]]], interleaved: Sequence[dict[str, Any]] = ()
+) -> None:
     counts: dict[tuple, dict[str, int]] = {}
     for day, (rows, _) in events.items():
         for row in rows:
@@ -149,10 +161,10 @@ def write_clicks(folder: Path, events: dict[Any, tuple[list[dict], list[dict]]])
         for (day, query, item), count in counts.items()
     ]
     write_rows(folder / "clicks" / "part-0.parquet", "clicks", table)
-    _write_lists(folder, events[DAYS[-1]][0])
+    _write_lists(folder, events[DAYS[-1]][0], interleaved)
 
 
-def _write_lists(folder: Path, events: list[dict]) -> None:
+def _write_lists(folder: Path, events: list[dict], interleaved: Sequence[dict[str, Any]]) -> None:
     """What the last day's requests were shown, each place looked at half as often as the one before."""
     lists: dict[str, list[dict]] = {}
     for row in events:
@@ -167,7 +179,7 @@ def _write_lists(folder: Path, events: list[dict]) -> None:
             | {f"{event}s": [done[event, place] for place in places] for event in ("click", "order")}
             | {"versions": [""] * len(places), "teams": [""] * len(places)}
         )
-    write_rows(folder / "shown_lists" / "part-0.parquet", "shown_lists", rows)
+    write_rows(folder / "shown_lists" / "part-0.parquet", "shown_lists", [*rows, *interleaved])
     places = [
         {"position": n + 1, "propensity": 0.5**n, "standard_error": 0.0, "impressions": 9, "clicks": 9}
         for n in range(5)

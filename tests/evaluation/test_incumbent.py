@@ -49,7 +49,7 @@ def list_row(request: str, items: list[str], clicks: list[int], **changes: Any) 
 def read(folder: Path, *rows: dict[str, Any]) -> ShownLists | None:
     file = folder / "shown_lists" / "part-0.parquet"
     write_rows(file, "shown_lists", list(rows))
-    return read_shown_lists([file], IDS)
+    return read_shown_lists([file], IDS, [date(2026, 11, 19)])
 
 
 def test_lists_of_one_engine_are_read_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -59,6 +59,7 @@ def test_lists_of_one_engine_are_read_and_what_is_left_out_is_counted(tmp_path: 
         list_row("a", ["07", "08"], [1, 0]),
         list_row("mixed", ["01", "02"], [1, 0], teams=["champion", "challenger"]),
         list_row("single", ["01"], [1]),
+        list_row("of another day", ["01", "02"], [1, 0], day=date(2026, 11, 18)),
     )
     assert lists is not None
     assert lists.request_ids.tolist() == ["a", "b"]
@@ -78,7 +79,7 @@ def test_lists_of_one_engine_are_read_and_what_is_left_out_is_counted(tmp_path: 
 @pytest.mark.parametrize("rows", [[], [list_row("single", ["01"], [1])]])
 def test_a_log_without_lists_has_no_incumbent(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     assert read(tmp_path, *rows) is None
-    assert read_shown_lists([], IDS) is None
+    assert read_shown_lists([], IDS, []) is None
 
 
 def test_a_request_is_worth_its_weighted_clicks_by_the_rank_that_a_ranker_gives_them(tmp_path: Path) -> None:

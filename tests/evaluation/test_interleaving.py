@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from smar_model.cli import app
 from smar_model.errors import InputError
-from smar_model.evaluation.interleaving import LEVEL, Pair, ShopperDays, judge_preference, level_of_look
+from smar_model.evaluation.interleaving import ShopperDays, judge_preference, level_of_look
+from smar_model.evaluation.preference import LEVEL, Pair
 from tests.tiny_shop import tiny_settings, write_rows
 
 DAY = date(2026, 11, 19)

@@ -260,14 +260,17 @@ def test_lists_are_kept_as_they_were_shown_with_what_was_clicked_at_each_place(
     output = run_stages(tiny_run(root, clicks=CLICKS), "prepare-items", "extract-clicks")["extract-clicks"]
 
     lists = {row["request_id"]: row for row in rows(output, "shown_lists")}
-    assert {row["day"] for row in lists.values()} == {LAST_DAY}, "only the evaluation days are judged"
+    passed_on = lists.pop("earlier")
+    assert {row["day"] for row in lists.values()} == {LAST_DAY}, "of the other days only interleaved lists"
     assert output.metrics["lists_of_evaluation_days"] == len(lists) == 3 + 1
+    assert output.metrics["interleaved_lists_of_other_days"] == 1
     mixed = lists.pop("mixed")
     assert (mixed["items"], mixed["positions"]) == (["item-001", "item-002", "item-003"], [1, 2, 3])
     assert (mixed["clicks"], mixed["orders"]) == ([0, 1, 0], [0, 0, 0])
     assert (mixed["versions"], mixed["teams"]) == (["4", "3", "3"], ["challenger", "champion", "champion"])
     assert (mixed["routing"], mixed["query"]) == ("shipped", "red shirt")
     earlier = {row["request_id"]: row for row in rows(days_made()[str(before)], "shown_lists")}["earlier"]
+    assert passed_on == earlier
     assert mixed["shopper"] == earlier["shopper"] and "kept" not in mixed["shopper"]
     for request, row in lists.items():
         log = [r for r in pq.read_table(log_file(root, day)).to_pylist() if r["request_id"] == request]
