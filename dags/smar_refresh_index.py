@@ -3,7 +3,8 @@
 
 Between two trainings: embeds what is new or changed in the catalogue with the champion, measures the recall of the rebuilt index, and makes it
 the one that the version's tag `index` names; `smar serve` follows within seconds. Then the same for the champion before it, so that rolling
-back is a matter of seconds. Nothing is trained.
+back is a matter of seconds, and for a version that is being interleaved with the champion (`gate.interleaving`), so that shoppers compare two
+models over one catalogue. Nothing is trained.
 
 Runs every hour, and at once when the asset `smar_items` changes: let whatever delivers items say so, by
 `outlets=[Asset("smar_items")]` on its task or by `POST /api/v2/assets/events`. Where nothing changed, everything is taken as it is.
@@ -38,11 +39,15 @@ from run_notices import late_after, notice
 from stages import DATE, DEFAULT_ARGS, SPARK, SmarOperator, watcher
 
 SETTINGS = ["--settings", "{{ params.settings }}"]
-RELEASES = {"champion": "The one that serves", "previous": "The one before it, kept ready to roll back to"}
+RELEASES = {
+    "champion": "The one that serves",
+    "previous": "The one before it, kept ready to roll back to",
+    "challenger": "The one that is being interleaved with the champion",
+}
 
 with DAG(
     dag_id="smar_refresh_index",
-    description="Embed changed items with the champion and its predecessor; publish rebuilt indexes.",
+    description="Embed changed items with the champion, its predecessor and who is interleaved; publish rebuilt indexes.",
     doc_md=__doc__,
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable("0 * * * *", timezone="UTC", run_immediately=False), assets=[ITEMS]
@@ -75,6 +80,6 @@ with DAG(
             refresh = command("refresh-index", pool="indexing", execution_timeout=SPARK)
             publish = command("publish-index", pool="release", outlets=[INDEX])
         chain(before, start, prepare_items, embed, refresh, publish, watching)
-        # One after the other: the second finds the catalogue that the first has made.
-        before = prepare_items
+        # The others find the catalogue that the first has made. They do not wait for each other: either may be skipped.
+        before = prepare_items if release == "champion" else before
     chain(reconcile, watching)

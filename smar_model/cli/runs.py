@@ -50,7 +50,7 @@ def start(
         Optional[str],  # noqa: UP045
         typer.Option(
             help="For a refresh or a rollback, which reads the catalogue and no log: the release that it works on, `champion`, `previous` "
-            "(the champion's predecessor) or a version's number. Exit code 99 where there is no champion, or none before it."
+            "(the champion's predecessor), `challenger` (who is being interleaved) or a version's number. Exit code 99 where there is none."
         ),
     ] = None,
 ) -> None:

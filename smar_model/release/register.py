@@ -70,13 +70,21 @@ def register_run(run: Run) -> str:
         with registry_lease(purpose=f"register {run.name}"):
             found = registry.find(model_digest=finetune.manifest["content"]["model"], index_digest=index.digest)
             release = found or registry.release(_new_version(registry, run, finetune, index), index=index.digest)
-            under_way = experiment_under_way(registry) if run.settings.gate.interleaving else None
-            if under_way and under_way.version != release.version:
+            under_way = experiment_under_way(registry)
+            is_held = under_way is not None and under_way.version != release.version
+            # Settings that ask for no interleaving are somebody's word that it is over; a run that promotes nothing has no say.
+            ends = run.settings.gate.interleaving is None and run.promotion != "never"
+            if under_way and is_held and not ends:
                 print(
                     f"[{run.name}] register: the alias {CHALLENGER!r} stays at version {under_way.version}, which is being interleaved with "
                     f"the champion since {under_way.since}"
                 )
             elif registry.aliased(CHALLENGER) != release.version:
+                if under_way and is_held:
+                    print(
+                        f"[{run.name}] register: version {under_way.version} is no longer interleaved with the champion, since {under_way.since}: "
+                        "this run's settings ask for none (gate.interleaving), and its version is the challenger now"
+                    )
                 registry.client.set_registered_model_alias(registry.name, CHALLENGER, release.version)
         details |= {"reused": found is not None, "version": release.version, "release_digest": release.release_digest}
         details["metrics"] = {"version": int(release.version)}

@@ -42,8 +42,8 @@ def start_run(
         window_days: days of the log, that day included; None: the settings'.
         changes: settings that differ from the file's in this run, `NAME=VALUE` each, as `training.seed=1`.
         note: why the run is started, for its record.
-        release: what a refresh or a rollback works on, `champion`, `previous` (the champion's predecessor) or a version; such a run
-            reads no click log. None: a run that trains.
+        release: what a refresh or a rollback works on, `champion`, `previous` (the champion's predecessor), `challenger` (the version
+            that is being interleaved) or a version; such a run reads no click log. None: a run that trains.
 
     Raises:
         InputError: the settings are wrong, the shop lacks a file that the run needs, there is no such version, or the name is taken
@@ -120,10 +120,10 @@ def meet_releases(run: Run, asked: str | None) -> tuple[Release | None, Release 
 
     Raises:
         InputError: there is no such version.
-        NothingToDo: there is no champion, or no release before it.
+        NothingToDo: there is no champion, no release before it, or none that is being interleaved.
     """
     from smar_model.release.reconcile import reconciled
-    from smar_model.release.registry import Registry
+    from smar_model.release.registry import CHALLENGER, Registry
 
     registry = Registry(run.settings)
     with reconciled(registry, run, "start", opened=True) as (_, found):
@@ -133,6 +133,12 @@ def meet_releases(run: Run, asked: str | None) -> tuple[Release | None, Release 
         raise NothingToDo(f"model {registry.name!r} has no champion yet")
     if asked in {None, "champion"}:
         return met, met
+    if asked == CHALLENGER:
+        from smar_model.release.experiment import experiment_under_way
+
+        if (under_way := experiment_under_way(registry)) is None:
+            raise NothingToDo(f"no version of model {registry.name!r} is being interleaved with the champion")
+        return met, registry.release(under_way.version)
     if asked != "previous":
         return met, registry.release(str(asked))
     if met is None or (before := registry.predecessor(met.version)) is None:

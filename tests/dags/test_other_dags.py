@@ -28,7 +28,7 @@ def test_both_releases_are_refreshed_whatever_becomes_of_the_other(dags: dict[st
     dag = dags["smar_refresh_index"]
     assert dag["schedule"] == "0 * * * *"
     tasks = dag["tasks"]
-    for release in ("champion", "previous"):
+    for release in ("champion", "previous", "challenger"):
         stages = ["start", "prepare-items", *REFRESH_STAGES, "publish-index"]
         for before, after in itertools.pairwise(stages):
             assert f"{release}.{before}" in tasks[f"{release}.{after}"]["upstream"]
@@ -36,10 +36,11 @@ def test_both_releases_are_refreshed_whatever_becomes_of_the_other(dags: dict[st
         assert tasks[f"{release}.start"]["arguments"][-2:] == ["--release", release]
         assert tasks[f"{release}.start"]["required"] is False, "no release yet is a normal end"
         assert {tasks[f"{release}.{name}"]["pool"] for name in REFRESH_STAGES} == {"indexing"}, "not behind a training"
-    runs = {tasks[f"{release}.publish-index"]["arguments"][-1] for release in ("champion", "previous")}
-    assert len(runs) == 2, "two runs of one name would be one"
+    runs = {tasks[f"{release}.publish-index"]["arguments"][-1] for release in ("champion", "previous", "challenger")}
+    assert len(runs) == 3, "two runs of one name would be one"
     # The catalogue is made once, and the index of one release does not wait for the other's.
-    assert "champion.prepare-items" in tasks["previous.start"]["upstream"]
+    for other in ("previous", "challenger"):  # each may be skipped without the other
+        assert tasks[f"{other}.start"]["upstream"] == ["champion.prepare-items"]
     assert "champion.embed-release" not in tasks["previous.publish-index"]["all_upstream"]
 
 

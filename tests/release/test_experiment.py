@@ -26,12 +26,13 @@ from smar_model.release.history import read_history, read_pending
 from smar_model.release.promote import promote_run
 from smar_model.release.register import register_run
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry
+from smar_model.release.start import start_run
 from smar_model.settings import REPOSITORY, Interleaving
 from tests.evaluation.test_interleaving import click, impressions
 from tests.patience import PATIENCE_SECONDS
 from tests.release.interrupted import Steps
 from tests.release.judged_runs import judged_run, write_settings
-from tests.tiny_shop import write_rows, write_tiny_shop
+from tests.tiny_shop import LAST_DAY, write_rows, write_tiny_shop
 
 BEGAN = date(2026, 11, 20)
 ASKED = {"users": 30, "days": 100_000}
@@ -150,10 +151,34 @@ def test_a_version_waits_and_keeps_the_alias_while_later_runs_are_registered(
     assert promote_run(shop.third) == "kept"
     assert "version 2 is being interleaved" in capsys.readouterr().out
     assert EXPERIMENT not in shop.registry.version("3").tags
-    # Who no longer asks for it is not held up by it.
+    # Settings that no longer ask for it end it, and that is said; not those of a run that promotes nothing.
     gate = shop.third.settings.gate.model_copy(update={"interleaving": None})
-    register_run(replace(shop.third, settings=shop.third.settings.model_copy(update={"gate": gate})))
+    unasked = replace(shop.third, settings=shop.third.settings.model_copy(update={"gate": gate}))
+    register_run(replace(unasked, promotion="never"))
+    assert shop.registry.aliased(CHALLENGER) == "2" and "stays at version 2" in capsys.readouterr().out
+    register_run(unasked)
     assert shop.registry.aliased(CHALLENGER) == "3"
+    assert "version 2 is no longer interleaved with the champion" in capsys.readouterr().out
+    assert experiment_under_way(shop.registry) is None
+
+
+def test_the_index_of_the_version_that_is_interleaved_can_be_refreshed(shop: Shop) -> None:
+    def refresh(name: str) -> Run:
+        return start_run(
+            settings_path=shop.settings_file,
+            name=name,
+            day=LAST_DAY,
+            promotion="never",
+            steps=(),
+            release="challenger",
+        )
+
+    with pytest.raises(NothingToDo, match="no version of model 'smar' is being interleaved"):
+        refresh("nobody")
+    shop.began()
+    found = refresh("refreshed")
+    assert found.release and found.champion
+    assert (found.release.version, found.champion.version) == ("2", "1")
 
 
 def test_shoppers_who_prefer_it_promote_it(shop: Shop) -> None:

@@ -189,6 +189,37 @@ def test_a_share_of_the_users_gets_interleaved_lists(shop: ServingShop, tmp_path
             assert mine == [item for item in ranked if item in mine]
 
 
+def test_what_a_server_has_interleaved_is_judged_from_its_log(shop: ServingShop, tmp_path: Path) -> None:
+    place, options = tmp_path / "click_log", ("--interleave", "champion:challenger", "--share", "1")
+    clicked = {}
+    with served(shop, "--log", str(place), *options) as (process, client):
+        wait_until(lambda: client.get("/readyz").json()["problems"] == [])
+        for number in range(12):
+            person = {"user": f"user {number}", "session": f"visit {number}"}
+            answer = client.get("/search", params={"q": "red shirt", "k": 6, "department": "Clothing", **person}).json()
+            assert answer["version"] == "1+2"
+            rank = 1 + number % 3
+            told = client.post("/events", json={"events": [click(answer, rank, **person)]})
+            assert told.status_code == 202
+            clicked[answer["request_id"]] = answer["hits"][rank - 1]["item_id"]
+        wait_until(lambda: 'smar_log_events_total{event="click"} 12.0' in client.get("/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    shown = [row for row in rows_of(place) if row["event"] == "impression"]
+    won = Counter(row["team"] for row in shown if clicked[row["request_id"]] == row["item_id"])
+    done = CliRunner().invoke(
+        command_line, ["interleaving", "--settings", str(shop.settings_file), "--log", str(place), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    judged = json.loads(done.stdout)
+    assert judged["left_out"] == []
+    (found,) = judged["pairs"]
+    assert found["pair"] == {"champion": 1, "challenger": 2}
+    look = found["looks"][-1]
+    assert (look["requests"], look["shoppers"], look["ties"]) == (12, 12, 0)
+    assert (look["wins"], look["losses"]) == (won["challenger"], won["champion"])
+
+
 def test_where_the_challenger_cannot_be_opened_the_champion_answers(shop: ServingShop, tmp_path: Path) -> None:
     with logging_app(shop, tmp_path / "log", interleave=("champion", "77"), share=1.0) as client:
         answer = client.get("/search", params={"q": "red shirt", "user": "anna"}).json()
