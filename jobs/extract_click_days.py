@@ -139,8 +139,9 @@ def _extract(
     )
     # Hidden: this attempt does not publish it, and it is swept with the attempt.
     folder = context.output(".days")
-    for name in WRITTEN:
-        table = spark.table(name).to(spark_schema(load_contract(name)))
+    contracts = (load_contract("clicks_by_position"), load_contract("shown_lists"))
+    for name, contract in zip(WRITTEN, contracts, strict=True):
+        table = spark.table(name).to(spark_schema(contract))
         by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
         by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder / name))
     unused: dict[date, list[Row]] = {day: [] for day in files}

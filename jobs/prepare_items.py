@@ -1,6 +1,6 @@
 """Items and their pictures: delivered → the catalogue as the model reads it, thumbnails, and a quarantine.
 
-Tables: catalogue, pictures, quarantine and quarantine_counts (sources `items` and `pictures`). Rules:
+Tables: catalogue, offers, pictures, quarantine and quarantine_counts (sources `items` and `pictures`). Rules:
 `sql/prepare_items.sql`; for pictures `missing_file`, `unreachable`, `too_large`, `undecodable`. An item keeps its text
 whatever becomes of its pictures. Its time is when its text first stood so, as far as the catalogue of an earlier day tells.
 
@@ -100,6 +100,7 @@ def run(context: StageContext) -> dict[str, int | str]:
         pictures_in, by_url = listed.selectExpr("count(*)", f"count_if({BY_URL})").first() or (0, 0)
         items_in = count_rows(files)
         context.report(f"{items_in:,} items, {pictures_in:,} pictures")
+        bad_offers = count_bad_offers(spark, context)
         urls = listed.where(BY_URL).select("file").distinct().toArrow()["file"].to_pylist() if by_url else []
         reader = PictureReader.over(context, urls)
         # Cut off from how they came about: planning would grow with every view that reads them again.
@@ -119,6 +120,7 @@ def run(context: StageContext) -> dict[str, int | str]:
             for table, options in (
                 ("pictures", {"parquet.block.row.count.limit": ROWS_PER_GROUP}),
                 ("catalogue", None),
+                ("offers", None),
                 ("quarantine", None),
                 ("quarantine_counts", None),
             )
@@ -127,16 +129,28 @@ def run(context: StageContext) -> dict[str, int | str]:
         missing = sorted(unusable.toArrow()["file"].to_pylist()) if by_url else []
         sums = "SELECT (SELECT count(*) FROM decoded_pictures), count(DISTINCT picture_digest) FROM read_pictures"
         pictures_decoded, distinct = spark.sql(sums).first() or (0, 0)
-    metrics = add_up(written, items_in=items_in, pictures_in=pictures_in) | {
-        "pictures_decoded": pictures_decoded,
-        "pictures_reused": distinct - pictures_decoded,
-    }
+    metrics = (
+        add_up(written, items_in=items_in, pictures_in=pictures_in)
+        | bad_offers
+        | {
+            "pictures_decoded": pictures_decoded,
+            "pictures_reused": distinct - pictures_decoded,
+        }
+    )
     if not missing:
         return metrics
     # Hosts mend what they send: nothing is kept of it, and the next run looks again (`has_mended`).
     forget_pictures(missing)
     context.output(MISSING_PICTURES).write_text(json.dumps(missing, indent=0), encoding="utf-8")
     return metrics | {"missing_pictures_asked_on": str(context.run.date)}
+
+
+def count_bad_offers(spark: SparkSession, context: StageContext) -> dict[str, int]:
+    """Items whose price or currency is left empty as it cannot be one, by reason; none is named where there is none."""
+    rows = spark.table("bad_offers").orderBy("reason").collect()
+    for row in rows:
+        context.report(f"{row['reason']}: left empty for {row['rows']:,} items, such as {row['example']}")
+    return {f"items_with_{row['reason']}": row["rows"] for row in rows}
 
 
 def has_mended(output: Artifact, run: Run) -> bool:

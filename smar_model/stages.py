@@ -162,6 +162,7 @@ STAGES: dict[str, Stage] = {
             work="smar_model.retrieval.index:run",
             inputs=("prepare-items", "extract-clicks", "finetune", "embed"),
             settings=("index", "training.threads"),
+            offers=True,
         ),
         Stage(
             name="evaluate",
@@ -259,6 +260,7 @@ REFRESH_STAGES: dict[str, Stage] = {
             work="smar_model.retrieval.index:refresh",
             inputs=("prepare-items", "embed-release"),
             settings=("index", "training.threads"),
+            offers=True,
             dated=False,
             release="release",
         ),

@@ -1,6 +1,7 @@
 -- Delivered items → usable items, each once, and the rows that are not used, each with one reason.
 -- Reads: items (the delivery), earlier_catalogue (table `catalogue` of a run of an earlier day; may be empty).
--- Gives: usable_items (one row an item, `images` as listed), item_quarantine, listed_pictures (place: 0 is the main one).
+-- Gives: usable_items (one row an item, `images` as listed), item_quarantine, listed_pictures (place: 0 is the main one), offers,
+-- bad_offers (prices and currencies of usable items that are left out, by reason).
 
 CREATE OR REPLACE TEMPORARY VIEW tidy_items AS
 SELECT
@@ -11,7 +12,17 @@ SELECT
   collapse_space(visible_text(brand)) AS brand,
   coalesce(map_filter(visible_values(attributes), (name, value) -> trim(value) <> ''), map()) AS attributes,
   coalesce(images, array()) AS images,
-  updated_at
+  updated_at,
+  -- An item stays whatever is wrong with its price. What no number can hold is read as the last one that it can (`decimal_number`).
+  CASE WHEN price BETWEEN 0 AND 99999999999999 THEN price END AS price,
+  CASE WHEN upper(trim(currency)) RLIKE '^[A-Z]{3}$' THEN upper(trim(currency)) END AS currency,
+  available,
+  price NOT BETWEEN 0 AND 99999999999999 AS is_bad_price,
+  trim(currency) <> '' AND NOT upper(trim(currency)) RLIKE '^[A-Z]{3}$' AS is_bad_currency,
+  CASE
+    WHEN price NOT BETWEEN 0 AND 99999999999999 THEN concat('price ', price)
+    ELSE concat('currency ', left(currency, 40))
+  END AS bad_offer
 FROM items;
 
 -- The first rule that a row breaks is its reason.
@@ -42,7 +53,7 @@ SELECT
   *,
   row_number() OVER (
     PARTITION BY broken_rule, item_id
-    ORDER BY updated_at DESC, to_json(struct(title, category, brand, attributes, images))
+    ORDER BY updated_at DESC, to_json(struct(title, category, brand, attributes, images, price, currency, available))
     ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
   ) AS version
 FROM judged_items;
@@ -91,3 +102,17 @@ CREATE OR REPLACE TEMPORARY VIEW listed_pictures AS
 SELECT item_id, place, file
 FROM usable_items
 LATERAL VIEW posexplode(images) AS place, file;
+
+CREATE OR REPLACE TEMPORARY VIEW offers AS
+SELECT item_id, price, currency, available
+FROM ranked_items
+WHERE broken_rule IS NULL AND version = 1 AND coalesce(CAST(price AS STRING), currency, CAST(available AS STRING)) IS NOT NULL;
+
+CREATE OR REPLACE TEMPORARY VIEW bad_offers AS
+SELECT reason, count(*) AS rows, min_by(concat(item_id, ': ', bad_offer), item_id) AS example
+FROM (
+  SELECT item_id, bad_offer, if(is_bad_price, 'bad_price', 'bad_currency') AS reason
+  FROM ranked_items
+  WHERE broken_rule IS NULL AND version = 1 AND (is_bad_price OR is_bad_currency)
+)
+GROUP BY reason;

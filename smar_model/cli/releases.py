@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -13,6 +14,7 @@ from smar_model.cli.options import (
     DeploymentOption,
     JsonOption,
     SettingsOption,
+    parse_day,
     this_user,
 )
 from smar_model.errors import InputError
@@ -66,6 +68,12 @@ def search(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only its items; may be repeated. Default: all."),
     ] = None,
+    filters: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--filter", help="Only items that match: attributes.colour:red, price<50, available …; may be repeated."
+        ),
+    ] = None,
     routing: Annotated[
         Optional[Literal["soft", "hard", "text", "pictures"]],  # noqa: UP045
         typer.Option(help="How text and pictures are weighed; default: as the model ships."),
@@ -77,9 +85,35 @@ def search(
     from smar_model.release.show import search_release, show_search
 
     answer = search_release(
-        load_settings(settings), query, k=k, version=version, departments=department or (), routing=routing
+        load_settings(settings),
+        query,
+        k=k,
+        version=version,
+        departments=department or (),
+        filters=filters or (),
+        routing=routing,
     )
     show_search(answer, as_json=as_json)
+
+
+@app.command("refresh-stock")
+def refresh_stock_command(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--from",
+            help="Parquet or JSON lines by schemas/stock.yaml; default: stock.parquet or stock.jsonl of the shop.",
+        ),
+    ] = None,
+) -> None:
+    """Publish prices and stock that changed; running servers filter by them within seconds, without a new index."""
+    from smar_model.release.show import index_item_ids
+    from smar_model.release.stock import refresh_stock
+
+    loaded = load_settings(settings)
+    pointer = refresh_stock(loaded, source, lambda: index_item_ids(loaded), print)
+    print(f"published: prices and stock of {pointer.items:,} items, {pointer.digest[:12]}")
 
 
 @app.command()
@@ -146,6 +180,38 @@ def serve(
         interleave=interleave,
         share=share,
     )
+
+
+@app.command()
+def interleaving(
+    settings: DeploymentOption = DEFAULT_SETTINGS,
+    log: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder with the log's days, dt=YYYY-MM-DD; default: the shop's click_log."),
+    ] = None,
+    pair: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only this one, champion:challenger by number of their versions, as 3:5."),
+    ] = None,
+    first: Annotated[Optional[str], typer.Option("--from", help="First day to look at, YYYY-MM-DD.")] = None,  # noqa: UP045
+    last: Annotated[Optional[str], typer.Option("--to", help="Last day to look at, YYYY-MM-DD.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+) -> None:
+    """Say which version shoppers prefer, by interleaved lists of `smar serve --interleave`: docs/gate.md."""
+    from smar_model.evaluation.interleaved_experiments import (
+        experiments_as_json,
+        format_experiments,
+        parse_pair,
+        read_experiments,
+    )
+
+    days = [parse_day(day) if day else None for day in (first, last)]
+    if days[0] and days[1] and days[0] > days[1]:
+        raise InputError(f"--from {first}: is after --to {last}")
+    found = read_experiments(
+        load_settings(settings), log=log, first=days[0], last=days[1], pair=parse_pair(pair) if pair else None
+    )
+    print(json.dumps(experiments_as_json(found), indent=1) if as_json else format_experiments(found))
 
 
 @app.command()

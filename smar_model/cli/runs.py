@@ -8,9 +8,19 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from smar_model.cli.options import ByOption, RunOption, SettingsOption, begun_run, parse_day, this_user
+from smar_model.cli.options import (
+    DEFAULT_SETTINGS,
+    ByOption,
+    DeploymentOption,
+    RunOption,
+    SettingsOption,
+    begun_run,
+    parse_day,
+    this_user,
+)
 from smar_model.errors import InputError
 from smar_model.lake.stage import Stage, mending, run_stage
+from smar_model.settings import load_settings
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -88,17 +98,40 @@ def register(run: RunOption) -> None:
     mending(record, lambda: register_run(record))
 
 
+MaybeRunOption = Annotated[Optional[str], typer.Option("--run", help="Name of a run begun with `smar start`.")]  # noqa: UP045
+ChallengerOption = Annotated[
+    bool,
+    typer.Option(
+        "--challenger",
+        help="In the place of --run: the run of the version that is being interleaved (gate.interleaving). Exit code 99 where none is.",
+    ),
+]
+
+
+def _run_or_challenger(run: str | None, challenger: bool, settings: Path) -> str:
+    """Name of the run that a command is about."""
+    if challenger == (run is not None):
+        raise InputError("--run NAME or --challenger: state one of them")
+    if run is not None:
+        return run
+    from smar_model.release.experiment import version_in_experiment
+
+    return version_in_experiment(load_settings(settings))[1]
+
+
 @app.command()
 def promote(
-    run: RunOption,
+    run: MaybeRunOption = None,
+    challenger: ChallengerOption = False,
+    settings: DeploymentOption = DEFAULT_SETTINGS,
     approved_by: Annotated[
         str, typer.Option(help="Person who approved it; a run started with --promotion ask waits for one.")
     ] = "",
     rejected_by: Annotated[str, typer.Option(help="Person who rejected it.")] = "",
     comment: Annotated[str, typer.Option(help="Why, in that person's words.")] = "",
 ) -> None:
-    """Make the run's version the champion, if the gate and the run allow it; a rejection is a normal end."""
-    record = begun_run(run, "promote")
+    """Make the run's version the champion, if the gate, the run and shoppers who are asked allow it; a rejection is a normal end."""
+    record = begun_run(_run_or_challenger(run, challenger, settings), "promote")
     from smar_model.release.promote import promote_run
 
     mending(record, lambda: promote_run(record, approved_by=approved_by, rejected_by=rejected_by, comment=comment))
@@ -106,13 +139,15 @@ def promote(
 
 @app.command("describe-decision")
 def describe_decision_command(
-    run: RunOption,
+    run: MaybeRunOption = None,
+    challenger: ChallengerOption = False,
+    settings: DeploymentOption = DEFAULT_SETTINGS,
     if_asked: Annotated[
         bool, typer.Option("--if-asked", help="Exit code 99 where no person's word would change anything.")
     ] = False,
 ) -> None:
     """Say as Markdown what a person needs who is asked whether the run's version becomes the champion."""
-    record = begun_run(run, "promote")
+    record = begun_run(_run_or_challenger(run, challenger, settings), "promote")
     from smar_model.release.describe_decision import describe_decision, refuse_idle_question
 
     if if_asked:

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from smar_model.delivery.value_casts import (
+    DECIMAL,
     INTEGERS,
     NO_ZONE,
     UTC_TIME,
@@ -29,7 +30,9 @@ from smar_model.delivery.value_casts import (
     text_converter,
     text_of,
     text_times,
+    to_decimals,
     to_integers,
+    to_truth_values,
     utc_times,
     zoned_times,
 )
@@ -120,6 +123,10 @@ def _plan_column(column: Column, kind: pa.DataType, zone: ZoneInfo | None) -> Co
         return _plan_times(column, kind, zone, wrong)
     if column.type in INTEGERS:
         return _plan_integers(column, kind, wrong)
+    if DECIMAL.fullmatch(column.type):
+        return _plan_decimals(column, kind, wrong)
+    if column.type == "bool":
+        return _plan_truth_values(column, kind, wrong)
     if column.type == "list<string>":
         return _plan_texts(column, kind, wrong)
     if column.type == "map<string,string>":
@@ -153,6 +160,25 @@ def _plan_integers(column: Column, kind: pa.DataType, wrong: str) -> ColumnPlan 
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return ColumnPlan(column, _shown(kind), partial(to_integers, name=column.type))
     return f"{wrong}: write it as whole numbers"
+
+
+def _plan_decimals(column: Column, kind: pa.DataType, wrong: str) -> ColumnPlan | str:
+    if kind == arrow_type(column.type):
+        return ColumnPlan(column, str(kind), None, in_spark=True)
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, is_text)
+    if any(is_kind(plain) for is_kind in is_number):
+        return ColumnPlan(column, _shown(kind), partial(to_decimals, name=column.type))
+    return f"{wrong}: write it as numbers"
+
+
+def _plan_truth_values(column: Column, kind: pa.DataType, wrong: str) -> ColumnPlan | str:
+    if pa.types.is_boolean(kind):
+        return ColumnPlan(column, "bool", None, in_spark=True)
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(plain) or pa.types.is_floating(plain) or is_text(plain):
+        return ColumnPlan(column, _shown(kind), to_truth_values)
+    return f"{wrong}: write it as true and false"
 
 
 def _plan_times(column: Column, kind: pa.DataType, zone: ZoneInfo | None, wrong: str) -> ColumnPlan | str:

@@ -29,7 +29,15 @@ import pyarrow as pa
 from smar_model.delivery.bounded_reading import LONGEST_LINE, BoundedStream
 from smar_model.delivery.column_casts import missing_column
 from smar_model.delivery.times import NoZoneError
-from smar_model.delivery.value_casts import INTEGERS, text_of, time_of, whole_number
+from smar_model.delivery.value_casts import (
+    DECIMAL,
+    INTEGERS,
+    decimal_number,
+    text_of,
+    time_of,
+    truth_value,
+    whole_number,
+)
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Column, Contract
 
@@ -309,6 +317,11 @@ class LineReader:
             return self._time(value, column)
         if kind in INTEGERS:
             return self._integer(value, column)
+        if kind == "bool" or DECIMAL.fullmatch(kind):
+            try:
+                return truth_value(value) if kind == "bool" else decimal_number(value, kind)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         return value
 
     def _time(self, value: Any, column: Column) -> Any:
@@ -347,6 +360,8 @@ def _quick_array(values: list[Any], kind: str) -> pa.Array | None:
             return pa.array(values, pa.string()).cast(pa.timestamp("us", tz="UTC"))
         if kind in INTEGERS and kinds <= {int}:
             return pa.array(values, pa.int32() if kind == "int32" else pa.int64())
+        if kind == "bool" and kinds <= {bool}:
+            return pa.array(values, pa.bool_())
         if kind == "list<string>" and kinds <= {list}:
             return pa.array(values, pa.list_(pa.string()))
         if kind == "map<string,string>" and kinds <= {dict}:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MARKUP = r"<\s*/?[A-Za-z][^<>]*>|&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,6});"
+MASKS = "<(?:email|card|phone)>"
+"""In queries of a log that masks them already, as `smar serve --log` does."""
 MOJIBAKE = (
     r"Ã[\x{80}-\x{BF}\x{152}\x{153}\x{160}\x{161}\x{178}\x{17D}\x{192}\x{2013}-\x{203A}\x{20AC}\x{2122}]|Â[\x{A0}-\x{BF}]|â€|"
     r"(?:[ÐÑ][\x{80}-\x{BF}]){2}|\x{FFFD}"
@@ -39,7 +41,7 @@ EVENT_ODDITIES = {
         "item_id",
     ),
     "encoded_query": (r"regexp_matches(query, '%2[0-9A-Fa-f]|%[CDEcde][0-9A-Fa-f]%[89ABab][0-9A-Fa-f]')", "query"),
-    "markup_query": (f"regexp_matches(query, '{MARKUP}')", "query"),
+    "markup_query": (f"regexp_matches(regexp_replace(query, '{MASKS}', '', 'g'), '{MARKUP}')", "query"),
     "mojibake_query": (f"regexp_matches(query, '{MOJIBAKE}')", "query"),
     **{f"no_value_{c}": (_is_no_value(c), c) for c in ("request_id", "session_id", "user_id", "query")},
 }

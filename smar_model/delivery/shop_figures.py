@@ -51,6 +51,7 @@ SCRIPTS = (
     *("Latin", "Han", "Hiragana", "Katakana", "Hangul", "Cyrillic", "Arabic", "Hebrew", "Greek", "Devanagari"),
     *("Bengali", "Tamil", "Telugu", "Thai", "Khmer", "Myanmar", "Georgian", "Armenian", "Ethiopic"),
 )
+_EVENT_COLUMNS = ("event", "request_id", "session_id", "user_id", "query", "item_id", "position", "version", "team")
 _HERE = Path(__file__).parent
 
 
@@ -114,9 +115,29 @@ class ShopFigures:
 
     def read_day(self, day: date, files: list[DeliveredFile], clicks: Clicks, on_fault: OnFault) -> DayFigures:
         """Read a day of the log, judge its events, and add to the sums over all days."""
+        figures = self.judge_day(day, files, clicks, on_fault)
+        where = f"FROM event_reasons WHERE day = DATE '{day}'"
+        figures.reasons = self._reasons(
+            f"SELECT reason, rows, example, first_number {where} AND reason IS NOT NULL ORDER BY rows DESC, reason",
+            f"SELECT reason, detail, rows, first_number FROM event_details WHERE day = DATE '{day}' ORDER BY rows DESC, detail",
+        )
+        figures.requests = self._number("SELECT count(DISTINCT request_id) FROM checked_events")
+        figures.oddities = self._oddities(odd_values(EVENT_ODDITIES, "checked_events", "true"))
+        figures.oddities |= self._oddities(ODD_REQUESTS)
+        kept = self.database.execute(f"SELECT impressions, clicks {where} AND reason IS NULL").fetchone()
+        figures.impressions, figures.clicks = kept or (0, 0)
+        figures.raw_impressions = self._number(f"SELECT coalesce(sum(impressions), 0) {where}")
+        return figures
+
+    def judge_day(self, day: date, files: list[DeliveredFile], clicks: Clicks, on_fault: OnFault) -> DayFigures:
+        """Read a day of the log and judge its events: the tables `events` and `judged_events` of this day, by their `number`.
+
+        Returns:
+            How many rows it has, and their positions.
+        """
         self.database.execute(
             "CREATE OR REPLACE TEMP TABLE events (number BIGINT, event_time BIGINT, event VARCHAR, request_id VARCHAR, "
-            "session_id VARCHAR, user_id VARCHAR, query VARCHAR, item_id VARCHAR, position INTEGER)"
+            "session_id VARCHAR, user_id VARCHAR, query VARCHAR, item_id VARCHAR, position INTEGER, version VARCHAR, team VARCHAR)"
         )
         for table, kinds_of in (
             (
@@ -130,9 +151,7 @@ class ShopFigures:
             self.database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({kinds_of})")
         figures = DayFigures(day)
         for batch in self._numbered(files, on_fault):
-            columns = {
-                n: batch[n] for n in ("event", "request_id", "session_id", "user_id", "query", "item_id", "position")
-            }
+            columns = {name: batch[name] for name in _EVENT_COLUMNS}
             self._insert("events", figures.rows, {"event_time": batch["event_time"].cast(pa.int64())} | columns)
             figures.rows += batch.num_rows
             _note_positions(figures.positions, self.begun[-1].file, batch["position"])
@@ -154,17 +173,6 @@ class ShopFigures:
             self.database.execute("INSERT INTO day_files VALUES ($1, $2)", [first, file.file.name])
         self._find_bad_queries()
         self._run("check_click_log")
-        where = f"FROM event_reasons WHERE day = DATE '{day}'"
-        figures.reasons = self._reasons(
-            f"SELECT reason, rows, example, first_number {where} AND reason IS NOT NULL ORDER BY rows DESC, reason",
-            f"SELECT reason, detail, rows, first_number FROM event_details WHERE day = DATE '{day}' ORDER BY rows DESC, detail",
-        )
-        figures.requests = self._number("SELECT count(DISTINCT request_id) FROM checked_events")
-        figures.oddities = self._oddities(odd_values(EVENT_ODDITIES, "checked_events", "true"))
-        figures.oddities |= self._oddities(ODD_REQUESTS)
-        kept = self.database.execute(f"SELECT impressions, clicks {where} AND reason IS NULL").fetchone()
-        figures.impressions, figures.clicks = kept or (0, 0)
-        figures.raw_impressions = self._number(f"SELECT coalesce(sum(impressions), 0) {where}")
         return figures
 
     def clicked_queries(self, days: list[date] | None = None) -> tuple[int, int]:

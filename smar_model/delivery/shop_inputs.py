@@ -55,7 +55,7 @@ class ShopInputs:
             InputError: there is none, or more than one single file.
         """
         single = self._single("items")
-        files = [single] if single else _table_files(self.root / "items")
+        files = [single] if single else table_files(self.root / "items")
         if not files:
             raise InputError(
                 f"{self.root / 'items.parquet'}: no catalogue; write it as README.md, 'Your own shop', shows"
@@ -69,7 +69,7 @@ class ShopInputs:
             InputError: the day has none.
         """
         folder = self.root / "click_log" / f"dt={day}"
-        files = _table_files(folder)
+        files = table_files(folder)
         if not files:
             raise InputError(
                 f"{folder}: no Parquet file for this day, nor JSON lines; deliver the day's log or choose another date"
@@ -139,6 +139,6 @@ class ShopInputs:
         return digest_raw_files(files, root=self.root)
 
 
-def _table_files(folder: Path) -> list[Path]:
+def table_files(folder: Path) -> list[Path]:
     """Files of a table in a folder; what writers leave half-way or beside them (`_…`, `.…`) is none of it."""
     return sorted(f for f in folder.glob("[!._]*") if f.name.endswith(SUFFIXES) and f.is_file())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -33,6 +34,7 @@ class BadValue:
 
 BadValues = list[BadValue]
 Convert = Callable[[pa.Array, BadValues], pa.Array]
+DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 INTEGERS = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (32, 64)}
 NO_ZONE = (
     "says no zone, so nobody knows when it was; write the zone with each time (2026-11-19T12:00:00Z), or name the one "
@@ -43,6 +45,9 @@ _YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
 """Microseconds since 1970 of the first moment of the year 1 and of the last one of 9999."""
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _LONGEST_SHOWN = 40
+_DECIMAL_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_BY_ARITHMETIC = Decimal("1e-9")
+"""Of a float's own size: what sums and products leave behind its digits."""
 
 
 # Text
@@ -154,6 +159,86 @@ def to_integers(array: pa.Array, bad: BadValues, name: str) -> pa.Array:
         return each_value(array.to_pylist(), bad, partial(whole_number, name=name), arrow_type(name))
 
 
+def decimal_number(value: Any, name: str) -> Decimal | None:
+    """A number with as many digits after the point as `decimal(P,S)` has; what is beyond its range, as infinity is, is its last number.
+
+    Raises:
+        ValueError: it is no number, or has more digits after the point. What a float has beyond them by its arithmetic is rounded.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    shown = str(value)[:_LONGEST_SHOWN]
+    is_float = isinstance(value, float | np.floating)
+    if isinstance(value, bool) or not (is_float or isinstance(value, int | Decimal | str)):
+        raise ValueError(f"{'a truth value' if isinstance(value, bool) else repr(shown)} is no {name}")
+    if isinstance(value, str) and not _DECIMAL_TEXT.fullmatch(value.strip()):
+        raise ValueError(f"{shown!r} is no number; write it as 1299.95")
+    try:
+        # By its shortest text: 19.99 as a float is 19.989999…
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        raise ValueError(f"{shown!r} is no number; write it as 1299.95") from None
+    if number.is_nan():
+        return None
+    digits, after = decimal_digits(name)
+    last = Decimal(10**digits - 1).scaleb(-after)
+    if abs(number) > last:
+        return last.copy_sign(number)
+    rounded = number.quantize(Decimal(1).scaleb(-after))
+    allowed = _BY_ARITHMETIC * max(Decimal(1), abs(number)) if is_float else Decimal(0)
+    if abs(rounded - number) > allowed:
+        raise ValueError(f"{shown!r} has more than {after} digits after the point")
+    return rounded
+
+
+def decimal_digits(name: str) -> tuple[int, int]:
+    """All digits of `decimal(P,S)`, and those after the point."""
+    found = DECIMAL.fullmatch(name)
+    assert found, name
+    return int(found[1]), int(found[2])
+
+
+def to_decimals(array: pa.Array, bad: BadValues, name: str) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    values = array.to_pylist()
+    if pa.types.is_floating(array.type) and array.type != pa.float64():
+        # The shortest text of a narrow float is not that of the wide one.
+        values = [None if v is None else np.float32(v) for v in values]
+    return each_value(values, bad, partial(decimal_number, name=name), arrow_type(name))
+
+
+# Truth values
+
+
+_TRUE, _FALSE = {"true", "1", "yes", "t", "y"}, {"false", "0", "no", "f", "n"}
+
+
+def truth_value(value: Any) -> bool | None:
+    """true or false, also as 1 and 0, or as text.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        text = value.strip().casefold()
+        if not text:
+            return None
+        if text in _TRUE or text in _FALSE:
+            return text in _TRUE
+    elif isinstance(value, bool | int | float | Decimal) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{str(value)[:_LONGEST_SHOWN]!r} is neither true nor false; write true or false")
+
+
+def to_truth_values(array: pa.Array, bad: BadValues) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return each_value(array.to_pylist(), bad, truth_value, pa.bool_())
+
+
 def each_value(values: list[Any], bad: BadValues, convert: Callable[[Any], Any], kind: pa.DataType) -> pa.Array:
     converted: list[Any] = []
     for row, value in enumerate(values):
@@ -235,6 +320,9 @@ def times_of(texts: pa.Array, bad: BadValues, zone: ZoneInfo | None) -> pa.Array
 
 def arrow_type(name: str) -> pa.DataType:
     kinds = {"string": pa.string(), "timestamp": UTC_TIME, "int32": pa.int32(), "int64": pa.int64()}
+    kinds["bool"] = pa.bool_()
+    if DECIMAL.fullmatch(name):
+        return pa.decimal128(*decimal_digits(name))
     kinds |= {"list<string>": pa.list_(pa.string()), "map<string,string>": pa.map_(pa.string(), pa.string())}
     return kinds[name]
 

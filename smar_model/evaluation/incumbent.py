@@ -127,7 +127,12 @@ def judge_incumbent(
         graded=_compare_graded(lists, numbers, graded, queries, results, settings=settings, permutations=permutations),
         within_list=within,
         shown=show_incumbent_wins(
-            queries, results, item_ids, lists.rows, *_losses(lists, clicked, gains, queries, results, numbers, graded)
+            queries,
+            results,
+            item_ids,
+            lists.rows,
+            *_losses(lists, clicked, gains, queries, results, numbers, graded),
+            by_grade=numbers >= 0,
         ),
     )
 
@@ -255,15 +260,15 @@ def _losses(
     graded: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(R,) number of each list's evaluation query, −1 where there is none, and by how much the incumbent's list beats the challenger:
-    by nDCG@10 where any is judged, else by the order within the list."""
+    by nDCG@10 where it is judged, else by the order within the list."""
     losses = np.full(len(lists), -np.inf)
     if "challenger" not in results:
         return numbers, losses
     judged = numbers >= 0
-    if judged.any():
-        losses[judged] = graded[judged, 0] - results["challenger"].values[GRADED[0]][numbers[judged]]
-    elif clicked is not None and "challenger" in gains:
-        numbers = pd.Index(queries.queries).get_indexer(lists.queries)
+    if clicked is not None and "challenger" in gains:
         by_order = clicked.gains_as_shown() - gains["challenger"]
         losses[clicked.numbers] = by_order / clicked.weights.sum(axis=1)
-    return numbers, losses
+    losses[judged] = graded[judged, 0] - results["challenger"].values[GRADED[0]][numbers[judged]]
+    known = dict(zip(queries.queries[::-1].tolist(), range(len(queries.queries) - 1, -1, -1), strict=True))
+    others = np.array([known.get(text, -1) for text in lists.queries])
+    return np.where(judged, numbers, others), losses

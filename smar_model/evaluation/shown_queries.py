@@ -132,13 +132,16 @@ def show_incumbent_wins(
     lists: np.ndarray,
     numbers: np.ndarray,
     losses: np.ndarray,
+    *,
+    by_grade: np.ndarray,
 ) -> list[ShownQuery]:
     """The queries on which the incumbent's list beats the challenger by most, a text once, with both lists.
 
     Args:
         lists: (R, L) rows shown.
         numbers: (R,) of the evaluation queries that they answer; −1: none.
-        losses: (R,) by how much the list is better than the challenger's answer.
+        losses: (R,) by how much the list is better than the challenger's answer, or its order of the list.
+        by_grade: (R,) bool, which of the two.
     """
     chosen: dict[str, int] = {}
     for request in np.argsort(-losses, kind="stable").tolist():
@@ -153,7 +156,8 @@ def show_incumbent_wins(
         shown.append(
             ShownQuery(
                 query=text,
-                reason=f"the incumbent is better by {losses[request]:.2f}",
+                reason=f"{'nDCG@10' if by_grade[request] else 'order within the shown list'}: the incumbent is better by "
+                f"{losses[request]:.2f}",
                 is_visual=bool(queries.is_visual[n]),
                 target=item_ids[queries.targets[n]] if queries.targets[n] >= 0 else None,
                 target_rank={},

@@ -1,7 +1,7 @@
 """Data contracts: `schemas/*.yaml` → Arrow schema, Spark schema, checks, and the page `docs/tables.md`.
 
 A contract is the only place where a table's columns are stated. Types: string, bool, int32, int64, float32,
-float64, date, timestamp (UTC, microseconds), binary, list<T>, map<T, T>.
+float64, decimal(P,S), date, timestamp (UTC, microseconds), binary, list<T>, map<T, T>.
 """
 
 from __future__ import annotations
@@ -61,7 +61,12 @@ EXPECTATIONS = {
 """What a contract may expect, by the names of Great Expectations, with the arguments that are understood."""
 
 
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+
+
 def _arrow_type(name: str) -> pa.DataType:
+    if decimal := _DECIMAL.fullmatch(name):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
     if name.startswith("list<"):
         return pa.list_(_arrow_type(name[5:-1]))
     if name.startswith("map<"):
@@ -71,7 +76,7 @@ def _arrow_type(name: str) -> pa.DataType:
 
 
 def _spark_type(name: str) -> str:
-    return re.sub(r"\w+", lambda word: _SPARK[word[0]], name)
+    return name if _DECIMAL.fullmatch(name) else re.sub(r"\w+", lambda word: _SPARK[word[0]], name)
 
 
 class _Part(BaseModel):
@@ -85,6 +90,8 @@ class Column(_Part):
     type: str
     description: Annotated[str, Field(min_length=1)]
     nullable: bool = False
+    seldom: bool = False
+    """Few shops deliver it: nobody is told that it is absent."""
     unit: str | None = None
     allowed: tuple[str | int, ...] | None = None
     """The only values; unset: any."""
@@ -95,7 +102,9 @@ class Column(_Part):
         try:
             _arrow_type(name)
         except (KeyError, ValueError):
-            raise ValueError(f"unknown type {name!r}; known: {', '.join(_ARROW)}, list<T>, map<T, T>") from None
+            raise ValueError(
+                f"unknown type {name!r}; known: {', '.join(_ARROW)}, decimal(P,S), list<T>, map<T, T>"
+            ) from None
         return name
 
 

@@ -226,7 +226,7 @@ def _hashable(column: pa.Array) -> np.ndarray | pa.Array:
         return pa.array([json.dumps(v, default=str, ensure_ascii=False) for v in values], pa.string())
     if pa.types.is_temporal(kind):
         column = column.cast(pa.int32() if pa.types.is_date32(kind) else pa.int64())
-    if column.null_count:
+    if column.null_count or pa.types.is_decimal(kind):
         column = column.cast(pa.string()).fill_null("∅")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return column

@@ -22,7 +22,7 @@ from smar_model.settings import home
 if TYPE_CHECKING:
     from smar_model.lake.object_store import ObjectStore
 
-SHARED = {"lake", "runs", "releases.jsonl", "releases.pending.json", "registry.lock", "registry.lock.number"}
+SHARED = {"lake", "runs", "stock", "releases.jsonl", "releases.pending.json", "registry.lock", "registry.lock.number"}
 """What of SMAR_HOME is shared, by the first part of its name."""
 
 

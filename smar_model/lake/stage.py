@@ -55,6 +55,8 @@ class Stage:
     mended: str | None = None
     """`module:function`, which takes a finished output and a run: whether it may lack something that could not be had when it was made
     and can be by now. Then another one is made, under the next key of its line."""
+    offers: bool = False
+    """Whether it reads prices and stock (table `offers` of prepare-items); a stage that does not has the same key whatever these are."""
     rivals: tuple[str, ...] = ()
     """Which of the models that the run's is compared with (`Run.rivals`) are inputs, where there are."""
     release: Literal["warm_start", "mined_from", "oracle", "release", "earlier_catalogue"] | None = None

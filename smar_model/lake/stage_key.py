@@ -15,6 +15,9 @@ from smar_model.lake.stage_code import CodeVersion, code_version
 if TYPE_CHECKING:
     from smar_model.lake.stage import Stage
 
+OFFERS = "offers"
+"""Table of prepare-items that no training reads."""
+
 
 class KeyParts(CodeVersion):
     """Everything that a stage's output depends on; a run's record has it as `made_of`. Its digest is the key, from which that of a
@@ -49,13 +52,21 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:
     return {
         "stage": stage.name,
         **code_version(stage.name),
-        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "inputs": {name: _digest_read(stage, artifact) for name, artifact in inputs.items()},
         "raw": {name: raw[name]() for name in stage.raw},
         "settings": {name: run.settings.section(name) for name in stage.settings},
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
         "rivals": {n: v.model_digest for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
         "release": release.digests if release else None,
     }
+
+
+def _digest_read(stage: Stage, artifact: Artifact) -> str:
+    """Digest of what the stage reads of an input: of prices and stock only where it reads those, as they change by the hour."""
+    content = artifact.manifest["content"]
+    if OFFERS not in content or stage.offers:
+        return artifact.digest
+    return digest_json({top: digest for top, digest in content.items() if top != OFFERS})
 
 
 def digest_making(stage: Stage, run: Run) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from smar_model.errors import NothingToDo
 from smar_model.evaluation.decision import read_decision
 from smar_model.evaluation.evaluation_record import EvaluationRecord, read_evaluation
+from smar_model.evaluation.interleaved_experiments import p_text
 from smar_model.evaluation.terminal_table import percent
 from smar_model.lake.runs import Run
+from smar_model.release.experiment import read_evidence, rule, today
+from smar_model.release.register import registered_version
 from smar_model.release.registry import Registry
 from smar_model.release.steps import report_outcome
 from smar_model.release.tracking import page_address, parent_run
@@ -41,6 +44,7 @@ def describe_decision(run: Run) -> str:
             "",
             *_table(evaluation),
             "",
+            *_shoppers(run, registry, state["version"] if state and state["state"] == "finished" else None),
             f"**Gate**: {_plain(decision.verdict)}",
             "",
             *(f"- {'✓' if reason.passed else '✗'} {_plain(reason.text)}" for reason in decision.reasons),
@@ -58,13 +62,50 @@ def refuse_idle_question(run: Run) -> None:
 
     Raises:
         InputError: the gate has not decided.
-        NothingToDo: the gate keeps the champion, or the run asks nobody.
+        NothingToDo: the gate keeps the champion, or the run asks nobody, or shoppers have still to be asked.
     """
     if run.promotion != "ask":
         raise NothingToDo(f"run {run.name} was started with --promotion {run.promotion}: nobody is asked")
     decision = read_decision(run.output("gate").file("decision.json"))
     if not decision.promote:
         raise NothingToDo(f"run {run.name}: {decision.verdict}: there is nothing to ask")
+    if asked := run.settings.gate.interleaving:
+        seen = read_evidence(run, Registry(run.settings), registered_version(run))
+        ruling = rule(seen, asked, today=today()) if seen else None
+        if ruling and ruling.kind != "promote":
+            raise NothingToDo(f"run {run.name}: {ruling.text}: there is nothing to ask a person yet")
+
+
+def _shoppers(run: Run, registry: Registry, version: str | None) -> list[str]:
+    """What shoppers preferred, where the gate asks for it."""
+    asked = run.settings.gate.interleaving
+    seen = read_evidence(run, registry, version) if asked and version else None
+    if asked is None or seen is None:
+        return []
+    said = f"**Interleaving**: {_plain(rule(seen, asked, today=today()).text)}"
+    if (found := seen.preference) is None:
+        return [said, ""]
+    last = found.last
+    cells = (
+        *(str(found.pair), str(last.day), f"{len(found.looks):,}", f"{last.requests:,}", f"{last.shoppers:,}"),
+        f"{last.wins:,} / {last.ties:,} / {last.losses:,}",
+        f"{found.preference:.3f} ({found.low:.3f} to {found.high:.3f})",
+        *(p_text(last.p), p_text(found.corrected_p), found.verdict),
+    )
+    heads = (
+        "pair",
+        "up to",
+        "days",
+        "requests",
+        "shoppers",
+        "wins / ties / losses",
+        "preference",
+        "p",
+        "corrected",
+        "verdict",
+    )
+    rows = [" | ".join(heads), " | ".join("---" for _ in heads), " | ".join(_plain(cell) for cell in cells)]
+    return [said, "", *(f"| {row} |" for row in rows), ""]
 
 
 def _table(evaluation: EvaluationRecord) -> list[str]:

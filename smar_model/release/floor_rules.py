@@ -126,3 +126,16 @@ def latency(observed: float | None, settings: Gate) -> Reason:
         return unknown("latency", "milliseconds", f"search latency was not measured ({setting})")
     text = f"search latency: 99 % of single queries within {observed:.3g} ms, at most {most:g} allowed ({setting})"
     return at_most("latency", observed, most, "milliseconds", text)
+
+
+def interleaving(settings: Gate, *, has_champion: bool) -> Iterator[Reason]:
+    """That shoppers are asked as well: a run's model has never been served, so `promote` waits for what they prefer, and not the gate."""
+    asked = settings.interleaving
+    if asked:
+        text = (
+            f"interleaving: promotion waits until shoppers are shown to prefer it, of {asked.users:,} at least, within {asked.days} days "
+            "(gate.interleaving)"
+        )
+        if not has_champion:
+            text = "interleaving: no other champion to be interleaved with"
+        yield Reason(rule="interleaving", passed=True, observed=None, threshold=None, unit="count", text=text)

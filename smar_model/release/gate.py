@@ -88,6 +88,7 @@ def decide(
         floor_rules.index_recall(index.get("recall_at_100"), minimum_index_recall),
         floor_rules.latency(index.get("search_p99_ms"), settings),
         rival_rules.no_backfill(cutoff, champion),
+        *floor_rules.interleaving(settings, has_champion=champion is not None),
     ]
     if not rivals:
         told = ": told, not refused, as floors alone decide on a first release"

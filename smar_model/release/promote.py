@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from smar_model.errors import InputError
 from smar_model.evaluation.decision import read_decision
 from smar_model.lake.runs import Run
 from smar_model.release.changes import carry_out, decision_tags
+from smar_model.release.experiment import (
+    BY_SHOPPERS,
+    Evidence,
+    Ruling,
+    begin_or_wait,
+    earlier_rejection,
+    read_evidence,
+    rule,
+    today,
+)
 from smar_model.release.history import Change, append_history, new_entry, read_history
 from smar_model.release.reconcile import is_met, reconciled
 from smar_model.release.register import registered_version
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.release.steps import Outcome, decided_step
 from smar_model.release.verify import verify_release
+from smar_model.settings import Interleaving
 
 GATE = "the gate"
 """Who decides where no person does."""
@@ -52,7 +64,8 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outc
         return kept(f"is not promoted; {decision.verdict}")
     if run.promotion == "never":
         return kept("passed the gate, but this run was started with --promotion never")
-    registry = Registry(run.settings)
+    registry, asked = Registry(run.settings), run.settings.gate.interleaving
+    seen = read_evidence(run, registry, version)  # which may take minutes: before the lock
     with reconciled(registry, run, "promote") as (lease, found):
         before = found.champion[0] if found.champion else None
         if registry.aliased(CHAMPION) == version and found.problem is None:
@@ -72,11 +85,28 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outc
             by=approved_by or GATE,
             reason=comment or decision.verdict,
         )
-        evidence = {"reasons": [asdict(reason) for reason in decision.reasons]}
+        evidence: dict[str, Any] = {"reasons": [asdict(reason) for reason in decision.reasons]}
         if rejected_by:
             entry |= {"action": "reject", "to": before, "version": version, "by": rejected_by, "reason": comment}
             _write_rejection(registry, entry | {"evidence": evidence})
             return kept(f"passed the gate, and was rejected by {rejected_by}" + (f": {comment}" if comment else ""))
+        # A champion that cannot serve cannot be interleaved either: the gate alone decides what takes its place.
+        if asked and before and found.problem is None and is_met(registry, before, run.champion):
+            ruling = _shoppers_ruling(registry, version, asked, seen, before)
+            evidence |= {"interleaving": seen.as_json() if seen else {}}
+            if ruling.kind == "wait":
+                return kept(begin_or_wait(registry, lease, run, version, before, ruling))
+            if ruling.kind == "reject":
+                entry |= {
+                    "action": "reject",
+                    "to": before,
+                    "version": version,
+                    "by": BY_SHOPPERS,
+                    "reason": ruling.text,
+                }
+                _write_rejection(registry, entry | {"evidence": evidence})
+                return kept(f"passed the gate, and was rejected by {BY_SHOPPERS}: {ruling.text}")
+            entry |= {"reason": comment or f"{decision.verdict}; {ruling.text}"}
         if run.promotion == "ask" and not approved_by:
             return kept(
                 f"passed the gate and waits for a person: smar promote --run {run.name} --approved-by WHO, or --rejected-by WHO"
@@ -91,6 +121,17 @@ def _promote(run: Run, approved_by: str, rejected_by: str, comment: str) -> Outc
     text = f"version {version} is the champion" + (f", in place of version {before}" if before else "")
     text += f", approved by {approved_by}" if approved_by else ""
     return Outcome(kind="promoted", text=text, version=version)
+
+
+def _shoppers_ruling(
+    registry: Registry, version: str, asked: Interleaving, seen: Evidence | None, champion: str
+) -> Ruling:
+    """What interleaving comes to, as of before where it has rejected the version."""
+    if (reason := earlier_rejection(dict(registry.version(version).tags))) is not None:
+        return Ruling(kind="reject", text=reason)
+    if seen is None or seen.champion != champion:
+        return Ruling(kind="wait", text="the champion has changed while the log was read")
+    return rule(seen, asked, today=today())
 
 
 def _write_rejection(registry: Registry, entry: Change) -> None:

@@ -25,6 +25,7 @@ from smar_model.lake.release_manifest import (
 )
 from smar_model.lake.runs import Run
 from smar_model.lake.signing_keys import signing_key
+from smar_model.release.experiment import experiment_under_way
 from smar_model.release.lease import registry_lease
 from smar_model.release.registry import CHALLENGER, Registry
 from smar_model.release.steps import recorded_step, report_outcome
@@ -69,7 +70,13 @@ def register_run(run: Run) -> str:
         with registry_lease(purpose=f"register {run.name}"):
             found = registry.find(model_digest=finetune.manifest["content"]["model"], index_digest=index.digest)
             release = found or registry.release(_new_version(registry, run, finetune, index), index=index.digest)
-            if registry.aliased(CHALLENGER) != release.version:
+            under_way = experiment_under_way(registry) if run.settings.gate.interleaving else None
+            if under_way and under_way.version != release.version:
+                print(
+                    f"[{run.name}] register: the alias {CHALLENGER!r} stays at version {under_way.version}, which is being interleaved with "
+                    f"the champion since {under_way.since}"
+                )
+            elif registry.aliased(CHALLENGER) != release.version:
                 registry.client.set_registered_model_alias(registry.name, CHALLENGER, release.version)
         details |= {"reused": found is not None, "version": release.version, "release_digest": release.release_digest}
         details["metrics"] = {"version": int(release.version)}

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Column, Table
 from typing_extensions import TypedDict
 
 from smar_model.delivery.shop_inputs import ShopInputs
+from smar_model.errors import InputError
 from smar_model.release.history import MOVES, Change, read_history
 from smar_model.release.registry import serving_or_version
+from smar_model.release.stock import current_stock, load_stock
 from smar_model.settings import Settings, load_recorded_settings
 
 if TYPE_CHECKING:
@@ -47,12 +51,13 @@ def search_release(
     k: int,
     version: str | None,
     departments: Collection[str] = (),
+    filters: Sequence[str] = (),
     routing: RoutedBy | None = None,
 ) -> SearchAnswer:
     """The k best items for a query through the champion, or through a stated version; as `Searcher.search` takes them.
 
     Raises:
-        InputError: there is no champion, no such version or no such department, or its files are damaged.
+        InputError: there is no champion, no such version or no such department, a filter is none, or its files are damaged.
     """
     release = serving_or_version(settings, version)
     # torch and FAISS take seconds to import: not where there is nothing to search.
@@ -60,7 +65,9 @@ def search_release(
 
     pictures = ShopInputs.of(load_recorded_settings(release.settings_file)).pictures()
     searcher = Searcher.load(Path(release.model_folder), Path(release.index_folder), model_digest=release.model_digest)
-    found, p = searcher.search([query], k=k, departments=departments, routing=routing)
+    if filters and (pointer := current_stock(settings)):
+        searcher.take_stock(load_stock(settings, pointer).rows, pointer.digest)
+    found, p = searcher.search([query], k=k, departments=departments, filters=filters, routing=routing)
     hits = [
         Hit(
             rank=rank,
@@ -73,6 +80,16 @@ def search_release(
         for rank, hit in enumerate(found[0], start=1)
     ]
     return SearchAnswer(query=query, version=release.version, p=round(float(p[0]), 4), hits=hits)
+
+
+def index_item_ids(settings: Settings) -> pa.Array | None:
+    """Ids of the items in the champion's index; None where there is no champion."""
+    try:
+        release = serving_or_version(settings, None)
+    except InputError:
+        return None
+    files = sorted((Path(release.index_folder) / "index_items").glob("*.parquet"))
+    return ds.dataset([str(file) for file in files]).to_table(columns=["item_id"])["item_id"].combine_chunks()
 
 
 def show_search(answer: SearchAnswer, *, as_json: bool) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 
@@ -203,7 +204,11 @@ def _measured(
 def _publish(
     context: StageContext, index: faiss.Index, vectors: RoutedItems, queries: RecallQueries, made: IndexDescription
 ) -> Metrics:
-    items = read_index_items(context.table("prepare-items", "catalogue"), vectors.embeddings.item_ids)
+    items = read_index_items(
+        context.table("prepare-items", "catalogue"),
+        vectors.embeddings.item_ids,
+        offer_files=context.table("prepare-items", "offers"),
+    )
     # Times belong to the machine, not to the index: they stand in the metrics, outside the content.
     times = search_times(index, queries)
     cuts = cut_rows(len(vectors), context.settings.index.parts)
@@ -223,18 +228,30 @@ def _publish(
     }
 
 
-def read_index_items(catalogue_files: Sequence[Path], item_ids: list[str]) -> pa.Table:
+def read_index_items(
+    catalogue_files: Sequence[Path], item_ids: list[str], *, offer_files: Sequence[Path] = ()
+) -> pa.Table:
     """Table index_items of a catalogue, in the order of `item_ids`, which is sorted.
+
+    Args:
+        offer_files: table offers; an item that it lacks has no price.
 
     Raises:
         InputError: the catalogue has other items.
     """
-    columns = ["item_id", "title", "department", "images"]
+    columns = ["item_id", "title", "department", "images", "brand", "attributes"]
     table = ds.dataset([str(f) for f in catalogue_files]).to_table(columns=columns)
     # By bytes, as item ids are sorted everywhere.
     order = np.argsort(np.array([i.encode() for i in table["item_id"].to_pylist()], dtype=np.bytes_), kind="stable")
     table = table.take(order)
     if table["item_id"].to_pylist() != item_ids:
         raise InputError(f"embed: made for {len(item_ids)} items that are not this run's; run embed again")
-    numbered = table.add_column(0, "row", pa.array(range(len(table)), pa.int64()))
-    return numbered.cast(load_contract("index_items").arrow_schema())
+    offers = load_contract("offers").arrow_schema()
+    known = ds.dataset([str(f) for f in offer_files]).to_table() if offer_files else offers.empty_table()
+    places = pc.index_in(table["item_id"], known["item_id"])
+    for field in offers:
+        if field.name != "item_id":
+            table = table.append_column(field, known[field.name].cast(field.type).take(places))
+    contract = load_contract("index_items").arrow_schema()
+    table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
+    return table.select(contract.names).cast(contract)

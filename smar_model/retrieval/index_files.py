@@ -17,6 +17,7 @@ from typing import Annotated
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -98,6 +99,8 @@ class IndexManifest(IndexDescription):
     """The other files and their digests."""
     parts: tuple[int, ...] | None = None
     """Items of each part; None: there is one file."""
+    currencies: tuple[str, ...] = ()
+    """Of the prices of all parts, sorted; an empty one where a price says none."""
 
 
 _FORM = TypeAdapter(IndexManifest)
@@ -139,12 +142,20 @@ def write_index(
         "items": len(items),
         "dimension": dimension,
         "files": {name: digest_file(folder / name) for name in files},
+        "currencies": _currencies(items),
         "parts": [stop - start for start, stop in cuts] if len(cuts) > 1 else None,
     }
     manifest = IndexManifest.model_validate(dict(made) | about)
     # Sorted, so that a refresh in which nothing has changed is the same index, by content.
     content = manifest.model_dump(by_alias=True, exclude_none=True)
     (folder / "index.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _currencies(items: pa.Table) -> list[str]:
+    if "price" not in items.column_names:
+        return []
+    priced = items.filter(pc.is_valid(items["price"]))
+    return sorted({code or "" for code in priced["currency"].unique().to_pylist()})
 
 
 def _files_of(part: int | None) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from smar_model.errors import InputError
+from smar_model.retrieval.filtered_search import search_selected
 
 _FAISS: Any = faiss
 """Whose type stubs know neither keyword arguments of what SWIG makes nor its vectors."""
@@ -63,8 +63,7 @@ class PartedIndex:
             if among is None:
                 scores, rows = part.search(asked, depth)
             else:
-                bitmap = np.ascontiguousarray(among[start // BITS : -(-stop // BITS)])
-                scores, rows = _search_selected(part, asked, depth, _FAISS.IDSelectorBitmap(bitmap))
+                scores, rows = search_selected(part, asked, depth, among[start // BITS : -(-stop // BITS)])
             return scores, np.where(rows < 0, rows, rows + start)
 
         if len(self.parts) == 1:
@@ -88,30 +87,3 @@ class PartedIndex:
             if inside.any():
                 vectors[inside] = part.reconstruct_batch(rows[inside] - start)
         return vectors
-
-
-def _search_selected(
-    index: faiss.Index, asked: np.ndarray, depth: int, selector: faiss.IDSelector
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the best selected ones. All of them are looked at: the few lists that a query probes, or a graph that
-    is left where few may be entered, would miss most of a small department."""
-    index = _FAISS.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return _search_selected(index.refine_index, asked, depth, selector)
-    if isinstance(index, faiss.IndexHNSW):
-        return _search_selected(index.storage, asked, depth, selector)
-    if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain
-        for number in range(chain.size()):
-            asked = _FAISS.downcast_VectorTransform(chain.at(number)).apply(asked)
-        return _search_selected(index.index, asked, depth, selector)
-    if isinstance(index, faiss.IndexIVF):
-        parameters = _FAISS.SearchParametersIVF(sel=selector, nprobe=index.nlist)
-    else:
-        parameters = _FAISS.SearchParameters(sel=selector)
-    try:
-        return index.search(asked, depth, params=parameters)
-    except RuntimeError as error:
-        raise InputError(
-            f"{type(index).__name__} cannot be searched by department; choose another index.factory"
-        ) from error

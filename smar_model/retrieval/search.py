@@ -25,9 +25,11 @@ from smar_model.network.losses import soft_maximum
 from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel
 from smar_model.retrieval.index_files import IndexManifest, open_index
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
+from smar_model.retrieval.item_filters import ItemFilters
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
+from smar_model.retrieval.stock_offers import with_stock
 from smar_model.training.model_files import load_model
 
 QUERY_BATCH = 512
@@ -174,6 +176,11 @@ class Searcher:
         self.index = index if isinstance(index, PartedIndex) else PartedIndex([index])
         self.items = items
         self.manifest = manifest
+        self.filters = ItemFilters(items, currencies=manifest.currencies if manifest else ())
+        """Replaced as a whole when stock and prices change."""
+        self._own_offers = self.filters.offers
+        self.stock_digest, self.stocked_items = "", 0
+        """Of the stock table that counts, and of how many items of this index it says something."""
         if encoder.heads > 1:
             self.index.enable_lookup()
 
@@ -215,16 +222,19 @@ class Searcher:
         self.index.enable_lookup()
         return _score_rows(self.encoder, self.index.reconstruct_batch, queries, rows)
 
-    def rank_routed(self, asked: np.ndarray, depth: int, departments: Collection[str] = ()) -> Ranking:
-        """Likewise for queries as `QueryEncoder.encode` gives them; with departments, among their items alone.
+    def rank_routed(
+        self, asked: np.ndarray, depth: int, departments: Collection[str] = (), filters: Sequence[str] = ()
+    ) -> Ranking:
+        """Likewise for queries as `QueryEncoder.encode` gives them; with departments or filters, among their items alone.
 
         Raises:
-            InputError: a department has no item in this index, or an index of its kind cannot be searched in part.
+            InputError: a department has no item in this index, a filter is none (`filter_language.py`), or an index of its kind cannot be
+                searched in part.
         """
         asked = np.ascontiguousarray(asked, dtype=np.float32)
         # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
         searched = max(depth, MEASURED_DEPTH)
-        scores, rows = self.index.search(asked, searched, self._rows_of(departments) if departments else None)
+        scores, rows = self.index.search(asked, searched, self._selected(departments, filters))
         if self.encoder.heads > 1:
             scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * rows.shape[1]))
         ranking = order_candidates(rows.astype(np.int32), scores)
@@ -252,20 +262,22 @@ class Searcher:
         k: int = 10,
         *,
         departments: Collection[str] = (),
+        filters: Sequence[str] = (),
         routing: RoutedBy | None = None,
     ) -> tuple[list[list[Hit]], np.ndarray]:
         """The k best items for each query, best first, and P(q) of each query (B,). Any number of threads may search.
 
         Args:
             departments: only their items; none: all.
+            filters: only items that match all of them (`filter_language.py`).
             routing: what p of [Q ; p·Q] is in the place of what the model ships with: `text` 0, `pictures` 1, `hard` 0 or 1 by
                 P(q) ≥ .5, `soft` the share that the model was trained to mix by, or P(q) itself where it was not.
 
         Raises:
-            InputError: a department has no item in this index.
+            InputError: a department has no item in this index, or a filter is none.
         """
         asked, _, probabilities = self.encode(queries, routing)
-        ranking = self.rank_routed(asked, k, departments)
+        ranking = self.rank_routed(asked, k, departments, filters)
         hits = [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
@@ -305,6 +317,21 @@ class Searcher:
     def department_sizes(self) -> dict[str, int]:
         """Items of each department, the largest first."""
         return {name: int(np.unpackbits(bitmap).sum()) for name, bitmap in self._departments.items()}
+
+    def take_stock(self, rows: pa.Table, digest: str) -> None:
+        """Filter by a stock table from now on; a search that has begun ends with what it began with."""
+        ids = self.items["item_id"]
+        array = ids.values if isinstance(ids, _Column) else pa.array(list(ids), pa.string())
+        filters, self.stocked_items = with_stock(self.filters, self._own_offers, array, rows)
+        self.filters, self.stock_digest = filters, digest
+
+    def _selected(self, departments: Collection[str], filters: Sequence[str]) -> np.ndarray | None:
+        """Rows of departments that match filters, as a bitmap; None: all."""
+        chosen = self._rows_of(departments) if departments else None
+        if not filters:
+            return chosen
+        matching = self.filters.select(filters)
+        return matching if chosen is None else chosen & matching
 
     def _rows_of(self, departments: Collection[str]) -> np.ndarray:
         """Rows of departments as a bitmap."""

@@ -53,6 +53,14 @@ UserName = Annotated[
 ]
 SessionName = Annotated[str | None, Field(min_length=1, max_length=200, description="Key of the visit; likewise")]
 IsLogged = Annotated[bool, Field(description="Whether the log is to have the answer: false for what no shopper sees")]
+Filter = Annotated[str, Field(min_length=1, max_length=1_000)]
+Filters = Annotated[
+    list[Filter],
+    Field(
+        max_length=32,
+        description="Only items that match all: `attributes.colour:red`, `price<50`, `available`, `-brand:acme`",
+    ),
+]
 PictureName = Annotated[str, Query(min_length=1, max_length=MAXIMUM_NAME)]
 
 
@@ -85,6 +93,7 @@ class BatchQuestion(BaseModel):
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
     k: HitCount = 10
     departments: Departments = []
+    filters: Filters = []
     version: VersionName = CHAMPION
     routing: RoutingName = None
     user: UserName = None
@@ -96,6 +105,7 @@ async def one_question(
     q: Annotated[QueryText, Query()],
     k: Annotated[HitCount, Query()] = 10,
     department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
+    filter: Annotated[list[Filter], Query(max_length=32, description="Repeatable; an item matches all")] = [],  # noqa: B006
     version: Annotated[VersionName, Query()] = CHAMPION,
     routing: Annotated[RoutingName, Query()] = None,
     user: Annotated[UserName, Query()] = None,
@@ -108,6 +118,7 @@ async def one_question(
             queries=[q],
             k=k,
             departments=department,
+            filters=filter,
             version=version,
             routing=routing,
             user=user,
@@ -242,10 +253,22 @@ class VersionsAnswer(BaseModel):
     registry_seen_at: float | None = Field(description="When the registry last answered, seconds since 1970")
 
 
+class StockState(BaseModel):
+    digest: str = Field(description="Of the stock table that was read last")
+    published_at: float = Field(description="When it was published, seconds since 1970")
+    age_seconds: float
+    items: int = Field(description="Of the table")
+    items_of_index: int = Field(description="Of the index that answers, about which it says something")
+    is_used: bool = Field(description="Whether what answers filters by it already")
+
+
 class ReadyAnswer(BaseModel):
     ready: bool
     version: str | None
     model_digest: str | None
     index_digest: str | None
     is_champion: bool = Field(description="Whether it is what the registry names; else it is the last good release")
+    stock: StockState | None = Field(
+        default=None, description="What filters go by; null: by the index's own prices and stock"
+    )
     problems: list[str] = Field(description="Why what answers is not what it should be; it answers all the same")

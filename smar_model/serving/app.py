@@ -42,6 +42,7 @@ from smar_model.serving.metrics import Metrics
 from smar_model.serving.pictures import SmallPictures
 from smar_model.serving.searched_lists import SearchedLists
 from smar_model.serving.served_pair import ServedPair
+from smar_model.serving.stock_follower import StockFollower
 from smar_model.settings import Settings
 
 MAXIMUM_OPENING = 8
@@ -81,9 +82,11 @@ def create_app(
     def numbers() -> Collection[str]:
         return follower.champion.searcher.encoder.catalogue_numbers if follower.champion else frozenset()
 
-    service = _Releases(settings, follower, metrics, kept, interleaving)
+    stock = StockFollower(settings, metrics, follower.open_pairs, poll_seconds=poll_seconds)
+    follower.on_open = stock.apply
+    service = _Releases(settings, follower, stock, metrics, kept, interleaving)
     app = make_app(service, metrics, answer_log=kept, catalogue_numbers=numbers)
-    app.state.follower = follower
+    app.state.follower, app.state.stock = follower, stock
     return app
 
 
@@ -96,13 +99,14 @@ class _Releases:
         self,
         settings: Settings,
         follower: Follower,
+        stock: StockFollower,
         metrics: Metrics,
         answer_log: AnswerLog | None,
         interleaving: Interleaving | None,
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         self._log, self._interleaving = answer_log, interleaving
-        self._follower, self._pictures = follower, SmallPictures(settings)
+        self._follower, self._stock, self._pictures = follower, stock, SmallPictures(settings)
         self._searching = SearchThreads(cores, metrics, initializer=_compute_alone)
         self._opening, self._drawing = ThreadPoolExecutor(1, "open"), ThreadPoolExecutor(cores, "picture")
         self._to_open = Budget(MAXIMUM_OPENING, "other versions are being opened; try again")
@@ -110,9 +114,11 @@ class _Releases:
 
     def start(self) -> None:
         self._follower.start()
+        self._stock.start()
 
     async def stop(self) -> None:
         self._follower.stop()
+        self._stock.stop()
         self._searching.close()
         if self._interleaving:
             self._interleaving.stop()
@@ -179,10 +185,12 @@ class _Releases:
         return drawn
 
     async def ready(self) -> ReadyAnswer:
-        state = self._follower.ready()
-        if self._interleaving and state.ready and (problem := self._interleaving.problem()):
-            state = state.model_copy(update={"problems": [*state.problems, problem]})
-        return state
+        state, problems = self._follower.ready(), []
+        if self._interleaving and state.ready:
+            problems.append(self._interleaving.problem())
+        problems.append(self._stock.problem)
+        told = [*state.problems, *(problem for problem in problems if problem)]
+        return state.model_copy(update={"stock": self._stock.state(), "problems": told})
 
 
 def _compute_alone() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -69,6 +70,8 @@ class Follower:
     """Pairs besides the champion that stay in memory."""
     part: int | None = None
     """Number of the part of each index that is opened; None: all of it."""
+    on_open: Callable[[ServedPair], None] = lambda pair: None
+    """Is given each pair before it answers."""
     champion: ServedPair | None = None
     """What answers: the champion, or the last good release where that cannot be opened."""
     examples: list[str] = field(default_factory=list)
@@ -208,9 +211,12 @@ class Follower:
                 raise NotServed(why)
         try:
             if version == TEXT_ONLY:
-                return open_text_only(str(index))
-            registry = self._registry or Registry(self.settings)
-            return open_release(registry.release(version, index=index), part=self.part)
+                pair = open_text_only(str(index))
+            else:
+                registry = self._registry or Registry(self.settings)
+                pair = open_release(registry.release(version, index=index), part=self.part)
+            self.on_open(pair)
+            return pair
         except Exception as error:  # whatever is wrong with a release
             why, is_unexpected = _described(error), not isinstance(error, InputError)
             what = _named_pair(version, index)
@@ -260,6 +266,12 @@ class Follower:
         pair = self._tried(pointer)
         self._keep(pair)
         return pair
+
+    def open_pairs(self) -> list[ServedPair]:
+        """All that are open, the one that answers first."""
+        with self._lock:
+            others = list(self._others.values())
+        return [*([self.champion] if self.champion else []), *others]
 
     def _kept(self, pointer: tuple[str, str | None]) -> ServedPair | None:
         with self._lock:

@@ -208,8 +208,9 @@ class Parts:
         started, deadline = time.perf_counter(), time.monotonic() + AGREE_SECONDS
         body = question.model_dump(mode="json", exclude={"user", "session", "log"})
         while True:
-            # A department may have no item in some of the parts.
-            answers = await self.ask("POST", "search", json=body, refusal=422 if question.departments else None)
+            # A department, or an attribute, may have no item in some of the parts.
+            may_refuse = question.departments or question.filters
+            answers = await self.ask("POST", "search", json=body, refusal=422 if may_refuse else None)
             try:
                 return await run(partial(_merge_and_write, answers, question, started, merged, batch=batch))
             except NotTheSame as error:

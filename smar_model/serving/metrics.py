@@ -62,3 +62,8 @@ class Metrics:
         self.registry_seen = Gauge(
             "smar_registry_seen_timestamp_seconds", "Last time that the registry answered.", registry=registry
         )
+        self.stock_items = Gauge("smar_stock_items", "Items of the stock table that filters go by.", registry=registry)
+        self.stock_published = Gauge(
+            "smar_stock_published_timestamp_seconds", "When the stock table was published.", registry=registry
+        )
+        self.stock_failures = Counter("smar_stock_failures", "Looks at the stock table that failed.", registry=registry)

@@ -105,6 +105,7 @@ class SearchedLists:
             [question.queries[n] for n in numbers],
             k=question.k,
             departments=question.departments,
+            filters=question.filters,
             routing=question.routing,
         )
 

@@ -14,6 +14,7 @@ from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import load_run
+from smar_model.retrieval.index import read_index_items
 from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
 from smar_model.serving.api_schemas import TEXT_ONLY
@@ -76,6 +77,9 @@ def open_text_only(run_name: str) -> ServedPair:
     catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
     items = {name: catalogue[name].tolist() for name in ("title", "department")}
     items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
+    offers = run.output("prepare-items").files("offers")
+    table = read_index_items(files, embeddings.item_ids, offer_files=offers)
+    items |= {name: table[name] for name in ("brand", "attributes", "price", "currency", "available")}
     searcher = Searcher(QueryEncoder(model, tokenizer), index, items)
     _warm(searcher)
     return ServedPair(

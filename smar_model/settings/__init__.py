@@ -38,7 +38,7 @@ from smar_model.settings.network import (
     Trained,
     VisionEncoder,
 )
-from smar_model.settings.release import Evaluation, Gate, Index, Release
+from smar_model.settings.release import Evaluation, Gate, Index, Interleaving, Release
 from smar_model.settings.retired import without_retired
 from smar_model.settings.section import Count, Section, Share
 from smar_model.settings.shop import Shop, Simulation
@@ -57,6 +57,7 @@ __all__ = [
     "Gate",
     "ImageTower",
     "Index",
+    "Interleaving",
     "Labels",
     "Mining",
     "Network",

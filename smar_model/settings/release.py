@@ -34,6 +34,17 @@ class Evaluation(Section):
     seed: int = 0
 
 
+class Interleaving(Section):
+    """What shoppers must say of a version that passed the gate, in lists interleaved with the champion's (`docs/gate.md`)."""
+
+    users: Count = 200
+    """Shoppers with interleaved requests, below which nothing is decided but by the end of `days`."""
+    days: Count = 14
+    """After so many days an experiment ends: without a preference for the version it is rejected, or by `enough` promoted."""
+    enough: Literal["better", "not_worse"] = "better"
+    """What promotes at the end of `days`: nothing but a shown preference, or that none for the champion is shown."""
+
+
 class Gate(Section):
     """What a challenger must show to become the champion (`docs/gate.md`). Margins are of Recall@50 as a share, 0.01 is one point,
     and of paired differences on the same queries."""
@@ -72,6 +83,8 @@ class Gate(Section):
     """Skewness of how often items are found, less what chance gives: high when a few items are in everybody's results."""
     drift: Literal["critical", "warning"] = "critical"
     """From which severity a failed check of how queries and clicks have shifted refuses. check-data ends the run at critical ones."""
+    interleaving: Interleaving | None = None
+    """Unset: a version that passed is promoted without it."""
 
 
 class Release(Section):

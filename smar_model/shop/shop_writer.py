@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -189,6 +190,9 @@ class ShopWriter:
         attributes: Mapping[str, str] | None = None,
         images: Iterable[str] = (),
         updated_at: datetime = LISTED_AT,
+        price: str = "",
+        currency: str = "",
+        available: bool | None = None,
         truth: Mapping[str, str] | None = None,
     ) -> None:
         """Add an item of row `where`; one without a title is counted in `left_out` instead.
@@ -211,7 +215,8 @@ class ShopWriter:
         if not names:
             self._first_without_picture = self._first_without_picture or item_id
             self.counts["without a picture"] += 1
-        row = (item_id, title, category, brand or None, sorted((attributes or {}).items()), names, updated_at)
+        offer = (Decimal(price) if price else None, currency or None, available)
+        row = (item_id, title, category, brand or None, sorted((attributes or {}).items()), names, updated_at, *offer)
         self._add(self._tables["items"], row)
         if truth:
             self._add(self._tables["truth"], (item_id, sorted(truth.items())))

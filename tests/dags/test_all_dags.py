@@ -15,7 +15,14 @@ from smar_model.network.variants import VARIANTS
 from smar_model.release.start import with_changes
 from smar_model.settings import REPOSITORY, load_settings
 
-NAMES = {"smar_retrain", "smar_refresh_index", "smar_compare", "smar_rollback", "smar_oracle"}
+NAMES = {
+    "smar_retrain",
+    "smar_refresh_index",
+    "smar_compare",
+    "smar_rollback",
+    "smar_oracle",
+    "smar_promote_challenger",
+}
 POOLS = json.loads((REPOSITORY / "dags" / "pools.json").read_text(encoding="utf-8"))
 
 
@@ -145,6 +152,7 @@ def test_who_follows_what_is_named(dags: dict[str, Any]) -> None:
         ("smar_retrain", "register", "smar_model"),
         ("smar_retrain", "released", "smar_release"),
         ("smar_refresh_index", "publish-index", "smar_index"),
+        ("smar_promote_challenger", "released", "smar_release"),
         ("smar_rollback", "publish-index", "smar_index"),
         ("smar_rollback", "rollback", "smar_release"),
     }

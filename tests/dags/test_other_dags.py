@@ -67,3 +67,16 @@ def test_rows_are_mapped_and_the_page_is_written_whatever_becomes_of_one(dags: d
     assert tasks["report"] | {"rule": "all_done", "upstream": ["compare"]} == tasks["report"]
     assert tasks["report"]["arguments"][-1] == "--page-only"
     assert set(tasks["watcher"]["upstream"]) == {"list", "compare", "report"}
+
+
+def test_the_version_that_waits_is_looked_at_daily_once_that_is_turned_on(dags: dict[str, Any]) -> None:
+    dag = dags["smar_promote_challenger"]
+    assert dag["paused"] is True, "most shops ask for no interleaving"
+    assert dag["schedule"] == "0 6 * * *"
+    tasks = dag["tasks"]
+    for before, after in itertools.pairwise(["describe-decision", "ask", "promote", "released"]):
+        assert tasks[after]["upstream"] == [before]
+    assert tasks["promote"]["rule"] == "none_failed", "where nobody is asked, shoppers alone decide"
+    assert {"--challenger"} <= {*tasks["promote"]["arguments"]} & {*tasks["describe-decision"]["arguments"]}
+    assert tasks["ask"]["defaults"] == ["Reject"]
+    assert tasks["released"]["outlets"] == ["smar_release"]

@@ -24,6 +24,20 @@ def test_bm25_reads_every_field_and_settles_ties_by_id(catalogue: pd.DataFrame) 
     assert ranking.rows.tolist() == [[0, 2, 1, NO_ROW], [3, NO_ROW, NO_ROW, NO_ROW], [0, 1, 2, NO_ROW]]
 
 
+def test_given_rows_have_the_scores_that_they_are_ranked_by(catalogue: pd.DataFrame) -> None:
+    clicks = pd.DataFrame({"item_id": ["c", "a", "c"], "clicks": [1, 2, 2]})
+    rows = np.array([[3, 0, 1], [2, NO_ROW, 3], [1, 1, 0], [0, 1, 2]])
+    queries = ["red shirt", "acme", "", "red shirt"]
+    for ranker in (BM25(catalogue), Popularity(catalogue["item_id"].tolist(), clicks)):
+        ranked = ranker.rank(queries, 4)
+        expected = np.full(rows.shape, -np.inf)
+        for query, place in np.ndindex(rows.shape):
+            if rows[query, place] in ranked.rows[query]:
+                expected[query, place] = ranked.scores[query, ranked.rows[query].tolist().index(rows[query, place])]
+        expected[rows == NO_ROW] = -np.inf
+        assert (ranker.score_rows(queries, rows) == expected).all()
+
+
 @pytest.mark.parametrize("query", ["zebra", "", "  ", "!?"])
 def test_bm25_finds_nothing_for_words_that_no_item_has(catalogue: pd.DataFrame, query: str) -> None:
     assert (BM25(catalogue).rank([query], 3).rows == NO_ROW).all()

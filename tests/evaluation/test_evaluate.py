@@ -390,6 +390,27 @@ def test_the_report_shows_queries_pictures_and_checks(measured: PublishedRun) ->
     assert artifact.metrics["bytes"] < 3_000_000
 
 
+def test_the_report_opens_with_the_incumbent_where_the_log_has_lists(
+    measured: PublishedRun, bare: PublishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for published, judge in ((measured, "true attributes say"), (bare, "people judged")):
+        monkeypatch.setenv("SMAR_HOME", str(published.root / "home"))
+        evaluation = read_evaluation(published.run.output("evaluate"))
+        within = evaluation["incumbent"]["within_list"]
+        assert within["requests"] == 40
+        assert {"incumbent", "challenger", "bm25", "popularity"} <= set(within["models"])
+        # Every shopper clicked the item that she wanted, which stood first.
+        assert within["models"]["incumbent"]["mean"] == 1 > within["models"]["challenger"]["mean"]
+        page = published.run.output("report").file("report.html").read_text(encoding="utf-8")
+        opening = page[page.index('<section id="incumbent">') : page.index('<section id="finds">')]
+        assert judge in opening and "Order within the shown list" in opening
+        queries = evaluation["incumbent"]["shown"]
+        assert all(f"“{query['query']}”" in opening for query in queries)
+        assert "the log's engine" in format_table(parse_evaluation(evaluation))
+    assert evaluation["incumbent"]["graded"]["queries"] == 1
+    assert queries and queries[0]["reason"].startswith("order within the shown list: the incumbent is better")
+
+
 def test_the_report_says_the_grade_that_people_gave(bare: PublishedRun) -> None:
     shown = {query["query"]: query for query in read_evaluation(bare.run.output("evaluate"))["shown"]["queries"]}
     judged = shown.pop(JUDGED_QUERY.lower())

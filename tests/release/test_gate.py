@@ -160,6 +160,43 @@ def test_a_first_release_is_for_the_floors_to_decide() -> None:
     assert failed(decided(case)) == ["over_popularity", "over_bm25"]
 
 
+def beside_the_incumbent(case: dict[str, Any], mean: float | None) -> None:
+    within = {"requests": 90, "clusters": 80, "clicks": 99, "effective_clicks": 70.0, "maximum_weight": 10.0}
+    within |= {"clicks_at_maximum": 0, "left_out": {}, "models": {"incumbent": figure(0.6)}}
+    within |= {"differences": {} if mean is None else {"challenger": difference(mean)}}
+    case["evaluation"]["incumbent"] = {"lists": 90, "versions": {}, "counts": {}, "graded": None, "shown": []} | {
+        "within_list": within
+    }
+
+
+@pytest.mark.parametrize(
+    ("mean", "margin", "passed", "says"),
+    [
+        (None, None, True, "not measured"),
+        (None, 0.02, False, "not measured"),
+        (-0.5, None, True, "-50.00 points, with 95% confidence above -50.00; told, not judged"),
+        (-0.019, 0.02, True, "that must be above -2.00 (gate.incumbent_margin)"),
+        (-0.021, 0.02, False, "order within the 90 clicked lists"),
+    ],
+)
+def test_the_incumbent_is_told_and_judged_where_a_margin_is_set(
+    mean: float | None, margin: float | None, passed: bool, says: str
+) -> None:
+    case = good()
+    change_settings(incumbent_margin=margin)(case)
+    beside_the_incumbent(case, mean)
+    reason = next(r for r in decided(case).reasons if r.rule == "not_worse_than_incumbent")
+    assert reason.passed == passed
+    assert says in reason.text
+
+
+def test_a_log_without_lists_breaks_no_rule_but_one_that_asks_for_them() -> None:
+    case = good()
+    assert "not_worse_than_incumbent" not in failed(decided(case))
+    change_settings(incumbent_margin=0.02)(case)
+    assert "not_worse_than_incumbent" in failed(decided(case))
+
+
 def put(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
     """Sets what lies at a path in the evaluation; None takes it away."""
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from smar_model.network.losses import multi_head_scores
 from smar_model.network.model import HEAD_TEMPERATURE
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
-from smar_model.retrieval.ranking import rank_scores
+from smar_model.retrieval.ranking import NO_ROW, rank_scores
 from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
 from tests.network.small_models import small_model
 from tests.retrieval.whole_index import build_index
@@ -56,6 +56,18 @@ def test_exact_search_orders_by_the_score_over_all_heads(
     found = DenseRanker(encoder.model, tokenizer_file, embeddings).rank(QUERIES, 20)
     wanted = rank_scores(scores, 20)
     assert found.scores == pytest.approx(wanted.scores, abs=1e-5)
+
+
+def test_given_rows_are_scored_as_they_are_ranked(
+    encoder: QueryEncoder, tokenizer_file: Path, embeddings: ItemEmbeddings, scores: np.ndarray
+) -> None:
+    rows = np.random.default_rng(1).integers(0, ITEMS, (len(QUERIES), 7))
+    rows[1, 3] = rows[2, :] = NO_ROW
+    expected = np.where(rows == NO_ROW, -np.inf, np.take_along_axis(scores, rows, axis=1))
+    exact = DenseRanker(encoder.model, tokenizer_file, embeddings)
+    served = Searcher(encoder, build_index(routed_items(embeddings), "IVF4,Flat"), {"item_id": embeddings.item_ids})
+    for ranker in (exact, served):
+        assert ranker.score_rows(QUERIES, rows) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])

@@ -44,6 +44,15 @@ def test_the_index_answers_as_exact_search_over_the_embeddings(run: Run, searche
         assert served == pytest.approx(naive, abs=1e-5)
 
 
+def test_given_items_have_the_scores_that_they_are_ranked_by(run: Run, searcher: Searcher) -> None:
+    folder = run.output("finetune").folder / "model"
+    exact = DenseRanker(load_model(folder), folder / "tokenizer.json", load_embeddings(run.output("embed").folder))
+    for ranker in (searcher, exact):
+        ranking = ranker.rank(QUERIES, 10)
+        backwards = ranking.rows[:, ::-1]
+        assert ranker.score_rows(QUERIES, backwards) == pytest.approx(ranking.scores[:, ::-1], abs=1e-5)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_routing_in_one_index_is_the_mixture_of_both_scores(p: float, run: Run) -> None:
     embeddings = load_embeddings(run.output("embed").folder)

@@ -97,5 +97,5 @@ def test_of_approximate_indexes_too_all_items_of_a_small_department_are_looked_a
 def test_an_index_that_cannot_be_searched_in_part_says_so(tmp_path: Path) -> None:
     index = faiss.index_factory(16, "LSH", faiss.METRIC_L2)
     index.add(np.eye(16, dtype=np.float32))
-    with pytest.raises(InputError, match=r"cannot be searched by department; choose another index\.factory"):
+    with pytest.raises(InputError, match=r"cannot be searched by department or filter; choose another index\.factory"):
         PartedIndex([index]).search(np.eye(16, dtype=np.float32), 2, np.full(2, 255, dtype=np.uint8))

@@ -10,6 +10,7 @@ from smar_model.errors import InputError
 from smar_model.shop.importers.delivered_files import delivered_files, each_unpacked, first_letters, refuse_page
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
 from smar_model.shop.importers.feed_xml import xml_entries
+from smar_model.shop.importers.offer_fields import availability_of, price_of
 from smar_model.shop.importers.product_variants import (
     FeedTexts,
     ItemsOfVariants,
@@ -33,10 +34,8 @@ ATTRIBUTES = {
 """Field of the feed → name of the item's attribute."""
 READ = {
     "id", "title", "brand", "product_type", "google_product_category", "item_group_id", "image_link", "additional_image_link",
-    "gtin", *ATTRIBUTES,
+    "gtin", "price", "sale_price", "availability", *ATTRIBUTES,
 }  # fmt: skip
-_PRICES = ("price", "sale_price")
-_CURRENCY = re.compile(r"\b[A-Z]{3}\b")
 _NEXT_ADDRESS = re.compile(r",\s*(?=https?:|//)", re.IGNORECASE)
 _NEXT_NAME = re.compile(r",\s*")
 _NUMBER_ALONE = re.compile(r"\d+")
@@ -86,7 +85,6 @@ class _Feed:
         self._writer, self._apart = writer, apart
         self._texts = FeedTexts(writer)
         self._rows = 0
-        self._currencies: set[str] = set()
         self._not_read: dict[str, None] = {}
 
     def put_down(self, name: str, file: Path, spool: SpooledRecords) -> None:
@@ -109,18 +107,11 @@ class _Feed:
     def add_notes(self) -> None:
         self._writer.note(f"products read: {self._rows:,} (each variant is one)")
         if self._not_read:
-            names = [
-                f"{name} ({', '.join(sorted(self._currencies)[:20])})" if name == "price" and self._currencies else name
-                for name in self._not_read
-            ]
-            self._writer.note(f"fields that the model does not read: {', '.join(names[:40])}")
+            self._writer.note(f"fields that the model does not read: {', '.join(list(self._not_read)[:40])}")
 
     def _look_at(self, fields: FeedRow) -> None:
         if len(self._not_read) < 100:
             self._not_read |= dict.fromkeys(name for name in fields if name not in READ)
-        for name in _PRICES:
-            if len(self._currencies) < 200:
-                self._currencies.update(c for text in fields.get(name, ()) for c in _CURRENCY.findall(text))
 
     def _variant(self, where: str, item_id: str, fields: FeedRow) -> Variant:
         def first(name: str) -> str:
@@ -135,9 +126,19 @@ class _Feed:
             reason = f"additional_image_link beyond the {MOST_ADDITIONAL} that the specification allows"
             self._writer.leave_out(reason, where, count=len(additional) - MOST_ADDITIONAL)
         gtin = self._texts.other_name(where, "gtin", first("gtin"))
+        price, currency = self._price(where, first("sale_price")) or self._price(where, first("price")) or ("", "")
+        availability = first("availability")
+        available = availability_of(availability)
+        if availability and available is None:
+            self._writer.leave_out(
+                "availability that is none of the specification's", f"{where}: {availability[:60]!r}"
+            )
         return Variant(
             where=where,
             item_id=item_id,
+            price=price,
+            currency=currency,
+            available=available,
             title=first("title"),
             category=self._category(where, fields),
             brand=first("brand"),
@@ -145,6 +146,12 @@ class _Feed:
             images=images + additional[:MOST_ADDITIONAL],
             names={gtin: "gtin"} if gtin else {},
         )
+
+    def _price(self, where: str, text: str) -> tuple[str, str] | None:
+        found = price_of(text) if text else None
+        if text and found is None:
+            self._writer.leave_out("prices that are none, as 15.00 EUR is one", f"{where}: {text[:60]!r}")
+        return found
 
     def _addresses(self, where: str, text: str) -> list[str]:
         """One, or those that commas part."""

@@ -19,6 +19,7 @@ from smar_model.errors import InputError
 from smar_model.shop.importers.event_fields import id_of
 from smar_model.shop.importers.html_texts import without_tags
 from smar_model.shop.importers.item_ids import has_lost_digits, refuse_lost_digits, without_apostrophe
+from smar_model.shop.importers.offer_fields import lowest_offer
 from smar_model.shop.importers.spooled_records import SpooledRecords
 from smar_model.shop.shop_writer import ShopWriter, is_inner_path, squeeze
 
@@ -53,6 +54,9 @@ class Variant:
     """Addresses as they stand in the feed."""
     names: dict[str, str] = field(default_factory=dict)
     """Other names, such as a GTIN: name → kind, as in `schemas/item_aliases.yaml`."""
+    price: str = ""
+    currency: str = ""
+    available: bool | None = None
 
     def record(self) -> list[Any]:
         return [asdict(self)]
@@ -147,6 +151,7 @@ class ItemsOfVariants:
                 self._writer.leave_out(reason, f"{name} of {item_id!r}", count=len(values) - MOST_VALUES)
             attributes[name] = ", ".join(values[:MOST_VALUES])
         # The main picture of each variant before further views of the first.
+        price, currency, available = lowest_offer(variants)
         mains = [variant.images[0] for variant in variants if variant.images]
         self._add(
             item_id,
@@ -158,6 +163,9 @@ class ItemsOfVariants:
                 brand=next((v.brand for v in variants if v.brand), ""),
                 attributes=attributes,
                 images=mains + [image for variant in variants for image in variant.images],
+                price=price,
+                currency=currency,
+                available=available,
             ),
         )
         for variant in variants:
@@ -210,6 +218,9 @@ class ItemsOfVariants:
             brand=variant.brand,
             attributes=variant.attributes,
             images=images[:MOST_PICTURES],
+            price=variant.price,
+            currency=variant.currency,
+            available=variant.available,
         )
 
     def _picture(self, variant: Variant, text: str) -> str | None:

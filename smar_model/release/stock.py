@@ -1,0 +1,203 @@
+"""Prices and stock that change by the hour: a small table beside the index, which a running server takes up without touching vectors.
+
+<home>/stock/<model>/<digest>.parquet   a table by schemas/stock.yaml, never changed
+<home>/stock/<model>/current.json       which of them counts, replaced in one step once it is on the disk, or in the object store
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from smar_model.delivery.delivered_tables import DeliveredFile
+from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
+from smar_model.errors import InputError
+from smar_model.lake.contracts import load_contract
+from smar_model.lake.durable_files import flush_files, make_folder
+from smar_model.lake.records import parse_record
+from smar_model.lake.shared_files import fetched, files_in, is_file, read_bytes, remove_file, replace_file, share_files
+from smar_model.settings import Settings, home
+
+KEPT = 3
+"""Tables, the newest first: a server may still be reading the one before."""
+HIGHEST_PRICE = 99_999_999_999_999
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+
+class StockPointer(BaseModel):
+    """current.json"""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    """SHA-256 of the table's file."""
+    items: int
+    published_at: float
+    """Seconds since 1970."""
+    source: str
+    tables: tuple[str, ...]
+    """Digests of those that are kept, this one first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockTable:
+    pointer: StockPointer
+    rows: pa.Table
+    """By schemas/stock.yaml, one row an item."""
+
+
+_FORM = TypeAdapter(StockPointer)
+
+
+def stock_folder(settings: Settings) -> Path:
+    return home() / "stock" / quote(settings.release.model, safe="")
+
+
+def current_stock(settings: Settings) -> StockPointer | None:
+    """Which table counts; None: there is none.
+
+    Raises:
+        InputError: current.json is damaged.
+    """
+    path = stock_folder(settings) / "current.json"
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        return None
+    return parse_record(content, _FORM, path=path, what_to_do="run `smar refresh-stock` again")
+
+
+def load_stock(settings: Settings, pointer: StockPointer) -> StockTable:
+    """The table that a pointer names, verified.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = stock_folder(settings) / f"{pointer.digest}.parquet"
+    mend = "run `smar refresh-stock` again"
+    try:
+        content = fetched(path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != pointer.digest:
+            raise InputError(f"{path}: damaged: its content is not what its name says; {mend}")
+        rows = pq.read_table(io.BytesIO(content))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
+    return StockTable(pointer=pointer, rows=rows.cast(load_contract("stock").arrow_schema()))
+
+
+def refresh_stock(
+    settings: Settings, source: Path | None, known_items: Callable[[], pa.Array | None], say: Callable[[str], None]
+) -> StockPointer:
+    """Publish a table of prices and stock, whole or not at all.
+
+    Args:
+        source: a Parquet file or JSON lines; None: the shop's own, `stock.parquet` or `stock.jsonl`.
+        known_items: ids of the champion's index; None where there is no champion.
+        say: told what was left out and why.
+
+    Raises:
+        InputError: there is no such file, it is damaged or empty, or a value is none of its column's type.
+    """
+    file = source or _shops_own(settings)
+    shop = ShopInputs.of(settings)
+    contract = load_contract("stock")
+    batches = list(DeliveredFile(file, contract, shop.zone).batches())
+    nullable = pa.schema([field.with_nullable(True) for field in contract.arrow_schema()])
+    rows = _usable(pa.Table.from_batches(batches, nullable), say)
+    if not rows.num_rows:
+        raise InputError(f"{file}: no row with an item_id; what counts until now stays")
+    known = known_items()
+    if known is not None:
+        unknown = rows.filter(pc.invert(pc.is_in(rows["item_id"], known)))
+        if unknown.num_rows == rows.num_rows:
+            raise InputError(
+                f"{file}: none of its {rows.num_rows:,} items is in the champion's index, as {unknown['item_id'][0].as_py()!r}; "
+                "write ids as items.parquet does"
+            )
+        if unknown.num_rows:
+            say(
+                f"unknown: {unknown.num_rows:,} items that the index does not have, such as {unknown['item_id'][0].as_py()!r}"
+            )
+    return _publish(settings, file, rows.cast(contract.arrow_schema()))
+
+
+def _shops_own(settings: Settings) -> Path:
+    root = settings.shop_root
+    there = [path for suffix in SUFFIXES if (path := root / f"stock{suffix}").is_file()]
+    if len(there) == 1:
+        return there[0]
+    if there:
+        raise InputError(f"{root}: has {' and '.join(p.name for p in there)}; deliver one, or name it with --from")
+    raise InputError(f"{root / 'stock.parquet'}: no such file, nor stock.jsonl; deliver it, or name one with --from")
+
+
+def _usable(rows: pa.Table, say: Callable[[str], None]) -> pa.Table:
+    """One row an item, the newest; what is no price or currency is empty."""
+    kept: dict[str, dict[str, object]] = {}
+    left_out, examples = Counter[str](), dict[str, str]()
+
+    def count(reason: str, example: str) -> None:
+        left_out[reason] += 1
+        examples.setdefault(reason, example)
+
+    for number, row in enumerate(rows.to_pylist()):
+        item = (row["item_id"] or "").strip()
+        if not item:
+            count("rows without an item_id", f"row {number}")
+            continue
+        if row["price"] is not None and not 0 <= row["price"] <= HIGHEST_PRICE:
+            count("prices that are negative or infinite, left empty", f"{item}: {row['price']}")
+            row["price"] = None
+        if row["currency"] is not None:
+            code = row["currency"].strip().upper()
+            if code and not _CURRENCY.fullmatch(code):
+                count("currencies that are no ISO 4217 code, left empty", f"{item}: {code[:40]!r}")
+            row["currency"] = code if _CURRENCY.fullmatch(code) else None
+        before = kept.get(item)
+        if before is not None:
+            count("rows of an item that another row has", item)
+            if before["updated_at"] and row["updated_at"] and before["updated_at"] > row["updated_at"]:
+                continue
+        kept[item] = row | {"item_id": item}
+    for reason, rows_out in sorted(left_out.items()):
+        say(f"{reason}: {rows_out:,}, such as {examples[reason]}")
+    return pa.Table.from_pylist([kept[item] for item in sorted(kept)], rows.schema)
+
+
+def _publish(settings: Settings, source: Path, rows: pa.Table) -> StockPointer:
+    folder = stock_folder(settings)
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, compression="zstd")
+    digest = hashlib.sha256(sink.getvalue()).hexdigest()
+    make_folder(folder)
+    path = folder / f"{digest}.parquet"
+    temporary = folder / f".{digest}.writing"
+    temporary.write_bytes(sink.getvalue())
+    temporary.replace(path)
+    flush_files([path], root=folder)
+    share_files([path])
+    try:
+        before = current_stock(settings)
+    except InputError:  # damaged: replaced now
+        before = None
+    tables = tuple(dict.fromkeys([digest, *(before.tables if before else ())]))[:KEPT]
+    pointer = StockPointer(
+        digest=digest, items=rows.num_rows, published_at=time.time(), source=str(source), tables=tables
+    )
+    replace_file(folder / "current.json", pointer.model_dump_json(indent=1))
+    for old in files_in(folder, ".parquet"):
+        if old.stem not in tables and is_file(old):
+            remove_file(old)
+    return pointer
