@@ -1,6 +1,6 @@
 """The loop with its real parts: a day is served and logged, one kill in it; the next day's DAG reads it, trains, judges and promotes.
 
-`make test-live` serves 20,000 requests, `make test` fewer (SMAR_TEST_LIVE_REQUESTS).
+`make test-live` serves 20,000 requests, `make test-services` fewer (SMAR_TEST_LIVE_REQUESTS).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from smar_model.release.register import register_run
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.settings import REPOSITORY, Simulation
 from smar_model.shop.shoppers import Shoppers
-from tests.end_to_end.live_shoppers import Book, send_shoppers
+from tests.services.live_shoppers import Book, send_shoppers
 from tests.evaluation.published_run import NETWORK
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.judged_runs import EASY, judged_run
