@@ -35,10 +35,10 @@ from smar_model.release.register import register_run
 from smar_model.release.registry import CHAMPION, Registry
 from smar_model.settings import REPOSITORY, Simulation
 from smar_model.shop.shoppers import Shoppers
-from tests.services.live_shoppers import Book, send_shoppers
 from tests.evaluation.published_run import NETWORK
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.judged_runs import EASY, judged_run
+from tests.services.live_shoppers import Book, send_shoppers
 from tests.tiny_shop import QUICK_JVM, tiny_settings, write_tiny_shop
 
 REQUESTS = int(os.environ.get("SMAR_TEST_LIVE_REQUESTS", "1500"))
