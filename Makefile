@@ -49,9 +49,9 @@ test-services: $(INSTALLED)
 	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN))
 	@$(BIN)/python -m pytest -n 0 $(SERVICES)
 
-# A day served to simulated shoppers, killed once, and read by the next day's DAG, at full length; `make test` has it shorter.
+# A day served to simulated shoppers, killed once, and read by the next day's DAG, at full length; `make test-services` has it shorter.
 test-live: $(INSTALLED)
-	@SMAR_TEST_LIVE_REQUESTS=20000 $(BIN)/python -m pytest -n 0 -s tests/end_to_end/test_live_loop.py
+	@SMAR_TEST_LIVE_REQUESTS=20000 $(BIN)/python -m pytest -n 0 -s tests/services/test_live_loop.py
 
 # What a team's cluster consists of, as processes on this machine: Spark's standalone cluster, Celery on Redis, an S3 server, PostgreSQL, Airflow and
 # MLflow; workers and the scheduler are killed. Measurements go to benchmarks/cluster.md.

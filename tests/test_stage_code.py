@@ -59,7 +59,7 @@ def test_what_names_a_table_only_by_a_variable_counts_with_all_that_it_may_name(
         return {Path(name).stem for name in LISTED[output]["files"] if name.startswith("schemas/")}
 
     assert contracts("label-fashion") >= {"fashion_labels"} and "items" not in contracts("label-fashion")
-    assert contracts("prepare-items") == {"items", "offers", "catalogue", "pictures", "quarantine", "quarantine_counts"}
+    assert contracts("prepare-items") == {"items", "catalogue", "offers", "pictures", "quarantine", "quarantine_counts"}
     assert contracts("extract-clicks-day") == {
         "click_log",
         "clicks_by_position",

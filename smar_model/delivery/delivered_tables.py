@@ -44,8 +44,8 @@ class FilePlan:
 
     @property
     def casts(self) -> list[str]:
-        """What is read as another type than it is stored as, one phrase a column."""
-        return [str(plan) for plan in self.columns if plan.convert or plan.stored is None]
+        """What is read as another type than it is stored as, or absent, one phrase a column."""
+        return [str(plan) for plan in self.columns if plan.convert or (plan.stored is None and not plan.column.seldom)]
 
     @property
     def in_spark(self) -> bool:

@@ -90,6 +90,8 @@ class Column(_Part):
     type: str
     description: Annotated[str, Field(min_length=1)]
     nullable: bool = False
+    seldom: bool = False
+    """Few shops deliver it: nobody is told that it is absent."""
     unit: str | None = None
     allowed: tuple[str | int, ...] | None = None
     """The only values; unset: any."""

@@ -161,7 +161,10 @@ def test_what_is_exported_is_what_its_contract_and_export_json_say(released: Rel
     plain = pa.schema(
         [f.with_type(pa.list_(pa.float32())) if pa.types.is_fixed_size_list(f.type) else f for f in rows.schema]
     )
-    assert load_contract("exported_items").differences(plain) == []
+    contract = load_contract("exported_items")
+    assert contract.differences(pa.schema([plain.field(column.name) for column in contract.columns])) == []
+    further = set(load_contract("index_items").arrow_schema().names) - {"row"}
+    assert further <= set(rows.schema.names), "what can be filtered by goes with it"
     embeddings = load_embeddings(run.output("embed").folder)
     assert rows["item_id"].to_pylist() == embeddings.item_ids
     assert (np.stack(rows["text_embedding"].to_numpy()) == embeddings.text).all()
@@ -177,14 +180,14 @@ def test_it_is_cut_into_row_groups_and_files_and_takes_further_columns(
     shutil.copytree(flat.shop.runs["1"].output("index").folder, index)
     for _, file in describe_index(index)[1]:
         items = pq.read_table(file)
-        brands = pa.array([f"brand of {item}" for item in items["item_id"].to_pylist()])
-        pq.write_table(items.append_column("brand", brands), file)
+        shelves = pa.array([f"shelf of {item}" for item in items["item_id"].to_pylist()])
+        pq.write_table(items.append_column("shelf", shelves), file)
     release = exported_items.ExportedRelease(version="1", run="r", model_digest="m", index_digest="i")
     variant = flat.server.app.state.follower.champion.searcher.encoder.model.variant  # type: ignore[attr-defined]
     said = exported_items.export_items(tmp_path / "out", release, variant, index, None)
     assert len(said.files) > 1 and sum(file.rows for file in said.files.values()) == ITEMS
     rows = ds.dataset(tmp_path / "out" / "exported_items").to_table()
-    assert rows["brand"].to_pylist() == [f"brand of {item}" for item in rows["item_id"].to_pylist()]
+    assert rows["shelf"].to_pylist() == [f"shelf of {item}" for item in rows["item_id"].to_pylist()]
     assert {name: pq.read_metadata(tmp_path / "out" / name).num_rows for name in said.files} == {
         name: file.rows for name, file in said.files.items()
     }
