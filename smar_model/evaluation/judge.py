@@ -108,6 +108,7 @@ def run_baselines(context: StageContext) -> dict[str, float | str]:
     lists = read_shown_lists(
         context.table("extract-clicks", "shown_lists"),
         read_catalogue(context.table("prepare-items", "catalogue"))["item_id"].tolist(),
+        context.run.evaluation_days,
     )
     return _judge(context, answers, lists)
 
