@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def main() -> None:
         "# Filters: recall and latency by the share of items that is left\n\n"
         f"    .venv/bin/python benchmarks/filters.py --sizes {' '.join(map(str, options.sizes))}\n\n"
         f"{dt.date.today()}, commit {commit()}, {platform.machine()}, FAISS {faiss.__version__}; {QUERIES} queries one by one on one thread, the best {DEPTH}, "
-        f"floor {FLOOR}. `chosen` is `search_selected`."
+        f"floor {FLOOR}; load of the machine at the start {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. `chosen` is `search_selected`."
     ]
     for size in options.sizes:
         sections.append(measure(size))
@@ -169,6 +170,7 @@ def opening(size: int) -> str:
         "currency": pa.array(["EUR"] * size),
         "available": pa.array(random.random(size) < 0.9),
     }
+    before = _resident_bytes()
     began = time.perf_counter()
     filters = ItemFilters(items)
     opened = time.perf_counter() - began
@@ -193,7 +195,14 @@ def opening(size: int) -> str:
             first, again = (time.perf_counter() - began, 0.0) if turn == 0 else (first, time.perf_counter() - began)
         rows.append(f"| `{text.replace('|', chr(92) + '|')}` | {1_000 * first:.1f} | {1_000 * again:.1f} |")
     held = sum(p._rows.nbytes for p in filters._postings.values()) + filters.offers.prices.nbytes + 3 * size
-    return "\n".join([*rows, "", f"Postings, prices and stock: {held / 1e6:.0f} MB."])
+    grown = _resident_bytes() - before
+    return "\n".join(
+        [*rows, "", f"Postings, prices and stock: {held / 1e6:.0f} MB; resident memory grew by {grown / 1e6:.0f} MB."]
+    )
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":
