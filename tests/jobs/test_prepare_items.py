@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,23 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
             category="Clothing>Shirts",
             brand=" Acme ",
             images=["good.jpg"],
+            price=Decimal("19.9900"),
+            currency=" eur ",
+            available=True,
         ),
-        item("changed", title="Old"),
-        item("changed", title="New", updated_at=newer),
+        item("changed", title="Old", price=Decimal("-7"), currency="EUR"),
+        item("changed", title="New", updated_at=newer, price=Decimal(0), available=False),
         item("changed", title="Newest but broken", category=None, updated_at=datetime(2026, 11, 3, tzinfo=UTC)),
         item("untitled", title=None),
         item("blank", title=" \n\u200b\t\u2060 "),
         item("endless", title="x" * 1001),
         item(None, title="Who am I"),
         item("", title="Nor I"),
-        item("timeless", updated_at=None),
+        item("timeless", updated_at=None, price=Decimal("-5")),
         item(
             "pictured",
+            price=Decimal("-1.5"),
+            currency="US Dollar",
             images=[
                 "lost.jpg",
                 "cut.jpg",
@@ -113,7 +119,13 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
                 None,
             ],
         ),
-        item("unlucky", images=["lost.jpg"], attributes={"colour": "\u200ered\ufe0f", "size": " \ufeff", "fit": None}),
+        item(
+            "unlucky",
+            images=["lost.jpg"],
+            price=Decimal("99999999999999.9999"),
+            currency="€",
+            attributes={"colour": "\u200ered\ufe0f", "size": " \ufeff", "fit": None},
+        ),
         item(
             "linked", images=[f"{address}/gone.jpg", f"{address}/page.jpg", f"{address}/good.jpg", "file:///etc/passwd"]
         ),
@@ -123,6 +135,13 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
         patch.setenv("SMAR_HOME", str(home))
         fetch = {"private_addresses": True, "delay_seconds": 0}
         return run_stages(tiny_run(root, pictures={"fetch": fetch}), "prepare-items")["prepare-items"]
+
+
+def test_a_price_or_currency_that_is_none_is_left_empty_and_its_item_stays(faulty: Artifact) -> None:
+    offers = {row["item_id"]: (row["price"], row["currency"], row["available"]) for row in rows(faulty, "offers")}
+    assert offers == {"plain": (Decimal("19.9900"), "EUR", True), "changed": (Decimal(0), None, False)}
+    assert {"pictured", "unlucky", "linked"} <= {row["item_id"] for row in rows(faulty, "catalogue")}
+    assert "price" not in rows(faulty, "catalogue")[0], "what embeds and trains reads none"
 
 
 def test_every_row_is_used_or_in_quarantine_with_its_reason(faulty: Artifact) -> None:
@@ -135,6 +154,8 @@ def test_every_row_is_used_or_in_quarantine_with_its_reason(faulty: Artifact) ->
         "pictures_quarantined": 10,
         "pictures_decoded": 4,
         "pictures_reused": 0,
+        "items_with_bad_currency": 2,
+        "items_with_bad_price": 2,
         "missing_pictures_asked_on": str(LAST_DAY),
         "quarantined_duplicate_item": 1,
         "quarantined_long_title": 1,
