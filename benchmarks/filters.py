@@ -149,9 +149,11 @@ def measure(size: int) -> str:
             methods["chosen"] = lambda one, b=bitmap: search_selected(index, one, DEPTH, b)
             for name, search in methods.items():
                 taken, found = timed(search, asked)
+                print(size, share, how, name, flush=True)
                 lines.append(
                     f"| {share:.1%} | {how} | {name} | {recall(found, exact):.4f} | {np.median(taken):.2f} | {np.percentile(taken, 99):.2f} |"
                 )
+    print("\n".join(lines), flush=True)
     return "\n".join([*lines, "", opening(size)])
 
 
@@ -159,7 +161,8 @@ def opening(size: int) -> str:
     """What filters cost besides: the first question about a field, later ones, memory."""
     random = np.random.default_rng(2)
     colours, brands = [f"colour {n}" for n in range(40)], pa.array([f"brand {n}" for n in range(2_000)])
-    names = pa.array(np.tile(["colour", "size", "material", "fit"], size))
+    named = pa.array(["colour", "size", "material", "fit"])
+    names = named.take(pa.array(np.tile(np.arange(4), size)))
     values = pa.array(colours).take(pa.array(random.integers(0, 40, 4 * size)))
     items = {
         "item_id": pa.array(np.arange(size).astype(str)),
