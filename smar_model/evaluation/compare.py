@@ -293,15 +293,16 @@ def measure_row(bench: Bench, name: str, seed: int, *, steps: Mapping[str, Mappi
 
 
 def summarise(results: Results, samples: int) -> dict[str, SegmentFigures]:
-    """Figures by segment, intervals by bootstrap over clusters."""
+    """Figures by segment, intervals by bootstrap over clusters; of the metrics that were measured."""
     bootstrap = ClusterBootstrap(results.clusters, samples=samples, seed=0)
-    columns = np.stack([results.values[metric] for metric in METRICS], axis=1)
+    measured = [metric for metric in METRICS if not np.isnan(results.values[metric]).any()]
+    columns = np.stack([results.values[metric] for metric in measured], axis=1)
     return {
         segment: SegmentFigures(
             n=int(inside.sum()),
             estimates={
                 metric: Estimate(**{end: round(v, 5) for end, v in asdict(estimate).items()})
-                for metric, estimate in zip(METRICS, bootstrap.estimate(columns, inside), strict=True)
+                for metric, estimate in zip(measured, bootstrap.estimate(columns, inside), strict=True)
             },
         )
         for segment, inside in results.segments.items()

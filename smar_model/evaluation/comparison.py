@@ -38,7 +38,8 @@ class Row(Section):
 
     label: str
     variant: str | None = None
-    baseline: Literal["popularity", "bm25"] | None = None
+    baseline: Literal["popularity", "bm25", "incumbent"] | None = None
+    """`incumbent`: the lists that the log shows, of which graded measures of the first ten alone can be told."""
     with_bm25: str | None = None
     """Another row, whose answers are joined with BM25's by reciprocal rank fusion (k = 60)."""
     truth: Literal["all", "visible"] | None = None

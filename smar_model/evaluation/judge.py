@@ -16,17 +16,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smar_model.data.catalogue import read_catalogue
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
 from smar_model.evaluation.evaluation_set import EvaluationSet, synthetic_evaluation_set
 from smar_model.evaluation.held_out import read_held_out
+from smar_model.evaluation.incumbent import INCUMBENT
 from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import judge
 from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES
+from smar_model.evaluation.shown_lists import ShownLists, read_shown_lists
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
-from smar_model.retrieval.ranking import Ranking
+from smar_model.retrieval.ranking import NO_ROW, Ranking
 
 if TYPE_CHECKING:
     from smar_model.lake.stage import StageContext
@@ -38,6 +41,8 @@ METRICS = tuple(
     for measure in ("target", "graded")
     for name in (*(f"{m}_at_{k}" for m in ("recall", "precision", "f1") for k in DEPTHS), "ndcg_at_10", "mrr")
 )
+SHOWN_METRICS = ("graded_ndcg_at_10", "graded_precision_at_10")
+"""What can be said of lists that an engine showed."""
 SYNTHETIC = "synthetic_query_novel_item"
 """Of queries that nobody typed."""
 ORDER = (
@@ -92,7 +97,7 @@ def run(context: StageContext) -> dict[str, float | str]:
 
 
 def run_baselines(context: StageContext) -> dict[str, float | str]:
-    """Judge what needs no training."""
+    """Judge what needs no training, and the lists that the log shows, where it has lists."""
 
     def answers(catalogue: pd.DataFrame, clicks: pd.DataFrame, queries: list[str]) -> dict[str, Ranking]:
         popularity = Popularity(catalogue["item_id"].tolist(), clicks)
@@ -100,11 +105,17 @@ def run_baselines(context: StageContext) -> dict[str, float | str]:
             name: r.rank(queries, DEPTHS[-1]) for name, r in (("popularity", popularity), ("bm25", BM25(catalogue)))
         }
 
-    return _judge(context, answers)
+    lists = read_shown_lists(
+        context.table("extract-clicks", "shown_lists"),
+        read_catalogue(context.table("prepare-items", "catalogue"))["item_id"].tolist(),
+    )
+    return _judge(context, answers, lists)
 
 
 def _judge(
-    context: StageContext, answers: Callable[[pd.DataFrame, pd.DataFrame, list[str]], dict[str, Ranking]]
+    context: StageContext,
+    answers: Callable[[pd.DataFrame, pd.DataFrame, list[str]], dict[str, Ranking]],
+    lists: ShownLists | None = None,
 ) -> dict[str, float | str]:
     settings, held_out = context.settings, read_held_out(context)
     catalogue, queries = held_out.catalogue, held_out.queries
@@ -135,7 +146,11 @@ def _judge(
         name: measure(r.take(place), queries)
         for name, r in answers(catalogue, held_out.trained, distinct.tolist()).items()
     }
-    _write(context, queries, segments, results)
+    everyone = np.ones(len(queries.queries), dtype=bool)
+    for name, values in results.items():
+        _write(context, queries, segments, everyone, name, values)
+    if lists is not None and queries.basis == "truth":
+        _write(context, queries, segments, *_judge_lists(lists, queries))
     flat = {f"{name}_{m}": float(v[m][segments["all"]].mean()) for name, v in results.items() for m in METRICS}
     return {"basis": queries.basis, "queries": count, **queries.counts, **flat}
 
@@ -159,26 +174,44 @@ def measure(ranking: Ranking, queries: EvaluationSet) -> dict[str, np.ndarray]:
     return values
 
 
+def _judge_lists(lists: ShownLists, queries: EvaluationSet) -> tuple[np.ndarray, str, dict[str, np.ndarray]]:
+    """Which queries (Q,) have a list that was shown, the incumbent's name, and its values of those: SHOWN_METRICS, NaN in all others.
+
+    A wanted item that was clicked was in its list by construction, and lists are short.
+    """
+    numbers = pd.Index(queries.query_ids).get_indexer(lists.request_ids)
+    shown = np.zeros(len(queries.queries), dtype=bool)
+    shown[numbers[numbers >= 0]] = True
+    rows = np.full((len(queries.queries), DEPTHS[-1]), NO_ROW, dtype=np.int32)
+    rows[numbers[numbers >= 0], : lists.rows.shape[1]] = lists.rows[numbers >= 0]
+    values = measure(Ranking(rows=rows, scores=np.zeros(rows.shape, dtype=np.float32)), queries)
+    values = {m: v if m in SHOWN_METRICS else np.full(len(v), np.nan) for m, v in values.items()}
+    return shown, INCUMBENT, values | {"target_rank": np.zeros(len(shown), dtype=np.int32)}
+
+
 def _write(
     context: StageContext,
     queries: EvaluationSet,
     segments: dict[str, np.ndarray],
-    results: dict[str, dict[str, np.ndarray]],
+    answered: np.ndarray,
+    model: str,
+    values: dict[str, np.ndarray],
 ) -> None:
+    """One model's file, of the queries (Q,) that it answered."""
     schema = load_contract("comparison_results").arrow_schema()
     names = np.array(list(segments), dtype=object)
     members = [names[row].tolist() for row in np.stack(list(segments.values()), axis=1)]
-    for model, values in results.items():
-        columns = {
-            "model": [model] * len(members),
-            "query_id": queries.query_ids,
-            "query": queries.queries,
-            "cluster": queries.clusters,
-            "segments": members,
-            "target_rank": pa.array(values["target_rank"], pa.int32(), mask=values["target_rank"] == 0),
-            **{metric: values[metric] for metric in METRICS},
-        }
-        pq.write_table(pa.table(columns, schema=schema), context.output(f"comparison_results/{model}.parquet"))
+    columns = {
+        "model": [model] * len(members),
+        "query_id": queries.query_ids,
+        "query": queries.queries,
+        "cluster": queries.clusters,
+        "segments": members,
+        "target_rank": pa.array(values["target_rank"], pa.int32(), mask=values["target_rank"] == 0),
+        **{metric: values[metric] for metric in METRICS},
+    }
+    table = pa.table(columns, schema=schema).filter(pa.array(answered))
+    pq.write_table(table, context.output(f"comparison_results/{model}.parquet"))
 
 
 def read_results(artifact: Artifact, model: str) -> Results:

@@ -230,7 +230,11 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Co
 
 def _cells(of: Seeds) -> dict[str, object]:
     """One row of a table: means over seeds; interval and spread of Recall@50."""
-    recalls = [row.metrics[NOVEL].estimates[COMPARED[0]] for row in of.values() if NOVEL in row.metrics]
+    recalls = [
+        row.metrics[NOVEL].estimates[COMPARED[0]]
+        for row in of.values()
+        if NOVEL in row.metrics and COMPARED[0] in row.metrics[NOVEL].estimates
+    ]
     margins = [(r.high - r.low) / 2 for r in recalls if r.high is not None and r.low is not None]
     return {
         "recall": _mean_of(of, NOVEL, COMPARED[0]),
@@ -243,6 +247,6 @@ def _cells(of: Seeds) -> dict[str, object]:
 
 
 def _mean_of(of: Seeds, segment: str, metric: str) -> float | None:
-    found = (row.metrics[segment].estimates[metric].mean for row in of.values() if segment in row.metrics)
-    values = [value for value in found if value is not None]
+    found = (row.metrics[segment].estimates.get(metric) for row in of.values() if segment in row.metrics)
+    values = [estimate.mean for estimate in found if estimate and estimate.mean is not None]
     return mean(values) if values else None

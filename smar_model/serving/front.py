@@ -37,9 +37,8 @@ from smar_model.serving.api_schemas import (
 )
 from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads
 from smar_model.serving.http_interface import MAXIMUM_DETAIL, PICTURE_TYPE, make_app, write_answers
-from smar_model.serving.log_rows import Place, ShownList
+from smar_model.serving.log_rows import Place, ShownList, new_request_id
 from smar_model.serving.metrics import Metrics
-from smar_model.serving.searched_lists import new_request_id
 
 log = logging.getLogger("smar.serving")
 

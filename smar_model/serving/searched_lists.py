@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,9 @@ from smar_model.errors import InputError
 from smar_model.retrieval.search import Hit
 from smar_model.serving.api_schemas import BatchQuestion
 from smar_model.serving.interleaving import Interleaving
-from smar_model.serving.log_rows import Place, ShownList
+from smar_model.serving.log_rows import Place, ShownList, new_request_id
 from smar_model.serving.served_pair import ServedPair
 from smar_model.serving.team_draft import draft
-
-
-def new_request_id() -> str:
-    """32 hexadecimal digits that nobody can guess."""
-    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ NOVEL_BUCKET = 0.3
 ROWS = {
     "popularity": {"label": "Popularity", "baseline": "popularity"},
     "bm25": {"label": "BM25", "baseline": "bm25"},
+    "incumbent": {"label": "The log's engine", "baseline": "incumbent"},
     "text_only": {"label": "Text-only", "variant": "text_only"},
     "fused": {"label": "With BM25", "with_bm25": "text_only"},
     "default": {"label": "Ours", "variant": "default"},
@@ -151,8 +152,12 @@ def test_a_call_that_is_out_of_time_stops_and_the_next_goes_on(shop: Shop) -> No
 def test_every_row_and_seed_is_measured_once(measured: Bench) -> None:
     found = {(row.name, row.seed): row for row in current_rows(measured)}
     learned = {(name, seed) for name in ("text_only", "fused", "default", "mlp") for seed in (0, 1)}
-    assert set(found) == learned | {("popularity", 0), ("bm25", 0), ("oracle", 0), ("told", 0)}
-    assert all(row.metrics["all"].n == 40 for row in found.values())
+    untrained = {("popularity", 0), ("bm25", 0), ("incumbent", 0)}
+    assert set(found) == learned | untrained | {("oracle", 0), ("told", 0)}
+    shown = found["incumbent", 0].metrics["all"]
+    assert set(shown.estimates) == {"graded_ndcg_at_10", "graded_precision_at_10"}, "no recall of what was shown"
+    assert 0 < shown.estimates["graded_ndcg_at_10"].mean < 1 and 0 < shown.n <= 40
+    assert all(row.metrics["all"].n == 40 for (name, _), row in found.items() if name != "incumbent")
     assert found["default", 0].pairs == 3 * 2 * 8
     assert found["default", 0].steps == {"adapt_vision": 2, "pretrain": 2, "finetune": 2}
     assert found["text_only", 0].pairs == 2 * 2 * 8
@@ -292,6 +297,7 @@ def test_the_page_says_what_was_measured(measured: Bench) -> None:
     rows = {(row.name, row.seed): row for row in current_rows(measured)}
     seeds = [rows["default", seed].metrics[NOVEL].estimates["target_recall_at_50"].mean for seed in (0, 1)]
     assert f"| Ours (`default`) | {100 * np.mean(seeds):.1f} ± " in page
+    assert "| The log's engine (`incumbent`) | – | – | – | – | – | " in page, "what cannot be told of shown lists"
     assert f"({100 * seeds[0]:.1f} {100 * seeds[1]:.1f})" in page
     assert "`smar compare --settings x.yaml`" in page
     assert "not measured yet" not in page

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
 
 from smar_model.errors import InputError
 from smar_model.release import registry
@@ -23,11 +26,13 @@ from smar_model.release.stock import refresh_stock
 from smar_model.retrieval.search import RoutedBy
 from smar_model.serving import api_schemas
 from smar_model.serving import front as fronting
+from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.app import create_app
 from smar_model.serving.front import create_front
 from smar_model.serving.server import serve_front
 from smar_model.settings import REPOSITORY
 from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.test_answer_log import rows_of
 
 PARTS = 3
 QUERIES = ["red shirt", "blue novel for every day", "black", "rot  Kleid"]
@@ -72,13 +77,15 @@ class Gone(httpx.AsyncBaseTransport):
         raise httpx.ConnectError("no route to host")
 
 
-def front_of(parts: list[FastAPI], *, gone: int | None = None) -> TestClient:
+def front_of(
+    parts: list[FastAPI], *, gone: int | None = None, answer_log: Callable[[CollectorRegistry], AnswerLog] | None = None
+) -> TestClient:
     addresses = [f"http://part-{number}" for number in range(len(parts))]
     mounts = {
         address: Gone() if number == gone else httpx.ASGITransport(app)
         for number, (address, app) in enumerate(zip(addresses, parts, strict=True))
     }
-    return TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts)))
+    return TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts), answer_log=answer_log))
 
 
 def question(**more: Any) -> dict[str, Any]:
@@ -106,14 +113,37 @@ def test_it_answers_as_one_server_does(more: dict[str, Any], parts: list[FastAPI
     for one, other in zip(found, wanted, strict=True):
         assert [hit["item_id"] for hit in one["hits"]] == [hit["item_id"] for hit in other["hits"]]
         assert [hit["rank"] for hit in one["hits"]] == list(range(1, len(one["hits"]) + 1))
-        assert one["hits"][0]["score"] == pytest.approx(other["hits"][0]["score"], abs=1e-6)
-        assert {n: one[n] for n in one if n != "hits"} == {n: other[n] for n in other if n != "hits"}
+        scores = [[hit["score"] for hit in answer["hits"][:1]] for answer in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+        own = {"hits", "request_id"}
+        assert {n: one[n] for n in one if n not in own} == {n: other[n] for n in other if n not in own}
+        assert one["request_id"] != other["request_id"]
     if filters := more.get("filters"):
         everything = whole.post("/search", json=question(k=24)).json()["answers"]
-        assert all(len(one["hits"]) < len(every["hits"]) for one, every in zip(found, everything, strict=True)), filters
+        assert all(len(one["hits"]) < len(every["hits"]) for one, every in zip(found, everything, strict=True))
         assert bool(found[0]["hits"]) == (filters != ["price>1000EUR"])
     alone = front_of(parts).get("/search", params={"q": QUERIES[0], "k": 10}).json()
     assert alone["hits"] == front_of(parts).post("/search", json=question()).json()["answers"][0]["hits"]
+
+
+def test_a_front_logs_the_lists_that_it_answers(parts: list[FastAPI], tmp_path: Path) -> None:
+    with front_of(parts, answer_log=partial(AnswerLog.at, str(tmp_path))) as client:
+        answers = client.post("/search", json=question(k=4, user="anna")).json()["answers"]
+        click = {
+            "event": "click",
+            "request_id": answers[0]["request_id"],
+            "item_id": "x",
+            "position": 1,
+            "query": "red",
+        }
+        assert client.post("/events", json={"events": [click | {"user": "anna"}]}).status_code == 202
+    rows = rows_of(tmp_path)
+    shown = [(row["request_id"], row["position"], row["item_id"], row["version"]) for row in rows if row["version"]]
+    assert sorted(shown) == sorted(
+        (each["request_id"], hit["rank"], hit["item_id"], "1") for each in answers for hit in each["hits"]
+    )
+    assert len({row["user_id"] for row in rows}) == 1
+    assert [row["event"] for row in rows].count("click") == 1
 
 
 def test_what_can_be_asked_is_what_one_server_says(parts: list[FastAPI], whole: TestClient) -> None:
@@ -286,7 +316,9 @@ from smar_model.serving.front import create_front
 print(sorted(create_front(["http://one:8000"]).openapi()["paths"]))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout == "['/healthz', '/metrics', '/picture', '/readyz', '/search', '/versions']\n", done.stderr
+    assert (
+        done.stdout == "['/encode', '/events', '/healthz', '/metrics', '/picture', '/readyz', '/search', '/versions']\n"
+    ), done.stderr
 
 
 def test_its_words_are_those_of_the_registry_and_of_search() -> None:

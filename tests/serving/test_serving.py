@@ -283,13 +283,13 @@ def test_the_document_describes_what_is_answered(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
-        *("/search", "/versions", "/picture", "/healthz", "/readyz", "/metrics", "/events")
+        *("/search", "/versions", "/picture", "/healthz", "/readyz", "/metrics", "/events", "/encode")
     }
     answer = document["components"]["schemas"]["SearchAnswer"]
     given = client.get("/search", params={"q": "red shirt"}).json()
     assert set(answer["properties"]) == set(answer["required"]) == set(given)
     assert {p["name"] for p in document["paths"]["/search"]["get"]["parameters"]} == {
-        *("q", "k", "department", "version", "routing", "user", "session", "log")
+        *("q", "k", "department", "filter", "version", "routing", "user", "session", "log")
     }
     assert client.get("/docs").status_code == 404
 
