@@ -31,6 +31,8 @@ from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import Run, create_run
+from smar_model.lake.stage_key import key_parts
+from smar_model.stages import STAGES
 from tests.picture_server import serve
 from tests.tiny_shop import (
     DAYS,
@@ -634,3 +636,19 @@ def test_size_is_judged_by_the_header(side: int) -> None:
     with pytest.raises(UnusablePicture) as error:
         make_thumbnail(claims_more, SIZE)
     assert error.value.reason == "too_large"
+
+
+def test_a_price_alone_makes_anew_only_what_reads_prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained or embedded again: the keys of all other stages that read the catalogue are as before."""
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
+    root = write_tiny_shop(tmp_path / "shop")
+    made = {}
+    for price in ("1.00", "2.00"):
+        write_rows(root / "items.parquet", "items", [row | {"price": Decimal(price)} for row in tiny_items()])
+        run = tiny_run(root, name=f"at-{price[0]}")
+        output = run_stages(run, "prepare-items")["prepare-items"]
+        readers = [stage for stage in STAGES.values() if "prepare-items" in stage.inputs]
+        made[price] = {stage.name: key_parts(stage, run, {"prepare-items": output}) for stage in readers}
+    anew = {name for name, parts in made["1.00"].items() if parts != made["2.00"][name]}
+    assert anew == {"index", "refresh-index"}
+    assert {"embed", "pretrain", "finetune", "train-tokenizer", "embed-release"} & made["1.00"].keys() >= {"embed"}
