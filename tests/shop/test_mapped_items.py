@@ -55,7 +55,7 @@ def test_prices_and_availability(tmp_path):
     rows = [
         {"sku": 1, "name": "Shirt", "cost": "19.99 EUR", "stock": "yes"},
         {"sku": 1, "name": "Shirt", "cost": 12, "stock": "no"},
-        {"sku": 1, "name": "Shirt", "cost": "15.5", "stock": True},
+        {"sku": 1, "name": "Shirt", "cost": "15.5 EUR", "stock": True},
         {"sku": 2, "name": "Stool", "cost": "12,99", "money": "eur", "stock": "in_stock"},
         {"sku": 3, "name": "Lamp", "cost": 5.25, "money": "usd", "stock": "sold"},
         {"sku": 4, "name": "Rug", "cost": "7 EUR", "money": "euro", "stock": "who knows"},
@@ -66,7 +66,7 @@ def test_prices_and_availability(tmp_path):
         key: (row["price"] and float(row["price"]), row["currency"], row["available"])
         for key, row in made.items.items()
     }
-    assert found["1"] == (19.99, "EUR", True), "prices in the currency of the first; available where one row is"
+    assert found["1"] == (15.5, "EUR", True), "the lowest that can be bought, in the first one's currency"
     assert found["2"] == (None, None, True)
     assert found["3"] == (5.25, "USD", False)
     assert found["4"] == (7.0, "EUR", None)
