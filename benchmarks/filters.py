@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def main() -> None:
         "# Filters: recall and latency by the share of items that is left\n\n"
         f"    .venv/bin/python benchmarks/filters.py --sizes {' '.join(map(str, options.sizes))}\n\n"
         f"{dt.date.today()}, commit {commit()}, {platform.machine()}, FAISS {faiss.__version__}; {QUERIES} queries one by one on one thread, the best {DEPTH}, "
-        f"floor {FLOOR}. `chosen` is `search_selected`."
+        f"floor {FLOOR}; load of the machine at the start {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. `chosen` is `search_selected`."
     ]
     for size in options.sizes:
         sections.append(measure(size))
@@ -148,9 +149,11 @@ def measure(size: int) -> str:
             methods["chosen"] = lambda one, b=bitmap: search_selected(index, one, DEPTH, b)
             for name, search in methods.items():
                 taken, found = timed(search, asked)
+                print(size, share, how, name, flush=True)
                 lines.append(
                     f"| {share:.1%} | {how} | {name} | {recall(found, exact):.4f} | {np.median(taken):.2f} | {np.percentile(taken, 99):.2f} |"
                 )
+    print("\n".join(lines), flush=True)
     return "\n".join([*lines, "", opening(size)])
 
 
@@ -158,7 +161,8 @@ def opening(size: int) -> str:
     """What filters cost besides: the first question about a field, later ones, memory."""
     random = np.random.default_rng(2)
     colours, brands = [f"colour {n}" for n in range(40)], pa.array([f"brand {n}" for n in range(2_000)])
-    names = pa.array(np.tile(["colour", "size", "material", "fit"], size))
+    named = pa.array(["colour", "size", "material", "fit"])
+    names = named.take(pa.array(np.tile(np.arange(4), size)))
     values = pa.array(colours).take(pa.array(random.integers(0, 40, 4 * size)))
     items = {
         "item_id": pa.array(np.arange(size).astype(str)),
@@ -169,6 +173,7 @@ def opening(size: int) -> str:
         "currency": pa.array(["EUR"] * size),
         "available": pa.array(random.random(size) < 0.9),
     }
+    before = _resident_bytes()
     began = time.perf_counter()
     filters = ItemFilters(items)
     opened = time.perf_counter() - began
@@ -193,7 +198,14 @@ def opening(size: int) -> str:
             first, again = (time.perf_counter() - began, 0.0) if turn == 0 else (first, time.perf_counter() - began)
         rows.append(f"| `{text.replace('|', chr(92) + '|')}` | {1_000 * first:.1f} | {1_000 * again:.1f} |")
     held = sum(p._rows.nbytes for p in filters._postings.values()) + filters.offers.prices.nbytes + 3 * size
-    return "\n".join([*rows, "", f"Postings, prices and stock: {held / 1e6:.0f} MB."])
+    grown = _resident_bytes() - before
+    return "\n".join(
+        [*rows, "", f"Postings, prices and stock: {held / 1e6:.0f} MB; resident memory grew by {grown / 1e6:.0f} MB."]
+    )
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def serve() -> int:
                 f"Airflow  http://127.0.0.1:{airflow_port}  login {LOGIN}, password {password()}\n"
                 f"MLflow   http://127.0.0.1:{mlflow_port}\n"
                 f"Logs     {home() / 'logs'}\n"
-                "While this is open `smar_retrain` runs daily at 04:00 UTC, `smar_refresh_index` hourly; `smar_compare` and\n"
+                "While this is open `smar_retrain` runs daily at 04:00 UTC, `smar_refresh_index` hourly; `smar_compare`, `smar_refresh_stock` and\n"
                 "`smar_oracle` wait until they are turned on. Ctrl-C ends all of it.",
                 flush=True,
             )

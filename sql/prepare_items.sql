@@ -19,10 +19,8 @@ SELECT
   available,
   price NOT BETWEEN 0 AND 99999999999999 AS is_bad_price,
   trim(currency) <> '' AND NOT upper(trim(currency)) RLIKE '^[A-Z]{3}$' AS is_bad_currency,
-  CASE
-    WHEN price NOT BETWEEN 0 AND 99999999999999 THEN concat('price ', price)
-    ELSE concat('currency ', left(currency, 40))
-  END AS bad_offer
+  price AS delivered_price,
+  left(currency, 40) AS delivered_currency
 FROM items;
 
 -- The first rule that a row breaks is its reason.
@@ -109,10 +107,14 @@ FROM ranked_items
 WHERE broken_rule IS NULL AND version = 1 AND coalesce(CAST(price AS STRING), currency, CAST(available AS STRING)) IS NOT NULL;
 
 CREATE OR REPLACE TEMPORARY VIEW bad_offers AS
-SELECT reason, count(*) AS rows, min_by(concat(item_id, ': ', bad_offer), item_id) AS example
+SELECT reason, count(*) AS rows, min_by(example, item_id) AS example
 FROM (
-  SELECT item_id, bad_offer, if(is_bad_price, 'bad_price', 'bad_currency') AS reason
+  SELECT item_id, 'bad_price' AS reason, concat(item_id, ': price ', delivered_price) AS example
   FROM ranked_items
-  WHERE broken_rule IS NULL AND version = 1 AND (is_bad_price OR is_bad_currency)
+  WHERE broken_rule IS NULL AND version = 1 AND is_bad_price
+  UNION ALL
+  SELECT item_id, 'bad_currency' AS reason, concat(item_id, ': currency ', delivered_currency) AS example
+  FROM ranked_items
+  WHERE broken_rule IS NULL AND version = 1 AND is_bad_currency
 )
 GROUP BY reason;

@@ -1,5 +1,5 @@
 -- Delivered items → the reason why each row is not used, by the rules of sql/prepare_items.sql, and the usable ones. In DuckDB's dialect.
--- Reads: delivered_items (one row a row; updated_at in microseconds since 1970, attributes_length in characters).
+-- Reads: delivered_items (one row a row; updated_at in microseconds since 1970, attributes_length in characters; price, currency).
 -- Gives: judged_items, usable_items (one row an item), item_reasons, departments. Macro `visible`: what can be seen of a text (defined by the caller).
 
 CREATE OR REPLACE TEMP TABLE judged_items AS
@@ -35,6 +35,9 @@ SELECT
   any_value(department) AS department,
   arg_max(images, (updated_at, number)) AS images,
   arg_max(title, (updated_at, number)) AS title,
+  -- In a struct, as else an older row's value would stand for an empty one.
+  arg_max({'price': price, 'currency': upper(trim(currency))}, (updated_at, number)) AS offer,
+  max(number) AS number,
   max(updated_at) AS updated_at
 FROM judged_items
 WHERE broken_rule IS NULL

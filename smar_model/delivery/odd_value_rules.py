@@ -31,6 +31,18 @@ ITEMS = {
     "no_value_category": ("a category that stands for none", _LOST_VALUE),
     "no_value_brand": ("a brand that stands for none", _LOST_VALUE),
     "spaces": ("an item_id that is another item's but for blanks at its ends", "write ids without them"),
+    "bad_price": (
+        "a negative or infinite price, which is left empty",
+        "write what the item costs, or nothing: such items are found by no filter by price",
+    ),
+    "bad_currency": (
+        "a currency that is no ISO 4217 code, which is left empty",
+        "write three letters, as EUR",
+    ),
+    "several_currencies": (
+        "a price in another currency than the most common one, or in none",
+        "deliver one currency if that is not meant: with several a filter must name its own, as price<50EUR",
+    ),
     "one_title": ("one and the same title", "see whether `title` is the right column"),
 }
 """Name of an oddity → what so many items have, and what to do."""

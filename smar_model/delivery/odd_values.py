@@ -11,6 +11,9 @@ MOJIBAKE = (
 )
 """UTF-8 that was read as Windows-1252, or letters that were lost."""
 NO_VALUES = "'undefined', 'null', 'nan', 'none', '<na>', 'nil', 'nat'"
+HIGHEST_PRICE = 99_999_999_999_999
+"""As in sql/prepare_items.sql; a test holds them together."""
+_IS_CURRENCY = "coalesce(regexp_full_match(offer.currency, '[A-Z]{3}'), false)"
 _SPACES = r"^[\s\p{Z}]|[\s\p{Z}]$"
 _IN_1970 = "BETWEEN 0 AND 31535999999999"
 
@@ -75,10 +78,25 @@ def odd_items(items: int) -> str:
     """
     alike = max(20, items // 100)
     return f"""
-SELECT 'spaces', count(*), arg_min(j.item_id, number), min(number)
+SELECT 'spaces', count(*), arg_min(j.item_id, j.number), min(j.number)
 FROM judged_items AS j JOIN usable_items AS i ON i.item_id = trim(j.item_id)
 WHERE broken_rule IS NULL AND j.item_id <> trim(j.item_id)
 UNION ALL
 SELECT 'one_title', coalesce(max(alike), 0), arg_max(title, alike), NULL
 FROM (SELECT min(title) AS title, count(*) AS alike FROM usable_items GROUP BY lower(title) HAVING count(*) > {alike})
+UNION ALL
+SELECT 'bad_price', count(*), arg_min(item_id || ': ' || offer.price, number), min(number)
+FROM usable_items WHERE offer.price NOT BETWEEN 0 AND {HIGHEST_PRICE}
+UNION ALL
+SELECT 'bad_currency', count(*), arg_min(item_id || ': ' || left(offer.currency, 40), number), min(number)
+FROM usable_items WHERE offer.currency <> '' AND NOT {_IS_CURRENCY}
+UNION ALL
+(
+  WITH priced AS (
+    SELECT item_id, number, CASE WHEN {_IS_CURRENCY} THEN offer.currency ELSE 'none' END AS currency
+    FROM usable_items WHERE offer.price BETWEEN 0 AND {HIGHEST_PRICE}
+  ), commonest AS (SELECT currency FROM priced GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1)
+  SELECT 'several_currencies', count(*), arg_min(item_id || ': ' || currency, number), min(number)
+  FROM priced WHERE currency <> (SELECT currency FROM commonest)
+)
 """

@@ -79,13 +79,13 @@ class ShopFigures:
         """Read the catalogue; rows at fault are told and left out."""
         self.database.execute(
             "CREATE TABLE delivered_items (number BIGINT, item_id VARCHAR, title VARCHAR, category VARCHAR, brand VARCHAR, "
-            "attributes_length BIGINT, images VARCHAR[], updated_at BIGINT)"
+            "attributes_length BIGINT, images VARCHAR[], price DECIMAL(18, 4), currency VARCHAR, updated_at BIGINT)"
         )
         figures = ItemFigures()
         for batch in self._numbered(files, on_fault):
             lengths = attribute_lengths(batch["attributes"])
             columns = {name: batch[name] for name in ("item_id", "title", "category", "brand")}
-            columns |= {"attributes_length": lengths, "images": batch["images"]}
+            columns |= {"attributes_length": lengths} | {n: batch[n] for n in ("images", "price", "currency")}
             self._insert(
                 "delivered_items", figures.rows, columns | {"updated_at": batch["updated_at"].cast(pa.int64())}
             )

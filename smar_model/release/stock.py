@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -33,7 +34,9 @@ from smar_model.settings import Settings, home
 KEPT = 3
 """Tables, the newest first: a server may still be reading the one before."""
 HIGHEST_PRICE = 99_999_999_999_999
-_CURRENCY = re.compile(r"[A-Z]{3}")
+PROGRESS = 1_000_000
+"""Rows after which it is said how many have been read."""
+_CURRENCY = "^[A-Z]{3}$"
 
 
 class StockPointer(BaseModel):
@@ -113,9 +116,11 @@ def refresh_stock(
     file = source or _shops_own(settings)
     shop = ShopInputs.of(settings)
     contract = load_contract("stock")
-    batches = list(DeliveredFile(file, contract, shop.zone).batches())
+    judge = _Judge(say)
+    batches = [judge.usable(batch) for batch in DeliveredFile(file, contract, shop.zone).batches()]
     nullable = pa.schema([field.with_nullable(True) for field in contract.arrow_schema()])
-    rows = _usable(pa.Table.from_batches(batches, nullable), say)
+    rows = judge.newest(pa.Table.from_batches(batches, nullable))
+    judge.tell()
     if not rows.num_rows:
         raise InputError(f"{file}: no row with an item_id; what counts until now stays")
     known = known_items()
@@ -143,37 +148,64 @@ def _shops_own(settings: Settings) -> Path:
     raise InputError(f"{root / 'stock.parquet'}: no such file, nor stock.jsonl; deliver it, or name one with --from")
 
 
-def _usable(rows: pa.Table, say: Callable[[str], None]) -> pa.Table:
-    """One row an item, the newest; what is no price or currency is empty."""
-    kept: dict[str, dict[str, object]] = {}
-    left_out, examples = Counter[str](), dict[str, str]()
+class _Judge:
+    """Leaves empty what is no price or currency, batch by batch, and counts it."""
 
-    def count(reason: str, example: str) -> None:
-        left_out[reason] += 1
-        examples.setdefault(reason, example)
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._left_out, self._examples = Counter[str](), dict[str, str]()
+        self.rows = 0
+        """Read until now."""
 
-    for number, row in enumerate(rows.to_pylist()):
-        item = (row["item_id"] or "").strip()
-        if not item:
-            count("rows without an item_id", f"row {number}")
-            continue
-        if row["price"] is not None and not 0 <= row["price"] <= HIGHEST_PRICE:
-            count("prices that are negative or infinite, left empty", f"{item}: {row['price']}")
-            row["price"] = None
-        if row["currency"] is not None:
-            code = row["currency"].strip().upper()
-            if code and not _CURRENCY.fullmatch(code):
-                count("currencies that are no ISO 4217 code, left empty", f"{item}: {code[:40]!r}")
-            row["currency"] = code if _CURRENCY.fullmatch(code) else None
-        before = kept.get(item)
-        if before is not None:
-            count("rows of an item that another row has", item)
-            if before["updated_at"] and row["updated_at"] and before["updated_at"] > row["updated_at"]:
-                continue
-        kept[item] = row | {"item_id": item}
-    for reason, rows_out in sorted(left_out.items()):
-        say(f"{reason}: {rows_out:,}, such as {examples[reason]}")
-    return pa.Table.from_pylist([kept[item] for item in sorted(kept)], rows.schema)
+    def usable(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of a batch with an item."""
+        items = pc.fill_null(pc.utf8_trim_whitespace(batch["item_id"]), "")
+        named = pc.not_equal(items, "")
+        self._count("rows without an item_id", pc.invert(named), lambda n: f"row {self.rows + n}")
+        prices, codes = batch["price"], pc.utf8_upper(pc.utf8_trim_whitespace(batch["currency"]))
+        lowest, highest = (pa.scalar(Decimal(bound), prices.type) for bound in (0, HIGHEST_PRICE))
+        bad = pc.fill_null(pc.or_(pc.less(prices, lowest), pc.greater(prices, highest)), False)
+        what = "prices that are negative or infinite, left empty"
+        self._count(what, pc.and_(bad, named), lambda n: f"{items[n]}: {prices[n]}")
+        is_code = pc.fill_null(pc.match_substring_regex(codes, _CURRENCY), False)
+        odd = pc.and_(pc.fill_null(pc.not_equal(codes, ""), False), pc.invert(is_code))
+        what = "currencies that are no ISO 4217 code, left empty"
+        self._count(what, pc.and_(odd, named), lambda n: f"{items[n]}: {codes[n].as_py()[:40]!r}")
+        columns = {
+            "item_id": items,
+            "price": pc.if_else(bad, pa.scalar(None, prices.type), prices),
+            "currency": pc.if_else(is_code, codes, pa.scalar(None, codes.type)),
+        }
+        before, self.rows = self.rows, self.rows + batch.num_rows
+        if self.rows // PROGRESS > before // PROGRESS:
+            self._say(f"read: {self.rows:,} rows")
+        arrays = [columns.get(name, batch[name]) for name in batch.schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=batch.schema).filter(named)
+
+    def newest(self, rows: pa.Table) -> pa.Table:
+        """One row an item, by item: the newest, of those of one time the last. A row without a time is older than any."""
+        times = pc.fill_null(pc.cast(rows["updated_at"], pa.int64()), np.iinfo(np.int64).min)
+        numbers = pa.array(np.arange(rows.num_rows))
+        ordered = pa.table({"item_id": rows["item_id"], "time": times, "number": numbers})
+        order = pc.sort_indices(ordered, sort_keys=[(name, "ascending") for name in ordered.column_names])
+        rows = rows.take(order).combine_chunks()
+        items = rows["item_id"]
+        if len(items) < 2:
+            return rows
+        is_last = pc.not_equal(items.slice(0, len(items) - 1), items.slice(1))
+        again = pc.invert(is_last)
+        self._count("rows of an item that another row has", again, lambda n: items[n].as_py())
+        return rows.filter(pa.chunked_array([*is_last.chunks, pa.array([True])]))
+
+    def tell(self) -> None:
+        for reason, rows in sorted(self._left_out.items()):
+            self._say(f"{reason}: {rows:,}, such as {self._examples[reason]}")
+
+    def _count(self, reason: str, which: pa.Array, example: Callable[[int], str]) -> None:
+        if rows := pc.sum(which).as_py():
+            self._left_out[reason] += rows
+            if reason not in self._examples:
+                self._examples[reason] = example(pc.index(which, True).as_py())
 
 
 def _publish(settings: Settings, source: Path, rows: pa.Table) -> StockPointer:

@@ -25,10 +25,11 @@ BROAD = 0.3
 """Share of the rows from which an IVF's own search is asked."""
 ENOUGH_ROWS = 20_000
 """Fewer selected rows than these are scored in a few milliseconds, all of them."""
-DEEPER = 1.25
+DEEPER = 2.0
 """Times what would be enough if the selected ones lay evenly among the best."""
-MORE_LISTS = 1.5
-"""Times as many as the depth asks for: a deeper search finds less of its best in the same lists."""
+MORE_LISTS = 4.0
+"""Times as many as the depth asks for: a deeper search finds less of its best in the same lists. With 1.25 and 1.5 the recall at `BROAD` was
+the floor itself (.992 where the index has .999 without a filter), with these .9986, in a quarter of the time of the first way."""
 
 
 def search_selected(

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +29,7 @@ from smar_model.shop.import_summary import ImportSummary, LeftOut
 from smar_model.shop.item_names import ALIASES, ItemNames, unknown_items
 from smar_model.shop.log_files import LogFiles
 from smar_model.shop.removed_items import LEAST_SHARE, removed_items
-from smar_model.shop.table_files import TableFile, pictures_of, write_parquet
+from smar_model.shop.table_files import TableFile, is_inner_path, pictures_of, write_parquet
 
 __all__ = ["LISTED_AT", "ShopWriter", "import_into", "is_inner_path", "only_one", "squeeze", "write_parquet"]
 
@@ -391,12 +391,6 @@ class ShopWriter:
         ]
         found = [unknown_items(self.root, sorted(log), "events"), unknown_items(self.root, judgments, "judgments")]
         self._summary.unknown += [unknown for unknown in found if unknown]
-
-
-def is_inner_path(name: str) -> bool:
-    """Whether a picture's name is a path inside the pictures' folder, and no URL."""
-    path = PurePosixPath(name)
-    return "://" not in name and not path.is_absolute() and ".." not in path.parts and bool(path.parts)
 
 
 def squeeze(text: str | None) -> str:

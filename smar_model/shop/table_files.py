@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -104,3 +104,9 @@ def pictures_of(items: Path) -> set[str]:
 
 def picture_names(table: pa.Table | pa.RecordBatch) -> Iterator[str]:
     return (name for names in table["images"].to_pylist() for name in names or ())
+
+
+def is_inner_path(name: str) -> bool:
+    """Whether a picture's name is a path inside the pictures' folder, and no URL."""
+    path = PurePosixPath(name)
+    return "://" not in name and not path.is_absolute() and ".." not in path.parts and bool(path.parts)

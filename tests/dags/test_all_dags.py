@@ -18,6 +18,7 @@ from smar_model.settings import REPOSITORY, load_settings
 NAMES = {
     "smar_retrain",
     "smar_refresh_index",
+    "smar_refresh_stock",
     "smar_compare",
     "smar_rollback",
     "smar_oracle",

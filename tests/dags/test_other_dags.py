@@ -44,6 +44,14 @@ def test_both_releases_are_refreshed_whatever_becomes_of_the_other(dags: dict[st
     assert "champion.embed-release" not in tasks["previous.publish-index"]["all_upstream"]
 
 
+def test_stock_is_refreshed_hourly_beside_everything_else_once_it_is_turned_on(dags: dict[str, Any]) -> None:
+    dag = dags["smar_refresh_stock"]
+    assert dag["schedule"] == "15 * * * *" and dag["paused"]
+    (task,) = dag["tasks"].values()
+    assert task["arguments"] == ["refresh-stock", "--settings", "{{ params.settings }}"]
+    assert task["pool"] == "default_pool" and task["upstream"] == []
+
+
 def test_a_rollback_refreshes_first_and_switches_last(dags: dict[str, Any]) -> None:
     dag = dags["smar_rollback"]
     assert dag["schedule"] is None

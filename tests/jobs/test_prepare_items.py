@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from smar_model.delivery.picture_stores import UnusablePicture
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.runs import Run, create_run
+from smar_model.lake.stage_key import key_parts
+from smar_model.stages import REFRESH_STAGES, STAGES
 from tests.picture_server import serve
 from tests.tiny_shop import (
     DAYS,
@@ -90,18 +93,23 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
             category="Clothing>Shirts",
             brand=" Acme ",
             images=["good.jpg"],
+            price=Decimal("19.9900"),
+            currency=" eur ",
+            available=True,
         ),
-        item("changed", title="Old"),
-        item("changed", title="New", updated_at=newer),
+        item("changed", title="Old", price=Decimal("-7"), currency="EUR"),
+        item("changed", title="New", updated_at=newer, price=Decimal(0), available=False),
         item("changed", title="Newest but broken", category=None, updated_at=datetime(2026, 11, 3, tzinfo=UTC)),
         item("untitled", title=None),
         item("blank", title=" \n\u200b\t\u2060 "),
         item("endless", title="x" * 1001),
         item(None, title="Who am I"),
         item("", title="Nor I"),
-        item("timeless", updated_at=None),
+        item("timeless", updated_at=None, price=Decimal("-5")),
         item(
             "pictured",
+            price=Decimal("-1.5"),
+            currency="US Dollar",
             images=[
                 "lost.jpg",
                 "cut.jpg",
@@ -113,7 +121,13 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
                 None,
             ],
         ),
-        item("unlucky", images=["lost.jpg"], attributes={"colour": "\u200ered\ufe0f", "size": " \ufeff", "fit": None}),
+        item(
+            "unlucky",
+            images=["lost.jpg"],
+            price=Decimal("99999999999999.9999"),
+            currency="€",
+            attributes={"colour": "\u200ered\ufe0f", "size": " \ufeff", "fit": None},
+        ),
         item(
             "linked", images=[f"{address}/gone.jpg", f"{address}/page.jpg", f"{address}/good.jpg", "file:///etc/passwd"]
         ),
@@ -123,6 +137,13 @@ def prepare_faulty(home: Path, root: Path, good: bytes, large: bytes, address: s
         patch.setenv("SMAR_HOME", str(home))
         fetch = {"private_addresses": True, "delay_seconds": 0}
         return run_stages(tiny_run(root, pictures={"fetch": fetch}), "prepare-items")["prepare-items"]
+
+
+def test_a_price_or_currency_that_is_none_is_left_empty_and_its_item_stays(faulty: Artifact) -> None:
+    offers = {row["item_id"]: (row["price"], row["currency"], row["available"]) for row in rows(faulty, "offers")}
+    assert offers == {"plain": (Decimal("19.9900"), "EUR", True), "changed": (Decimal(0), None, False)}
+    assert {"pictured", "unlucky", "linked"} <= {row["item_id"] for row in rows(faulty, "catalogue")}
+    assert "price" not in rows(faulty, "catalogue")[0], "what embeds and trains reads none"
 
 
 def test_every_row_is_used_or_in_quarantine_with_its_reason(faulty: Artifact) -> None:
@@ -135,6 +156,8 @@ def test_every_row_is_used_or_in_quarantine_with_its_reason(faulty: Artifact) ->
         "pictures_quarantined": 10,
         "pictures_decoded": 4,
         "pictures_reused": 0,
+        "items_with_bad_currency": 2,
+        "items_with_bad_price": 2,
         "missing_pictures_asked_on": str(LAST_DAY),
         "quarantined_duplicate_item": 1,
         "quarantined_long_title": 1,
@@ -613,3 +636,19 @@ def test_size_is_judged_by_the_header(side: int) -> None:
     with pytest.raises(UnusablePicture) as error:
         make_thumbnail(claims_more, SIZE)
     assert error.value.reason == "too_large"
+
+
+def test_a_price_alone_makes_anew_only_what_reads_prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained or embedded again: the keys of all other stages that read the catalogue are as before."""
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
+    root = write_tiny_shop(tmp_path / "shop")
+    made = {}
+    for price in ("1.00", "2.00"):
+        write_rows(root / "items.parquet", "items", [row | {"price": Decimal(price)} for row in tiny_items()])
+        run = tiny_run(root, name=f"at-{price[0]}")
+        output = run_stages(run, "prepare-items")["prepare-items"]
+        readers = [s for s in (STAGES | REFRESH_STAGES).values() if "prepare-items" in s.inputs]
+        made[price] = {stage.name: key_parts(stage, run, {"prepare-items": output}) for stage in readers}
+    anew = {name for name, parts in made["1.00"].items() if parts != made["2.00"][name]}
+    assert anew == {"index", "refresh-index"}
+    assert {"embed", "embed-release"} <= made["1.00"].keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import extract_click_days
+from smar_model.data.query_text import normalise_query, visible_text
 from smar_model.delivery import shop_figures
+from smar_model.delivery.check_records import CheckBounds
+from smar_model.delivery.odd_values import HIGHEST_PRICE
+from smar_model.delivery.shop_check import check_shop
+from smar_model.delivery.shop_figures import TextForms
+from smar_model.delivery.shop_inputs import ShopInputs
+from smar_model.lake.artifacts import Artifact
+from smar_model.settings import REPOSITORY
 from tests.jobs.test_hostile_rows import ITEM_REASONS, LOG_REASONS, foretold
 from tests.tiny_shop import (
     DAYS,
@@ -22,6 +31,8 @@ from tests.tiny_shop import (
     write_rows,
     write_tiny_shop,
 )
+
+BAD_OFFERS = ("bad_price", "bad_currency")
 
 
 def at(day: date, **time: float) -> datetime:
@@ -82,6 +93,20 @@ def odd_items() -> list[dict[str, Any]]:
     rows += [item("c", category=" > Shirts"), item("lc", category="a" * 1001), item("lb", brand="b" * 1001)]
     rows += [item("la", attributes=[("a", "x" * 60_000), ("b", "x" * 60_000)]), item("u", updated_at=None)]
     rows += [item("sp", attributes=[("a" * 200_000, " ")]), item("d"), item("d", title="Newer"), item("d")]
+    newer = datetime(2026, 11, 2, tzinfo=UTC)
+    rows += [
+        item("negative", price=Decimal("-1"), currency="EUR"),
+        item("both", price=Decimal("-0.5"), currency="US Dollar"),
+        item("endless", price=Decimal("99999999999999.9999"), currency="eur"),
+        item("coin", price=Decimal("1"), currency="€"),
+        item("blank", price=Decimal("1"), currency=" "),
+        item("good", price=Decimal("1"), currency=" eur "),
+        item("mended", price=Decimal("-1"), currency="euro", updated_at=newer - timedelta(days=1)),
+        item("mended", updated_at=newer),
+        item("spoilt", updated_at=newer - timedelta(days=1), price=Decimal("2"), currency="EUR"),
+        item("spoilt", updated_at=newer, price=Decimal("-2"), currency="EUR"),
+        item("unused", title=None, price=Decimal("-1"), currency="?"),
+    ]
     return rows
 
 
@@ -93,8 +118,7 @@ def write_odd_shop(root: Path) -> Path:
     return root
 
 
-def quarantined(root: Path) -> dict[str, Counter[str]]:
-    outputs = run_stages(tiny_run(root, name=root.name), "prepare-items", "extract-clicks")
+def quarantined(outputs: dict[str, Artifact]) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {"items": Counter(), "click_log": Counter()}
     for output in outputs.values():
         for file in output.files("quarantine_counts"):
@@ -108,11 +132,22 @@ def test_a_shop_with_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SMAR_HOME", str(tmp_path))
     root = write_odd_shop(tmp_path / "odd")
     told = foretold(root)
-    assert told == quarantined(root)
+    outputs = run_stages(tiny_run(root, name=root.name), "prepare-items", "extract-clicks")
+    assert told == quarantined(outputs)
     assert set(told["items"]) == ITEM_REASONS - {"bad_updated_at"} and set(told["click_log"]) == LOG_REASONS
+
+    left_empty = {name: outputs["prepare-items"].metrics[f"items_with_{name}"] for name in BAD_OFFERS}
+    check = check_shop(ShopInputs(root), CheckBounds(), TextForms(normalise=normalise_query, visible=visible_text))
+    assert check.items and left_empty == {name: check.items.oddities[name].rows for name in BAD_OFFERS}
+    assert left_empty == {"bad_price": 4, "bad_currency": 2}
+    said = "\n".join(f"{fault.found}; {fault.mend}" for fault in check.warnings)
+    assert "items have a negative or infinite price, which is left empty, as 'negative: -1.0000'" in said
+    assert "items have a currency that is no ISO 4217 code, which is left empty, as 'both: US DOLLAR'" in said
+    assert check.items.oddities["several_currencies"].rows == 1, "none, beside EUR: of 'good'"
 
 
 def test_the_bounds_of_the_rules_are_those_of_the_job() -> None:
     names = ("SKEW_SECONDS", "BOT_CLICKS", "BOT_DWELL_SECONDS")
     assert [getattr(shop_figures, n) for n in names] == [getattr(extract_click_days, n) for n in names]
+    assert f"BETWEEN 0 AND {HIGHEST_PRICE}" in (REPOSITORY / "sql" / "prepare_items.sql").read_text(encoding="utf-8")
     assert tiny_events(DAYS[0], tiny_items())

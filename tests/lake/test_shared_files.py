@@ -36,11 +36,12 @@ from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.release.lease import registry_lease
+from smar_model.release.stock import KEPT, StockPointer, current_stock, load_stock, refresh_stock, stock_folder
 from smar_model.settings import REPOSITORY, home
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.test_lease import COUNT
 from tests.s3_server import BUCKET, running_s3
-from tests.tiny_shop import flip_byte, publish_with, tiny_run
+from tests.tiny_shop import flip_byte, publish_with, tiny_run, tiny_settings
 
 LABEL = {"query": "red", "clicks": 3, "visual_share": 1.0, "is_visual": True}
 WORK = Stage(name="label-fashion", summary="", work=f"{__name__}:write_labels")
@@ -382,3 +383,20 @@ def test_holders_of_the_registry_have_growing_numbers_on_all_machines_and_a_late
         with pytest.raises(InputError, match="lease ran out"):
             append_history(new_entry("m", "promote", number=2))
     assert [entry["number"] for entry in read_history("m")] == [1]
+
+
+def test_prices_and_stock_of_one_machine_are_those_of_all(on: Callable[[str], Path], tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "shop")
+    assert current_stock(settings) is None
+    first: StockPointer | None = None
+    for price in range(KEPT + 1):
+        (tmp_path / "new.jsonl").write_text(f'{{"item_id": "a", "price": {price}}}\n', encoding="utf-8")
+        published = refresh_stock(settings, tmp_path / "new.jsonl", lambda: None, print)
+        first = first or published
+    on("second")
+    pointer = current_stock(settings)
+    assert pointer == published
+    assert load_stock(settings, pointer).rows["price"].to_pylist() == [KEPT]
+    assert len(files_in(stock_folder(settings), ".parquet")) == KEPT
+    with pytest.raises(InputError, match=r"\.parquet: cannot be read .*run `smar refresh-stock` again"):
+        load_stock(settings, first)

@@ -191,6 +191,27 @@ def test_departments_filter_both_columns_and_stay_in_the_address(page: Page) -> 
     expect(page.get_by_role("checkbox", name="Groceries")).not_to_be_checked()
 
 
+def test_filters_are_typed_stay_in_the_address_and_say_what_is_wrong(page: Page, address: str) -> None:
+    page.goto("/?right=2")
+    search(page, "shirt")
+    box = page.get_by_role("textbox", name="Filters:")
+    box.fill("attributes.colour:red; -attributes.material:cotton")
+    box.press("Enter")
+    wanted = get(address, "search?q=shirt&k=24&filter=attributes.colour:red&filter=-attributes.material:cotton")["hits"]
+    expect(page.locator("#said")).to_contain_text(f"{len(wanted)} and {len(wanted)} items")
+    assert 0 < len(wanted) < ITEMS and [card["item"] for card in cards(page)] == [hit["item_id"] for hit in wanted]
+    keep(page, "filters")
+    page.reload()
+    expect(page.locator("#said")).to_contain_text(f"{len(wanted)} and {len(wanted)} items")
+    expect(box).to_have_value("attributes.colour:red; -attributes.material:cotton")
+    box.fill("color:red")
+    box.press("Enter")
+    expect(page.locator("body")).to_contain_text("there is no 'color'; known: attributes.NAME:VALUE")
+    keep(page, "filter_refused")
+    page.go_back()
+    expect(box).to_have_value("attributes.colour:red; -attributes.material:cotton")
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_queries_are_shown_as_text(page: Page, kind: str) -> None:
     page.goto("/")

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from smar_model.errors import InputError
 from smar_model.release import registry
+from smar_model.release.stock import refresh_stock
 from smar_model.retrieval.search import RoutedBy
 from smar_model.serving import api_schemas
 from smar_model.serving import front as fronting
@@ -42,7 +43,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(home))
-        yield make_serving_shop(home, versions=2, index={"parts": PARTS})
+        shop = make_serving_shop(home, versions=2, index={"parts": PARTS})
+        stock = [{"item_id": f"item-{n:03}", "price": n, "currency": "EUR", "available": n % 2 == 0} for n in range(24)]
+        (home / "stock.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in stock), encoding="utf-8")
+        refresh_stock(shop.settings, home / "stock.jsonl", lambda: None, print)
+        yield shop
 
 
 @pytest.fixture
@@ -52,6 +57,8 @@ def parts(shop: ServingShop) -> list[FastAPI]:
     apps = [create_app(shop.settings, part=part) for part in range(PARTS)]
     for app in apps:
         app.state.follower.look()
+        app.state.stock.look()
+    assert all(app.state.stock.state().is_used for app in apps)
     return apps
 
 
@@ -59,6 +66,7 @@ def parts(shop: ServingShop) -> list[FastAPI]:
 def whole(shop: ServingShop, parts: list[FastAPI]) -> TestClient:
     app = create_app(shop.settings)
     app.state.follower.look()
+    app.state.stock.look()
     return TestClient(app)
 
 
@@ -93,6 +101,10 @@ def question(**more: Any) -> dict[str, Any]:
         {"departments": ["Clothing", "Groceries"], "k": 3},
         {"routing": "text"},
         {"version": "2"},
+        {"filters": ["attributes.colour:red|blue"], "k": 24},
+        {"filters": ["-attributes.material:cotton", "brand:acme"], "departments": ["Clothing", "Books"], "k": 24},
+        {"filters": ["available", "price:5..15.5"], "k": 24},
+        {"filters": ["price>1000EUR"]},
     ],
 )
 def test_it_answers_as_one_server_does(more: dict[str, Any], parts: list[FastAPI], whole: TestClient) -> None:
@@ -101,10 +113,15 @@ def test_it_answers_as_one_server_does(more: dict[str, Any], parts: list[FastAPI
     for one, other in zip(found, wanted, strict=True):
         assert [hit["item_id"] for hit in one["hits"]] == [hit["item_id"] for hit in other["hits"]]
         assert [hit["rank"] for hit in one["hits"]] == list(range(1, len(one["hits"]) + 1))
-        assert one["hits"][0]["score"] == pytest.approx(other["hits"][0]["score"], abs=1e-6)
+        scores = [[hit["score"] for hit in answer["hits"][:1]] for answer in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-6)
         own = {"hits", "request_id"}
         assert {n: one[n] for n in one if n not in own} == {n: other[n] for n in other if n not in own}
         assert one["request_id"] != other["request_id"]
+    if filters := more.get("filters"):
+        everything = whole.post("/search", json=question(k=24)).json()["answers"]
+        assert all(len(one["hits"]) < len(every["hits"]) for one, every in zip(found, everything, strict=True))
+        assert bool(found[0]["hits"]) == (filters != ["price>1000EUR"])
     alone = front_of(parts).get("/search", params={"q": QUERIES[0], "k": 10}).json()
     assert alone["hits"] == front_of(parts).post("/search", json=question()).json()["answers"][0]["hits"]
 

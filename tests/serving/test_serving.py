@@ -201,6 +201,9 @@ def test_the_text_only_baseline_of_the_champion_s_run_can_be_asked(shop: Serving
     answer = client.get("/search", params={"q": "red shirt", "version": "text-only", "k": ITEMS}).json()
     assert (answer["version"], answer["p"], answer["index_digest"]) == ("text-only", 0, None)
     assert answer["model_digest"] == shop.runs["1"].output("train-text-only").manifest["content"]["model"]
+    red = {"q": "red shirt", "k": ITEMS, "filter": "attributes.colour:red"}
+    found, own = (client.get("/search", params=red | more).json()["hits"] for more in ({"version": "text-only"}, {}))
+    assert 0 < len(found) < ITEMS and {hit["item_id"] for hit in found} == {hit["item_id"] for hit in own}
     assert len(answer["hits"]) == ITEMS
     assert len({hit["item_id"] for hit in answer["hits"]}) == ITEMS
     without = [hit for hit in answer["hits"] if not hit["pictures"]]

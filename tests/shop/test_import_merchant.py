@@ -84,6 +84,33 @@ def test_variants_become_one_item_with_values_and_pictures_of_all(tmp_path):
     assert "changed: 1 addresses of pictures without a scheme, read as https" in output
 
 
+def offers_of(shop: Path) -> dict[str, tuple[object, ...]]:
+    table = pq.read_table(shop / "items.parquet", columns=["item_id", "price", "currency", "available"])
+    columns = {name: table[name].to_pylist() for name in ("currency", "available")}
+    prices = [None if price is None else str(price) for price in table["price"].to_pylist()]
+    return dict(zip(table["item_id"].to_pylist(), zip(prices, *columns.values(), strict=True), strict=True))
+
+
+def test_prices_and_availability(tmp_path):
+    products = (
+        SHIRT | {"price": "19.99 EUR", "sale_price": "12.5 eur", "availability": "out_of_stock"},
+        SHIRT_RED | {"price": "EUR 15", "availability": "in stock"},
+        SHIRT_RED | {"id": "S1-B", "price": "1.00 USD", "availability": "https://schema.org/PreOrder"},
+        LAMP | {"price": "about 9", "availability": "perhaps"},
+        LAMP | {"id": "8", "price": "0", "availability": ""},
+    )
+    shop, output = imported(tmp_path, *products)
+    assert offers_of(shop) == {
+        "S1": ("15.0000", "EUR", True),  # the lowest that can be bought, in the first one's currency
+        "7": (None, None, None),
+        "8": ("0.0000", None, None),
+    }
+    assert "left out: 1 prices that are none, as 15.00 EUR is one (such as" in output and "'about 9')" in output
+    assert "left out: 1 availability that is none of the specification's (such as" in output
+    shop, _ = imported(tmp_path, *products, options=("--variants", "apart"))
+    assert offers_of(shop)["S1-W-M"] == ("12.5000", "EUR", False) and offers_of(shop)["S1-B"] == ("1.0000", "USD", True)
+
+
 def test_variants_apart(tmp_path):
     shop, _ = imported(tmp_path, SHIRT, LAMP, SHIRT_RED, options=("--variants", "apart"))
     assert {i: item["title"] for i, item in items_of(shop).items()} == {

@@ -6,6 +6,7 @@ import csv
 from datetime import date
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from feed_writer import write_exports
 from imports import aliases_of, events_of, items_of, smar_import
@@ -18,12 +19,14 @@ OLD = {
     "handle": "Handle", "title": "Title", "body": "Body (HTML)", "vendor": "Vendor", "category": "Product Category", "type": "Type",
     "published": "Published", "name1": "Option1 Name", "value1": "Option1 Value", "name2": "Option2 Name", "value2": "Option2 Value",
     "sku": "Variant SKU", "barcode": "Variant Barcode", "image": "Image Src", "place": "Image Position",
+    "price": "Variant Price", "tracker": "Variant Inventory Tracker", "stock": "Variant Inventory Qty", "policy": "Variant Inventory Policy",
     "variant_image": "Variant Image", "status": "Status", "colour": "Color (product.metafields.shopify.color-pattern)",
 }  # fmt: skip
 NEW = OLD | {
     "handle": "URL handle", "body": "Description", "category": "Product category", "published": "Published on online store",
     "name1": "Option1 name", "value1": "Option1 value", "name2": "Option2 name", "value2": "Option2 value", "sku": "SKU",
     "barcode": "Barcode", "image": "Product image URL", "place": "Image position", "variant_image": "Variant image URL",
+    "price": "Price", "tracker": "Inventory tracker", "stock": "Inventory quantity", "policy": "Continue selling when out of stock",
 }  # fmt: skip
 AT = "https://cdn.shopify.com/s/"
 SHIRT = (
@@ -77,6 +80,34 @@ def test_rows_of_a_handle_become_one_item(tmp_path, columns):
     assert "read: 4 rows of 2 products" in output
     assert f"columns that the model does not read: {columns['body'].lower()}" in output
     assert "without a picture: 1 items, told by their text alone (such as 'lamp')" in output
+
+
+@pytest.mark.parametrize("columns", [OLD, NEW], ids=["before 2024", "since"])
+def test_prices_and_stock(tmp_path, columns):
+    counted = {"tracker": "shopify", "policy": "deny"}
+    first, second, picture = SHIRT
+    rows = [
+        first | counted | {"price": "29.00", "stock": "0"},
+        second | counted | {"price": "39.50", "stock": "2"},
+        picture,
+        LAMP | counted | {"price": "9.00", "stock": "-3"},
+        LAMP | counted | {"handle": "later", "sku": "L2", "price": "5", "stock": "0", "policy": "CONTINUE"},
+        LAMP | {"handle": "uncounted", "sku": "L3", "price": "5,00", "stock": "0"},
+        LAMP | counted | {"handle": "elsewhere", "sku": "L4"},
+        LAMP | counted | {"handle": "odd", "sku": "L5", "stock": "many"},
+    ]
+    output = smar_import("shopify", export(tmp_path / "e.csv", *rows, columns=columns), "--to", tmp_path / "shop")
+    table = pq.read_table(tmp_path / "shop" / "items.parquet").to_pylist()
+    assert {r["item_id"]: (r["price"] and float(r["price"]), r["currency"], r["available"]) for r in table} == {
+        "linen-shirt": (39.5, None, True),  # the lowest that can be bought
+        "lamp": (9.0, None, False),
+        "later": (5.0, None, True),
+        "uncounted": (None, None, True),
+        "elsewhere": (None, None, None),
+        "odd": (None, None, None),
+    }
+    assert "left out: 1 prices that are none, as 15.00 is one (such as" in output and "'5,00')" in output
+    assert "left out: 1 inventory quantities that are no whole number (such as" in output
 
 
 def test_variants_apart_have_their_options_and_their_picture(tmp_path):

@@ -51,6 +51,33 @@ def test_rows_of_one_item_may_be_anywhere_and_differ(tmp_path):
     assert "goods.jsonl row 5: 'Chemise')" in made.output
 
 
+def test_prices_and_availability(tmp_path):
+    rows = [
+        {"sku": 1, "name": "Shirt", "cost": "19.99 EUR", "stock": "yes"},
+        {"sku": 1, "name": "Shirt", "cost": 12, "stock": "no"},
+        {"sku": 1, "name": "Shirt", "cost": "15.5 EUR", "stock": True},
+        {"sku": 2, "name": "Stool", "cost": "12,99", "money": "eur", "stock": "in_stock"},
+        {"sku": 3, "name": "Lamp", "cost": 5.25, "money": "usd", "stock": "sold"},
+        {"sku": 4, "name": "Rug", "cost": "7 EUR", "money": "euro", "stock": "who knows"},
+    ]
+    offer = {"price": "cost", "currency": "money", "available": {"column": "stock", "values": {"sold": "false"}}}
+    made = import_items(tmp_path, lines(*rows), NAMED | offer, name="goods.jsonl")
+    found = {
+        key: (row["price"] and float(row["price"]), row["currency"], row["available"])
+        for key, row in made.items.items()
+    }
+    assert found["1"] == (15.5, "EUR", True), "the lowest that can be bought, in the first one's currency"
+    assert found["2"] == (None, None, True)
+    assert found["3"] == (5.25, "USD", False)
+    assert found["4"] == (7.0, "EUR", None)
+    for line in (
+        "left out: 1 prices that are none, as 15.00 or 15.00 EUR is one (such as",
+        "left out: 1 currencies that are no ISO 4217 code, as EUR is one (such as",
+        "left out: 1 words for `available` that are neither true nor false; `values` says what they mean (such as",
+    ):
+        assert line in made.output
+
+
 @pytest.mark.parametrize("product", [None, "parent"])
 def test_rows_of_many_items_that_wait_for_each_other(tmp_path, product):
     rows = [

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from smar_model.shop.importers.offer_fields import lowest_offer
+
 MOST_PICTURES = 1_000
 MOST_VALUES = 1_000
 """Of one attribute of an item."""
@@ -28,13 +30,16 @@ class GatheredItem:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
     """As the rows name them."""
+    price: str = ""
+    currency: str = ""
+    available: bool | None = None
     updated_at: datetime | None = None
 
     def plain(self) -> tuple[Any, ...]:
         """The fields, as `GatheredItem.of` takes them, of types that `marshal` knows."""
         time = self.updated_at and self.updated_at.isoformat()
         texts = (self.where, self.item_id, self.title, self.category, self.brand)
-        return (*texts, self.attributes, self.images, time)
+        return (*texts, self.attributes, self.images, self.price, self.currency, self.available, time)
 
     @staticmethod
     def of(plain: tuple[Any, ...]) -> GatheredItem:
@@ -44,7 +49,7 @@ class GatheredItem:
         return item
 
     def join(self, other: GatheredItem, leave_out: LeaveOut) -> None:
-        """Take in a further row: its pictures, other values of attributes, a later time, texts that are missing.
+        """Take in a further row: its pictures, other values of attributes, a later time, texts that are missing, a lower price.
 
         Args:
             leave_out: is told of texts that differ from the first row's, and of what is too much.
@@ -61,6 +66,7 @@ class GatheredItem:
             mine += [value for value in values if value not in mine]
         self.images += [image for image in other.images if image not in self.images]
         self.limit(other.where, leave_out)
+        self.price, self.currency, self.available = lowest_offer([self, other])
         if other.updated_at and (self.updated_at is None or other.updated_at > self.updated_at):
             self.updated_at = other.updated_at
 
@@ -82,6 +88,10 @@ class GatheredItem:
         self.attributes = agreed | self.attributes
         self.images = list(dict.fromkeys(self.images + product.images))[:MOST_PICTURES]
         self.updated_at = self.updated_at or product.updated_at
+        if not self.price:
+            self.price, self.currency = product.price, product.currency
+        if self.available is None:
+            self.available = product.available
 
 
 @dataclass(slots=True)

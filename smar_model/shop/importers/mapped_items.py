@@ -10,6 +10,7 @@ from smar_model.shop.importers.cells import Cells, decoded, ignore
 from smar_model.shop.importers.delimited_text import Row
 from smar_model.shop.importers.gathered_items import GatheredItem, Group, WaitingGroups
 from smar_model.shop.importers.mapped_files import MappedFile
+from smar_model.shop.importers.offer_fields import availability_of, is_currency, price_of
 from smar_model.shop.importers.pictures import NamedPictures
 from smar_model.shop.importers.row_groups import RowGroups
 from smar_model.shop.importers.table_mapping import Items
@@ -76,6 +77,7 @@ class _ItemReader:
         for name, rule in columns.attributes.items():
             if values := list(dict.fromkeys(map(decoded, cells.parts(where, rule, row)))):
                 attributes[name] = values
+        price, currency, available = self._offer(where, row)
         item = GatheredItem(
             where,
             item_id,
@@ -85,6 +87,9 @@ class _ItemReader:
             attributes=attributes,
             images=list(dict.fromkeys(self._images(where, row, item_id))),
             updated_at=cells.time(where, columns.updated_at, row) if columns.updated_at else None,
+            price=price,
+            currency=currency,
+            available=available,
         )
         item.limit(where, self._writer.leave_out)
         return item
@@ -129,7 +134,31 @@ class _ItemReader:
             attributes={name: ", ".join(values) for name, values in item.attributes.items()},
             images=self._pictures.add(item.where, item.images),
             updated_at=item.updated_at or LISTED_AT,
+            price=item.price,
+            currency=item.currency,
+            available=item.available,
         )
+
+    def _offer(self, where: str, row: Row) -> tuple[str, str, bool | None]:
+        """Price, its currency, and whether the item can be bought; what is none is left out and counted."""
+        columns, cells = self._table.columns, self._cells
+        text = (cells.text(where, columns.price, row) if columns.price else None) or ""
+        found = price_of(text)
+        if text and found is None:
+            self._writer.leave_out("prices that are none, as 15.00 or 15.00 EUR is one", f"{where}: {text[:60]!r}")
+        price, currency = found or ("", "")
+        if code := cells.text(where, columns.currency, row) if columns.currency else None:
+            if not is_currency(code):
+                reason = "currencies that are no ISO 4217 code, as EUR is one"
+                self._writer.leave_out(reason, f"{where}: {code[:60]!r}")
+            elif price:
+                currency = code.upper()
+        word = (cells.choice(where, columns.available, row) if columns.available else None) or ""
+        available = availability_of(word)
+        if word and available is None:
+            reason = "words for `available` that are neither true nor false; `values` says what they mean"
+            self._writer.leave_out(reason, f"{where}: {word[:60]!r}")
+        return price, currency, available
 
     def _category(self, where: str, row: Row) -> str | None:
         levels: list[str] = []

@@ -8,9 +8,11 @@ from decimal import Decimal
 from typing import Protocol
 
 _PRICE = re.compile(r"(?:([A-Za-z]{3})\s*)?(\d{1,14}(?:\.\d{1,4})?)(?:\s*([A-Za-z]{3}))?")
+_CURRENCY = re.compile(r"[A-Za-z]{3}")
 _AVAILABILITY = {
     "in stock": True, "instock": True, "available": True, "preorder": True, "backorder": True, "limitedavailability": True,
     "out of stock": False, "outofstock": False, "soldout": False, "discontinued": False,
+    "true": True, "yes": True, "1": True, "false": False, "no": False, "0": False,
 }  # fmt: skip
 """As feeds write it; what can be ordered is available."""
 
@@ -27,8 +29,13 @@ def price_of(text: str) -> tuple[str, str] | None:
     return (found[2], (found[1] or found[3] or "").upper()) if found else None
 
 
+def is_currency(text: str) -> bool:
+    """Whether it has the form of an ISO 4217 code."""
+    return _CURRENCY.fullmatch(text.strip()) is not None
+
+
 def availability_of(text: str) -> bool | None:
-    """`in_stock`, `https://schema.org/InStock` …; None where it is none of those known."""
+    """`in_stock`, `https://schema.org/InStock`, `true` …; None where it is none of those known."""
     word = " ".join(text.strip().rpartition("/")[2].replace("_", " ").lower().split())
     return _AVAILABILITY.get(word)
 

@@ -5,6 +5,7 @@ Columns are known by their names before 2024 and since: `Handle` and `URL handle
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from smar_model.shop.importers.delivered_files import delivered_files, each_unpacked
 from smar_model.shop.importers.event_fields import place_of
 from smar_model.shop.importers.feed_tables import FeedRow, feed_rows
+from smar_model.shop.importers.offer_fields import price_of
 from smar_model.shop.importers.product_variants import (
     FeedTexts,
     ItemsOfVariants,
@@ -38,6 +40,11 @@ _COLUMNS = {
     "published on online store": "published",
     "variant sku": "sku",
     "variant barcode": "barcode",
+    "variant price": "price",
+    "variant inventory tracker": "inventory tracker",
+    "variant inventory qty": "inventory quantity",
+    "variant inventory policy": "inventory policy",
+    "continue selling when out of stock": "inventory policy",
     "image src": "image",
     "product image url": "image",
     "image position": "image position",
@@ -54,8 +61,10 @@ _OPTIONS = tuple((f"option{n} name", f"option{n} value") for n in (1, 2, 3))
 _READ = {
     "handle", "title", "brand", "category", "type", "status", "published", "sku", "barcode", "image", "image position",
     "variant image", "google category", "gender", "age group", "product id", "variant id",
+    "price", "inventory tracker", "inventory quantity", "inventory policy",
     *(name for option in _OPTIONS for name in option),
 }  # fmt: skip
+_QUANTITY = re.compile(r"-?\d{1,15}(\.0*)?")
 _METAFIELD = " (product.metafields.shopify."
 """In the name of a column with an attribute of Shopify's own taxonomy, such as the colour."""
 _ATTRIBUTE_NAMES = {"color": "colour", "colors": "colour", "colours": "colour"}
@@ -162,6 +171,7 @@ class _Products:
                 if name := self._texts.other_name(where, field, _first(row, field)):
                     names.setdefault(name, kind)
             ending = " / ".join(options.values())
+            price, currency = self._price(where, row)
             found.append(
                 replace(
                     product,
@@ -171,9 +181,35 @@ class _Products:
                     attributes=product.attributes | options,
                     images=own_picture + product.images if titled else product.images + own_picture,
                     names=names,
+                    price=price,
+                    currency=currency,
+                    available=self._available(where, row),
                 )
             )
         return found or [product]
+
+    def _price(self, where: str, row: FeedRow) -> tuple[str, str]:
+        """The export says no currency: it is the store's own."""
+        text = _first(row, "price").strip()
+        found = price_of(text) if text else ("", "")
+        if found is None:
+            self._writer.leave_out("prices that are none, as 15.00 is one", f"{where}: {text[:60]!r}")
+        return found or ("", "")
+
+    def _available(self, where: str, row: FeedRow) -> bool | None:
+        """Whether a variant can be bought: what nobody counts, what is sold beyond what is there, or what is there. None: the export does
+        not say, as that of a store with several locations."""
+        if _first(row, "inventory policy").strip().lower() in ("continue", "true"):
+            return True
+        text = _first(row, "inventory quantity").strip()
+        if "inventory tracker" in row and not _first(row, "inventory tracker").strip():
+            return True
+        if not text:
+            return None
+        if not _QUANTITY.fullmatch(text):
+            self._writer.leave_out("inventory quantities that are no whole number", f"{where}: {text[:60]!r}")
+            return None
+        return int(text.partition(".")[0]) > 0
 
     def _product(self, handle: str, group: Sequence[tuple[str, FeedRow]]) -> Variant:
         """What all variants share."""

@@ -148,6 +148,12 @@ class ItemColumns(Section):
     attributes: dict[str, Parts] = Field(default_factory=dict)
     images: list[Pictures] = Field(default_factory=list)
     updated_at: Time | None = None
+    price: Text | None = None
+    """As 19.99, or with its currency as `19.99 EUR`."""
+    currency: Text | None = None
+    """ISO 4217 code of the price, in the place of what the price itself names."""
+    available: Choice | None = None
+    """true or false, or as product feeds write it; `values` says what other words mean."""
 
     @field_validator("category", "images", mode="before")
     @classmethod
@@ -157,7 +163,8 @@ class ItemColumns(Section):
     @property
     def rules(self) -> list[Text]:
         """Of all columns that are read."""
-        single = [rule for rule in (self.item_id, self.title, self.brand, self.updated_at) if rule]
+        offer = (self.price, self.currency, self.available)
+        single = [rule for rule in (self.item_id, self.title, self.brand, self.updated_at, *offer) if rule]
         return [*single, *self.category, *self.attributes.values(), *self.images]
 
 
