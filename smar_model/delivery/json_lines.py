@@ -338,12 +338,12 @@ class LineReader:
             raise ValueError(f"{column.name} is no {column.type}") from None
 
     def _integer(self, value: Any, column: Column) -> int | None:
-        least, most = INTEGERS[column.type]
         try:
             return whole_number(value, column.type)
         except OverflowError:
             if self.strict:
                 raise ValueError(f"{column.name} is out of the range of {column.type}") from None
+            least, most = INTEGERS[column.type]
             return int(min(max(value, least), most))
         except ValueError:
             kind = "a number with a fraction" if isinstance(value, float) else f"a {_KINDS.get(type(value), 'text')}"
@@ -360,8 +360,6 @@ def _quick_array(values: list[Any], kind: str) -> pa.Array | None:
             return pa.array(values, pa.string()).cast(pa.timestamp("us", tz="UTC"))
         if kind in INTEGERS and kinds <= {int}:
             return pa.array(values, pa.int32() if kind == "int32" else pa.int64())
-        if kind == "bool" and kinds <= {bool}:
-            return pa.array(values, pa.bool_())
         if kind == "list<string>" and kinds <= {list}:
             return pa.array(values, pa.list_(pa.string()))
         if kind == "map<string,string>" and kinds <= {dict}:
@@ -390,15 +388,10 @@ def _text(value: Any) -> str | None:
 
 
 def read_json_lines(file: Path, contract: Contract, zone: ZoneInfo | None = None) -> pa.Table:
-    """A table that fits in memory; nothing in it is mended.
-
-    Raises:
-        InputError: names the first line that does not fit.
-    """
+    """A table that fits in memory; nothing in it is mended. Raises InputError: names the first line that does not fit."""
 
     def refuse_line(number: int, found: str, mend: str) -> None:
         raise InputError(f"{file}: line {number} {found}; {mend}")
 
-    reader = LineReader(contract, zone, strict=True)
-    schema = pa.schema([field.with_nullable(True) for field in contract.arrow_schema()])
-    return pa.Table.from_batches(reader.batches(iterate_lines(file), refuse_line), schema=schema)
+    batches = LineReader(contract, zone, strict=True).batches(iterate_lines(file), refuse_line)
+    return pa.Table.from_batches(batches, schema=pa.schema([f.with_nullable(True) for f in contract.arrow_schema()]))
