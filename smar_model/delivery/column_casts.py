@@ -101,6 +101,16 @@ def missing_column(column: Column, names: list[str], contract: Contract) -> str:
     return f"column {column.name} is missing (expected {column.type}){there}"
 
 
+def unknown_columns(names: Iterable[str], contract: Contract) -> dict[str, str | None]:
+    """Names of a file that the contract does not know → the column that the file lacks and that is nearly called so, if any."""
+    there, known = set(names), {column.name for column in contract.columns}
+    lacking = {_letters(name): name for name in known - there}
+    near = {
+        name: difflib.get_close_matches(_letters(name), lacking, n=1, cutoff=0.75) for name in sorted(there - known)
+    }
+    return {name: lacking[found[0]] if found else None for name, found in near.items()}
+
+
 def _letters(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 

@@ -157,6 +157,8 @@ class DeliveredFile:
     checking: bool = False
     """Whether more is told of than a job refuses: what it would mend in silence."""
     casts: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    """Of its columns or keys, known or not."""
     rows: int = 0
     notes: list[Fault] = field(default_factory=list)
     """What it holds beside faults, to look at."""
@@ -188,7 +190,7 @@ class DeliveredFile:
         if fault := plan.fault(self.contract):
             on_fault(fault)
             return
-        self.casts = plan.casts
+        self.casts, self.names = plan.casts, set(plan.schema.names)
 
         def on_bad_value(row: int, column: str, value: BadValue) -> None:
             self.bad_values[column] += 1
@@ -206,6 +208,7 @@ class DeliveredFile:
         for batch in reader.batches(iterate_lines(self.file), on_bad_line):
             self.places = reader.lines
             yield batch
+        self.names = reader.keys
         if absent := reader.absent():
             on_fault(absent_columns(self.file, self.contract, absent))
             empty = [c.name for c in self.contract.columns if not c.nullable and not reader.filled[c.name]]

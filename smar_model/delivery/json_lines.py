@@ -165,7 +165,7 @@ class LineReader:
         self.filled: Counter[str] = Counter()
         """Column → lines in which it is not empty."""
         self.keys: set[str] = set()
-        """Of the first lines."""
+        """Of the lines, until there are 1,000."""
         self.numbers: Counter[str] = Counter()
         """Column → lines that have a number where a text or a time is expected."""
         self.rows = 0
@@ -185,7 +185,7 @@ class LineReader:
                     numbers.append(number)
                     rows.append(row)
             if len(self.keys) < 1_000:
-                self.keys.update(*rows[:100])
+                self.keys.update(*rows)
             yield self._batch(numbers, rows, on_bad_line)
 
     def absent(self) -> list[str]:

@@ -40,8 +40,12 @@ ITEMS = {
         "write three letters, as EUR",
     ),
     "several_currencies": (
-        "a price in another currency than the most common one, or in none",
+        "a price in another currency than the most common one",
         "deliver one currency if that is not meant: with several a filter must name its own, as price<50EUR",
+    ),
+    "no_currency": (
+        "a price without a currency, where others name one",
+        "write it: a price without one is taken to be in the only currency that there is, and where there are several no filter by price finds it",
     ),
     "one_title": ("one and the same title", "see whether `title` is the right column"),
 }

@@ -93,10 +93,13 @@ FROM usable_items WHERE offer.currency <> '' AND NOT {_IS_CURRENCY}
 UNION ALL
 (
   WITH priced AS (
-    SELECT item_id, number, CASE WHEN {_IS_CURRENCY} THEN offer.currency ELSE 'none' END AS currency
+    SELECT item_id, number, CASE WHEN {_IS_CURRENCY} THEN offer.currency END AS currency
     FROM usable_items WHERE offer.price BETWEEN 0 AND {HIGHEST_PRICE}
-  ), commonest AS (SELECT currency FROM priced GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1)
+  ), commonest AS (SELECT currency FROM priced WHERE currency IS NOT NULL GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1)
   SELECT 'several_currencies', count(*), arg_min(item_id || ': ' || currency, number), min(number)
   FROM priced WHERE currency <> (SELECT currency FROM commonest)
+  UNION ALL
+  SELECT 'no_currency', count(*), arg_min(item_id, number), min(number)
+  FROM priced WHERE currency IS NULL AND EXISTS (FROM commonest)
 )
 """

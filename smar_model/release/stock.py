@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from smar_model.delivery.column_casts import unknown_columns
 from smar_model.delivery.delivered_tables import DeliveredFile
 from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
 from smar_model.errors import InputError
@@ -29,13 +30,16 @@ from smar_model.lake.contracts import load_contract
 from smar_model.lake.durable_files import flush_files, make_folder
 from smar_model.lake.records import parse_record
 from smar_model.lake.shared_files import fetched, files_in, is_file, read_bytes, remove_file, replace_file, share_files
+from smar_model.release.written_prices import WrittenPrices, written_prices
 from smar_model.settings import Settings, home
 
 KEPT = 3
 """Tables, the newest first: a server may still be reading the one before."""
 HIGHEST_PRICE = 99_999_999_999_999
+SHOWN_NAMES = 5
 PROGRESS = 1_000_000
 """Rows after which it is said how many have been read."""
+_BAD_PRICE = f"prices that are negative or more than {HIGHEST_PRICE:,}, left empty"
 _CURRENCY = "^[A-Z]{3}$"
 
 
@@ -117,12 +121,20 @@ def refresh_stock(
     shop = ShopInputs.of(settings)
     contract = load_contract("stock")
     judge = _Judge(say)
-    batches = [judge.usable(batch) for batch in DeliveredFile(file, contract, shop.zone).batches()]
+    delivered = DeliveredFile(file, contract, shop.zone)
+    batches = [judge.usable(batch) for batch in delivered.batches()]
+    _judge_columns(delivered, say)
     nullable = pa.schema([field.with_nullable(True) for field in contract.arrow_schema()])
     rows = judge.newest(pa.Table.from_batches(batches, nullable))
-    judge.tell()
+    judge.tell(written_prices(file, HIGHEST_PRICE))
+    _tell_without_currency(rows, say)
     if not rows.num_rows:
         raise InputError(f"{file}: no row with an item_id; what counts until now stays")
+    if all(rows[name].null_count == rows.num_rows for name in ("price", "currency", "available")):
+        raise InputError(
+            f"{file}: none of its {rows.num_rows:,} rows says a price, a currency or whether the item is available; "
+            "deliver it as schemas/stock.yaml says; what counts until now stays"
+        )
     known = known_items()
     if known is not None:
         unknown = rows.filter(pc.invert(pc.is_in(rows["item_id"], known)))
@@ -136,6 +148,29 @@ def refresh_stock(
                 f"unknown: {unknown.num_rows:,} items that the index does not have, such as {unknown['item_id'][0].as_py()!r}"
             )
     return _publish(settings, file, rows.cast(contract.arrow_schema()))
+
+
+def _judge_columns(delivered: DeliveredFile, say: Callable[[str], None]) -> None:
+    """Raises InputError: a column's name is nearly one of the table's that the file lacks."""
+    known = ", ".join(column.name for column in delivered.contract.columns)
+    unknown = unknown_columns(delivered.names, delivered.contract)
+    for name, meant in unknown.items():
+        if meant:
+            raise InputError(
+                f"{delivered.file}: there is no column {name!r}; did you mean {meant!r}? Rename it (schemas/stock.yaml has {known})"
+            )
+    if unknown:
+        shown = ", ".join(repr(name[:40]) for name in list(unknown)[:SHOWN_NAMES])
+        say(f"columns that are not read: {len(unknown):,}, such as {shown}; schemas/stock.yaml has {known}")
+
+
+def _tell_without_currency(rows: pa.Table, say: Callable[[str], None]) -> None:
+    without = rows.filter(pc.and_(pc.is_valid(rows["price"]), pc.is_null(rows["currency"])))
+    if without.num_rows:
+        say(
+            f"prices without a currency: {without.num_rows:,}, such as {without['item_id'][0].as_py()!r}; each is in the currency that "
+            "the index has for the item, else in the only one that there is; where there are several no filter by price finds it"
+        )
 
 
 def _shops_own(settings: Settings) -> Path:
@@ -154,6 +189,8 @@ class _Judge:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._left_out, self._examples = Counter[str](), dict[str, str]()
+        self._is_cut = False
+        """Whether the example of a bad price is beyond what its type holds, so that the file alone says what it was."""
         self.rows = 0
         """Read until now."""
 
@@ -165,8 +202,9 @@ class _Judge:
         prices, codes = batch["price"], pc.utf8_upper(pc.utf8_trim_whitespace(batch["currency"]))
         lowest, highest = (pa.scalar(Decimal(bound), prices.type) for bound in (0, HIGHEST_PRICE))
         bad = pc.fill_null(pc.or_(pc.less(prices, lowest), pc.greater(prices, highest)), False)
-        what = "prices that are negative or infinite, left empty"
-        self._count(what, pc.and_(bad, named), lambda n: f"{items[n]}: {prices[n]}")
+        if _BAD_PRICE not in self._examples and (place := pc.index(pc.and_(bad, named), True).as_py()) >= 0:
+            self._is_cut = abs(prices[place].as_py()) > HIGHEST_PRICE
+        self._count(_BAD_PRICE, pc.and_(bad, named), lambda n: f"{items[n]}: {prices[n]}")
         is_code = pc.fill_null(pc.match_substring_regex(codes, _CURRENCY), False)
         odd = pc.and_(pc.fill_null(pc.not_equal(codes, ""), False), pc.invert(is_code))
         what = "currencies that are no ISO 4217 code, left empty"
@@ -194,10 +232,16 @@ class _Judge:
             return rows
         is_last = pc.not_equal(items.slice(0, len(items) - 1), items.slice(1))
         again = pc.invert(is_last)
-        self._count("rows of an item that another row has", again, lambda n: items[n].as_py())
+        what = "rows of an item that has several, of which the newest by updated_at counts, of one time or without one the last in the file, left out"
+        self._count(what, again, lambda n: items[n].as_py())
         return rows.filter(pa.chunked_array([*is_last.chunks, pa.array([True])]))
 
-    def tell(self) -> None:
+    def tell(self, written: WrittenPrices) -> None:
+        if self._is_cut and written.beyond:
+            self._examples[_BAD_PRICE] = written.beyond
+        if written.not_numbers:
+            what = "prices that are NaN, taken for empty"
+            self._left_out[what], self._examples[what] = written.not_numbers, written.not_number
         for reason, rows in sorted(self._left_out.items()):
             self._say(f"{reason}: {rows:,}, such as {self._examples[reason]}")
 

@@ -51,7 +51,7 @@ class Offers:
         return cls(prices=nothing, currencies=nothing.astype(np.int16), codes=(), available=nothing.astype(np.int8))
 
     def priced_in(self) -> list[str]:
-        """Currencies of the prices, sorted; an empty one where a price says none."""
+        """Currencies of the prices, sorted; an empty one where a price says none: beside a single one it is taken to be in that."""
         used = np.unique(self.currencies[self.prices >= 0])
         return sorted({self.codes[n] if n >= 0 else "" for n in used.tolist()} | self.named)
 
@@ -177,17 +177,22 @@ class ItemFilters:
                 f"filter {text!r}: no item has a price; deliver `price`, or refresh an index of before there were prices"
             )
         known = offers.prices >= 0
-        if condition.currency is None and len(currencies) > 1:
-            named = ", ".join(code or "none" for code in currencies)
+        named = [code for code in currencies if code]
+        there = f"{', '.join(named)}{', and prices that name none' if len(named) < len(currencies) else ''}"
+        if condition.currency is None and len(named) > 1:
             raise InputError(
-                f"filter {text!r}: prices are in several currencies ({named}); name one, as price<50{currencies[-1]}"
+                f"filter {text!r}: prices are in several currencies ({there}); name one, as price<50{named[-1]}"
             )
         if condition.currency is not None:
-            if condition.currency not in currencies:
-                named = ", ".join(code or "none" for code in currencies)
-                raise InputError(f"filter {text!r}: no price is in {condition.currency}; there are {named}")
-            place = offers.codes.index(condition.currency) if condition.currency in offers.codes else -2
-            known = known & (offers.currencies == place)
+            if not named:
+                raise InputError(
+                    f"filter {text!r}: no price names its currency; write the filter without one, as price<50"
+                )
+            if condition.currency not in named:
+                raise InputError(f"filter {text!r}: no price is in {condition.currency}; there are {there}")
+            if len(named) > 1:
+                place = offers.codes.index(condition.currency) if condition.currency in offers.codes else -2
+                known = known & (offers.currencies == place)
         has = known.copy()
         if condition.lowest is not None:
             has &= offers.prices >= condition.lowest

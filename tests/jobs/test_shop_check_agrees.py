@@ -143,7 +143,9 @@ def test_a_shop_with_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     said = "\n".join(f"{fault.found}; {fault.mend}" for fault in check.warnings)
     assert "items have a negative or infinite price, which is left empty, as 'negative: -1.0000'" in said
     assert "items have a currency that is no ISO 4217 code, which is left empty, as 'both: US DOLLAR'" in said
-    assert check.items.oddities["several_currencies"].rows == 1, "none, beside EUR: of 'good'"
+    assert check.items.oddities["no_currency"].rows == 2, "of 'coin' and 'blank', beside EUR of 'good'"
+    assert "items have a price without a currency, where others name one, as 'coin'" in said
+    assert "several_currencies" not in check.items.oddities
 
 
 def test_the_bounds_of_the_rules_are_those_of_the_job() -> None:

@@ -17,6 +17,7 @@ from smar_model.lake.contracts import load_contract
 from smar_model.retrieval.filtered_search import BROAD, ENOUGH_ROWS
 from smar_model.retrieval.item_filters import ItemFilters
 from smar_model.retrieval.parted_index import PartedIndex, cut_rows
+from smar_model.retrieval.stock_offers import with_stock
 
 COLOURS = ["red", "Red", "blue", "dark blue", "red, blue"]
 SIZES = ["S", "M", "S, M", "XL"]
@@ -184,6 +185,33 @@ def test_prices_in_several_currencies_want_one_named() -> None:
     with pytest.raises(InputError, match=r"several currencies"):
         part.select(["price<50"])
     assert selected(part, "price<50USD") == []
+
+
+def test_a_price_without_a_currency_is_in_the_only_one_that_there_is() -> None:
+    none, dear = ONE | {"currency": None}, ONE | {"price": Decimal(90)}
+    filters = ItemFilters(index_items([none, dear]))
+    assert selected(filters, "price<50") == selected(filters, "price<50EUR") == [0, 1]
+    assert selected(filters, "-price<50eur") == [2]
+    part = ItemFilters(index_items([none]), currencies=("", "EUR"))
+    assert selected(part, "price<50") == [0, 1]
+    several = ItemFilters(index_items([none, ONE | {"currency": "USD"}]))
+    with pytest.raises(InputError, match=r"several currencies \(EUR, USD, and prices that name none\); name one"):
+        several.select(["price<50"])
+    assert selected(several, "price<50EUR") == [0]
+    table = pa.Table.from_pylist(
+        [{"item_id": "1", "price": Decimal(7)}, {"item_id": "2", "price": Decimal(8)}],
+        pa.schema([field.with_nullable(True) for field in load_contract("stock").arrow_schema()]),
+    )
+    stocked, told = with_stock(filters, filters.offers, pa.array(["0", "1", "2"]), table)
+    assert told == 2 and selected(stocked, "price:7..8") == [1, 2]
+
+
+def test_where_no_price_names_a_currency_a_filter_names_none() -> None:
+    items = index_items([ONE]) | {"currency": pa.array([None, None], pa.string())}
+    filters = ItemFilters(items)
+    assert selected(filters, "price<50") == [0, 1]
+    with pytest.raises(InputError, match=r"no price names its currency; write the filter without one"):
+        filters.select(["price<50EUR"])
 
 
 def test_an_index_of_before_there_were_prices_says_so() -> None:

@@ -76,7 +76,7 @@ def test_stock_is_seen_under_load_with_no_failed_request(shop: ServingShop, tmp_
         + [{"item_id": "gone", "price": "-1", "currency": "euro", "available": 1}],
         tmp_path,
     )
-    assert "prices that are negative or infinite, left empty: 1, such as gone: -1" in said
+    assert "prices that are negative or more than 99,999,999,999,999, left empty: 1, such as gone: -1" in said
     assert "currencies that are no ISO 4217 code, left empty: 1" in said
     assert "unknown: 1 items that the index does not have, such as 'gone'" in said
     app = create_app(shop.settings, poll_seconds=0.1)
