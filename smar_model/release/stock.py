@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from babel.numbers import list_currencies
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from smar_model.delivery.column_casts import unknown_columns
@@ -40,7 +41,8 @@ SHOWN_NAMES = 5
 PROGRESS = 1_000_000
 """Rows after which it is said how many have been read."""
 _BAD_PRICE = f"prices that are negative or more than {HIGHEST_PRICE:,}, left empty"
-_CURRENCY = "^[A-Z]{3}$"
+_CURRENCIES = pa.array(sorted(list_currencies()), pa.string())
+"""Codes of ISO 4217, also of currencies that are no more. One letter beside would make a currency of its own, which no filter means."""
 
 
 class StockPointer(BaseModel):
@@ -205,7 +207,7 @@ class _Judge:
         if _BAD_PRICE not in self._examples and (place := pc.index(pc.and_(bad, named), True).as_py()) >= 0:
             self._is_cut = abs(prices[place].as_py()) > HIGHEST_PRICE
         self._count(_BAD_PRICE, pc.and_(bad, named), lambda n: f"{items[n]}: {prices[n]}")
-        is_code = pc.fill_null(pc.match_substring_regex(codes, _CURRENCY), False)
+        is_code = pc.is_in(codes, _CURRENCIES)
         odd = pc.and_(pc.fill_null(pc.not_equal(codes, ""), False), pc.invert(is_code))
         what = "currencies that are no ISO 4217 code, left empty"
         self._count(what, pc.and_(odd, named), lambda n: f"{items[n]}: {codes[n].as_py()[:40]!r}")

@@ -104,8 +104,11 @@ def test_prices_without_a_currency_are_counted(settings_file: Path, tmp_path: Pa
     rows = [
         {"item_id": "a", "price": 3, "currency": "EUR"},
         {"item_id": "b", "price": 2},
-        {"item_id": "c", "price": 2, "currency": "EURO"},
+        {"item_id": "c", "price": 2, "currency": "EUU"},
+        {"item_id": "d", "price": 2, "currency": "EURO"},
+        {"item_id": "e", "price": 2, "currency": " gbp"},
     ]
     said = refresh(settings_file, write_lines(tmp_path / "s.jsonl", *rows))
-    assert "currencies that are no ISO 4217 code, left empty: 1, such as c: 'EURO'" in said
-    assert "prices without a currency: 2, such as 'b'; each is in the currency that the index has for the item" in said
+    assert "currencies that are no ISO 4217 code, left empty: 2, such as c: 'EUU'" in said
+    assert "prices without a currency: 3, such as 'b'; each is in the currency that the index has for the item" in said
+    assert [row["currency"] for row in published(settings_file)] == ["EUR", None, None, None, "GBP"]
