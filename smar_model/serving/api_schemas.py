@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 CHAMPION, CHALLENGER, TEXT_ONLY = "champion", "challenger", "text-only"
@@ -90,6 +90,8 @@ class SearchAnswer(BaseModel):
 
 
 class BatchQuestion(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
     k: HitCount = 10
     departments: Departments = []
@@ -101,7 +103,12 @@ class BatchQuestion(BaseModel):
     log: IsLogged = True
 
 
+PARAMETERS = ("q", "k", "department", "filter", "version", "routing", "user", "session", "log")
+"""Of `GET /search`."""
+
+
 async def one_question(
+    request: Request,
     q: Annotated[QueryText, Query()],
     k: Annotated[HitCount, Query()] = 10,
     department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
@@ -112,7 +119,9 @@ async def one_question(
     session: Annotated[SessionName, Query()] = None,
     log: Annotated[IsLogged, Query()] = True,
 ) -> BatchQuestion:
-    """What `GET /search` asks."""
+    """What `GET /search` asks. A misspelt filter would else be an answer without it."""
+    if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
+        raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(PARAMETERS)}")
     return _checked(
         BatchQuestion(
             queries=[q],
@@ -176,6 +185,8 @@ class BatchAnswer(BaseModel):
 
 
 class EncodeQuestion(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
     version: VersionName = CHAMPION
     routing: RoutingName = None
