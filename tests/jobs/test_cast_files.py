@@ -33,6 +33,7 @@ ROWS: list[dict[str, Any]] = [
         "attributes": {"colour": "red", "size": str(n)},
         "images": [f"{n}.jpg"],
         "updated_at": WHEN,
+        **dict.fromkeys(("price", "currency", "available")),
     }
     for n in (1, 20, 300)
 ]
