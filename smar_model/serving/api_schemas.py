@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from smar_model.serving.middleware import ASKED_BY_HEAD
+
 CHAMPION, CHALLENGER, TEXT_ONLY = "champion", "challenger", "text-only"
 """What a version may be asked for by besides its number: the registry's aliases, and the baseline of the champion's run."""
 MAXIMUM_QUERY = 10_000
@@ -102,6 +104,7 @@ class BatchQuestion(BaseModel):
 
 
 async def one_question(
+    request: Request,
     q: Annotated[QueryText, Query()],
     k: Annotated[HitCount, Query()] = 10,
     department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
@@ -112,7 +115,7 @@ async def one_question(
     session: Annotated[SessionName, Query()] = None,
     log: Annotated[IsLogged, Query()] = True,
 ) -> BatchQuestion:
-    """What `GET /search` asks."""
+    """What `GET /search` asks; HEAD shows nobody a list, so that no log has it."""
     return _checked(
         BatchQuestion(
             queries=[q],
@@ -123,7 +126,7 @@ async def one_question(
             routing=routing,
             user=user,
             session=session,
-            log=log,
+            log=log and ASKED_BY_HEAD not in request.scope,
         )
     )
 

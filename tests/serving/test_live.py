@@ -113,6 +113,13 @@ def test_a_served_day_is_a_day_of_the_shop_s_log(shop: ServingShop, tmp_path: Pa
     assert "smar-" not in checked.output, f"the check has something to say of the log's files: {checked.output}"
 
 
+def test_head_shows_nobody_a_list(shop: ServingShop, tmp_path: Path) -> None:
+    with logging_app(shop, tmp_path / "log") as client:
+        assert client.head("/search", params={"q": "asked by a probe"}).status_code == 200
+        assert client.get("/search", params={"q": "asked by a shopper"}).status_code == 200
+    assert {row["query"] for row in rows_of(tmp_path / "log")} == {"asked by a shopper"}
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
