@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache
@@ -43,6 +43,7 @@ from smar_model.serving.api_schemas import (
     VersionsAnswer,
 )
 from smar_model.serving.bounded_work import MAXIMUM_ANSWER, Budget, in_thread
+from smar_model.serving.event_item_ids import HeldIds
 from smar_model.serving.events import answer_events
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.middleware import HeadRequests, MeasuredRequests, PiecewiseAnswers
@@ -85,11 +86,13 @@ def make_app(
     *,
     answer_log: AnswerLog | None = None,
     catalogue_numbers: Callable[[], Collection[str]] = frozenset,
+    held_ids: Callable[[], Sequence[HeldIds]] = tuple,
 ) -> FastAPI:
     """The application; it starts and stops the service, and the log of its answers, with itself.
 
     Args:
         catalogue_numbers: no mask takes these from the queries of events.
+        held_ids: what the pairs that are open say of the items of events.
     """
 
     @asynccontextmanager
@@ -121,7 +124,7 @@ def make_app(
     app.add_middleware(MeasuredRequests, metrics=metrics)
     app.add_middleware(HeadRequests)
     _answer_searches(app, service)
-    answer_events(app, answer_log, catalogue_numbers)
+    answer_events(app, answer_log, catalogue_numbers, held_ids)
     _tell_how_it_is(app, service, metrics)
 
     @app.exception_handler(InputError)
