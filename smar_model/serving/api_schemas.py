@@ -24,6 +24,8 @@ MAXIMUM_HITS = 1_000
 """A query."""
 MAXIMUM_ANSWER_HITS = 12_800
 """Over all queries of a batch: 50 each of the largest."""
+MAXIMUM_USER = 200
+"""Characters."""
 MAXIMUM_NAME = 4_096
 """Characters of a picture's name."""
 
@@ -51,7 +53,9 @@ Department = Annotated[str, Field(max_length=1_000)]
 Departments = Annotated[list[Department], Field(max_length=100, description="Only their items; none: all")]
 UserName = Annotated[
     str | None,
-    Field(min_length=1, max_length=200, description="Who asks, by the shop's own key; hashed before it is logged"),
+    Field(
+        min_length=1, max_length=MAXIMUM_USER, description="Who asks, by the shop's own key; hashed before it is logged"
+    ),
 ]
 SessionName = Annotated[str | None, Field(min_length=1, max_length=200, description="Key of the visit; likewise")]
 IsLogged = Annotated[bool, Field(description="Whether the log is to have the answer: false for what no shopper sees")]

@@ -125,7 +125,7 @@ def make_app(
     app.add_middleware(HeadRequests)
     _answer_searches(app, service)
     answer_events(app, answer_log, catalogue_numbers, held_ids)
-    _tell_how_it_is(app, service, metrics)
+    _tell_how_it_is(app, service, metrics, answer_log)
 
     @app.exception_handler(InputError)
     async def bad_input(request: Request, error: InputError) -> JSONResponse:
@@ -184,7 +184,7 @@ def _answer_searches(app: FastAPI, service: Service) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
 
 
-def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics, answer_log: AnswerLog | None) -> None:
     # In a thread of its own: writing metrics takes milliseconds, for which no other request should wait.
     telling, to_tell = ThreadPoolExecutor(1, "metrics"), Budget(MAXIMUM_TELLING, "too many ask for metrics; try again")
 
@@ -197,6 +197,8 @@ def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def readyz() -> JSONResponse:
         """Whether it answers searches (503 before the first champion is open, and before it ends), with which pair, and what is wrong."""
         state = await service.ready()
+        if answer_log and (problems := answer_log.problems()):
+            state = state.model_copy(update={"problems": [*state.problems, *problems]})
         if app.state.draining:  # no server is ready that has been told to end
             state = state.model_copy(update={"ready": False, "problems": [*state.problems, "it has been told to end"]})
         return JSONResponse(state.model_dump(), 200 if state.ready else 503)

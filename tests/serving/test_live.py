@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from smar_model.cli import app as command_line
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.serving import log_folder
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.app import create_app
 from smar_model.settings import REPOSITORY
@@ -55,6 +57,10 @@ def served(shop: ServingShop, *options: str) -> Iterator[tuple[subprocess.Popen[
     finally:
         process.kill()
         process.wait()
+
+
+def full_disk(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def click(answer: dict[str, Any], rank: int = 2, **more: Any) -> dict[str, Any]:
@@ -166,6 +172,34 @@ def test_without_a_log_no_event_is_taken(shop: ServingShop) -> None:
         assert (refused.status_code, "smar serve --log" in refused.json()["detail"]) == (409, True)
 
 
+def test_a_disk_that_refuses_is_a_problem_of_the_server(
+    shop: ServingShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with logging_app(shop, tmp_path / "log") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(log_folder.os, "pwrite", full_disk)
+            client.get("/search", params={"q": "red", "k": 3})
+            wait_until(lambda: client.get("/readyz").json()["problems"])
+            state = client.get("/readyz")
+            (problem,) = state.json()["problems"]
+            assert state.status_code == 200
+            assert f"--log {tmp_path / 'log'}" in problem and "3 rows wait" in problem and "No space left" in problem
+            assert "smar_log_queued 3.0" in client.get("/metrics").text
+        wait_until(lambda: client.get("/readyz").json()["problems"] == [])
+        assert "smar_log_queued 0.0" in client.get("/metrics").text
+
+
+def test_without_a_challenger_nothing_is_said_to_be_missing(shop: ServingShop, tmp_path: Path) -> None:
+    name, client_of_registry = shop.registry.name, shop.registry.client
+    client_of_registry.delete_registered_model_alias(name, "challenger")
+    try:
+        with logging_app(shop, tmp_path / "log", interleave=("champion", "challenger")) as client:
+            (problem,) = client.get("/readyz").json()["problems"]
+    finally:
+        client_of_registry.set_registered_model_alias(name, "challenger", "2")
+    assert "no challenger waits; users of the share get the champion's lists" in problem
+
+
 def test_a_share_of_the_users_gets_interleaved_lists(shop: ServingShop, tmp_path: Path) -> None:
     place = tmp_path / "log"
     with logging_app(shop, place, interleave=("champion", "challenger"), share=0.5) as client:
@@ -241,7 +275,7 @@ def test_where_the_challenger_cannot_be_opened_the_champion_answers(shop: Servin
         answer = client.get("/search", params={"q": "red shirt", "user": "anna"}).json()
         assert answer["version"] == "1"
         (problem,) = client.get("/readyz").json()["problems"]
-        assert "no '77'" in problem and "get the champion's lists" in problem
+        assert "'77'" in problem and "get the champion's lists" in problem
         assert "smar_not_interleaved_requests_total 1.0" in client.get("/metrics").text
     assert {row["team"] for row in rows_of(tmp_path / "log")} == {None}
 
@@ -255,7 +289,11 @@ def test_where_the_challenger_cannot_be_opened_the_champion_answers(shop: Servin
         (["--log", "{log}", "--interleave", "3:5", "--others", "1"], "--others 2 at least"),
         (["--log", "{log}", "--part", "0"], "give --log to the front"),
         (["--log", "{log}", "--front", "http://one:8000", "--interleave", "3:5"], "leave out --interleave"),
+        (["--log", "{log}", "--interleave", "01:1"], "two different versions"),
+        (["--log", "{log}", "--share", "0.2"], "Add --interleave"),
+        (["--log", ""], "no place is named"),
         (["--log", "ftp://host/log"], "no object store"),
+        (["--log", "s3://"], "write s3://BUCKET/FOLDER"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(
