@@ -160,6 +160,8 @@ def serve(
     from smar_model.serving.server import serve as run_server
     from smar_model.serving.server import serve_front
 
+    if log is not None and not log.strip():
+        raise InputError("--log: no place is named; write the path of a folder, as SHOP/click_log")
     if share is not None and not interleave:
         raise InputError(f"--share {share:g}: of the users, for what? Add --interleave champion:challenger")
     if front:
