@@ -84,6 +84,9 @@ def search(
     """Search the shop through the champion: titles, scores, pictures and P(q)."""
     from smar_model.release.show import search_release, show_search
 
+    if not query.strip():
+        raise InputError("the query is empty; write what a shopper would type")
+    query = query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # bytes that are no UTF-8
     answer = search_release(
         load_settings(settings),
         query,

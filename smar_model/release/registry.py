@@ -273,7 +273,9 @@ def serving_or_version(settings: Settings, version: str | None) -> Release:
         InputError: there is no such version, or no champion yet, or neither it nor another can serve.
     """
     registry = Registry(settings)
-    if version:
+    if version is not None:
+        if not version.strip():
+            raise InputError("--version is empty; give a version's number, or leave it out for the champion")
         return registry.release(version)
     registered = registry.registered()
     named, last_good = registered.aliases.get(CHAMPION), registered.last_good

@@ -171,10 +171,15 @@ def _made_whole(to: Path) -> Iterator[Path]:
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to}: is there already; name a new or an empty folder, one for each export")
-    make_folder(to.absolute().parent)
     folder = temporary_beside(to.absolute())
     try:
+        make_folder(to.absolute().parent)
         folder.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"{to}: cannot be made: {error.strerror or error}; name a folder where this user may write"
+        ) from None
+    try:
         with named_in_errors(folder):
             yield folder
         flush_files([file for file in folder.rglob("*") if file.is_file()], root=folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from smar_model.serving.middleware import ASKED_BY_HEAD
@@ -96,6 +96,8 @@ class SearchAnswer(BaseModel):
 
 
 class BatchQuestion(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
     k: HitCount = 10
     departments: Departments = []
@@ -105,6 +107,10 @@ class BatchQuestion(BaseModel):
     user: UserName = None
     session: SessionName = None
     log: IsLogged = True
+
+
+PARAMETERS = ("q", "k", "department", "filter", "version", "routing", "user", "session", "log")
+"""Of `GET /search`."""
 
 
 async def one_question(
@@ -119,7 +125,9 @@ async def one_question(
     session: Annotated[SessionName, Query()] = None,
     log: Annotated[IsLogged, Query()] = True,
 ) -> BatchQuestion:
-    """What `GET /search` asks; HEAD shows nobody a list, so that no log has it."""
+    """What `GET /search` asks. A misspelt filter would else be an answer without it; HEAD shows nobody a list, so that no log has it."""
+    if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
+        raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(PARAMETERS)}")
     return _checked(
         BatchQuestion(
             queries=[q],
@@ -183,6 +191,8 @@ class BatchAnswer(BaseModel):
 
 
 class EncodeQuestion(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAXIMUM_QUERIES)]
     version: VersionName = CHAMPION
     routing: RoutingName = None

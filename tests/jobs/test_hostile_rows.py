@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ TIME_TEXTS = [
 ]
 NUMBERS = [None, -(2**31), -1, 0, 2**31 - 1]
 BIG_NUMBERS = [-(2**31) - 1, 2**31, 2**63, -(2**80), 3.0, 10**500]
+PRICES = [None, *map(Decimal, ("-1", "0", "0.0001", "19.99", "-99999999999999.9999", "99999999999999.9999"))]
 WHEN = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp() * 1_000_000)
 TWICE = [("colour", "red"), ("colour", "crimson"), ("colour", None), ("colour", "red")]
 
@@ -117,11 +119,15 @@ items = st.fixed_dictionaries(
         "attributes": st.none() | st.lists(st.tuples(texts.filter(lambda name: name is not None), texts), max_size=4),
         "images": st.none() | st.lists(texts, max_size=4),
         "updated_at": st.sampled_from(TIMES) | st.integers(-(2**63), 2**63 - 1),
+        "price": st.sampled_from(PRICES),
+        "currency": texts,
+        "available": st.none() | st.booleans(),
     }
 )
 events = st.fixed_dictionaries(
     {
         **dict.fromkeys(("request_id", "session_id", "user_id", "query", "item_id"), texts),
+        **dict.fromkeys(("version", "routing", "team"), texts),
         "event": st.sampled_from(["impression", "click", "order", "Click", "cart "]) | texts,
         "event_time": st.sampled_from(TIMES) | st.integers(-(2**63), 2**63 - 1),
         "position": st.sampled_from(NUMBERS) | st.integers(-(2**31), 2**31 - 1),
@@ -137,20 +143,23 @@ def item(item_id: Any, **changes: Any) -> dict[str, Any]:
         "brand": "Acme",
         "attributes": [("fit", "slim")],
     }
-    return row | {"images": [], "updated_at": WHEN} | changes
+    row |= {"images": [], "updated_at": WHEN, "price": Decimal("19.99"), "currency": "EUR", "available": True}
+    return row | changes
 
 
 def event(number: int, day: date, **changes: Any) -> dict[str, Any]:
     time = int(datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp() * 1_000_000)
     row = {"event_time": time, "event": "impression", "request_id": f"odd-{number}", "session_id": f"odd-{number}"}
-    return row | {"user_id": f"odd-{number}", "query": "odd shirt", "item_id": "item-001", "position": 1} | changes
+    row |= {"user_id": f"odd-{number}", "query": "odd shirt", "item_id": "item-001", "position": 1}
+    return row | dict.fromkeys(("version", "routing", "team")) | changes
 
 
 def known_items() -> list[dict[str, Any]]:
     """Each hostile value in each column."""
     changes: list[dict[str, Any]] = [
-        {name: text} for name in ("item_id", "title", "category", "brand") for text in (None, *TEXTS)
+        {name: text} for name in ("item_id", "title", "category", "brand", "currency") for text in (None, *TEXTS)
     ]
+    changes += [{"price": price} for price in PRICES] + [{"available": None}]
     changes += [{"attributes": [(text, "value")]} for text in TEXTS] + [
         {"attributes": [("name", text)]} for text in (None, *TEXTS)
     ]
@@ -161,7 +170,7 @@ def known_items() -> list[dict[str, Any]]:
 
 
 def known_events(day: date) -> list[dict[str, Any]]:
-    columns = ("event", "request_id", "session_id", "user_id", "query", "item_id")
+    columns = ("event", "request_id", "session_id", "user_id", "query", "item_id", "version", "routing", "team")
     changes: list[dict[str, Any]] = [{name: text} for name in columns for text in (None, *TEXTS)]
     changes += [{"event_time": time} for time in TIMES] + [{"position": number} for number in NUMBERS]
     return [event(n, day, **change) for n, change in enumerate(changes)]
@@ -200,7 +209,7 @@ def json_text(value: Any) -> str:
         return "{" + ", ".join(f"{json_text(name or '')}: {json_text(text)}" for name, text in value) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(json_text, value)) + "]"
-    return json.dumps(value)
+    return str(value) if isinstance(value, Decimal) else json.dumps(value)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -231,6 +231,7 @@ def test_a_folder_that_holds_something_is_left_as_it_is(flat: Released, tmp_path
     export(flat, tmp_path / "out")
     before = digest_file(tmp_path / "out" / "export.json")
     assert "is there already" in refused(flat, tmp_path / "out")
+    assert "cannot be made" in refused(flat, Path("/proc/here"))
     assert digest_file(tmp_path / "out" / "export.json") == before
     assert "'7'" in refused(flat, tmp_path / "other", "--version", "7")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -317,6 +317,14 @@ def test_smar_search_answers_from_the_champion(home: Path, first: Run) -> None:
     missing = CliRunner().invoke(app, ["search", "red shirt", "--version", "99", "--settings", settings])
     assert isinstance(missing.exception, InputError)
     assert "no version '99'" in str(missing.exception)
+    nothing = CliRunner().invoke(app, ["search", " ", "--settings", settings])
+    assert "the query is empty" in str(nothing.exception)
+    unset = CliRunner().invoke(app, ["search", "red", "--version", "", "--settings", settings])
+    assert "--version is empty" in str(unset.exception)
+    no_text = CliRunner().invoke(
+        app, ["search", b"dr\xed\xa0\x80ess".decode("utf-8", "surrogateescape"), "--settings", settings]
+    )
+    assert no_text.exit_code == 0, no_text.output
 
 
 def test_without_a_champion_search_says_what_to_do(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

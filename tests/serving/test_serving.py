@@ -149,6 +149,7 @@ def test_hostile_queries_are_answered_like_others(client: TestClient, kind: str)
         ({"queries": ["red"], "version": "../1"}, "version: String should match pattern"),
         ({"queries": ["red"], "departments": ["Shoes"]}, "department 'Shoes': this index has no item in it"),
         ({"queries": "red"}, "queries: Input should be a valid array"),
+        ({"queries": ["red"], "filter": ["available"]}, "filter: Extra inputs are not permitted"),
         ({}, "queries: Field required"),
     ],
 )
@@ -157,6 +158,13 @@ def test_what_cannot_be_answered_is_named(client: TestClient, body: dict[str, An
     assert refused.status_code == 422
     assert says in refused.json()["detail"]
     assert len(refused.json()["detail"]) < 500
+
+
+def test_a_misspelt_filter_is_no_answer_without_it(client: TestClient) -> None:
+    refused = client.get("/search", params={"q": "red", "filters": "available"})
+    assert refused.status_code == 422
+    assert "no parameter is named 'filters'; there are q, k, department, filter" in refused.json()["detail"]
+    assert client.post("/encode", json={"queries": ["red"], "k": 3}).status_code == 422
 
 
 @pytest.mark.parametrize("body", [b'{"queries": ["\\ud800"]}', b"\xff\xfe", b"[" * 5_000, b"null", b""])
