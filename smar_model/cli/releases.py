@@ -155,12 +155,18 @@ def serve(
             help="Interleave the lists of two versions, champion:challenger or numbers as 3:5, for --share of the users.",
         ),
     ] = None,
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the users, for --interleave.")] = 0.1,
+    share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Of the users, for --interleave; default: 0.1.")
+    ] = None,
 ) -> None:
     """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
     from smar_model.serving.server import serve as run_server
     from smar_model.serving.server import serve_front
 
+    if log is not None and not log.strip():
+        raise InputError("--log: no place is named; write the path of a folder, as SHOP/click_log")
+    if share is not None and not interleave:
+        raise InputError(f"--share {share:g}: of the users, for what? Add --interleave champion:challenger")
     if front:
         for address in front:
             if mask_secrets(address) != address:
@@ -181,7 +187,7 @@ def serve(
         drain_seconds=drain_seconds,
         log_place=log,
         interleave=interleave,
-        share=share,
+        share=0.1 if share is None else share,
     )
 
 
@@ -249,9 +255,9 @@ def shopper_id(
     user: Annotated[str, typer.Argument(help="The shop's own key of a user, as its pages send it.")],
 ) -> None:
     """Show the user_id by which logs of `smar serve --log` know a user: to find or delete their rows (docs/live.md)."""
-    from smar_model.serving.shopper_ids import shopper_ids
+    from smar_model.serving.shopper_ids import id_of_user
 
-    typer.echo(shopper_ids().user(user, ""))
+    typer.echo(id_of_user(user))
 
 
 @app.command()

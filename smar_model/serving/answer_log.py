@@ -25,6 +25,7 @@ from smar_model.serving.log_folder import MAXIMUM_FILE, SUFFIX, Finished, Growin
 from smar_model.serving.log_rows import Entry, day_of, write_rows
 from smar_model.serving.shopper_ids import ShopperIds, shopper_ids
 from smar_model.settings import home
+from smar_model.url_secrets import mask_secrets
 
 log = logging.getLogger("smar.serving")
 
@@ -62,6 +63,8 @@ class LogMetrics:
 class Spool(Protocol):
     """Where whole files go."""
 
+    place: str
+    """As `--log` names it."""
     root: Path
     """Folder in which they grow."""
     longest_seconds: float | None
@@ -76,8 +79,8 @@ class Folder:
 
     longest_seconds: float | None = None
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, place: str) -> None:
+        self.place, self.root = place, Path(place).absolute()
 
     def send(self) -> None:
         """They are there."""
@@ -94,6 +97,7 @@ class Bucket:
             self._store = ObjectStore(url)
         except InputError as error:
             raise InputError(str(error).replace("SMAR_STORE=", "--log ")) from None
+        self.place = mask_secrets(url)
         self.root = home() / "answer-log" / sha256(self._store.url.encode()).hexdigest()[:16]
 
     def send(self) -> None:
@@ -113,7 +117,12 @@ def open_place(place: str) -> Spool:
     Raises:
         InputError: nothing can be written there.
     """
-    spool: Spool = Bucket(place) if place.startswith(SCHEMES) else Folder(Path(place).absolute())
+    if not place.strip():
+        raise InputError("--log: no place is named; write the path of a folder, as SHOP/click_log")
+    if place.startswith(SCHEMES) and not place.partition("://")[2].strip("/ "):
+        scheme = place.partition("://")[0]
+        raise InputError(f"--log {place}: names no bucket; write {scheme}://BUCKET/FOLDER")
+    spool: Spool = Bucket(place) if place.startswith(SCHEMES) else Folder(place)
     if "://" in place and isinstance(spool, Folder):
         raise InputError(f"--log {place}: no object store; write {', '.join(SCHEMES)} or the path of a folder")
     try:
@@ -130,9 +139,11 @@ def finish_log(place: str) -> Finished:
     """Finish what servers that are gone have left at a place, and send what is whole (`smar finish-log`).
 
     Raises:
-        InputError: it cannot be written to, or the store refuses.
+        InputError: there is no such folder, it cannot be written to, or the store refuses.
         NoAnswer: the store does not answer.
     """
+    if place.strip() and "://" not in place and not Path(place).is_dir():
+        raise InputError(f"{place}: no folder, so there is no log; name the place as `smar serve --log` has it")
     spool = open_place(place)
     try:
         found = finish_left_files(spool.root)
@@ -167,11 +178,13 @@ class AnswerLog:
         self._counts: dict[str, int] = {}
         """Kind of event → rows that are written and not on the disk yet."""
         self._flush_at = self._try_at = self._look_at = 0.0
-        self._troubled = {"disk": False, "store": False}
+        self._trouble = {"disk": "", "store": ""}
+        """What each said when it last refused; empty: it works."""
+        self._told_of: set[Path] = set()
         self._ending = threading.Event()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.metrics.queued.set_function(lambda: float(self._rows))
+        self.metrics.queued.set_function(lambda: float(self.waiting))
 
     @classmethod
     def at(cls, place: str, registry: CollectorRegistry) -> AnswerLog:
@@ -181,6 +194,23 @@ class AnswerLog:
             InputError: nothing can be written there, or the key cannot be used.
         """
         return cls(open_place(place), shopper_ids(), registry)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not on the disk: those in the queue, and those that are written in memory alone."""
+        return self._rows + sum(list(self._counts.values()))
+
+    def problems(self) -> list[str]:
+        """What `/readyz` is to tell."""
+        waits = {
+            "disk": f"{self.waiting:,} rows wait in memory",
+            "store": f"whole files wait in {self.spool.root}",
+        }
+        return [
+            f"--log {self.spool.place}: its {what} refuses ({said}); {waits[what]}"
+            for what, said in self._trouble.items()
+            if said
+        ]
 
     def start(self) -> None:
         works = [self._write_until_end] + ([self._send_until_end] if self.spool.longest_seconds else [])
@@ -296,6 +326,9 @@ class AnswerLog:
         found = finish_left_files(self.spool.root)
         for path in found.files:
             log.warning("a server that is gone had left %s: finished, %d bytes cut off", path, found.cut.get(path, 0))
+        for path in found.untouched.keys() - self._told_of:
+            log.warning("left %s: %s", path, found.untouched[path])
+        self._told_of |= found.untouched.keys()
 
     def _send_until_end(self) -> None:
         again = 0.0
@@ -314,19 +347,20 @@ class AnswerLog:
 
     def _fails(self, what: str, error: Exception) -> None:
         self.metrics.failures.labels(what).inc()
-        if not self._troubled[what]:
+        said = f"{type(error).__name__}: {error}"
+        if not self._trouble[what]:
             log.error(
-                "the %s of the log refuses (%s: %s); it is tried again, answers go on",
+                "the %s of the log refuses (--log %s: %s); it is tried again, answers go on",
                 what,
-                type(error).__name__,
-                str(error),
+                self.spool.place,
+                said,
             )
-        self._troubled[what] = True
+        self._trouble[what] = said
 
     def _fares_well(self, what: str) -> None:
-        if self._troubled[what]:
+        if self._trouble[what]:
             log.warning("the %s of the log works again", what)
-        self._troubled[what] = False
+        self._trouble[what] = ""
 
     def _drop_rest(self) -> None:
         with self._lock:
@@ -339,3 +373,4 @@ class AnswerLog:
             self.metrics.dropped.labels(kind).inc(count)
         if lost := sum(entry.rows for entry in rest) + sum(self._counts.values()):
             log.error("%d rows of the log are lost: the disk has refused them until the end", lost)
+        self._counts.clear()

@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from smar_model.serving.middleware import ASKED_BY_HEAD
+
 CHAMPION, CHALLENGER, TEXT_ONLY = "champion", "challenger", "text-only"
 """What a version may be asked for by besides its number: the registry's aliases, and the baseline of the champion's run."""
 MAXIMUM_QUERY = 10_000
@@ -22,6 +24,8 @@ MAXIMUM_HITS = 1_000
 """A query."""
 MAXIMUM_ANSWER_HITS = 12_800
 """Over all queries of a batch: 50 each of the largest."""
+MAXIMUM_USER = 200
+"""Characters."""
 MAXIMUM_NAME = 4_096
 """Characters of a picture's name."""
 
@@ -49,7 +53,9 @@ Department = Annotated[str, Field(max_length=1_000)]
 Departments = Annotated[list[Department], Field(max_length=100, description="Only their items; none: all")]
 UserName = Annotated[
     str | None,
-    Field(min_length=1, max_length=200, description="Who asks, by the shop's own key; hashed before it is logged"),
+    Field(
+        min_length=1, max_length=MAXIMUM_USER, description="Who asks, by the shop's own key; hashed before it is logged"
+    ),
 ]
 SessionName = Annotated[str | None, Field(min_length=1, max_length=200, description="Key of the visit; likewise")]
 IsLogged = Annotated[bool, Field(description="Whether the log is to have the answer: false for what no shopper sees")]
@@ -119,7 +125,7 @@ async def one_question(
     session: Annotated[SessionName, Query()] = None,
     log: Annotated[IsLogged, Query()] = True,
 ) -> BatchQuestion:
-    """What `GET /search` asks. A misspelt filter would else be an answer without it."""
+    """What `GET /search` asks. A misspelt filter would else be an answer without it; HEAD shows nobody a list, so that no log has it."""
     if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
         raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(PARAMETERS)}")
     return _checked(
@@ -132,7 +138,7 @@ async def one_question(
             routing=routing,
             user=user,
             session=session,
-            log=log,
+            log=log and ASKED_BY_HEAD not in request.scope,
         )
     )
 

@@ -35,6 +35,7 @@ from smar_model.serving.api_schemas import (
 )
 from smar_model.serving.bounded_work import BUSY, Budget, SearchThreads, in_thread
 from smar_model.serving.encoded_queries import encode_and_write
+from smar_model.serving.event_item_ids import HeldIds
 from smar_model.serving.follower import Follower, NotServed
 from smar_model.serving.http_interface import make_app, write_answers
 from smar_model.serving.interleaving import Interleaving
@@ -85,7 +86,12 @@ def create_app(
     stock = StockFollower(settings, metrics, follower.open_pairs, poll_seconds=poll_seconds)
     follower.on_open = stock.apply
     service = _Releases(settings, follower, stock, metrics, kept, interleaving)
-    app = make_app(service, metrics, answer_log=kept, catalogue_numbers=numbers)
+
+    def held_ids() -> list[HeldIds]:
+        pairs = follower.open_pairs()
+        return [HeldIds(pair.searcher.encoder.catalogue_numbers, pair.masked_ids) for pair in pairs]
+
+    app = make_app(service, metrics, answer_log=kept, catalogue_numbers=numbers, held_ids=held_ids)
     app.state.follower, app.state.stock = follower, stock
     return app
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -10,9 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from smar_model.data.query_text import EMAIL
+from smar_model.data.query_text import visible_text
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import MAXIMUM_HITS, SessionName, UserName
+from smar_model.serving.event_item_ids import HeldIds, why_no_id
 from smar_model.serving.log_rows import Action
 
 MAXIMUM_EVENTS = 100
@@ -23,9 +24,9 @@ MAXIMUM_EVENT_QUERY = 1_000
 NO_LOG = "this server keeps no log, so it takes no events; start it with `smar serve --log PLACE`"
 
 
-def _no_address(text: str) -> str:
-    if EMAIL.search(text):
-        raise ValueError("an e-mail address is no id of an item")
+def _not_blank(text: str) -> str:
+    if not visible_text(text).strip():
+        raise ValueError("is empty")
     return text
 
 
@@ -34,10 +35,12 @@ class Event(BaseModel):
 
     event: Literal["click", "cart", "order"]
     request_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the answer that showed the item")]
-    item_id: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_address)]
-    position: Annotated[int, Field(ge=1, le=MAXIMUM_HITS, description="The item's rank in that answer")]
+    item_id: Annotated[str, Field(min_length=1, max_length=200)]
+    position: Annotated[int, Field(strict=True, ge=1, le=MAXIMUM_HITS, description="The item's rank in that answer")]
     query: Annotated[
-        str, Field(min_length=1, max_length=MAXIMUM_EVENT_QUERY, description="What was asked; cut it if longer")
+        str,
+        Field(min_length=1, max_length=MAXIMUM_EVENT_QUERY, description="What was asked; cut it if longer"),
+        AfterValidator(_not_blank),
     ]
     user: UserName = None
     session: SessionName = None
@@ -69,8 +72,19 @@ async def _read(request: Request) -> Events:
         raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in first]) from None
 
 
-def answer_events(app: FastAPI, log: AnswerLog | None, numbers: Callable[[], Collection[str]]) -> None:
-    """Add the route. `numbers`: of the catalogue as it is now, which no mask takes."""
+def _refuse_personal(sent: Events, held: Sequence[HeldIds]) -> None:
+    for number, event in enumerate(sent.events):
+        if why := why_no_id(event.item_id, held):
+            raise HTTPException(422, f"events.{number}.item_id: {why}; send the id that the answer told")
+
+
+def answer_events(
+    app: FastAPI,
+    log: AnswerLog | None,
+    numbers: Callable[[], Collection[str]],
+    held_ids: Callable[[], Sequence[HeldIds]],
+) -> None:
+    """Add the route. `numbers`: of the catalogue as it is now, which no mask takes; `held_ids`: of all pairs that are open."""
     schema: dict[str, Any] = Events.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs")
     schema["properties"]["events"]["items"] = definitions["Event"]
@@ -88,6 +102,7 @@ def answer_events(app: FastAPI, log: AnswerLog | None, numbers: Callable[[], Col
         if log is None:
             raise HTTPException(409, NO_LOG)
         sent = await _read(request)
+        _refuse_personal(sent, held_ids())
         catalogue_numbers = numbers()
         taken = log.offer(
             [

@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache
@@ -43,6 +43,7 @@ from smar_model.serving.api_schemas import (
     VersionsAnswer,
 )
 from smar_model.serving.bounded_work import MAXIMUM_ANSWER, Budget, in_thread
+from smar_model.serving.event_item_ids import HeldIds
 from smar_model.serving.events import answer_events
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.middleware import HeadRequests, MeasuredRequests, PiecewiseAnswers
@@ -85,11 +86,13 @@ def make_app(
     *,
     answer_log: AnswerLog | None = None,
     catalogue_numbers: Callable[[], Collection[str]] = frozenset,
+    held_ids: Callable[[], Sequence[HeldIds]] = tuple,
 ) -> FastAPI:
     """The application; it starts and stops the service, and the log of its answers, with itself.
 
     Args:
         catalogue_numbers: no mask takes these from the queries of events.
+        held_ids: what the pairs that are open say of the items of events.
     """
 
     @asynccontextmanager
@@ -121,8 +124,8 @@ def make_app(
     app.add_middleware(MeasuredRequests, metrics=metrics)
     app.add_middleware(HeadRequests)
     _answer_searches(app, service)
-    answer_events(app, answer_log, catalogue_numbers)
-    _tell_how_it_is(app, service, metrics)
+    answer_events(app, answer_log, catalogue_numbers, held_ids)
+    _tell_how_it_is(app, service, metrics, answer_log)
 
     @app.exception_handler(InputError)
     async def bad_input(request: Request, error: InputError) -> JSONResponse:
@@ -181,7 +184,7 @@ def _answer_searches(app: FastAPI, service: Service) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
 
 
-def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics, answer_log: AnswerLog | None) -> None:
     # In a thread of its own: writing metrics takes milliseconds, for which no other request should wait.
     telling, to_tell = ThreadPoolExecutor(1, "metrics"), Budget(MAXIMUM_TELLING, "too many ask for metrics; try again")
 
@@ -194,6 +197,8 @@ def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def readyz() -> JSONResponse:
         """Whether it answers searches (503 before the first champion is open, and before it ends), with which pair, and what is wrong."""
         state = await service.ready()
+        if answer_log and (problems := answer_log.problems()):
+            state = state.model_copy(update={"problems": [*state.problems, *problems]})
         if app.state.draining:  # no server is ready that has been told to end
             state = state.model_copy(update={"ready": False, "problems": [*state.problems, "it has been told to end"]})
         return JSONResponse(state.model_dump(), 200 if state.ready else 503)

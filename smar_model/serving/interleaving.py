@@ -27,11 +27,12 @@ def parse_names(text: str) -> tuple[str, str]:
         InputError: it does not say two different ones.
     """
     match = _NAMES.fullmatch(text)
-    if match is None or match[1] == match[2]:
+    names = [str(int(name)) if name.isdigit() else name for name in (match.groups() if match else ())]
+    if len(set(names)) < 2:
         raise InputError(
             f"--interleave {text}: two different versions are interleaved; write champion:challenger, or their numbers as 3:5"
         )
-    return match[1], match[2]
+    return names[0], names[1]
 
 
 class Interleaving:
@@ -83,7 +84,9 @@ class Interleaving:
             try:
                 pointer = self._follower.resolved(name)
             except NotServed as error:
-                why = str(error)
+                view = self._follower.view
+                nobody = name == CHALLENGER and view is not None and CHALLENGER not in view.aliases
+                why = "no challenger waits" if nobody else str(error)
                 break
             pair = self._follower.opened(pointer)
             if pair is None:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from smar_model.lake.durable_files import flush, make_folder
+from smar_model.lake.durable_files import flush, make_folder, named_in_errors
 from smar_model.lake.process_identity import is_temporary, temporary_beside, writer_state
 
 log = logging.getLogger("smar.serving")
@@ -59,8 +60,12 @@ class GrowingFile:
         """Bring what is held to the disk.
 
         Raises:
-            OSError: the disk refuses; the same is written again, to the same place, by the next call.
+            OSError: the disk refuses this file, which it names; the same is written again, to the same place, by the next call.
         """
+        with named_in_errors(self.hidden):
+            self._flush()
+
+    def _flush(self) -> None:
         if self.held:
             written, content = 0, bytes(self.held)  # a copy: what an error still refers to could not grow
             while written < len(content):
@@ -79,9 +84,10 @@ class GrowingFile:
     def finish(self) -> Path | None:
         """Flush, and give the file its name; None where it has nothing. Raises OSError as `flush`: it can be called again."""
         self.flush()
-        os.ftruncate(self._descriptor, self.flushed)
-        if self.flushed:
+        with named_in_errors(self.hidden):
+            os.ftruncate(self._descriptor, self.flushed)
             os.fsync(self._descriptor)
+        if self.flushed:
             if self.hidden.exists():
                 self.hidden.rename(self.path)
             elif not self.path.exists():  # else the call before renamed it, and its last step failed
@@ -106,6 +112,8 @@ class Finished:
     """Files without a whole line, which were removed."""
     growing: list[Path] = field(default_factory=list)
     """Files that a living process writes, or one that cannot be asked for has written lately."""
+    untouched: dict[Path, str] = field(default_factory=dict)
+    """What has the name of such a file and is none, or cannot get its own → why."""
 
     def lines(self) -> list[str]:
         """What to tell people."""
@@ -119,6 +127,8 @@ class Finished:
             yield f"removed {self.empty} without a whole line"
         for file in self.growing:
             yield f"left {file}: a living process writes it, or one of another machine has within {LEFT_SECONDS:g} s"
+        for file, why in self.untouched.items():
+            yield f"left {file}: {why}"
 
 
 def finish_left_files(root: Path) -> Finished:
@@ -136,8 +146,12 @@ def finish_left_files(root: Path) -> Finished:
 
 
 def _finish(hidden: Path, found: Finished) -> None:
-    state = writer_state(hidden.name)
-    descriptor = os.open(hidden, os.O_RDWR)
+    state, mode = writer_state(hidden.name), hidden.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "a folder, pipe or device"
+        found.untouched[hidden] = f"{kind}, which no server has made; remove it"
+        return
+    descriptor = os.open(hidden, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         lately = time.time() - os.fstat(descriptor).st_mtime < LEFT_SECONDS
         if state == "alive" or (state == "unknown" and lately) or not _locked(descriptor, hidden):
@@ -149,16 +163,31 @@ def _finish(hidden: Path, found: Finished) -> None:
             hidden.unlink()
             found.empty += 1
         else:
-            os.ftruncate(descriptor, whole)
-            os.fsync(descriptor)
             path = hidden.with_name(hidden.name[1:].rpartition(".")[0])
-            hidden.rename(path)
+            if not _named(descriptor, hidden, path, whole):
+                found.untouched[hidden] = f"{path.name} exists already; move one of the two away"
+                return
             found.files.append(path)
             if whole < size:
                 found.cut[path] = size - whole
         flush(hidden.parent)
     finally:
         os.close(descriptor)
+
+
+def _named(descriptor: int, hidden: Path, path: Path, whole: int) -> bool:
+    """Cut a file to its whole lines and give it its name; False where another file has it."""
+    if os.path.lexists(path) and not os.path.samestat(path.lstat(), os.fstat(descriptor)):
+        return False
+    os.ftruncate(descriptor, whole)
+    os.fsync(descriptor)
+    try:
+        os.link(hidden, path)  # which never replaces a file, as a rename would
+    except FileExistsError:
+        if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
+            return False  # else a finisher was killed between this step and the next
+    hidden.unlink()
+    return True
 
 
 def _locked(descriptor: int, hidden: Path) -> bool:

@@ -8,6 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smar_model.serving.metrics import Metrics
 
+ASKED_BY_HEAD = "smar.asked_by_head"
+"""Key of a request's scope that says so."""
 PIECE = 64 * 1_024
 """Bytes of an answer that are given to the connection at once; the next are when it has sent most of them."""
 
@@ -40,13 +42,14 @@ class MeasuredRequests:
 
 
 class HeadRequests:
-    """Answers HEAD as GET; the protocol leaves the body out, as it knows what was asked."""
+    """Answers HEAD as GET, and marks its scope; the protocol leaves the body out, as it knows what was asked."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope, receive, send)
+        is_head = scope.get("method") == "HEAD"
+        await self.app({**scope, "method": "GET", ASKED_BY_HEAD: True} if is_head else scope, receive, send)
 
 
 class PiecewiseAnswers:

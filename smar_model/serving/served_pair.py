@@ -18,6 +18,7 @@ from smar_model.retrieval.index import read_index_items
 from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
 from smar_model.serving.api_schemas import TEXT_ONLY
+from smar_model.serving.event_item_ids import masked_ids
 from smar_model.training.model_files import load_model, model_digest
 
 EXAMPLES = 8
@@ -34,6 +35,8 @@ class ServedPair:
     index_digest: str | None
     """Of the index build; None of the text-only baseline, whose index is made here, in memory."""
     searcher: Searcher
+    masked_ids: frozenset[str] = frozenset()
+    """Ids of its items that look like personal data (`event_item_ids.py`)."""
 
 
 def open_release(release: Release, *, part: int | None = None) -> ServedPair:
@@ -55,6 +58,7 @@ def open_release(release: Release, *, part: int | None = None) -> ServedPair:
         model_digest=release.model_digest,
         index_digest=release.index_digest,
         searcher=searcher,
+        masked_ids=masked_ids(searcher.item_ids, searcher.encoder.catalogue_numbers),
     )
 
 
@@ -83,7 +87,12 @@ def open_text_only(run_name: str) -> ServedPair:
     searcher = Searcher(QueryEncoder(model, tokenizer), index, items)
     _warm(searcher)
     return ServedPair(
-        version=TEXT_ONLY, run=run_name, model_digest=model_digest(folder), index_digest=None, searcher=searcher
+        version=TEXT_ONLY,
+        run=run_name,
+        model_digest=model_digest(folder),
+        index_digest=None,
+        searcher=searcher,
+        masked_ids=masked_ids(searcher.item_ids, searcher.encoder.catalogue_numbers),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from smar_model.errors import InputError
 from smar_model.lake.durable_files import create_plain_file
 from smar_model.lake.signing_keys import TOO_OPEN, keys_folder
+from smar_model.serving.api_schemas import MAXIMUM_USER
 
 SHOPPER_KEY = "SMAR_SHOPPER_KEY"
 KEY_BYTES = 32
@@ -45,14 +46,34 @@ class ShopperIds:
         return digest.hexdigest()[:32]
 
 
+def id_of_user(user: str) -> str:
+    """By which user_id the log of this home's servers knows a user.
+
+    Raises:
+        InputError: no server would take such a user, or there is no key, so that no log knows anybody.
+    """
+    if not 1 <= len(user) <= MAXIMUM_USER:
+        raise InputError(f"USER has {len(user):,} characters; servers take users of 1 to {MAXIMUM_USER} alone")
+    if not (file := _key_file()).exists():
+        raise InputError(
+            f"{file}: there is no key here, so no log of this home knows a user; set SMAR_HOME to the servers' home, "
+            f"or {SHOPPER_KEY} to the file of their key"
+        )
+    return ShopperIds(_read_key(file)).user(user, "")
+
+
+def _key_file() -> Path:
+    named = os.environ.get(SHOPPER_KEY)
+    return Path(named) if named else keys_folder() / "shopper_ids.key"
+
+
 def shopper_ids() -> ShopperIds:
     """By the key of this machine or team, which is made where there is none and no other is named.
 
     Raises:
         InputError: its file is missing, too short, or open to others; or machines share SMAR_STORE and none is named.
     """
-    named = os.environ.get(SHOPPER_KEY)
-    file = Path(named) if named else keys_folder() / "shopper_ids.key"
+    named, file = os.environ.get(SHOPPER_KEY), _key_file()
     if not named and not file.exists():
         if os.environ.get("SMAR_STORE"):
             raise InputError(

@@ -132,8 +132,12 @@ def test_a_full_disk_is_told_once_and_tried_again(
     log.offer([shown("blue")])
     assert [r.levelname for r in caplog.records].count("ERROR") == 1
     assert "No space left on device" in caplog.text and "answers go on" in caplog.text
+    assert f"--log {tmp_path / 'log'}" in caplog.text and "/dt=2026-11-29/.smar-" in caplog.text
+    wait_until(lambda: "6 rows wait" in " ".join(log.problems()))
+    assert value(log, "smar_log_queued") == 6
     full = False
     wait_until(lambda: "works again" in caplog.text)
+    assert (log.problems(), log.waiting) == ([], 0)
     log.close()
     assert [row["query"] for row in rows_of(tmp_path / "log")] == ["red shirt"] * 3 + ["blue"] * 3
     assert value(log, "smar_log_dropped_total", event="impression") == 0
@@ -327,6 +331,10 @@ def test_ids_are_the_same_after_a_restart_and_others_with_another_key(home: Path
     shown_id = CliRunner().invoke(command_line, ["shopper-id", "anna"])
     assert shown_id.output.strip() == first.user("anna", "1")
     key.unlink()
+    for user, says in (("anna", "no key here"), ("", "1 to 200"), ("a" * 201, "1 to 200")):
+        refused = CliRunner().invoke(command_line, ["shopper-id", user])
+        assert isinstance(refused.exception, InputError) and says in str(refused.exception)
+        assert not key.exists()
     assert shopper_ids().user("anna", "1") != first.user("anna", "1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from smar_model.cli import app as command_line
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.serving import log_folder
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.app import create_app
 from smar_model.settings import REPOSITORY
@@ -55,6 +57,10 @@ def served(shop: ServingShop, *options: str) -> Iterator[tuple[subprocess.Popen[
     finally:
         process.kill()
         process.wait()
+
+
+def full_disk(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def click(answer: dict[str, Any], rank: int = 2, **more: Any) -> dict[str, Any]:
@@ -113,6 +119,13 @@ def test_a_served_day_is_a_day_of_the_shop_s_log(shop: ServingShop, tmp_path: Pa
     assert "smar-" not in checked.output, f"the check has something to say of the log's files: {checked.output}"
 
 
+def test_head_shows_nobody_a_list(shop: ServingShop, tmp_path: Path) -> None:
+    with logging_app(shop, tmp_path / "log") as client:
+        assert client.head("/search", params={"q": "asked by a probe"}).status_code == 200
+        assert client.get("/search", params={"q": "asked by a shopper"}).status_code == 200
+    assert {row["query"] for row in rows_of(tmp_path / "log")} == {"asked by a shopper"}
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -121,7 +134,16 @@ def test_a_served_day_is_a_day_of_the_shop_s_log(shop: ServingShop, tmp_path: Pa
         ({"events": [{"event": "impression"}]}, "events.0.event: Input should be 'click', 'cart' or 'order'"),
         ({"events": [{"request_id": "anna@example.com"}]}, "events.0.request_id: String should match pattern"),
         ({"events": [{"position": 0}]}, "events.0.position: Input should be greater than or equal to 1"),
-        ({"events": [{"item_id": "anna@example.com"}]}, "an e-mail address is no id of an item"),
+        ({"events": [{"item_id": "anna@example.com"}]}, "events.0.item_id: looks like an e-mail address"),
+        ({"events": [{"item_id": "ann＠example.com"}]}, "looks like an e-mail address"),
+        ({"events": [{"item_id": "+49 171 2345678"}]}, "looks like an e-mail address, a phone"),
+        ({"events": [{"item_id": "01712345678"}]}, "send the id that the answer told"),
+        ({"events": [{"item_id": "4111 1111 1111 1111"}]}, "a phone or card number"),
+        ({"events": [{"item_id": "a\x1b[2J"}]}, "events.0.item_id: has control characters"),
+        ({"events": [{"item_id": "  "}]}, "events.0.item_id: is empty"),
+        ({"events": [{"query": " \u200b\t"}]}, "events.0.query: Value error, is empty"),
+        ({"events": [{"position": True}]}, "events.0.position: Input should be a valid integer"),
+        ({"events": [{"position": "3"}]}, "events.0.position: Input should be a valid integer"),
         ({"events": [{"query": "x" * 1_001}]}, "events.0.query: String should have at most 1000 characters"),
         ({"events": [{"price": 3}]}, "events.0.price: Extra inputs are not permitted"),
         ([], "Input should be an object"),
@@ -148,6 +170,34 @@ def test_without_a_log_no_event_is_taken(shop: ServingShop) -> None:
     with TestClient(create_app(shop.settings)) as client:
         refused = client.post("/events", json={"events": []})
         assert (refused.status_code, "smar serve --log" in refused.json()["detail"]) == (409, True)
+
+
+def test_a_disk_that_refuses_is_a_problem_of_the_server(
+    shop: ServingShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with logging_app(shop, tmp_path / "log") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(log_folder.os, "pwrite", full_disk)
+            client.get("/search", params={"q": "red", "k": 3})
+            wait_until(lambda: client.get("/readyz").json()["problems"])
+            state = client.get("/readyz")
+            (problem,) = state.json()["problems"]
+            assert state.status_code == 200
+            assert f"--log {tmp_path / 'log'}" in problem and "3 rows wait" in problem and "No space left" in problem
+            assert "smar_log_queued 3.0" in client.get("/metrics").text
+        wait_until(lambda: client.get("/readyz").json()["problems"] == [])
+        assert "smar_log_queued 0.0" in client.get("/metrics").text
+
+
+def test_without_a_challenger_nothing_is_said_to_be_missing(shop: ServingShop, tmp_path: Path) -> None:
+    name, client_of_registry = shop.registry.name, shop.registry.client
+    client_of_registry.delete_registered_model_alias(name, "challenger")
+    try:
+        with logging_app(shop, tmp_path / "log", interleave=("champion", "challenger")) as client:
+            (problem,) = client.get("/readyz").json()["problems"]
+    finally:
+        client_of_registry.set_registered_model_alias(name, "challenger", "2")
+    assert "no challenger waits; users of the share get the champion's lists" in problem
 
 
 def test_a_share_of_the_users_gets_interleaved_lists(shop: ServingShop, tmp_path: Path) -> None:
@@ -225,7 +275,7 @@ def test_where_the_challenger_cannot_be_opened_the_champion_answers(shop: Servin
         answer = client.get("/search", params={"q": "red shirt", "user": "anna"}).json()
         assert answer["version"] == "1"
         (problem,) = client.get("/readyz").json()["problems"]
-        assert "no '77'" in problem and "get the champion's lists" in problem
+        assert "'77'" in problem and "get the champion's lists" in problem
         assert "smar_not_interleaved_requests_total 1.0" in client.get("/metrics").text
     assert {row["team"] for row in rows_of(tmp_path / "log")} == {None}
 
@@ -239,7 +289,11 @@ def test_where_the_challenger_cannot_be_opened_the_champion_answers(shop: Servin
         (["--log", "{log}", "--interleave", "3:5", "--others", "1"], "--others 2 at least"),
         (["--log", "{log}", "--part", "0"], "give --log to the front"),
         (["--log", "{log}", "--front", "http://one:8000", "--interleave", "3:5"], "leave out --interleave"),
+        (["--log", "{log}", "--interleave", "01:1"], "two different versions"),
+        (["--log", "{log}", "--share", "0.2"], "Add --interleave"),
+        (["--log", ""], "no place is named"),
         (["--log", "ftp://host/log"], "no object store"),
+        (["--log", "s3://"], "write s3://BUCKET/FOLDER"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(
