@@ -331,18 +331,21 @@ def test_what_stands_beside_the_release_does_not_block_it_but_ends_red(outcomes:
 def test_a_refresh_skips_a_release_that_is_not_there(outcomes: dict[str, Outcome]) -> None:
     done = outcomes["refresh"]
     assert done.code == 0
-    assert {s for task, s in done.states.items() if task.startswith("champion.")} == {"success"}
-    assert {s for task, s in done.states.items() if task.startswith("previous.")} == {"skipped"}
+    refreshed = ("champion", "challenger")
+    for release, state in (*((each, "success") for each in refreshed), ("previous", "skipped")):
+        assert {s for task, s in done.states.items() if task.startswith(f"{release}.")} == {state}
     settings = "--settings configs/sample_shop.yaml"
     begun = {
         release: f"start {settings} --run {REFRESH}-{release} --date 2026-01-03 --release {release}"
-        for release in ("champion", "previous")
+        for release in (*refreshed, "previous")
     }
     stages = ("prepare-items", "embed-release", "refresh-index", "publish-index")
-    champion = [begun["champion"], *(f"{stage} --run {REFRESH}-champion" for stage in stages)]
-    assert [call for call in done.calls if "-champion" in call] == champion
-    assert [call for call in done.calls if "-champion" not in call] == [f"reconcile {settings}", begun["previous"]]
-    assert [asset for asset, _ in done.events] == ["smar_index"]
+    for release in refreshed:
+        wanted = [begun[release], *(f"{stage} --run {REFRESH}-{release}" for stage in stages)]
+        assert [call for call in done.calls if f"-{release}" in call] == wanted
+    others = [call for call in done.calls if not any(f"-{release}" in call for release in refreshed)]
+    assert others == [f"reconcile {settings}", begun["previous"]]
+    assert {asset for asset, _ in done.events} == {"smar_index"}
 
 
 def test_a_rollback_passes_on_why_and_who(outcomes: dict[str, Outcome]) -> None:

@@ -109,6 +109,7 @@ def test_three_tables_become_a_shop(tmp_path, folder):
         "attributes": [("colour", "white")],
         "images": ["acme/7.jpg", "https://example.org/7b.jpg"],
         "updated_at": datetime(2026, 11, 1, 8, tzinfo=UTC),
+        **dict.fromkeys(("price", "currency", "available")),
     }
     assert (shop / "pictures" / "acme" / "7.jpg").read_bytes() == jpeg()
     assert lamp["attributes"] == lamp["images"] == []
@@ -250,8 +251,8 @@ def test_damaged_log_and_labels_are_refused(tmp_path, folder):
         ({"source": "Acme Shop", "items": ITEMS}, "source: 'Acme Shop': write lower-case letters, digits and _"),
         ({"items": ITEMS | {"columns": {"item_id": "sku"}}}, r"items\.columns\.title: is missing; add it"),
         (
-            {"items": ITEMS | {"columns": ITEMS["columns"] | {"price": "p"}}},
-            r"items\.columns\.price: there is no such name here",
+            {"items": ITEMS | {"columns": ITEMS["columns"] | {"cost": "p"}}},
+            r"items\.columns\.cost: there is no such name here",
         ),
         (
             {"items": ITEMS | {"columns": ITEMS["columns"] | {"brand": {"column": "a", "value": "b"}}}},
