@@ -24,18 +24,14 @@ shows their preference beside the gate's decision. Without an answer the champio
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
-
-from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, CronTriggerTimetable, chain
-from form_fields import COMMENT_FIELD, SETTINGS_FIELD
+from form_fields import SETTINGS_FIELD
+from persons_answer import ANSWER_HOURS, TOLD_ANSWER, answer, ask_person
 from published_assets import RELEASE
 from run_notices import late_after, notice
-from stages import DEFAULT_ARGS, OutcomeOperator, SmarOperator, answer
+from stages import DEFAULT_ARGS, OutcomeOperator, SmarOperator
 
 CHALLENGER = ["--challenger", "--settings", "{{ params.settings }}"]
-ANSWER_HOURS = float(os.environ.get("SMAR_ANSWER_HOURS", "12"))
 
 with DAG(
     dag_id="smar_promote_challenger",
@@ -59,23 +55,10 @@ with DAG(
             # No scheduler would end the wait of a run by `dag.test()`.
             unless="{{ dag_run.triggering_user_name == 'dag_test' }}",
         ),
-        HITLOperator(
-            task_id="ask",
-            subject="Shall the version that shoppers prefer become the champion?",
-            body="{{ ti.xcom_pull(task_ids='describe-decision', key='outcome').text }}",
-            options=["Approve", "Reject"],
-            defaults=["Reject"],
-            params={"comment": COMMENT_FIELD},
-            response_timeout=timedelta(hours=ANSWER_HOURS),
-            execution_timeout=None,
-            notifiers=notice("asked"),
-        ),
+        ask_person("Shall the version that shoppers prefer become the champion?"),
         SmarOperator(
             task_id="promote",
-            arguments=[
-                *["promote", *CHALLENGER],
-                *(f"{{{{ answer(ti.xcom_pull(task_ids='ask'))[{part}] }}}}" for part in (0, 1)),
-            ],
+            arguments=["promote", *CHALLENGER, *TOLD_ANSWER],
             pool="release",
             trigger_rule="none_failed",  # `ask` is skipped where nobody is to be asked
         ),

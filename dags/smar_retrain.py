@@ -56,10 +56,8 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, chain
 from form_fields import (
-    COMMENT_FIELD,
     DATE_FIELD,
     NOTE_FIELD,
     PRETRAINING_FIELD,
@@ -70,6 +68,7 @@ from form_fields import (
     VARIANT_FIELD,
     WINDOW_FIELD,
 )
+from persons_answer import TOLD_ANSWER, answer, ask_person
 from published_assets import MODEL, RELEASE, TABLES
 from run_names import run_name
 from run_notices import late_after, notice
@@ -82,7 +81,6 @@ from stages import (
     OutcomeOperator,
     SmarOperator,
     TrackOperator,
-    answer,
     watcher,
 )
 
@@ -97,7 +95,6 @@ CHANGES = {
     "sample_share": "clicks.sample_share",
 }
 """Field of the form → the setting that it changes in this run alone."""
-ANSWER_HOURS = float(os.environ.get("SMAR_ANSWER_HOURS", "12"))
 LATE_HOURS = float(os.environ.get("SMAR_LATE_HOURS", "12"))
 
 CHECKS_PAGE = """
@@ -208,24 +205,10 @@ with DAG(
             unless="{{ params.promotion != 'ask' or dag_run.run_type == 'backfill' or dag_run.triggering_user_name == 'dag_test' }}",
             doc_md=NOBODY,
         )
-        ask = HITLOperator(
-            task_id="ask",
-            subject="Shall the model of {{ run_name(run_id) }} become the champion?",
-            body="{{ ti.xcom_pull(task_ids='describe-decision', key='outcome').text }}",
-            options=["Approve", "Reject"],
-            defaults=["Reject"],
-            params={"comment": COMMENT_FIELD},
-            response_timeout=timedelta(hours=ANSWER_HOURS),
-            execution_timeout=None,
-            notifiers=notice("asked"),
-            doc_md=NOBODY,
-        )
+        ask = ask_person("Shall the model of {{ run_name(run_id) }} become the champion?", doc_md=NOBODY)
         promote = SmarOperator(
             task_id="promote",
-            arguments=[
-                *["promote", "--run", RUN],
-                *(f"{{{{ answer(ti.xcom_pull(task_ids='ask'))[{part}] }}}}" for part in (0, 1)),
-            ],
+            arguments=["promote", "--run", RUN, *TOLD_ANSWER],
             pool="release",
             trigger_rule="none_failed",  # `ask` is skipped where nobody is to be asked
         )

@@ -185,20 +185,3 @@ class OutcomeOperator(BaseOperator):
 def watcher() -> None:
     """A leaf that fails with any task before it: a run must not end green because a task that always runs did."""
     raise AirflowFailException("a task of this run failed; see the first red one")
-
-
-def answer(given: dict[str, Any] | None) -> tuple[str, str]:
-    """Arguments of `smar promote` that tell what a person answered to `HITLOperator`; empty where nobody was asked.
-
-    Args:
-        given: its result: `chosen_options` (Approve or Reject), `params_input`, `responded_by_user` ({id, name}, or None where
-            nobody answered in time).
-    """
-    if not given:
-        return "", ""
-    user = given.get("responded_by_user")
-    if not user:
-        return "", "--comment=nobody answered in time"
-    kind = "approved" if given["chosen_options"] == ["Approve"] else "rejected"
-    comment = (given.get("params_input") or {}).get("comment")
-    return f"--{kind}-by={user['name'] or user['id']}", f"--comment={comment}" if comment else ""

@@ -146,10 +146,15 @@ def _mask_cards(text: str, catalogue_numbers: Collection[str]) -> str:
 
 def _card_windows(pieces: list[str], start: int) -> Iterator[tuple[int, str]]:
     for size, digits in _windows(pieces, start, CARD_GROUPS):
-        if CARD.fullmatch(digits) and _has_check_digit(digits, _LUHN):
+        if CARD.fullmatch(digits) and has_luhn_digit(digits):
             is_barcode = size == 1 and len(digits) in (12, 13) and _has_check_digit(digits, _GTIN)
             if not is_barcode and not SERIES.fullmatch("".join(pieces[start : start + size])):
                 yield size, digits
+
+
+def has_luhn_digit(digits: str) -> bool:
+    """Whether digits end with the check digit of a card's number."""
+    return _has_check_digit(digits, _LUHN)
 
 
 def _has_check_digit(digits: str, second: str) -> bool:
@@ -177,9 +182,7 @@ def maskable_numbers(texts: Iterable[str]) -> set[str]:
     numbers = {
         n for text in texts if SEVEN_DIGITS.search(text) for n in numbers_of(unicodedata.normalize("NFKC", text))
     }
-    return {
-        n for n in numbers if len(n) < 12 or n.startswith("01") or (CARD.fullmatch(n) and _has_check_digit(n, _LUHN))
-    }
+    return {n for n in numbers if len(n) < 12 or n.startswith("01") or (CARD.fullmatch(n) and has_luhn_digit(n))}
 
 
 def beginning(text: str, characters: int) -> str:

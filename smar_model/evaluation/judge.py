@@ -7,8 +7,9 @@ Beside the log's queries stand synthetic ones for the items kept out, in a segme
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.data.catalogue import read_catalogue
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
 from smar_model.evaluation.baselines import BM25, Popularity, fuse_by_rank
@@ -105,19 +105,15 @@ def run_baselines(context: StageContext) -> dict[str, float | str]:
             name: r.rank(queries, DEPTHS[-1]) for name, r in (("popularity", popularity), ("bm25", BM25(catalogue)))
         }
 
-    lists = read_shown_lists(
-        context.table("extract-clicks", "shown_lists"),
-        read_catalogue(context.table("prepare-items", "catalogue"))["item_id"].tolist(),
-        context.run.evaluation_days,
-    )
-    return _judge(context, answers, lists)
+    return _judge(context, answers, context.table("extract-clicks", "shown_lists"))
 
 
 def _judge(
     context: StageContext,
     answers: Callable[[pd.DataFrame, pd.DataFrame, list[str]], dict[str, Ranking]],
-    lists: ShownLists | None = None,
+    list_files: Sequence[Path] = (),
 ) -> dict[str, float | str]:
+    """`list_files`: of the table `shown_lists`, which is judged beside the answers."""
     settings, held_out = context.settings, read_held_out(context)
     catalogue, queries = held_out.catalogue, held_out.queries
     # All but these are of novel queries alone.
@@ -150,6 +146,7 @@ def _judge(
     everyone = np.ones(len(queries.queries), dtype=bool)
     for name, values in results.items():
         _write(context, queries, segments, everyone, name, values)
+    lists = read_shown_lists(list_files, catalogue["item_id"].tolist(), context.run.evaluation_days)
     if lists is not None and queries.basis == "truth":
         _write(context, queries, segments, *_judge_lists(lists, queries))
     flat = {f"{name}_{m}": float(v[m][segments["all"]].mean()) for name, v in results.items() for m in METRICS}

@@ -85,14 +85,14 @@ def copy_files(files: Iterable[Path], *, root: Path, to: Path) -> None:
 
 
 @contextmanager
-def _written_beside(path: Path, text: str, mode: int = 0o666) -> Iterator[Path]:
-    """A file with this text, on the disk, beside the name that it is to get; the folder is flushed when it has got it."""
+def _written_beside(path: Path, content: str | bytes, mode: int = 0o666) -> Iterator[Path]:
+    """A file with this content (text as UTF-8), on the disk, beside the name that it is to get; the folder is flushed when it has got it."""
     make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with named_in_errors(temporary), open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with named_in_errors(temporary), open(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(descriptor)
         yield temporary
@@ -101,9 +101,9 @@ def _written_beside(path: Path, text: str, mode: int = 0o666) -> Iterator[Path]:
     flush(path.parent)
 
 
-def replace_plain_file(path: Path, text: str) -> None:
+def replace_plain_file(path: Path, content: str | bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part."""
-    with _written_beside(path, text) as temporary:
+    with _written_beside(path, content) as temporary:
         temporary.replace(path)
 
 

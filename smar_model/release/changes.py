@@ -35,6 +35,8 @@ from smar_model.release.registry import (
     source_tag,
 )
 
+DECISION, DECIDED_BY, DECISION_REASON = "smar.decision", "smar.decided_by", "smar.decision_reason"
+"""Tags of a version."""
 HISTORY_TAG = "smar.release."
 """Tags of the registered model, each a move of the champion in short: `smar.release.00007`."""
 HISTORY_NAME = re.compile(r"smar\.release\.\d{5,}")
@@ -118,7 +120,7 @@ def write_down(registry: Registry, entry: Change) -> None:
 def decision_tags(entry: Change) -> dict[str, str]:
     """Tags of a version that say who decided about it."""
     decision = "rejected" if entry["action"] == "reject" else "approved"
-    return {"smar.decision": decision, "smar.decided_by": entry["by"], "smar.decision_reason": entry["reason"][:1_000]}
+    return {DECISION: decision, DECIDED_BY: entry["by"], DECISION_REASON: entry["reason"][:1_000]}
 
 
 def note_last_good(registry: Registry, version: str, index: str) -> None:

@@ -22,6 +22,7 @@ from smar_model.evaluation.interleaved_experiments import (
 from smar_model.evaluation.preference import Pair, Preference, describe_preference
 from smar_model.lake.lease import Lease
 from smar_model.lake.runs import Run
+from smar_model.release.changes import DECIDED_BY, DECISION, DECISION_REASON
 from smar_model.release.registry import CHALLENGER, CHAMPION, Registry
 from smar_model.settings import Interleaving, Settings
 
@@ -29,7 +30,6 @@ EXPERIMENT = "smar.experiment"
 """Tag of a version: the champion that it is interleaved with, and the day (UTC) on which that began."""
 BY_SHOPPERS = "interleaving"
 """Who decides where shoppers do."""
-DECISION, DECIDED_BY, REASON = "smar.decision", "smar.decided_by", "smar.decision_reason"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,4 +181,4 @@ def earlier_rejection(tags: dict[str, str]) -> str | None:
     """Why shoppers' preference has rejected a version before; None: it has not, or that was not written down whole."""
     if (tags.get(DECISION), tags.get(DECIDED_BY)) != ("rejected", BY_SHOPPERS):
         return None
-    return tags.get(REASON)
+    return tags.get(DECISION_REASON)

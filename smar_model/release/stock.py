@@ -28,7 +28,7 @@ from smar_model.delivery.delivered_tables import DeliveredFile
 from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
-from smar_model.lake.durable_files import flush_files, make_folder
+from smar_model.lake.durable_files import replace_plain_file
 from smar_model.lake.records import parse_record
 from smar_model.lake.shared_files import fetched, files_in, is_file, read_bytes, remove_file, replace_file, share_files
 from smar_model.release.written_prices import WrittenPrices, written_prices
@@ -259,12 +259,8 @@ def _publish(settings: Settings, source: Path, rows: pa.Table) -> StockPointer:
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression="zstd")
     digest = hashlib.sha256(sink.getvalue()).hexdigest()
-    make_folder(folder)
     path = folder / f"{digest}.parquet"
-    temporary = folder / f".{digest}.writing"
-    temporary.write_bytes(sink.getvalue())
-    temporary.replace(path)
-    flush_files([path], root=folder)
+    replace_plain_file(path, sink.getvalue())
     share_files([path])
     try:
         before = current_stock(settings)

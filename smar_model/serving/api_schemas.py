@@ -5,6 +5,9 @@ What a request may cost is known, and bounded, before work on it begins.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends, HTTPException, Query, Request
@@ -109,10 +112,6 @@ class BatchQuestion(BaseModel):
     log: IsLogged = True
 
 
-PARAMETERS = ("q", "k", "department", "filter", "version", "routing", "user", "session", "log")
-"""Of `GET /search`."""
-
-
 async def one_question(
     request: Request,
     q: Annotated[QueryText, Query()],
@@ -126,8 +125,8 @@ async def one_question(
     log: Annotated[IsLogged, Query()] = True,
 ) -> BatchQuestion:
     """What `GET /search` asks. A misspelt filter would else be an answer without it; HEAD shows nobody a list, so that no log has it."""
-    if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
-        raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(PARAMETERS)}")
+    if unknown := sorted(set(request.query_params) - set(_PARAMETERS)):
+        raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(_PARAMETERS)}")
     return _checked(
         BatchQuestion(
             queries=[q],
@@ -143,6 +142,9 @@ async def one_question(
     )
 
 
+_PARAMETERS = tuple(name for name in inspect.signature(one_question).parameters if name != "request")
+
+
 async def batch_question(request: Request) -> BatchQuestion:
     """What `POST /search` asks."""
     return _checked(await _read_body(request, BatchQuestion))
@@ -150,14 +152,24 @@ async def batch_question(request: Request) -> BatchQuestion:
 
 async def _read_body(request: Request, kind: type[Question]) -> Question:
     """Pydantic reads the JSON itself: a value that is none of the question's is never made."""
-    try:
+    with bad_bodies_told():
         return kind.model_validate_json(await request.body())
+
+
+@contextmanager
+def bad_bodies_told(*, faults: int | None = None) -> Iterator[None]:
+    """A body that is read in the block and does not come whole, or is no such JSON, is the client's fault.
+
+    Args:
+        faults: of one body that are told; None: all.
+    """
+    try:
+        yield
     except ClientDisconnect:  # nobody is there to be told
         raise HTTPException(400, "the body has not come whole") from None
     except ValidationError as error:
-        raise RequestValidationError(
-            [e | {"loc": ("body", *e["loc"])} for e in error.errors(include_url=False, include_input=False)]
-        ) from None
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:faults]
+        raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in found]) from None
 
 
 def _refuse_empty(queries: list[str]) -> None:

@@ -75,7 +75,12 @@ def create_app(
     """
     metrics = Metrics()
     follower = Follower(
-        settings=settings, metrics=metrics, poll_seconds=poll_seconds, others_kept=others_kept, part=part
+        settings=settings,
+        metrics=metrics,
+        poll_seconds=poll_seconds,
+        others_kept=others_kept,
+        part=part,
+        takes_events=answer_log is not None,
     )
     kept = answer_log(metrics.registry) if answer_log else None
     interleaving = Interleaving(interleave, share, follower, metrics.registry) if interleave else None

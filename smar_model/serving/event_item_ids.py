@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from smar_model.data.query_text import CARD, normalise_query
+from smar_model.data.query_text import CARD, has_luhn_digit, normalise_query
 
 _MASK = re.compile("<(?:email|card|phone)>")
 _DIGITS = re.compile(r"[0-9]+")
@@ -45,14 +45,8 @@ def _may_be_masked(item_id: str, numbers: Collection[str]) -> bool:
     if _DIGITS.fullmatch(item_id):
         if item_id in numbers and not item_id.startswith("00"):
             return False
-        return bool(_PHONE_IN_DIGITS.fullmatch(item_id) or (CARD.fullmatch(item_id) and _adds_up(item_id)))
+        return bool(_PHONE_IN_DIGITS.fullmatch(item_id) or (CARD.fullmatch(item_id) and has_luhn_digit(item_id)))
     return _NUMBER_OR_ADDRESS.search(item_id) is not None
-
-
-def _adds_up(digits: str) -> bool:
-    """Luhn's check digit."""
-    doubled = sum(int("0246813579"[int(digit)]) for digit in digits[-2::-2])
-    return (sum(map(int, digits[-1::-2])) + doubled) % 10 == 0
 
 
 def why_no_id(item_id: str, held: Sequence[HeldIds]) -> str | None:

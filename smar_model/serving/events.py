@@ -6,13 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import ClientDisconnect
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from smar_model.data.query_text import visible_text
 from smar_model.serving.answer_log import AnswerLog
-from smar_model.serving.api_schemas import MAXIMUM_HITS, SessionName, UserName
+from smar_model.serving.api_schemas import MAXIMUM_HITS, SessionName, UserName, bad_bodies_told
 from smar_model.serving.event_item_ids import HeldIds, why_no_id
 from smar_model.serving.log_rows import Action
 
@@ -58,18 +56,13 @@ class TakenEvents(BaseModel):
 
 async def _read(request: Request) -> Events:
     """Whatever the content type says: `navigator.sendBeacon` sends text/plain without asking the server first."""
-    try:
+    with bad_bodies_told(faults=1):
         body = await request.body()
         if len(body) > MAXIMUM_EVENTS_BODY:
             raise HTTPException(
                 413, f"events of {len(body):,} bytes, more than {MAXIMUM_EVENTS_BODY:,}; send fewer at once"
             )
         return Events.model_validate_json(body)
-    except ClientDisconnect:  # nobody is there to be told
-        raise HTTPException(400, "the body has not come whole") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[:1]
-        raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in first]) from None
 
 
 def _refuse_personal(sent: Events, held: Sequence[HeldIds]) -> None:

@@ -70,6 +70,8 @@ class Follower:
     """Pairs besides the champion that stay in memory."""
     part: int | None = None
     """Number of the part of each index that is opened; None: all of it."""
+    takes_events: bool = False
+    """Whether pairs say which of their ids look like personal data, which takes a look at each."""
     on_open: Callable[[ServedPair], None] = lambda pair: None
     """Is given each pair before it answers."""
     champion: ServedPair | None = None
@@ -211,10 +213,11 @@ class Follower:
                 raise NotServed(why)
         try:
             if version == TEXT_ONLY:
-                pair = open_text_only(str(index))
+                pair = open_text_only(str(index), takes_events=self.takes_events)
             else:
                 registry = self._registry or Registry(self.settings)
-                pair = open_release(registry.release(version, index=index), part=self.part)
+                release = registry.release(version, index=index)
+                pair = open_release(release, part=self.part, takes_events=self.takes_events)
             self.on_open(pair)
             return pair
         except Exception as error:  # whatever is wrong with a release

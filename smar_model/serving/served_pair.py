@@ -36,14 +36,15 @@ class ServedPair:
     """Of the index build; None of the text-only baseline, whose index is made here, in memory."""
     searcher: Searcher
     masked_ids: frozenset[str] = frozenset()
-    """Ids of its items that look like personal data (`event_item_ids.py`)."""
+    """Ids of its items that look like personal data (`event_item_ids.py`), where it was opened to take events."""
 
 
-def open_release(release: Release, *, part: int | None = None) -> ServedPair:
+def open_release(release: Release, *, part: int | None = None, takes_events: bool = False) -> ServedPair:
     """Open a version as `Registry.release` describes it, which has verified every file of it.
 
     Args:
         part: number of the part of its index that is opened, from 0; None: all of it.
+        takes_events: whether `masked_ids` is looked for.
 
     Raises:
         InputError: the index was built by another model, or has no such part.
@@ -58,11 +59,11 @@ def open_release(release: Release, *, part: int | None = None) -> ServedPair:
         model_digest=release.model_digest,
         index_digest=release.index_digest,
         searcher=searcher,
-        masked_ids=masked_ids(searcher.item_ids, searcher.encoder.catalogue_numbers),
+        masked_ids=_masked_ids(searcher) if takes_events else frozenset(),
     )
 
 
-def open_text_only(run_name: str) -> ServedPair:
+def open_text_only(run_name: str, *, takes_events: bool = False) -> ServedPair:
     """The text-only baseline of a run over the run's own catalogue, embedded here: the pipeline judges it, but indexes it nowhere.
 
     Raises:
@@ -92,8 +93,12 @@ def open_text_only(run_name: str) -> ServedPair:
         model_digest=model_digest(folder),
         index_digest=None,
         searcher=searcher,
-        masked_ids=masked_ids(searcher.item_ids, searcher.encoder.catalogue_numbers),
+        masked_ids=_masked_ids(searcher) if takes_events else frozenset(),
     )
+
+
+def _masked_ids(searcher: Searcher) -> frozenset[str]:
+    return masked_ids(searcher.item_ids, searcher.encoder.catalogue_numbers)
 
 
 def _warm(searcher: Searcher) -> None:
