@@ -161,10 +161,11 @@ def write_clicks(
         for (day, query, item), count in counts.items()
     ]
     write_rows(folder / "clicks" / "part-0.parquet", "clicks", table)
-    _write_lists(folder, events[DAYS[-1]][0], interleaved)
+    last = max(events)
+    _write_lists(folder, last, events[last][0], interleaved)
 
 
-def _write_lists(folder: Path, events: list[dict], interleaved: Sequence[dict[str, Any]]) -> None:
+def _write_lists(folder: Path, day: Any, events: list[dict], interleaved: Sequence[dict[str, Any]]) -> None:
     """What the last day's requests were shown, each place looked at half as often as the one before."""
     lists: dict[str, list[dict]] = {}
     for row in events:
@@ -174,7 +175,7 @@ def _write_lists(folder: Path, events: list[dict], interleaved: Sequence[dict[st
         places = {row["position"]: row["item_id"] for row in of_request if row["event"] == "impression"}
         done = Counter((row["event"], row["position"]) for row in of_request)
         rows.append(
-            {"day": DAYS[-1], "request_id": request, "query": normalise_query(of_request[0]["query"])}
+            {"day": day, "request_id": request, "query": normalise_query(of_request[0]["query"])}
             | {"items": list(places.values()), "positions": list(places)}
             | {f"{event}s": [done[event, place] for place in places] for event in ("click", "order")}
             | {"versions": [""] * len(places), "teams": [""] * len(places)}
