@@ -22,13 +22,14 @@ from smar_model.data.query_text import normalise_query
 from smar_model.data.text_tokens import encode_queries
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
-from smar_model.evaluation import compare
-from smar_model.evaluation.compare import current_rows, find_steps, measure_missing, missing_rows
+from smar_model.evaluation import training_steps
+from smar_model.evaluation.compare import current_rows, measure_missing, missing_rows
 from smar_model.evaluation.comparison import Bench, load_bench
 from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
 from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
+from smar_model.evaluation.training_steps import find_steps
 from smar_model.lake.artifacts import load_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
@@ -311,11 +312,19 @@ def test_the_page_says_what_was_measured(measured: Bench) -> None:
         ]
         figures = entry["segments"]["all"][metric]
         assert figures["by_seed"] == pytest.approx(means, abs=2e-5)
+        assert all(low <= value for low, value in zip(figures["low_by_seed"], figures["by_seed"], strict=True))
         assert figures["mean"] == pytest.approx(np.mean(means), abs=2e-5)
         assert 0 < figures["p"] <= 1
     assert differences["default − bm25"]["seeds"] == [0, 1], "a baseline stands beside every seed"
     assert {"default of oracle over text_only", "mlp of oracle over text_only"} <= set(differences)
     assert "text_only of told over bm25" in differences, "an oracle with a floor of its own"
+    at_10 = [
+        rows[name, 0].metrics[NOVEL].estimates["target_recall_at_10"].mean
+        for name in ("default", "text_only", "oracle")
+    ]
+    share = differences["default of oracle over text_only"]["segments"][NOVEL]["at_10"]["mean"]
+    if share is not None:
+        assert share == pytest.approx((at_10[0] - at_10[1]) / (at_10[2] - at_10[1]), abs=1e-3)
 
 
 def test_the_page_can_be_written_where_the_lake_is_not(
@@ -334,9 +343,9 @@ def test_a_changed_setting_makes_a_row_unmeasured(shop: Shop, measured: Bench) -
 
 
 def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "PROBE_STEPS", 2)
-    monkeypatch.setattr(compare, "PROBE_SECONDS", 0.5)
-    monkeypatch.setattr(compare, "PROBE_ROUNDS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
     rows = {name: ROWS[name] for name in ("text_only", "mlp", "default", "bm25")}
     bench = shop.bench("timed", rows, seconds=60, seeds=[0, 1])
     steps = find_steps(bench, rows, {})
@@ -353,16 +362,54 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
         assert 60 - sum(timing[name]["seconds_per_step"].values()) <= spent <= 60
         assert cost["pretrain"] / cost["finetune"] == pytest.approx(0.35 / 0.3, rel=0.1)
     # The second time nothing runs, and the steps are the settings of the row.
-    monkeypatch.setattr(compare, "probe", None)
+    monkeypatch.setattr(training_steps, "probe", None)
     assert find_steps(bench, rows, {}) == steps
     settings = bench.settings("mlp", seed=1, steps=steps["mlp"])
     assert settings.training.pretrain.steps == steps["mlp"]["pretrain"]
     assert settings.training.seed == 1
 
 
+def test_what_a_shop_does_once_is_made_once_and_paid_for_apart(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
+    rows = {name: ROWS[name] for name in ("text_only", "mlp", "default")}
+    longer = rows["text_only"] | {"seconds": 4, "seeds": [0]}
+    budget = {"seconds": 2, "adapting_seconds": 1, "seeds": [0, 1]}
+    growth = {"Text-only": ["text_only", "text_only_longer"], "Ours": ["default"]}
+    bench = shop.bench("apart", rows | {"text_only_longer": longer}, growth=growth, **budget)
+    assert measure_missing(bench) == 0
+    timing = json.loads((bench.folder / "timing.json").read_text())
+    once = timing["adapt-vision of default"]
+    assert {"adapt-vision of default", *rows, "text_only_longer"} == set(timing)
+    assert once["fixed_seconds"] + once["steps"]["adapt_vision"] * once["seconds_per_step"]["adapt_vision"] <= 1
+    for name in ("default", "mlp"):
+        own = timing[name]
+        assert set(own["seconds_per_step"]) == {"pretrain", "finetune"}
+        assert own["steps"]["adapt_vision"] == once["steps"]["adapt_vision"]
+        cost = {stage: own["steps"][stage] * each for stage, each in own["seconds_per_step"].items()}
+        assert 1 < own["fixed_seconds"] + sum(cost.values()) <= 2, "its whole time is its own"
+        assert cost["pretrain"] / cost["finetune"] == pytest.approx(0.35 / 0.3, rel=0.2)
+    assert timing["text_only_longer"]["steps"]["pretrain"] > 1.5 * timing["text_only"]["steps"]["pretrain"]
+    steps = {name: entry["steps"] for name, entry in timing.items()}
+    runs = [
+        bench.carry_out(name, seed=seed, steps=steps, last="finetune") for name in ("default", "mlp") for seed in (0, 1)
+    ]
+    assert len({run.output("adapt-vision").key for run in runs}) == 1, "with the first seed, for all"
+    assert len({run.output("pretrain").key for run in runs}) == 4
+    measured = {(row["name"], row["seed"]): row for row in lines(bench)}
+    assert measured["default", 1]["once_seconds"] == measured["mlp", 0]["once_seconds"] > 0
+    assert measured["text_only", 0]["once_seconds"] == 0
+    page = write_page(bench, command="c").read_text()
+    assert "| pairs seen | seconds | once |" in page
+    assert "(apart/growth.svg)" in page
+    drawn = (bench.folder / "growth.svg").read_text()
+    assert "Text-only" in drawn and "Ours" not in drawn, "one point is no line"
+
+
 def test_a_row_that_cannot_be_probed_does_not_stop_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "PROBE_STEPS", 1)
-    monkeypatch.setattr(compare, "PROBE_ROUNDS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 1)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
     broken = ROWS["default"] | {"variant": "smar", "settings": {"network": {"vision": {"name": "nonsense"}}}}
     bench = shop.bench("poor", {"broken": broken, "text_only": ROWS["text_only"], "bm25": ROWS["bm25"]}, seconds=0.001)
     with pytest.raises(InputError) as caught:
