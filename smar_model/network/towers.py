@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from timm.models import group_parameters
@@ -126,15 +128,11 @@ class MeanOfWords(TextTower):
 class PretrainedTextTower(nn.Module):
     """A `transformers` encoder in the same place; segments are added to its word embeddings."""
 
-    def __init__(
-        self, config: PreTrainedConfig, *, segments: int, width: int, folder_or_name: str | None = None
-    ) -> None:
+    def __init__(self, config: PreTrainedConfig, *, segments: int, width: int, folder: Path | None = None) -> None:
         super().__init__()
         # Never from the net: a training run must not depend on another company's server.
         self.encoder = (
-            AutoModel.from_pretrained(folder_or_name, local_files_only=True)
-            if folder_or_name
-            else AutoModel.from_config(config)
+            AutoModel.from_pretrained(folder, local_files_only=True) if folder else AutoModel.from_config(config)
         )
         inner = config.hidden_size
         self.segments = nn.Embedding(segments, inner)
