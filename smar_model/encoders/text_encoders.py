@@ -22,6 +22,15 @@ from smar_model.encoders.writing_systems import known_scripts
 from smar_model.errors import InputError, first_line
 from smar_model.lake.encoder_store import WORDS
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+"""Without any of them transformers makes up an empty tokenizer."""
 OF_ANOTHER_MACHINE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
 """What a configuration says of how it was saved: equal weights are equal files, whoever saved them."""
 
@@ -71,6 +80,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: there is none.
     """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise InputError(f"{folder}: has no tokenizer; a text encoder's folder has one of {', '.join(VOCABULARIES)}")
     try:
         with quiet_loading():
             wrapped = AutoTokenizer.from_pretrained(

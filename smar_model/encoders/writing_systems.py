@@ -20,13 +20,14 @@ LARGE_SHARE = 0.05
 
 def known_scripts(tokenizer: Tokenizer) -> list[str]:
     """Unicode's names of the scripts, of those that `smar shop check` counts."""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     counts: Counter[str] = Counter()
     total = 0
     for token, number in vocabulary.items():
         # Byte-level vocabularies write bytes as other letters; decoding gives the text back.
         text = tokenizer.decode([number]) or token
-        letters = [letter for letter in text if letter.isalpha()]
+        letters = [letter for letter in text if letter.isalpha() and token not in special]
         total += bool(letters)
         for script in {script_of(letter) for letter in letters}:
             counts[script] += len(letters) > 1 or script in FEWEST
