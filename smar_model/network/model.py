@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -88,23 +89,22 @@ class PictureEncoder(nn.Module):
         return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
 
 
-def make_picture_encoder(network: Network, *, architecture: str | None, height: int, width: int) -> PictureEncoder:
-    """Build the encoder that settings name; with `architecture`, without looking for pretrained weights.
+def make_picture_encoder(
+    network: Network, *, architecture: str | None, height: int, width: int, folder: Path | None = None
+) -> PictureEncoder:
+    """Build the encoder that settings name, with its weights from `folder` where there is one; `architecture` counts instead of the name.
 
     Raises:
         InputError: timm knows no such model, its weights cannot be had, or it does not take the pictures' size.
     """
     options = dict(network.vision.options)
+    what = f"network.vision.pretrained {folder}" if folder else f"network.vision.name {network.vision.name!r}"
     try:
-        pretrained = network.vision.pretrained and not architecture
-        encoder = timm.create_model(
-            architecture or network.vision.name, pretrained=pretrained, num_classes=0, **options
-        )
+        name = f"local-dir:{folder}" if folder else architecture or network.vision.name
+        encoder = timm.create_model(name, pretrained=folder is not None, num_classes=0, **options)
         return PictureEncoder(encoder, height, width)
     except Exception as error:
-        raise InputError(
-            f"network.vision.name {network.vision.name!r} (options {options}) at {width}×{height} pixels: {error}"
-        ) from error
+        raise InputError(f"{what} (options {options}) at {width}×{height} pixels: {error}") from error
 
 
 class RetrievalModel(nn.Module):
@@ -116,19 +116,18 @@ class RetrievalModel(nn.Module):
     header_temperature: Tensor
     """Divides the header's logits, so that P(q) is calibrated; found after fine-tuning."""
 
-    def __init__(self, shape: Shape, *, load_pretrained: bool = False) -> None:
+    def __init__(self, shape: Shape, *, text_encoder: Path | None = None, vision_encoder: Path | None = None) -> None:
+        """`text_encoder`, `vision_encoder`: folders of pretrained encoders, whose weights the towers begin with."""
         super().__init__()
         network, text = shape.network, shape.network.text
         self.shape = shape
         self.variant = find_variant(network)
         # The order of what follows is that of the draws: another one would begin with other weights.
-        self.query_tower = self._text_tower(shape.query_length, 1, text.query_layers, load_pretrained=load_pretrained)
+        self.query_tower = self._text_tower(shape.query_length, 1, text.query_layers, text_encoder)
         self.query_projection = Projection(text.width, network.dimension)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
         self.register_buffer("header_temperature", torch.tensor(1.0))
-        self.item_text_tower = self._text_tower(
-            shape.item_length, len(SEGMENTS), text.item_layers, load_pretrained=load_pretrained
-        )
+        self.item_text_tower = self._text_tower(shape.item_length, len(SEGMENTS), text.item_layers, text_encoder)
         # Queries and item texts share words and projection, so that lexical match is where learning begins.
         self.text_projection = self.query_projection
         if isinstance(self.query_tower, TextTower) and isinstance(self.item_text_tower, TextTower):
@@ -137,7 +136,7 @@ class RetrievalModel(nn.Module):
             Projection(text.width, network.dimension) for _ in range(self.variant.heads - 1)
         )
         if self.variant.fusion:
-            self.vision = self._vision(load_pretrained=load_pretrained)
+            self.vision = self._vision(vision_encoder)
             self.image_tower = self._image_tower()
             self.image_projection = Projection(text.width, network.dimension)
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
@@ -152,12 +151,12 @@ class RetrievalModel(nn.Module):
             self.reranker = Reranker(network.dimension)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
-    def _text_tower(self, length: int, segments: int, layers: int, *, load_pretrained: bool) -> nn.Module:
+    def _text_tower(self, length: int, segments: int, layers: int, pretrained: Path | None) -> nn.Module:
         text = self.shape.network.text
         if self.shape.text_encoder:
             config = AutoConfig.for_model(**self.shape.text_encoder)
-            name = text.pretrained if load_pretrained else None
-            tower = PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
+            folder = pretrained / "text" if pretrained else None
+            tower = PretrainedTextTower(config, segments=segments, width=text.width, folder=folder)
             train_part(tower.encoder, text.trained, text.last_blocks)
             return tower
         words = self.variant.text_tower == "words"
@@ -173,7 +172,7 @@ class RetrievalModel(nn.Module):
             dropout=self.shape.network.dropout,
         )
 
-    def _vision(self, *, load_pretrained: bool) -> PictureDescriptors | PictureEncoder:
+    def _vision(self, pretrained: Path | None) -> PictureDescriptors | PictureEncoder:
         shape, network = self.shape, self.shape.network
         if network.frames > 1 and not self.vision_locked:
             raise InputError(
@@ -184,7 +183,8 @@ class RetrievalModel(nn.Module):
             return PictureDescriptors(shape.picture_height, shape.picture_width)
         vision = make_picture_encoder(
             network,
-            architecture=None if load_pretrained else shape.vision_encoder,
+            architecture=shape.vision_encoder,
+            folder=pretrained / "vision" if pretrained else None,
             height=shape.picture_height,
             width=shape.picture_width,
         )

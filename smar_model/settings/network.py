@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from smar_model.settings.section import Count, Section, Share
 
@@ -24,7 +24,7 @@ class Tokenizer(Section):
 
 class TextEncoder(Section):
     pretrained: str | None = None
-    """Name or folder of a `transformers` text encoder that is on this machine; unset: trained from scratch with the
+    """Name of an encoder that `smar encoder add` has added, which begins the text towers; unset: trained from scratch with the
     sizes below."""
     trained: Trained = "tuned"
     """How much of a pretrained encoder is trained; `partly`: its last blocks."""
@@ -41,9 +41,9 @@ class TextEncoder(Section):
 
 class VisionEncoder(Section):
     name: str = "test_resnet"
-    """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder."""
-    pretrained: bool = False
-    """Take the weights that belong to the name, from the folder or from those already on this machine."""
+    """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder, which begins with nothing."""
+    pretrained: str | None = None
+    """Name of an encoder that `smar encoder add` has added; unset: the model of the name above, which begins with nothing."""
     adapted: bool | None = None
     """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
     descriptors: bool | None = None
@@ -55,6 +55,15 @@ class VisionEncoder(Section):
     last_blocks: Count = 2
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to `timm.create_model`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch_of_older_versions(cls, values: Any) -> Any:
+        """`pretrained` was true or false once. False names no encoder, and true one that none can have: models of older versions are
+        read, and `smar start` says what to write in its place."""
+        if isinstance(values, dict) and isinstance(switched := values.get("pretrained"), bool):
+            return values | {"pretrained": "true" if switched else None}
+        return values
 
 
 class Network(Section):

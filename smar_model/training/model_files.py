@@ -61,19 +61,32 @@ def load_model(folder: Path) -> RetrievalModel:
 
 
 def new_model(
-    network: Network, *, vocabulary: int, query_length: int, item_length: int, pictures: Pictures
+    network: Network,
+    *,
+    vocabulary: int,
+    query_length: int,
+    item_length: int,
+    pictures: Pictures,
+    text_encoder: Path | None = None,
+    vision_encoder: Path | None = None,
 ) -> RetrievalModel:
-    """A model as settings describe it, with pretrained encoders loaded where they name some.
+    """A model as settings describe it, which begins with the weights of pretrained encoders where there are some.
+
+    Args:
+        text_encoder: folder of the encoder that `network.text.pretrained` names (`smar_model/lake/encoder_store.py`).
+        vision_encoder: likewise of `network.vision.pretrained`.
 
     Raises:
-        InputError: an encoder cannot be had.
+        InputError: an encoder cannot be read, or does not fit.
     """
-    text_encoder = None
-    if network.text.pretrained:
+    text_config = None
+    if text_encoder:
         try:
-            text_encoder = AutoConfig.from_pretrained(network.text.pretrained, local_files_only=True).to_dict()
+            text_config = AutoConfig.from_pretrained(text_encoder / "text", local_files_only=True).to_dict()
         except (OSError, ValueError) as error:
-            raise InputError(f"network.text.pretrained {network.text.pretrained!r}: {error}") from error
+            raise InputError(
+                f"network.text.pretrained {network.text.pretrained!r} ({text_encoder}): {error}"
+            ) from error
     shape = Shape(
         network=network,
         vocabulary=vocabulary,
@@ -81,9 +94,9 @@ def new_model(
         item_length=item_length,
         picture_width=pictures.width,
         picture_height=pictures.height,
-        text_encoder=text_encoder,
+        text_encoder=text_config,
     )
-    model = RetrievalModel(shape, load_pretrained=True)
+    model = RetrievalModel(shape, text_encoder=text_encoder, vision_encoder=vision_encoder)
     vision = getattr(model, "vision", None)
     if isinstance(vision, PictureEncoder):
         architecture = vision.encoder.pretrained_cfg.get("architecture") or network.vision.name

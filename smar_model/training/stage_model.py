@@ -14,7 +14,7 @@ from smar_model.training.model_files import load_model, new_model, save_model
 
 
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:
-    """A new model for this stage, seeded by `training.seed`."""
+    """A new model for this stage, seeded by `training.seed`, which begins with the pretrained encoders that the stage reads."""
     settings = context.settings
     seed_everything(settings.training.seed, settings.training.threads)
     tokenizer_file = context.input("train-tokenizer").file("tokenizer.json")
@@ -24,6 +24,7 @@ def begin(context: StageContext, *, network: Network | None = None) -> Retrieval
         query_length=settings.tokenizer.query_length,
         item_length=settings.tokenizer.item_length,
         pictures=settings.pictures,
+        **{f"{kind}_encoder": context.encoder(kind) for kind in context.stage.encoders},
     )
     return _ready(context, model)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pyarrow.dataset as ds
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -27,7 +28,7 @@ def run(context: StageContext) -> dict[str, float]:
     With `network.text.pretrained` the encoder's own tokenizer is taken instead, and by a run that builds on an earlier one's
     pretraining that one's. Token tables are in `tokens/`; numbers that the catalogue holds in catalogue_numbers.txt.
     """
-    pretrained = context.settings.network.text.pretrained
+    pretrained = context.encoder("text")
     if base := context.inputs.get("base"):
         tokenizer = load_tokenizer(base.file("tokenizer.json"))
     elif pretrained:
@@ -102,9 +103,10 @@ def _texts(context: StageContext) -> Iterator[str]:
     yield from sorted(clicks.to_table(columns=["query"], filter=days)["query"].unique().to_pylist())
 
 
-def _pretrained_tokenizer(name: str) -> Tokenizer:
+def _pretrained_tokenizer(folder: Path) -> Tokenizer:
+    name = folder.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "text", use_fast=True, local_files_only=True)
         backend = tokenizer.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"network.text.pretrained {name!r}: no fast tokenizer to be had: {error}") from error
