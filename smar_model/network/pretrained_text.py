@@ -100,6 +100,7 @@ class PretrainedTextTower(nn.Module):
         if form and getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # nothing here reads it
         own = self.encoder.get_input_embeddings()
+        assert isinstance(own, nn.Embedding)
         tokens = TokenVectors(own.num_embeddings, own.embedding_dim)
         with torch.no_grad():
             tokens.weight.copy_(own.weight)
@@ -179,7 +180,12 @@ def _weights_of(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     try:
         encoder, report = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"network.text.pretrained: {folder}: not a text encoder with its weights: {error}") from error
@@ -188,5 +194,7 @@ def _weights_of(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
         transformers_logging.enable_progress_bar()
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
-        raise InputError(f"network.text.pretrained: {folder}: its weights lack {', '.join(missing[:3])} of its config.json")
+        raise InputError(
+            f"network.text.pretrained: {folder}: its weights lack {', '.join(missing[:3])} of its config.json"
+        )
     return encoder.train(False)
