@@ -9,7 +9,7 @@ catalogue_numbers.txt      where the catalogue holds numbers that look like thos
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from smar_model.data.text_tokens import NUMBERS_FILE
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files
-from smar_model.network.model import PictureEncoder, RetrievalModel, Shape
+from smar_model.network.model import RetrievalModel, Shape
 from smar_model.settings import Network, Pictures
 
 
@@ -50,8 +50,12 @@ def load_model(folder: Path) -> RetrievalModel:
     """
     try:
         content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-        shape = Shape(**content | {"network": Network.model_validate(content["network"])})
-        model = RetrievalModel(shape)
+        grid = content.get("picture_grid")
+        parts = {
+            "network": Network.model_validate(content["network"]),
+            "picture_grid": tuple(grid) if grid else None,
+        }
+        model = RetrievalModel(Shape(**content | parts))
         # A model from before there was a temperature has none.
         older = {"header_temperature": model.header_temperature}
         model.load_state_dict(older | load_file(folder / "weights.safetensors"))
@@ -95,10 +99,6 @@ def new_model(
         picture_width=pictures.width,
         picture_height=pictures.height,
         text_encoder=text_config,
+        vision_came_with_weights=vision_encoder is not None,
     )
-    model = RetrievalModel(shape, text_encoder=text_encoder, vision_encoder=vision_encoder)
-    vision = getattr(model, "vision", None)
-    if isinstance(vision, PictureEncoder):
-        architecture = vision.encoder.pretrained_cfg.get("architecture") or network.vision.name
-        model.shape = replace(shape, vision_encoder=architecture)
-    return model
+    return RetrievalModel(shape, is_new=True, text_encoder=text_encoder, vision_encoder=vision_encoder)
