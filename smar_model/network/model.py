@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.errors import InputError
 from smar_model.network.descriptors import PictureDescriptors, choose_fields
 from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores
 from smar_model.network.picture_encoder import Grid, PictureEncoder, make_picture_encoder
+from smar_model.network.pretrained_text import PretrainedRate, PretrainedTextTower, TextForm, cut_config
+from smar_model.network.pretrained_words import begin_with_words
 from smar_model.network.towers import (
     ImageTower,
     MeanOfWords,
     PlacedImageTower,
-    PretrainedTextTower,
     Projection,
     TextTower,
     masked_mean,
@@ -63,7 +65,9 @@ class Shape:
     picture_width: int
     picture_height: int
     text_encoder: dict[str, Any] | None = None
-    """Configuration of a `transformers` encoder, where there is one."""
+    """Configuration of the whole `transformers` encoder that the text towers are cut from, where they are."""
+    text_form: TextForm | None = None
+    """None with a text encoder: a model of before there was one, whose towers have all of the encoder's layers each."""
     vision_encoder: str | None = None
     """timm architecture; None: a variant without pictures, or one that reads them by descriptors alone."""
     vision_came_with_weights: bool = False
@@ -100,15 +104,15 @@ class RetrievalModel(nn.Module):
         self.shape = shape
         self.variant = find_variant(network)
         # The order of what follows is that of the draws: another one would begin with other weights.
-        self.query_tower = self._text_tower(shape.query_length, 1, text.query_layers, text_encoder)
+        self.query_tower = self._text_tower(shape.query_length, 1, text.layers("query"), text_encoder)
         self.query_projection = Projection(text.width, network.dimension)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
         self.register_buffer("header_temperature", torch.tensor(1.0))
-        self.item_text_tower = self._text_tower(shape.item_length, len(SEGMENTS), text.item_layers, text_encoder)
+        self.item_text_tower = self._text_tower(shape.item_length, len(SEGMENTS), text.layers("item"), text_encoder)
         # Queries and item texts share words and projection, so that lexical match is where learning begins.
         self.text_projection = self.query_projection
-        if isinstance(self.query_tower, TextTower) and isinstance(self.item_text_tower, TextTower):
-            self.item_text_tower.tokens = self.query_tower.tokens
+        if shape.text_encoder is None or shape.text_form:
+            self.item_text_tower.share_tokens(self.query_tower.tokens)
         self.further_heads = nn.ModuleList(
             Projection(text.width, network.dimension) for _ in range(self.variant.heads - 1)
         )
@@ -130,26 +134,37 @@ class RetrievalModel(nn.Module):
             self.reranker = Reranker(network.dimension)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
-    def _text_tower(self, length: int, segments: int, layers: int, pretrained: Path | None) -> nn.Module:
-        text = self.shape.network.text
-        if self.shape.text_encoder:
-            config = AutoConfig.for_model(**self.shape.text_encoder)
-            folder = pretrained / "text" if pretrained else None
-            tower = PretrainedTextTower(config, segments=segments, width=text.width, folder=folder)
-            train_part(tower.encoder, text.trained, text.last_blocks)
-            return tower
+    def _text_tower(
+        self, length: int, segments: int, layers: int, pretrained: Path | None
+    ) -> TextTower | PretrainedTextTower:
+        shape, text = self.shape, self.shape.network.text
+        if shape.text_encoder:
+            form, config = shape.text_form, shape.text_encoder
+            return PretrainedTextTower(
+                cut_config(config, layers, dropout=shape.network.dropout) if form else AutoConfig.for_model(**config),
+                form,
+                segments=segments,
+                width=text.width,
+                trained=text.trained,
+                last_blocks=text.last_blocks,
+                folder=pretrained / "text" if pretrained else None,
+                padding=read_encoder_tokenizer(pretrained).padding if pretrained else 0,
+            )
         words = self.variant.text_tower == "words"
         # Cross-attention is asked by each word.
         kind = MeanOfWords if words and self.variant.fusion != "cross_attention" else TextTower
-        return kind(
-            vocabulary=self.shape.vocabulary,
+        tower = kind(
+            vocabulary=shape.vocabulary,
             length=length,
             segments=segments,
             width=text.width,
             heads=text.heads,
             layers=0 if words else layers,
-            dropout=self.shape.network.dropout,
+            dropout=shape.network.dropout,
         )
+        if pretrained:
+            begin_with_words(tower.tokens, pretrained)
+        return tower
 
     def _vision(self, pretrained: Path | None, *, is_new: bool) -> PictureDescriptors | PictureEncoder:
         shape, network = self.shape, self.shape.network
@@ -213,6 +228,26 @@ class RetrievalModel(nn.Module):
             return True
         known = self.variant.adapted or self.shape.vision_came_with_weights
         return known and self.shape.network.vision.trained == "locked"
+
+    @property
+    def begins_with_pretrained_tokens(self) -> bool:
+        """Whether the text towers share token vectors of a pretrained encoder, which training moves only where it meets the token."""
+        named = self.shape.network.text.pretrained is not None
+        return named and (self.shape.text_encoder is None or self.shape.text_form is not None)
+
+    def pretrained_rates(self) -> dict[nn.Parameter, PretrainedRate]:
+        """Learning rates of the weights that come from pretrained encoders."""
+        rates: dict[nn.Parameter, PretrainedRate] = {}
+        text = self.shape.network.text
+        for tower in (self.query_tower, self.item_text_tower):
+            if isinstance(tower, PretrainedTextTower):
+                for parameter, depth in tower.depths().items():
+                    rate = PretrainedRate(peak=text.learning_rate, share=text.layer_decay**depth)
+                    rates.setdefault(parameter, rate)
+        if self.shape.vision_came_with_weights and self.variant.fusion and isinstance(self.vision, PictureEncoder):
+            rate = PretrainedRate(peak=self.shape.network.vision.learning_rate, share=1.0)
+            rates |= dict.fromkeys(self.vision.encoder.parameters(), rate)
+        return rates
 
     def train(self, mode: bool = True) -> RetrievalModel:
         """Locked parts stay in evaluation mode: their batch statistics and their dropout are locked too."""

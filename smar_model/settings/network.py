@@ -25,19 +25,28 @@ class Tokenizer(Section):
 
 class TextEncoder(Section):
     pretrained: str | None = None
-    """Name of an encoder that `smar encoder add` has added, which begins the text towers; unset: trained from scratch with the
-    sizes below."""
+    """Name of an encoder that `smar encoder add` has added. Text towers that are transformers begin as its first layers, those of `words`
+    with its vectors of words (`docs/encoders.md`); the tokenizer is the encoder's own. Unset: trained from scratch."""
     trained: Trained = "tuned"
-    """How much of a pretrained encoder is trained; `partly`: its last blocks."""
+    """How much of a pretrained encoder's layers is trained; `partly`: its last blocks."""
     last_blocks: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak of the pretrained layers' learning rate, at their top; never above that of the stage, which all new parts have."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Factor of the learning rate from each pretrained layer to the one below it; embeddings are the lowest."""
     tower: TextTower | None = None
-    """What is trained from scratch: `transformer` is SMAR's; `words`: each word's own vector, no layer between words; unset: as the
-    variant has it."""
-    query_layers: Count = 2
-    """Of the transformer; SMAR has 4, 2 train on two cores."""
+    """`transformer` is SMAR's; `words`: each word's own vector, no layer between words; unset: as the variant has it."""
+    query_layers: Count | None = None
+    """Of the transformer. SMAR has 4, as have towers that begin from a pretrained encoder where this is unset; else 2, which train on
+    two cores."""
     item_layers: Count = 1
     heads: Count = 4
+    """Of transformers that are trained from scratch, and of fusion; a pretrained encoder has its own."""
     width: Count = 128
+
+    def layers(self, side: Literal["query", "item"]) -> int:
+        """Layers of a transformer tower."""
+        return self.item_layers if side == "item" else self.query_layers or (4 if self.pretrained else 2)
 
 
 class VisionEncoder(Section):
