@@ -259,12 +259,11 @@ def bare_loop(
     """What training needs and nothing else, over batches that lie in memory."""
     keep_freed_memory()
     ready = list(batches)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = loop.make_optimizer(trainable, optimisation)
+    trainable = loop.trainable_parameters(model)
+    optimizer = loop.make_optimizer(model, optimisation)
     model.train()
     for step, batch in enumerate(ready):
-        for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate_at(step, optimisation)
+        loop.set_learning_rate(optimizer, loop.learning_rate_at(step, optimisation))
         optimizer.zero_grad()
         with mixed_precision(context.settings.training.precision):
             embeddings = encode(step, batch)

@@ -69,6 +69,7 @@ STAGES: dict[str, Stage] = {
             inputs=_TRAINING_TABLES,
             settings=("tokenizer", "network.text.pretrained", "segments.novel_bucket"),
             base="read",
+            encoders=("text",),
         ),
         Stage(
             name="mine-negatives",
@@ -98,6 +99,7 @@ STAGES: dict[str, Stage] = {
             ),
             shared=True,
             base="taken",
+            encoders=("text", "vision"),
         ),
         Stage(
             name="encode-pictures",
@@ -119,6 +121,7 @@ STAGES: dict[str, Stage] = {
             ),
             shared=True,
             base="taken",
+            encoders=("text", "vision"),
         ),
         Stage(
             name="finetune",
@@ -138,6 +141,7 @@ STAGES: dict[str, Stage] = {
             optional_inputs=("mine-negatives",),
             settings=(*_MODEL_SETTINGS, "training.pretrain", "training.finetune"),
             shared=True,
+            encoders=("text",),
         ),
         Stage(
             name="assign-segments",

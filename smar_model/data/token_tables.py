@@ -3,6 +3,7 @@
     items/      item_ids (N,) · ids (N, L) · segments (N, L) · categories (N,), sorted by item id
     clicked/    ids (M, L) · keys (M,) · rows (M,) · starts (U + 1,) · cumulative (M,), grouped by item
     synthetic/  the same without `cumulative`
+    counts.npy  (V,): how often each token stands in all of them
 
 Any row is at hand, so a batch is drawn from all pairs alike (no shuffle buffer is as good), and the sampler's state is that of
 one random generator. Memory does not grow with the data: making the tables holds a piece of the rows and two counters an
@@ -27,6 +28,7 @@ from smar_model.data.text_tokens import encode_items
 from smar_model.data.training_pairs import iterate_rows
 from smar_model.errors import InputError
 
+COUNTS_FILE = "counts.npy"
 ENCODED_AT_A_TIME = 4_096
 """Queries that are tokenised at a time: what the library returns is hundreds of times larger than their ids."""
 SORTED_AT_A_TIME = 200_000
@@ -87,6 +89,16 @@ def read_pair_tokens(folder: Path) -> PairTokens:
 
 def _read(folder: Path, name: str) -> np.ndarray:
     return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+
+def count_tokens(tables: Sequence[np.ndarray], vocabulary: int) -> np.ndarray:
+    """How often each token stands in tables of ids (N, L), padding aside: (V,) int64."""
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for table in tables:
+        for start in range(0, len(table), SORTED_AT_A_TIME):
+            counts += np.bincount(table[start : start + SORTED_AT_A_TIME].ravel(), minlength=vocabulary)
+    counts[0] = 0
+    return counts
 
 
 def query_keys(queries: Sequence[str]) -> np.ndarray:

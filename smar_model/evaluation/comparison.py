@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.digests import digest_json
+from smar_model.lake.encoder_store import resolve_encoders
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.network.variants import find_variant
@@ -213,6 +214,7 @@ class Bench:
             settings=settings,
             champion=None,
             promotion="never",
+            encoders=resolve_encoders(settings),
         )
         return create_run(run)
 

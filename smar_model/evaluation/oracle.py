@@ -108,6 +108,7 @@ def train_oracle(run: Run, truth: str, stages: Mapping[str, Stage]) -> Run:
             settings=validate_settings(content, source=f"{run.name}: oracle"),
             champion=None,
             promotion="never",
+            encoders=run.encoders,
         )
     )
     for name in stages["train-tokenizer"].inputs:

@@ -211,7 +211,7 @@ def sweep_temporaries() -> int:
 
     Where a writer cannot be asked for, age decides.
     """
-    found = [path for folder in (home(), home() / "registry-cache") for path in folder.glob(".*")]
+    found = [path for folder in (home(), home() / "registry-cache", home() / "encoders") for path in folder.glob(".*")]
     for top in ("runs", "lake"):
         for place, folders, files in os.walk(home() / top):
             found += [Path(place, name) for name in [*files, *folders] if name.startswith(".")]

@@ -1,4 +1,4 @@
-"""What the record of a run names of others' work: models, releases, a pretraining, a catalogue. Resolved once, when the run starts.
+"""What the record of a run names of others' work: models, releases, a pretraining, a catalogue, pretrained encoders. Resolved once, when the run starts.
 
 Each record says which digests count for the key of a stage that reads it. Folders are `Place`s: their record on disk has them without the
 home folder, which is another on another machine.
@@ -95,6 +95,15 @@ class Release(SearchableModel):
     @property
     def settings_file(self) -> Path:
         return Path(self.folder) / "artifacts" / "settings.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedEncoder:
+    """A pretrained encoder that settings name (`encoder_store.py`)."""
+
+    name: str
+    digest: str
+    """Of its content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

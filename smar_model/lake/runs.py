@@ -23,7 +23,15 @@ from typing_extensions import TypedDict
 
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, find_artifact, load_artifact
-from smar_model.lake.earlier_outputs import Base, CatalogueOutput, EarlierModel, Oracle, Release, SearchableModel
+from smar_model.lake.earlier_outputs import (
+    Base,
+    CatalogueOutput,
+    EarlierModel,
+    NamedEncoder,
+    Oracle,
+    Release,
+    SearchableModel,
+)
 from smar_model.lake.process_identity import process_state, this_process
 from smar_model.lake.records import OPEN, DamagedRecord, IsoTime, parse_record, say_once
 from smar_model.lake.shared_files import (
@@ -102,6 +110,8 @@ class Run:
     earlier_catalogue: CatalogueOutput | None = None
     """That of the shop's newest run of an earlier day, by which prepare-items tells since when a text has stood. None: the shop has no
     earlier run."""
+    encoders: dict[Literal["text", "vision"], NamedEncoder] = field(default_factory=dict)
+    """The pretrained encoders that the settings name, as they were when the run began."""
 
     @property
     def days(self) -> list[dt.date]:

@@ -1,4 +1,4 @@
-"""Files that all machines of a deployment share: the lake, the records of runs, the history of releases and the registry's lock.
+"""Files that all machines of a deployment share: the lake, the records of runs, added encoders, the history of releases and the registry's lock.
 
     SMAR_STORE unset               they lie in SMAR_HOME, which one machine has or several see (`HomeFolder`)
     SMAR_STORE=s3://bucket/prefix  (gs://, az://) they lie there, by the same names; SMAR_HOME is this machine's own, and keeps copies
@@ -22,7 +22,16 @@ from smar_model.settings import home
 if TYPE_CHECKING:
     from smar_model.lake.object_store import ObjectStore
 
-SHARED = {"lake", "runs", "stock", "releases.jsonl", "releases.pending.json", "registry.lock", "registry.lock.number"}
+SHARED = {
+    "lake",
+    "runs",
+    "encoders",
+    "stock",
+    "releases.jsonl",
+    "releases.pending.json",
+    "registry.lock",
+    "registry.lock.number",
+}
 """What of SMAR_HOME is shared, by the first part of its name."""
 
 

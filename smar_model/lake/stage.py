@@ -19,6 +19,7 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, DamagedOutput, find_whole_artifact, set_aside
 from smar_model.lake.digests import digest_json
+from smar_model.lake.encoder_store import EncoderKind, encoder_folder, recorded_encoder
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.resource_use import recorded_resources
 from smar_model.lake.runs import Run, find_runs, load_run, skip_record
@@ -37,7 +38,7 @@ class Stage:
     """One box of the pipeline.
 
     Its key, under which a finished output is found again, is made of its code and the locked versions of what that imports
-    (`stage_code.py`), the contents of its inputs, the settings it reads, and the run's days where `dated`.
+    (`stage_code.py`), the contents of its inputs, the settings and pretrained encoders it reads, and the run's days where `dated`.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Stage:
     base: Literal["taken", "read"] | None = None
     """What a run that builds on an earlier one (`Run.base`) does with that one's output of this stage: it takes it for its own,
     or reads it, as the input `base`."""
+    encoders: tuple[EncoderKind, ...] = ()
+    """Which of the pretrained encoders that settings name it reads; `StageContext.encoder` gives no other."""
     shared: bool = False
     """Whether several processes can do its work together (`smar_model/training/launcher.py`)."""
 
@@ -96,6 +99,17 @@ class StageContext:
     def table(self, stage: str, table: str) -> list[Path]:
         """Parquet files of an input's table."""
         return self.inputs[stage].files(table)
+
+    def encoder(self, kind: EncoderKind) -> Path | None:
+        """Folder of the pretrained encoder that settings name for text or pictures (`encoder_store.py` says what lies in it), verified;
+        None: they name none.
+
+        Raises:
+            InputError: it is gone, damaged, or another one than the run met when it began.
+        """
+        assert kind in self.stage.encoders, f"{self.stage.name} does not declare that it reads the {kind} encoder"
+        recorded = recorded_encoder(self.run, kind)
+        return encoder_folder(recorded, kind, run=self.run.name) if recorded else None
 
     def output(self, name: str) -> Path:
         """Folder for a table, or path of a file, in this attempt's private folder."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
+
+from typing_extensions import TypedDict
 
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.earlier_outputs import CatalogueOutput, EarlierModel
+from smar_model.lake.encoder_store import recorded_encoder
 from smar_model.lake.runs import Run
 from smar_model.lake.stage_code import CodeVersion, code_version
 
@@ -33,6 +36,8 @@ class KeyParts(CodeVersion):
     rivals: dict[str, str] | None
     release: list[str | None] | None
     """Digests of what `Stage.release` names: a release, or an earlier run's model or catalogue."""
+    encoders: NotRequired[dict[str, str]]
+    """`text`, `vision` → digest of the pretrained encoder, where the stage reads it and the settings name one."""
 
 
 def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:
@@ -58,7 +63,18 @@ def key_parts(stage: Stage, run: Run, inputs: dict[str, Artifact]) -> KeyParts:
         "days": [str(run.days[0]), str(run.cutoff), str(run.days[-1])] if stage.dated else None,
         "rivals": {n: v.model_digest for n, v in run.rivals().items() if n in stage.rivals} if stage.rivals else None,
         "release": release.digests if release else None,
+        **_encoders_read(stage, run),
     }
+
+
+class _EncodersRead(TypedDict, total=False):
+    encoders: dict[str, str]
+
+
+def _encoders_read(stage: Stage, run: Run) -> _EncodersRead:
+    """Nothing where there are none, so that keys from before there were encoders stay."""
+    read: dict[str, str] = {kind: encoder.digest for kind in stage.encoders if (encoder := recorded_encoder(run, kind))}
+    return {"encoders": read} if read else {}
 
 
 def _digest_read(stage: Stage, artifact: Artifact) -> str:
@@ -70,6 +86,9 @@ def _digest_read(stage: Stage, artifact: Artifact) -> str:
 
 
 def digest_making(stage: Stage, run: Run) -> str:
-    """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, and the shop's place."""
+    """Digest of how a stage's output is made, whatever it is made of: code, lock, settings, pretrained encoders, and the shop's place."""
     settings = {name: run.settings.section(name) for name in stage.settings}
-    return digest_json([code_version(stage.name), settings, str(run.settings.shop_root)])
+    encoders = _encoders_read(stage, run)
+    return digest_json(
+        [code_version(stage.name), settings, str(run.settings.shop_root), *([encoders] if encoders else [])]
+    )

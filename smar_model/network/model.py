@@ -9,23 +9,28 @@ encodes each picture once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import timm
 import torch
+from timm.models import get_model_args
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.errors import InputError
-from smar_model.network.descriptors import PictureDescriptors
+from smar_model.network.aligned_pair import AlignedImageProjection, LastStateProjection, read_projection
+from smar_model.network.descriptors import PictureDescriptors, choose_fields
 from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores
+from smar_model.network.picture_encoder import Grid, PictureEncoder, make_picture_encoder
+from smar_model.network.pretrained_text import PretrainedRate, PretrainedTextTower, TextForm, cut_config
+from smar_model.network.pretrained_words import begin_with_words
 from smar_model.network.towers import (
     ImageTower,
     MeanOfWords,
     PlacedImageTower,
-    PretrainedTextTower,
     Projection,
     TextTower,
     masked_mean,
@@ -45,6 +50,11 @@ HEAD_TEMPERATURE = 1 / 30
 INITIAL_CONFIDENCE = 2.0
 """Logit of c(item) before training: a picture counts .88 until something speaks against it."""
 
+MOST_PLACED_NUMBERS = 4_096
+"""Of a picture, that a placed image tower takes at once: its first layer has 4 · width weights for each."""
+PLACE_CHANNELS = 64
+"""To which more are brought first, each place alike."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -57,54 +67,20 @@ class Shape:
     picture_width: int
     picture_height: int
     text_encoder: dict[str, Any] | None = None
-    """Configuration of a `transformers` encoder, where there is one."""
+    """Configuration of the whole `transformers` encoder that the text towers are cut from, where they are."""
+    text_form: TextForm | None = None
+    """None with a text encoder: a model of before there was one, whose towers have all of the encoder's layers each."""
     vision_encoder: str | None = None
-    """timm architecture; None: a variant without pictures, or one that reads them by descriptors."""
-
-
-class PictureEncoder(nn.Module):
-    """A timm model without its head: pictures (B, 3, H, W), 0–1, to patch tokens (B, P, C)."""
-
-    encoder: Any
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, encoder: Any, height: int, width: int) -> None:
-        super().__init__()
-        self.encoder = encoder.to(memory_format=torch.channels_last)
-        # Saved with the weights: an encoder from a folder may come with a normalisation of its own.
-        self.register_buffer("mean", torch.tensor(encoder.pretrained_cfg["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(encoder.pretrained_cfg["std"]).view(1, 3, 1, 1))
-        with torch.no_grad():
-            was_training = self.encoder.training
-            self.encoder.eval()
-            self.patches, self.channels = self.forward(torch.zeros(1, 3, height, width)).shape[1:]
-            self.encoder.train(was_training)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        # Convolutions are a sixth faster with channels last.
-        pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        states = self.encoder.forward_features(pictures)
-        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
-
-
-def make_picture_encoder(network: Network, *, architecture: str | None, height: int, width: int) -> PictureEncoder:
-    """Build the encoder that settings name; with `architecture`, without looking for pretrained weights.
-
-    Raises:
-        InputError: timm knows no such model, its weights cannot be had, or it does not take the pictures' size.
-    """
-    options = dict(network.vision.options)
-    try:
-        pretrained = network.vision.pretrained and not architecture
-        encoder = timm.create_model(
-            architecture or network.vision.name, pretrained=pretrained, num_classes=0, **options
-        )
-        return PictureEncoder(encoder, height, width)
-    except Exception as error:
-        raise InputError(
-            f"network.vision.name {network.vision.name!r} (options {options}) at {width}×{height} pixels: {error}"
-        ) from error
+    """timm architecture; None: a variant without pictures, or one that reads them by descriptors alone."""
+    vision_arguments: dict[str, Any] | None = None
+    """What the folder of a pretrained one says of its architecture beside that name."""
+    vision_came_with_weights: bool = False
+    aligned: int | None = None
+    """Dimension of the space that both pretrained encoders are in, of a pair such as CLIP (`aligned_pair.py`)."""
+    picture_grid: Grid | None = None
+    """Rows and columns of the patch tokens' places; None: as the encoder, or the pictures' size, has them."""
+    place_channels: int | None = None
+    """To what a placed image tower first brings a place's channels; None: it takes all channels of all places at once."""
 
 
 class RetrievalModel(nn.Module):
@@ -116,30 +92,42 @@ class RetrievalModel(nn.Module):
     header_temperature: Tensor
     """Divides the header's logits, so that P(q) is calibrated; found after fine-tuning."""
 
-    def __init__(self, shape: Shape, *, load_pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        is_new: bool = False,
+        text_encoder: Path | None = None,
+        vision_encoder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            is_new: whether the shape leaves open what follows from the pictures' size and the encoder; it is in `shape` after.
+            text_encoder, vision_encoder: folders of pretrained encoders, whose weights the towers begin with.
+        """
         super().__init__()
         network, text = shape.network, shape.network.text
         self.shape = shape
         self.variant = find_variant(network)
         # The order of what follows is that of the draws: another one would begin with other weights.
-        self.query_tower = self._text_tower(shape.query_length, 1, text.query_layers, load_pretrained=load_pretrained)
-        self.query_projection = Projection(text.width, network.dimension)
+        self.query_tower = self._text_tower(shape.query_length, 1, text.layers("query"), text_encoder)
+        self.query_projection = self._text_projection(text_encoder)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
         self.register_buffer("header_temperature", torch.tensor(1.0))
-        self.item_text_tower = self._text_tower(
-            shape.item_length, len(SEGMENTS), text.item_layers, load_pretrained=load_pretrained
-        )
+        self.item_text_tower = self._text_tower(shape.item_length, len(SEGMENTS), text.layers("item"), text_encoder)
         # Queries and item texts share words and projection, so that lexical match is where learning begins.
         self.text_projection = self.query_projection
-        if isinstance(self.query_tower, TextTower) and isinstance(self.item_text_tower, TextTower):
-            self.item_text_tower.tokens = self.query_tower.tokens
+        if shape.text_encoder is None or shape.text_form:
+            self.item_text_tower.share_tokens(self.query_tower.tokens)
         self.further_heads = nn.ModuleList(
             Projection(text.width, network.dimension) for _ in range(self.variant.heads - 1)
         )
         if self.variant.fusion:
-            self.vision = self._vision(load_pretrained=load_pretrained)
+            self.vision = self._vision(vision_encoder, is_new=is_new)
+            if is_new:
+                self.shape = replace(shape, **self._picture_parts())
             self.image_tower = self._image_tower()
-            self.image_projection = Projection(text.width, network.dimension)
+            self.image_projection = self._image_projection()
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
             # S_m begins as S_t (fusion adds nothing at first) and learns what pictures add.
             self.multimodal_projection = self.text_projection
@@ -152,51 +140,106 @@ class RetrievalModel(nn.Module):
             self.reranker = Reranker(network.dimension)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
-    def _text_tower(self, length: int, segments: int, layers: int, *, load_pretrained: bool) -> nn.Module:
-        text = self.shape.network.text
-        if self.shape.text_encoder:
-            config = AutoConfig.for_model(**self.shape.text_encoder)
-            name = text.pretrained if load_pretrained else None
-            tower = PretrainedTextTower(config, segments=segments, width=text.width, folder_or_name=name)
-            train_part(tower.encoder, text.trained, text.last_blocks)
-            return tower
+    def _text_tower(
+        self, length: int, segments: int, layers: int, pretrained: Path | None
+    ) -> TextTower | PretrainedTextTower:
+        shape, text = self.shape, self.shape.network.text
+        if shape.text_encoder:
+            form, config = shape.text_form, shape.text_encoder
+            return PretrainedTextTower(
+                cut_config(config, layers, dropout=shape.network.dropout) if form else AutoConfig.for_model(**config),
+                form,
+                segments=segments,
+                width=text.width,
+                trained=text.trained,
+                last_blocks=text.last_blocks,
+                folder=pretrained / "text" if pretrained else None,
+                padding=read_encoder_tokenizer(pretrained).padding if pretrained else 0,
+            )
         words = self.variant.text_tower == "words"
         # Cross-attention is asked by each word.
         kind = MeanOfWords if words and self.variant.fusion != "cross_attention" else TextTower
-        return kind(
-            vocabulary=self.shape.vocabulary,
+        tower = kind(
+            vocabulary=shape.vocabulary,
             length=length,
             segments=segments,
             width=text.width,
             heads=text.heads,
             layers=0 if words else layers,
-            dropout=self.shape.network.dropout,
+            dropout=shape.network.dropout,
         )
+        if pretrained:
+            begin_with_words(tower.tokens, pretrained)
+        return tower
 
-    def _vision(self, *, load_pretrained: bool) -> PictureDescriptors | PictureEncoder:
+    def _text_projection(self, pretrained: Path | None) -> Projection | LastStateProjection:
+        width, dimension = self.shape.network.text.width, self.shape.network.dimension
+        if self.shape.aligned is None:
+            return Projection(width, dimension)
+        projection = LastStateProjection(width, dimension)
+        if pretrained:
+            projection.begin(read_projection(pretrained, "text"))
+        return projection
+
+    def _image_projection(self) -> Projection | AlignedImageProjection:
+        width, dimension = self.shape.network.text.width, self.shape.network.dimension
+        if self.shape.aligned is None:
+            return Projection(width, dimension)
+        return AlignedImageProjection(width, self.shape.aligned, dimension)
+
+    def _vision(self, pretrained: Path | None, *, is_new: bool) -> PictureDescriptors | PictureEncoder:
         shape, network = self.shape, self.shape.network
         if network.frames > 1 and not self.vision_locked:
             raise InputError(
-                f"network.frames {network.frames}: several pictures at once need a vision encoder that is adapted and "
-                "locked (network.vision.adapted: true, trained: locked); or set frames to 1"
+                f"network.frames {network.frames}: several pictures at once need a vision encoder that is locked "
+                "(network.vision.trained: locked), and adapted (adapted: true) or pretrained; or set frames to 1"
             )
-        if self.variant.descriptors:
-            return PictureDescriptors(shape.picture_height, shape.picture_width)
+        if self.variant.descriptors == "alone":
+            height, width = shape.picture_height, shape.picture_width
+            return PictureDescriptors(
+                height, width, grid=choose_fields(height, width) if is_new else shape.picture_grid
+            )
         vision = make_picture_encoder(
             network,
-            architecture=None if load_pretrained else shape.vision_encoder,
             height=shape.picture_height,
             width=shape.picture_width,
+            descriptors=self.variant.descriptors,
+            architecture=shape.vision_encoder,
+            grid="choose" if is_new else shape.picture_grid,
+            came_with_weights=shape.vision_came_with_weights,
+            folder=pretrained / "vision" if pretrained else None,
+            arguments=shape.vision_arguments,
+            aligned=shape.aligned,
         )
+        if pretrained and vision.projection is not None:
+            vision.projection.load_state_dict(read_projection(pretrained, "vision"))
         if network.vision.trained == "partly":
             train_part(vision.encoder, "partly", network.vision.last_blocks)
         return vision
 
+    def _picture_parts(self) -> dict[str, Any]:
+        """What of the shape follows from the pictures' size and the encoder."""
+        shape, vision = self.shape, self.vision
+        parts: dict[str, Any] = {}
+        if isinstance(vision, PictureEncoder):
+            architecture = vision.encoder.pretrained_cfg.get("architecture") or shape.network.vision.name
+            parts = {"vision_encoder": architecture, "picture_grid": vision.grid}
+            if shape.vision_came_with_weights:
+                arguments = get_model_args(vision.encoder)
+                parts["vision_arguments"] = {n: value for n, value in arguments.items() if n != "num_classes"}
+        else:
+            parts = {"picture_grid": choose_fields(shape.picture_height, shape.picture_width)}
+        if self.variant.image_tower == "placed" and vision.patches * vision.channels > MOST_PLACED_NUMBERS:
+            parts["place_channels"] = PLACE_CHANNELS
+        return parts
+
     def _image_tower(self) -> ImageTower | PlacedImageTower:
         network, text = self.shape.network, self.shape.network.text
-        sizes = {"channels": self.vision.channels, "patches": self.vision.patches, "frames": network.frames}
+        patches = self.vision.patches - (self.shape.aligned is not None)
+        sizes = {"channels": self.vision.channels, "patches": patches, "frames": network.frames}
         if self.variant.image_tower == "placed":
-            return PlacedImageTower(**sizes, width=text.width, dropout=network.dropout)
+            narrow = self.shape.place_channels
+            return PlacedImageTower(**sizes, width=text.width, dropout=network.dropout, narrow=narrow)
         return ImageTower(
             **sizes, width=text.width, heads=text.heads, layers=network.image_layers, dropout=network.dropout
         )
@@ -208,8 +251,32 @@ class RetrievalModel(nn.Module):
 
     @property
     def vision_locked(self) -> bool:
-        """Whether the vision encoder stays as adapt-vision left it, so that each picture is encoded once."""
-        return self.variant.adapted and self.shape.network.vision.trained == "locked"
+        """Whether the vision encoder stays as adapt-vision left it, so that each picture is encoded once: one that was adapted, or
+        came with weights, or has nothing to learn."""
+        if self.variant.descriptors == "alone":
+            return True
+        known = self.variant.adapted or self.shape.vision_came_with_weights
+        return known and self.shape.network.vision.trained == "locked"
+
+    @property
+    def begins_with_pretrained_tokens(self) -> bool:
+        """Whether the text towers share token vectors of a pretrained encoder, which training moves only where it meets the token."""
+        named = self.shape.network.text.pretrained is not None
+        return named and (self.shape.text_encoder is None or self.shape.text_form is not None)
+
+    def pretrained_rates(self) -> dict[nn.Parameter, PretrainedRate]:
+        """Learning rates of the weights that come from pretrained encoders."""
+        rates: dict[nn.Parameter, PretrainedRate] = {}
+        text = self.shape.network.text
+        for tower in (self.query_tower, self.item_text_tower):
+            if isinstance(tower, PretrainedTextTower):
+                for parameter, depth in tower.depths().items():
+                    rate = PretrainedRate(peak=text.learning_rate, share=text.layer_decay**depth)
+                    rates.setdefault(parameter, rate)
+        if self.shape.vision_came_with_weights and self.variant.fusion and isinstance(self.vision, PictureEncoder):
+            rate = PretrainedRate(peak=self.shape.network.vision.learning_rate, share=1.0)
+            rates |= dict.fromkeys(self.vision.encoder.parameters(), rate)
+        return rates
 
     def train(self, mode: bool = True) -> RetrievalModel:
         """Locked parts stay in evaluation mode: their batch statistics and their dropout are locked too."""
@@ -239,10 +306,16 @@ class RetrievalModel(nn.Module):
 
     def encode_images(self, patches: Tensor, has_picture: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens to states H_i, (B, P, W) or (B, F·P, W), P = 1 of a placed tower, and embeddings S_i (B, D)."""
+        embeddings = None
+        if self.shape.aligned is not None:
+            embeddings, patches = patches[..., 0, : self.shape.aligned], patches[..., 1:, :]
         states = self.image_tower(patches, has_picture)
         mask = self.image_mask(has_picture)
-        every = states.new_ones(states.shape[:2], dtype=torch.bool)
-        return states, self.image_projection(states, every if mask is None else mask)
+        if mask is None:
+            mask = states.new_ones(states.shape[:2], dtype=torch.bool)
+        if embeddings is None:
+            return states, self.image_projection(states, mask)
+        return states, self.image_projection(embeddings, has_picture, states, mask)
 
     def image_mask(self, has_picture: Tensor) -> Tensor | None:
         """Which of `encode_images`' states count, (B, F·P) bool; None where all do, of one frame (B,)."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from timm.models import group_parameters
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
 
+from smar_model.network.token_vectors import PADDING, TokenVectors
 from smar_model.settings import Trained
-
-PADDING = 0
-"""Id of the padding token in every tokenizer that this project trains."""
-
 
 TOKEN_SCALE = 0.5
 """Standard deviation of a token's embedding before training."""
@@ -62,7 +60,7 @@ class TextTower(nn.Module):
         self, *, vocabulary: int, length: int, segments: int, width: int, heads: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocabulary, width, padding_idx=PADDING)
+        self.tokens = TokenVectors(vocabulary, width)
         self.positions = nn.Embedding(length, width)
         self.segments = nn.Embedding(segments, width)
         self.dropout = nn.Dropout(dropout)
@@ -80,27 +78,33 @@ class TextTower(nn.Module):
         states = self.dropout(self.tokens(ids) + self.positions(places) + self.segments(segments))  # (B, L, W)
         if self.transformer is None:
             return states, mask
-        if not self.training or len(ids) <= ROWS_TOGETHER or ids.is_cuda or torch.compiler.is_compiling():
-            return self.transformer(states, src_key_padding_mask=~mask), mask
-        return self._by_length(self.transformer, states, mask), mask
+        encode = self.transformer
+        return by_length(
+            lambda part, shown: encode(part, src_key_padding_mask=~shown), states, mask, training=self.training
+        ), mask
 
-    @staticmethod
-    def _by_length(encode: nn.TransformerEncoder, states: Tensor, mask: Tensor) -> Tensor:
-        """A transformer over texts of about one length at a time: most of a batch would be padding. States of padding are 0.
+    def share_tokens(self, tokens: TokenVectors) -> None:
+        """Have the vectors of another tower."""
+        self.tokens = tokens
 
-        In training on a CPU alone: a GPU would wait for the lengths, and outside of training what a text comes with must not show,
-        were it in the last bits.
-        """
-        lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
-        order = lengths.argsort(stable=True)
-        parts = []
-        for rows in order.split(ROWS_TOGETHER):
-            width = int(lengths[rows[-1]])
-            part = encode(
-                states.index_select(0, rows)[:, :width], src_key_padding_mask=~mask.index_select(0, rows)[:, :width]
-            )
-            parts.append(F.pad(part, (0, 0, 0, mask.shape[1] - width)))
-        return torch.cat(parts).index_select(0, order.argsort())
+
+def by_length(encode: Callable[[Tensor, Tensor], Tensor], states: Tensor, mask: Tensor, *, training: bool) -> Tensor:
+    """`encode(states (B, L, W), mask (B, L))` over texts of about one length at a time: most of a batch would be padding, whose states are
+    then 0.
+
+    In training on a CPU alone: a GPU would wait for the lengths, and outside of training what a text comes with must not show,
+    were it in the last bits.
+    """
+    if not training or len(states) <= ROWS_TOGETHER or states.is_cuda or torch.compiler.is_compiling():
+        return encode(states, mask)
+    lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
+    order = lengths.argsort(stable=True)
+    parts = []
+    for rows in order.split(ROWS_TOGETHER):
+        width = int(lengths[rows[-1]])
+        part = encode(states.index_select(0, rows)[:, :width], mask.index_select(0, rows)[:, :width])
+        parts.append(F.pad(part, (0, 0, 0, mask.shape[1] - width)))
+    return torch.cat(parts).index_select(0, order.argsort())
 
 
 class MeanOfWords(TextTower):
@@ -114,37 +118,11 @@ class MeanOfWords(TextTower):
     def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
         mask = visible(ids)
         weights = mask / mask.sum(1, keepdim=True)  # (B, L)
-        # A weight of 0 keeps padding's vector where it is; told its index, torch takes a slower way.
-        of_words = weights.masked_fill(ids == PADDING, 0)
-        words = F.embedding_bag(ids, self.tokens.weight, per_sample_weights=of_words, mode="sum")
+        words = self.tokens.weighted_sum(ids, weights)
         places = weights @ self.positions.weight[: ids.shape[1]]
         by_segment = weights.new_zeros(len(ids), self.segments.num_embeddings).scatter_add_(1, segments, weights)
         states = self.dropout(words + places + by_segment @ self.segments.weight)
         return states.unsqueeze(1), mask[:, :1]
-
-
-class PretrainedTextTower(nn.Module):
-    """A `transformers` encoder in the same place; segments are added to its word embeddings."""
-
-    def __init__(
-        self, config: PreTrainedConfig, *, segments: int, width: int, folder_or_name: str | None = None
-    ) -> None:
-        super().__init__()
-        # Never from the net: a training run must not depend on another company's server.
-        self.encoder = (
-            AutoModel.from_pretrained(folder_or_name, local_files_only=True)
-            if folder_or_name
-            else AutoModel.from_config(config)
-        )
-        inner = config.hidden_size
-        self.segments = nn.Embedding(segments, inner)
-        nn.init.zeros_(self.segments.weight)  # begin as the encoder was trained
-        self.project = nn.Identity() if inner == width else nn.Linear(inner, width)
-
-    def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
-        mask = visible(ids)
-        words = self.encoder.get_input_embeddings()(ids) + self.segments(segments)
-        return self.project(self.encoder(inputs_embeds=words, attention_mask=mask.long()).last_hidden_state), mask
 
 
 class ImageTower(nn.Module):
@@ -189,11 +167,18 @@ class PlacedImageTower(nn.Module):
 
     places = 1
 
-    def __init__(self, *, channels: int, patches: int, frames: int, width: int, dropout: float) -> None:
+    def __init__(
+        self, *, channels: int, patches: int, frames: int, width: int, dropout: float, narrow: int | None = None
+    ) -> None:
+        """
+        Args:
+            narrow: channels of each place to go on with, by one linear layer for all places; None: all.
+        """
         super().__init__()
         inside = 4 * width
+        self.narrow = nn.Sequential(nn.Linear(channels, narrow), nn.LayerNorm(narrow), nn.GELU()) if narrow else None
         self.layers = nn.Sequential(
-            nn.Linear(patches * channels, inside),
+            nn.Linear(patches * (narrow or channels), inside),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(inside, width),
@@ -205,6 +190,8 @@ class PlacedImageTower(nn.Module):
     def forward(self, patches: Tensor, has_picture: Tensor) -> Tensor:
         if patches.ndim == 3:
             patches, has_picture = patches[:, None], has_picture[:, None]
+        if self.narrow is not None:
+            patches = self.narrow(patches)
         states = torch.where(has_picture[..., None], self.layers(patches.flatten(2)), self.no_picture)  # (B, F, W)
         return add_frames(states, self.further_frames)
 

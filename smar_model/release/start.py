@@ -12,6 +12,7 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError, NothingToDo
 from smar_model.lake.durable_files import sweep_temporaries
 from smar_model.lake.earlier_outputs import Release
+from smar_model.lake.encoder_store import resolve_encoders
 from smar_model.lake.runs import Promotion, Run, create_run, load_run, run_folder, write_failure
 from smar_model.lake.shared_files import is_file
 from smar_model.lake.sweeping import sweep_expired, sweep_orphans
@@ -63,6 +64,8 @@ def start_run(
             champion=None,
             promotion=promotion,
             note=mask_secrets(note),
+            # What only serves trains nothing.
+            encoders={} if release else resolve_encoders(settings),
         )
         check_inputs(run, with_log=release is None)
     except InputError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from smar_model.settings.section import Count, Section, Share
 
@@ -13,6 +13,7 @@ TextTower = Literal["transformer", "words"]
 ImageTower = Literal["transformer", "placed"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
+Descriptors = Literal["none", "alone", "beside"]
 
 
 class Tokenizer(Section):
@@ -24,37 +25,66 @@ class Tokenizer(Section):
 
 class TextEncoder(Section):
     pretrained: str | None = None
-    """Name or folder of a `transformers` text encoder that is on this machine; unset: trained from scratch with the
-    sizes below."""
+    """Name of an encoder that `smar encoder add` has added. Text towers that are transformers begin as its first layers, those of `words`
+    with its vectors of words (`docs/encoders.md`); the tokenizer is the encoder's own. Unset: trained from scratch."""
     trained: Trained = "tuned"
-    """How much of a pretrained encoder is trained; `partly`: its last blocks."""
+    """How much of a pretrained encoder's layers is trained; `partly`: its last blocks."""
     last_blocks: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak of the pretrained layers' learning rate, at their top; never above that of the stage, which all new parts have."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Factor of the learning rate from each pretrained layer to the one below it; embeddings are the lowest."""
     tower: TextTower | None = None
-    """What is trained from scratch: `transformer` is SMAR's; `words`: each word's own vector, no layer between words; unset: as the
-    variant has it."""
-    query_layers: Count = 2
-    """Of the transformer; SMAR has 4, 2 train on two cores."""
+    """`transformer` is SMAR's; `words`: each word's own vector, no layer between words; unset: as the variant has it."""
+    query_layers: Count | None = None
+    """Of the transformer. SMAR has 4, as have towers that begin from a pretrained encoder where this is unset; else 2, which train on
+    two cores."""
     item_layers: Count = 1
     heads: Count = 4
+    """Of transformers that are trained from scratch, and of fusion; a pretrained encoder has its own."""
     width: Count = 128
+
+    def layers(self, side: Literal["query", "item"]) -> int:
+        """Layers of a transformer tower."""
+        return self.item_layers if side == "item" else self.query_layers or (4 if self.pretrained else 2)
 
 
 class VisionEncoder(Section):
     name: str = "test_resnet"
-    """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder."""
-    pretrained: bool = False
-    """Take the weights that belong to the name, from the folder or from those already on this machine."""
+    """A `timm` architecture by name, which begins with nothing; `pretrained` comes before it."""
+    pretrained: str | None = None
+    """Name of an encoder that `smar encoder add` has added; unset: the architecture above, which begins with nothing."""
+    levels: Count | None = None
+    """How many of the encoder's levels are patch tokens: its last ones, as strides of 8, 16 and 32 pixels; of a ViT so many blocks,
+    evenly spaced, the last among them. Several are brought to one grid, each normalised. Unset: 3 of a pretrained encoder, else its output."""
     adapted: bool | None = None
     """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
-    descriptors: bool | None = None
-    """Whether pictures are read by fixed histograms of colours and edges in the place of this encoder; unset: as the variant
-    has it. With pretrained weights, or a GPU to adapt an encoder with: false."""
+    descriptors: Descriptors | None = None
+    """Fixed histograms of colours and edges: `none`; `alone`, in the place of this encoder; `beside` it, on the same places. Unset: as
+    the variant has it, where `alone` becomes `beside` when `pretrained` names an encoder."""
     trained: Trained = "locked"
-    """How much of an adapted encoder is trained further: nothing, which lets each picture be encoded once; its last
-    blocks (adapt-vision then trains no others either); all."""
+    """How much of an encoder that was adapted, or came with weights, is trained inside the network: nothing, so that each picture
+    is encoded once; its last blocks (adapt-vision then trains no others either); all."""
     last_blocks: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak of a pretrained encoder's learning rate; never above that of the stage, which all new parts have."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to `timm.create_model`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch_of_older_versions(cls, values: Any) -> Any:
+        """`pretrained` was true or false once. False names no encoder, and true one that none can have: models of older versions are
+        read, and `smar start` says what to write in its place."""
+        if isinstance(values, dict) and isinstance(switched := values.get("pretrained"), bool):
+            return values | {"pretrained": "true" if switched else None}
+        return values
+
+    @field_validator("descriptors", mode="before")
+    @classmethod
+    def _alone_or_none(cls, value: object) -> object:
+        """Before an encoder could have them beside it, true and false said whether they took its place."""
+        return {True: "alone", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class Network(Section):

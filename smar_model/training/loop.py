@@ -15,6 +15,8 @@ from torch import Tensor
 from smar_model.lake.records import read_lines
 from smar_model.lake.shared_files import fetched, share_files
 from smar_model.lake.stage import StageContext
+from smar_model.network.model import RetrievalModel
+from smar_model.network.pretrained_text import PretrainedRate
 from smar_model.settings import Optimisation
 from smar_model.training.batches import Batch, TrainingData
 from smar_model.training.checkpoints import Checkpoints, Progress
@@ -42,13 +44,36 @@ def learning_rate_at(step: int, optimisation: Optimisation) -> float:
     return optimisation.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def make_optimizer(trainable: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> torch.optim.AdamW:
-    """AdamW that decays neither biases nor norms nor single numbers."""
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optimisation.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def make_optimizer(model: torch.nn.Module, optimisation: Optimisation) -> torch.optim.AdamW:
+    """AdamW that decays neither biases nor norms nor single numbers.
+
+    Weights of a pretrained encoder have learning rates of their own: groups of parameters with the same `share` of the stage's.
+    """
+    rates: dict[torch.nn.Parameter, PretrainedRate] = {}
+    for module in model.modules():
+        if isinstance(module, RetrievalModel):
+            rates |= module.pretrained_rates()
+    by_share: dict[float, list[torch.nn.Parameter]] = {1.0: []}
+    for parameter in trainable_parameters(model):
+        rate = rates.get(parameter)
+        share = rate.share_of(optimisation.learning_rate) if rate else 1.0
+        by_share.setdefault(share, []).append(parameter)
+    groups = []
+    for share, parameters in by_share.items():
+        matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+        groups.append({"params": matrices, "weight_decay": optimisation.weight_decay, "share": share})
+        groups.append({"params": others, "weight_decay": 0.0, "share": share})
     return torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The stage's; each group of parameters takes its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
 
 
 def train(
@@ -112,8 +137,8 @@ class _Training:
         self.model, self.data, self.held_out = model, data, held_out
         self.encode, self.objective = encode, objective
         self.optimisation, self.context, self.phase = optimisation, context, phase
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(self.trainable, optimisation)
+        self.trainable = trainable_parameters(model)
+        self.optimizer = make_optimizer(model, optimisation)
         self.checkpoints = Checkpoints(context=context, phase=phase)
         self.progress = self.checkpoints.restore(model, self.optimizer, data.random) or Progress()
         self.guards = Guards(
@@ -164,9 +189,7 @@ class _Training:
 
     def _step(self, step: int, batch: Batch) -> float:
         """Learn from a batch; returns the loss."""
-        rate = learning_rate_at(step, self.optimisation)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, learning_rate_at(step, self.optimisation))
         seed_step(self.context.settings.training.seed, step)
         watched: dict[str, float] = {}
         is_look = (step + 1) % min(self.stretch, LOOK_STEPS) == 0

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
+from smar_model.data.token_tables import COUNTS_FILE
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.settings import Network
@@ -14,7 +18,7 @@ from smar_model.training.model_files import load_model, new_model, save_model
 
 
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:
-    """A new model for this stage, seeded by `training.seed`."""
+    """A new model for this stage, seeded by `training.seed`, which begins with the pretrained encoders that the stage reads."""
     settings = context.settings
     seed_everything(settings.training.seed, settings.training.threads)
     tokenizer_file = context.input("train-tokenizer").file("tokenizer.json")
@@ -24,6 +28,7 @@ def begin(context: StageContext, *, network: Network | None = None) -> Retrieval
         query_length=settings.tokenizer.query_length,
         item_length=settings.tokenizer.item_length,
         pictures=settings.pictures,
+        **{f"{kind}_encoder": context.encoder(kind) for kind in context.stage.encoders},
     )
     return _ready(context, model)
 
@@ -36,6 +41,10 @@ def continue_from(context: StageContext, folder: Path) -> RetrievalModel:
 
 
 def _ready(context: StageContext, model: RetrievalModel) -> RetrievalModel:
+    tokens = model.query_tower.tokens
+    if model.begins_with_pretrained_tokens and tokens.weight.requires_grad:
+        counts = np.load(context.input("train-tokenizer").file(f"tokens/{COUNTS_FILE}"))
+        tokens.train_difference(torch.from_numpy(np.flatnonzero(counts)))
     if context.settings.training.compile:
         compile_parts(model)
     return model.to(device())
@@ -44,6 +53,7 @@ def _ready(context: StageContext, model: RetrievalModel) -> RetrievalModel:
 def publish(context: StageContext, model: RetrievalModel) -> dict[str, float]:
     """Write the model into the attempt's folder; returns its size."""
     made = context.input("train-tokenizer")
+    model.query_tower.tokens.fold()
     numbers_file = made.file(NUMBERS_FILE) if NUMBERS_FILE in made.manifest["files"] else None
     save_model(model.cpu().eval(), context.output("model"), made.file("tokenizer.json"), numbers_file)
     return {"parameters": float(sum(p.numel() for p in model.parameters()))}

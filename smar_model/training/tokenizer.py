@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import pyarrow.dataset as ds
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer
 
 from smar_model.data.catalogue import read_catalogue, read_catalogue_numbers
+from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.data.text_tokens import NUMBERS_FILE, load_tokenizer
-from smar_model.data.token_tables import write_item_tokens, write_pair_tokens
+from smar_model.data.token_tables import COUNTS_FILE, count_tokens, write_item_tokens, write_pair_tokens
 from smar_model.data.training_pairs import clicked_pairs, synthetic_pairs
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
@@ -24,14 +25,14 @@ from smar_model.lake.stage import StageContext
 def run(context: StageContext) -> dict[str, float]:
     """Write tokenizer.json: byte-level BPE, so that no text in any script has an unknown token; id 0 is padding.
 
-    With `network.text.pretrained` the encoder's own tokenizer is taken instead, and by a run that builds on an earlier one's
-    pretraining that one's. Token tables are in `tokens/`; numbers that the catalogue holds in catalogue_numbers.txt.
+    With `network.text.pretrained` the encoder's own tokenizer is taken instead, in the form of `data/encoder_tokens.py`, and by a run that
+    builds on an earlier one's pretraining that one's. Token tables are in `tokens/`; numbers that the catalogue holds in catalogue_numbers.txt.
     """
-    pretrained = context.settings.network.text.pretrained
+    pretrained = context.encoder("text")
     if base := context.inputs.get("base"):
         tokenizer = load_tokenizer(base.file("tokenizer.json"))
     elif pretrained:
-        tokenizer = _pretrained_tokenizer(pretrained)
+        tokenizer = read_encoder_tokenizer(pretrained).tokenizer
     else:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -87,6 +88,8 @@ def _write_tokens(context: StageContext, tokenizer: Tokenizer) -> dict[str, floa
     )
     if synthetic is None:
         raise InputError("synthetic_queries: no row for any item of the catalogue; run generate-queries again")
+    counts = count_tokens([items.ids, clicked.ids, synthetic.ids], tokenizer.get_vocab_size())
+    np.save(folder / COUNTS_FILE, counts)
     return {"items": len(items.item_ids), "clicked_pairs": len(clicked.rows), "synthetic_pairs": len(synthetic.rows)}
 
 
@@ -100,14 +103,3 @@ def _texts(context: StageContext) -> Iterator[str]:
     clicks = ds.dataset([str(f) for f in context.table("extract-clicks", "clicks")])
     days = ds.field("day").isin(context.run.training_days)
     yield from sorted(clicks.to_table(columns=["query"], filter=days)["query"].unique().to_pylist())
-
-
-def _pretrained_tokenizer(name: str) -> Tokenizer:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, local_files_only=True)
-        backend = tokenizer.backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"network.text.pretrained {name!r}: no fast tokenizer to be had: {error}") from error
-    if tokenizer.pad_token_id != 0:
-        raise InputError(f"network.text.pretrained {name!r}: its padding token is not id 0; choose a BERT-like encoder")
-    return backend

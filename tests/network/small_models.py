@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from smar_model.training.model_files import new_model
 SMALL = TextEncoder(width=32, heads=2, query_layers=1)
 
 
-def small_model(**network: Any) -> RetrievalModel:
+def small_model(
+    *, text_encoder: Path | None = None, vision_encoder: Path | None = None, **network: Any
+) -> RetrievalModel:
     torch.manual_seed(0)
     options: dict = {
         "variant": "smar_adapted",
@@ -27,7 +30,13 @@ def small_model(**network: Any) -> RetrievalModel:
     if vision.name == "test_vit":
         options["vision"] = vision.model_copy(update={"options": {"img_size": [64, 48]}})
     model = new_model(
-        Network(**options), vocabulary=100, query_length=8, item_length=12, pictures=Pictures(width=48, height=64)
+        Network(**options),
+        vocabulary=100,
+        query_length=8,
+        item_length=12,
+        pictures=Pictures(width=48, height=64),
+        text_encoder=text_encoder,
+        vision_encoder=vision_encoder,
     )
     return model.eval()
 

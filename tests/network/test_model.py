@@ -88,8 +88,8 @@ def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) 
         vocab_size=100, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     encoder = BertModel(config)
-    encoder.save_pretrained(tmp_path / "bert")
-    model = small_model(text=TextEncoder(pretrained=str(tmp_path / "bert"), width=32, heads=2))
+    encoder.save_pretrained(tmp_path / "bert" / "text")
+    model = small_model(text=TextEncoder(pretrained="bert", width=32, heads=2), text_encoder=tmp_path / "bert")
     weights = encoder.embeddings.word_embeddings.weight
     assert torch.equal(model.query_tower.encoder.embeddings.word_embeddings.weight, weights)
     save_model(model, tmp_path / "model", tokenizer_file)
@@ -106,11 +106,12 @@ def test_a_text_encoder_is_locked_partly_locked_or_tuned(tmp_path: Path) -> None
     config = BertConfig(
         vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
     )
-    BertModel(config).save_pretrained(tmp_path / "bert")
+    BertModel(config).save_pretrained(tmp_path / "bert" / "text")
 
     def encoder(trained: str) -> torch.nn.Module:
-        text = TextEncoder(pretrained=str(tmp_path / "bert"), width=32, heads=2, trained=trained, last_blocks=1)
-        return small_model(variant="text_only", text=text).train().query_tower.encoder
+        text = TextEncoder(pretrained="bert", width=32, heads=2, trained=trained, last_blocks=1)
+        model = small_model(variant="text_only", text=text, text_encoder=tmp_path / "bert")
+        return model.train().query_tower.encoder
 
     assert trained_names(encoder("tuned")) == {name for name, _ in encoder("tuned").named_parameters()}
     assert not trained_names(encoder("locked"))
@@ -133,13 +134,13 @@ def test_a_vision_encoder_is_partly_locked_from_its_adaptation_on(tmp_path: Path
 
 def test_a_timm_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
     encoder = timm.create_model("mobilenetv4_conv_small_050", pretrained=False, num_classes=0)
-    folder = tmp_path / "vision"
-    folder.mkdir()
+    folder = tmp_path / "mobilenet" / "vision"
+    folder.mkdir(parents=True)
     save_file(encoder.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(
         '{"architecture": "mobilenetv4_conv_small_050", "pretrained_cfg": {}, "num_classes": 0}'
     )
-    model = small_model(vision=VisionEncoder(name=f"local-dir:{folder}", pretrained=True))
+    model = small_model(vision=VisionEncoder(pretrained="mobilenet"), vision_encoder=folder.parent)
     assert torch.equal(model.vision.encoder.conv_stem.weight, encoder.conv_stem.weight)
     save_model(model, tmp_path / "model", tokenizer_file)
     folder.rename(tmp_path / "gone")
@@ -152,8 +153,8 @@ def test_bad_names_are_refused_by_setting() -> None:
         small_model(variant="smarr")
     with pytest.raises(InputError, match=r"network\.vision\.name 'no_such_net'"):
         small_model(vision=VisionEncoder(name="no_such_net"))
-    with pytest.raises(InputError, match=r"network\.text\.pretrained '/no/such/folder'"):
-        small_model(text=TextEncoder(pretrained="/no/such/folder"))
+    with pytest.raises(InputError, match=r"network\.text\.pretrained 'gone' \(/no/such/gone\)"):
+        small_model(text=TextEncoder(pretrained="gone"), text_encoder=Path("/no/such/gone"))
 
 
 def test_a_damaged_model_is_refused(tmp_path: Path, tokenizer_file: Path) -> None:
