@@ -98,7 +98,9 @@ def test_shops_without_the_setting_are_what_they_were(tmp_path, monkeypatch) -> 
     requests = pq.read_table(tmp_path / "shop" / "truth" / "requests" / f"dt={DAY}" / "part-0.parquet")
     titles = [product.title for product in draw_sample_shop(settings().shop.simulation).products]
     found = hashlib.sha256("\n".join([*requests["query"].to_pylist(), *titles]).encode()).hexdigest()
-    assert found == "ffed674f9b26f9d75e6f6524341489fae62212ebfba07acc0866c43665a343fc", "committed figures are of these words"
+    assert found == "ffed674f9b26f9d75e6f6524341489fae62212ebfba07acc0866c43665a343fc", (
+        "committed figures are of these words"
+    )
 
 
 def test_without_a_day_the_setting_is_refused() -> None:
