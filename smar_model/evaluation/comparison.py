@@ -201,6 +201,10 @@ class Bench:
             changes.append({"network": {"variant": row.variant}})
         for change in changes:
             content = merged(content, change)
+        simulation = content["shop"]["simulation"]
+        if simulation and simulation.get("held_back_words") and not simulation.get("held_back_from"):
+            held_out = dt.timedelta(days=content["window"]["evaluation_days"] - 1)
+            simulation["held_back_from"] = str(self.comparison.date - held_out)
         return validate_settings(content, source=f"{self.name}: row {name}")
 
     def run(self, name: str, *, seed: int, steps: Mapping[str, int]) -> Run:

@@ -23,6 +23,7 @@ from smar_model.evaluation.comparison import Bench
 from smar_model.evaluation.growth_drawing import GROWTH, draw_growth
 from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
 from smar_model.evaluation.measured_rows import ROWS, Measured
+from smar_model.evaluation.segments import UNSEEN_WORDS, WRONG_PICTURE
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
 from smar_model.evaluation.terminal_table import percent, points
 from smar_model.evaluation.training_steps import known_steps
@@ -44,6 +45,8 @@ SHOWN = {
 }
 GUARDED = ("not_fashion", "title_rich", "no_picture")
 """Where a model must not lose against the floor."""
+GUARDED_WHERE_THERE = (UNSEEN_WORDS, WRONG_PICTURE, "right_picture")
+"""Likewise, in shops that have such queries."""
 SHARES = (NOVEL, "all", "fashion")
 
 Seeds = Mapping[int, Measured]
@@ -230,7 +233,7 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Co
             for segment in segments
         ],
         pairs=[(pair, entry and entry.segments) for pair, entry in pairs],
-        guarded=GUARDED,
+        guarded=(*GUARDED, *(name for name in GUARDED_WHERE_THERE if any(e and name in e.segments for _, e in pairs))),
         metric=COMPARED[0],
         compared={COMPARED[1]: "nDCG@10", COMPARED[2]: "P@50"},
         shares={title: entry.segments for title, entry in differences.items() if " of " in title},

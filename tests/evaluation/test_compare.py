@@ -57,6 +57,9 @@ ROWS = {
 }
 PAIRS = [{"first": "default", "second": "text_only", "aim": 0.1}, {"first": "default", "second": "bm25"}]
 STEPS = {"steps": 2, "batch": 8}
+WRONG_PICTURES = [
+    {"item_id": f"item-{number:03}", "shows": "placeholder", "of_item": None} for number in range(0, 24, 2)
+]
 
 
 @dataclass(kw_only=True)
@@ -87,6 +90,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         for day, (_, requests) in events.items():
             rows = [r | {"named": [("colour", colour[r["item_id"]])]} for r in requests]
             write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
+        write_rows(root / "truth" / "pictures.parquet", "truth_pictures", WRONG_PICTURES)
         training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS, "picture_views": 1, "threads": 1}
         segments = {"novel_bucket": NOVEL_BUCKET}
         settings = tiny_settings(root, network=NETWORK, training=training, segments=segments)
@@ -119,7 +123,10 @@ def write_segments(folder: Path, clicked: set[tuple[str, str]], items: list[dict
     department = {item["item_id"]: item["category"].split(" > ")[0] for item in items}
     facts = {"query_tier": "head", "title_kind": "rich", "query_seen": True, "item_seen": True}
     facts |= {"day": LAST_DAY, "clicks": 1, "picture_informative": True, "also_synthetic": False, "is_visual": True}
-    rows = [{"query": q, "item_id": item, "department": department[item], **facts} for q, item in sorted(clicked)]
+    rows = [
+        {"query": q, "item_id": item, "department": department[item], "unseen_words": "red" in q, **facts}
+        for q, item in sorted(clicked)
+    ]
     write_rows(folder / "segments" / "part-0.parquet", "segments", rows)
 
 
@@ -325,6 +332,29 @@ def test_the_page_says_what_was_measured(measured: Bench) -> None:
     share = differences["default of oracle over text_only"]["segments"][NOVEL]["at_10"]["mean"]
     if share is not None:
         assert share == pytest.approx((at_10[0] - at_10[1]) / (at_10[2] - at_10[1]), abs=1e-3)
+
+
+def test_words_never_read_and_pictures_that_lie_are_segments_beside_the_guarded_ones(measured: Bench) -> None:
+    page = write_page(measured, command="c").read_text()
+    assert "| not_fashion | title_rich | no_picture | unseen_words | wrong_picture | right_picture |" in page
+    row = next(row for row in current_rows(measured) if row.name == "default")
+    results = read_results(load_artifact(row.stage, row.key), row.model)
+    wrong = {rows["item_id"] for rows in WRONG_PICTURES}
+    novel = results.segments[NOVEL]
+    assert row.metrics["wrong_picture"].n == sum(novel & np.isin(results.clusters.astype(str), sorted(wrong))) > 0
+    assert sum(row.metrics[name].n for name in ("wrong_picture", "right_picture", "no_picture")) == novel.sum()
+    assert 0 < row.metrics["unseen_words"].n < novel.sum()
+
+
+def test_words_are_held_back_until_the_first_evaluation_day(shop: Shop) -> None:
+    simulation = {"shop": {"simulation": {"held_back_words": 0.5}}, "window": {"evaluation_days": 2}}
+    rows = {
+        "text_only": ROWS["text_only"],
+        "told": ROWS["default"] | {"settings": {"shop": {"simulation": {"held_back_from": "2026-11-01"}}}},
+    }
+    bench = shop.bench("held_back", rows, settings=simulation)
+    made = {name: bench.settings(name, seed=0, steps={}).shop.simulation for name in rows}
+    assert [str(made[name].held_back_from) for name in rows] == [str(DAYS[-2]), "2026-11-01"]
 
 
 def test_the_page_can_be_written_where_the_lake_is_not(
