@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.encoder_store import list_encoders
 from smar_model.lake.shared_files import store
 from smar_model.settings import REPOSITORY, home
 from smar_model.url_secrets import mask_secrets
@@ -37,7 +38,7 @@ def examine() -> list[Finding]:
     """Look at everything; nothing stays changed."""
     stores = [_store()] if os.environ.get("SMAR_STORE") else []
     ports = [_port(name, port) for name, port in PORTS.items()]
-    return [_python(), _packages(), _java(), _disk(), *stores, _memory(), _cores(), _gpu(), *ports]
+    return [_python(), _packages(), _java(), _disk(), *stores, _memory(), _cores(), _gpu(), _encoders(), *ports]
 
 
 def report(findings: Iterable[Finding]) -> int:
@@ -149,6 +150,19 @@ def _gpu() -> Finding:
         return Finding(subject="GPU", state="fine", found="; ".join(answer.splitlines()))
     advice = "none is needed for the sample shop; real catalogues train faster with an NVIDIA GPU and its driver"
     return Finding(subject="GPU", state="note", found="none", advice=advice)
+
+
+def _encoders() -> Finding:
+    """Which pretrained encoders are at hand: none is needed unless settings name one."""
+    try:
+        found = list_encoders()
+    except (InputError, NoAnswer) as error:
+        return Finding(subject="Encoders", state="note", found=str(error))
+    if found:
+        told = ", ".join(f"{encoder.name} ({' and '.join(encoder.has)})" for encoder in found)
+        return Finding(subject="Encoders", state="fine", found=told)
+    advice = "settings that name one want it: `smar encoder add minilm`, `smar encoder add lite0` (docs/encoders.md)"
+    return Finding(subject="Encoders", state="note", found="none added", advice=advice)
 
 
 def _port(name: str, port: int) -> Finding:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from smar_model.cli import comparisons, descriptions, releases, runs, shops
+from smar_model.cli import comparisons, descriptions, encoders, releases, runs, shops
 from smar_model.cli.mlflow_failures import mlflow_failure
 from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo, machine_failure
 from smar_model.settings import home
@@ -21,6 +21,7 @@ app = typer.Typer(
 for _group in (runs, releases, comparisons, descriptions):
     app.add_typer(_group.app)
 app.add_typer(shops.app, name="shop")
+app.add_typer(encoders.app, name="encoder")
 
 
 def main() -> None:

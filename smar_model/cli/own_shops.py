@@ -44,13 +44,14 @@ def adopt_command(
     configs: Annotated[Path, typer.Option(help="Folder of the settings file.")] = REPOSITORY / "configs",
 ) -> None:
     """Check a shop and write its settings, with a comment on each line that says why; a shop with faults is refused."""
-    from smar_model.shop.adoption import adopt
+    from smar_model.shop.adoption import adopt, warn_of_scripts
 
     check = run_check(folder, settings=None)
     path = adopt(check, name=name, folder=folder, configs=configs)
     print(path.read_text(encoding="utf-8"))
     shown = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
-    for warning in check.warnings:
+    unread = warn_of_scripts(check, load_settings(path))
+    for warning in [*check.warnings, *([unread] if unread else [])]:
         print(f"To look at: {warning}")
     print(
         f"{shown}: written. Go over visual_departments, then:\n\n    make retrain SETTINGS={shown} DATE={check.window[-1]}"

@@ -138,7 +138,7 @@ def _vision_parts(bench: Bench, name: str) -> dict[str, object]:
         "adapted": variant.adapted,
         "descriptors": variant.descriptors,
         "image_tower": variant.image_tower,
-        **network.vision.model_dump(include={"name", "options"}),
+        **network.vision.model_dump(include={"name", "pretrained", "levels", "options"}),
         **network.text.model_dump(include={"width", "heads"}),
         **network.model_dump(include={"image_layers", "frames"}),
     }

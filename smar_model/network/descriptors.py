@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 FIELD = 16
 """Side of a field in pixels."""
+MOST_FIELDS = 24
+"""Of FIELD pixels: those of 60×80 are 20."""
+MANY_FIELDS = 16
 CELLS = 2
 """Cells of a field, each way, in which edges are counted apart."""
 DIRECTIONS = 8
@@ -40,9 +43,13 @@ class PictureDescriptors(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: int, width: int, *, grid: tuple[int, int] | None = None) -> None:
+        """
+        Args:
+            grid: rows and columns of fields; None: of FIELD pixels each.
+        """
         super().__init__()
-        self.rows, self.columns = math.ceil(height / FIELD), math.ceil(width / FIELD)
+        self.rows, self.columns = grid or fields_of(height, width)
         self.patches = self.rows * self.columns
         self.whole = math.ceil(FINE_LEVELS**3 / self.patches)
         self.channels = LEVELS**3 + CELLS**2 * DIRECTIONS + self.whole
@@ -66,6 +73,23 @@ class PictureDescriptors(nn.Module):
         fine = whole_colours(pictures)
         fine = F.pad(fine, (0, self.patches * self.whole - fine.shape[1]))
         return torch.cat([fields, fine.view(-1, self.patches, self.whole)], dim=-1)
+
+
+def fields_of(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of fields of FIELD pixels."""
+    return math.ceil(height / FIELD), math.ceil(width / FIELD)
+
+
+def choose_fields(height: int, width: int) -> tuple[int, int] | None:
+    """Grid of the fields of a large picture, about MANY_FIELDS, however many pixels it has; None: fields of FIELD pixels are not more.
+
+    What a network over all fields costs grows with their number, and 64 of a picture of 128×128 pixels tell no more than 16
+    (`docs/vision.md`).
+    """
+    if math.prod(fields_of(height, width)) <= MOST_FIELDS:
+        return None
+    side = math.sqrt(height * width / MANY_FIELDS)
+    return max(1, round(height / side)), max(1, round(width / side))
 
 
 def colour_histograms(pictures: Tensor, rows: int, columns: int) -> Tensor:

@@ -9,20 +9,20 @@ encodes each picture once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
 from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.errors import InputError
-from smar_model.network.descriptors import PictureDescriptors
+from smar_model.network.descriptors import PictureDescriptors, choose_fields
 from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores
+from smar_model.network.picture_encoder import Grid, PictureEncoder, make_picture_encoder
 from smar_model.network.pretrained_text import PretrainedRate, PretrainedTextTower, TextForm, cut_config
 from smar_model.network.pretrained_words import begin_with_words
 from smar_model.network.towers import (
@@ -48,6 +48,11 @@ HEAD_TEMPERATURE = 1 / 30
 INITIAL_CONFIDENCE = 2.0
 """Logit of c(item) before training: a picture counts .88 until something speaks against it."""
 
+MOST_PLACED_NUMBERS = 4_096
+"""Of a picture, that a placed image tower takes at once: its first layer has 4 · width weights for each."""
+PLACE_CHANNELS = 64
+"""To which more are brought first, each place alike."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -64,51 +69,12 @@ class Shape:
     text_form: TextForm | None = None
     """None with a text encoder: a model of before there was one, whose towers have all of the encoder's layers each."""
     vision_encoder: str | None = None
-    """timm architecture; None: a variant without pictures, or one that reads them by descriptors."""
-
-
-class PictureEncoder(nn.Module):
-    """A timm model without its head: pictures (B, 3, H, W), 0–1, to patch tokens (B, P, C)."""
-
-    encoder: Any
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, encoder: Any, height: int, width: int) -> None:
-        super().__init__()
-        self.encoder = encoder.to(memory_format=torch.channels_last)
-        # Saved with the weights: an encoder from a folder may come with a normalisation of its own.
-        self.register_buffer("mean", torch.tensor(encoder.pretrained_cfg["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(encoder.pretrained_cfg["std"]).view(1, 3, 1, 1))
-        with torch.no_grad():
-            was_training = self.encoder.training
-            self.encoder.eval()
-            self.patches, self.channels = self.forward(torch.zeros(1, 3, height, width)).shape[1:]
-            self.encoder.train(was_training)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        # Convolutions are a sixth faster with channels last.
-        pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        states = self.encoder.forward_features(pictures)
-        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
-
-
-def make_picture_encoder(
-    network: Network, *, architecture: str | None, height: int, width: int, folder: Path | None = None
-) -> PictureEncoder:
-    """Build the encoder that settings name, with its weights from `folder` where there is one; `architecture` counts instead of the name.
-
-    Raises:
-        InputError: timm knows no such model, its weights cannot be had, or it does not take the pictures' size.
-    """
-    options = dict(network.vision.options)
-    what = f"network.vision.pretrained {folder}" if folder else f"network.vision.name {network.vision.name!r}"
-    try:
-        name = f"local-dir:{folder}" if folder else architecture or network.vision.name
-        encoder = timm.create_model(name, pretrained=folder is not None, num_classes=0, **options)
-        return PictureEncoder(encoder, height, width)
-    except Exception as error:
-        raise InputError(f"{what} (options {options}) at {width}×{height} pixels: {error}") from error
+    """timm architecture; None: a variant without pictures, or one that reads them by descriptors alone."""
+    vision_came_with_weights: bool = False
+    picture_grid: Grid | None = None
+    """Rows and columns of the patch tokens' places; None: as the encoder, or the pictures' size, has them."""
+    place_channels: int | None = None
+    """To what a placed image tower first brings a place's channels; None: it takes all channels of all places at once."""
 
 
 class RetrievalModel(nn.Module):
@@ -120,8 +86,19 @@ class RetrievalModel(nn.Module):
     header_temperature: Tensor
     """Divides the header's logits, so that P(q) is calibrated; found after fine-tuning."""
 
-    def __init__(self, shape: Shape, *, text_encoder: Path | None = None, vision_encoder: Path | None = None) -> None:
-        """`text_encoder`, `vision_encoder`: folders of pretrained encoders, whose weights the towers begin with."""
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        is_new: bool = False,
+        text_encoder: Path | None = None,
+        vision_encoder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            is_new: whether the shape leaves open what follows from the pictures' size and the encoder; it is in `shape` after.
+            text_encoder, vision_encoder: folders of pretrained encoders, whose weights the towers begin with.
+        """
         super().__init__()
         network, text = shape.network, shape.network.text
         self.shape = shape
@@ -140,7 +117,9 @@ class RetrievalModel(nn.Module):
             Projection(text.width, network.dimension) for _ in range(self.variant.heads - 1)
         )
         if self.variant.fusion:
-            self.vision = self._vision(vision_encoder)
+            self.vision = self._vision(vision_encoder, is_new=is_new)
+            if is_new:
+                self.shape = replace(shape, **self._picture_parts())
             self.image_tower = self._image_tower()
             self.image_projection = Projection(text.width, network.dimension)
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
@@ -187,31 +166,51 @@ class RetrievalModel(nn.Module):
             begin_with_words(tower.tokens, pretrained)
         return tower
 
-    def _vision(self, pretrained: Path | None) -> PictureDescriptors | PictureEncoder:
+    def _vision(self, pretrained: Path | None, *, is_new: bool) -> PictureDescriptors | PictureEncoder:
         shape, network = self.shape, self.shape.network
         if network.frames > 1 and not self.vision_locked:
             raise InputError(
-                f"network.frames {network.frames}: several pictures at once need a vision encoder that is adapted and "
-                "locked (network.vision.adapted: true, trained: locked); or set frames to 1"
+                f"network.frames {network.frames}: several pictures at once need a vision encoder that is locked "
+                "(network.vision.trained: locked), and adapted (adapted: true) or pretrained; or set frames to 1"
             )
-        if self.variant.descriptors:
-            return PictureDescriptors(shape.picture_height, shape.picture_width)
+        if self.variant.descriptors == "alone":
+            height, width = shape.picture_height, shape.picture_width
+            return PictureDescriptors(
+                height, width, grid=choose_fields(height, width) if is_new else shape.picture_grid
+            )
         vision = make_picture_encoder(
             network,
-            architecture=shape.vision_encoder,
-            folder=pretrained / "vision" if pretrained else None,
             height=shape.picture_height,
             width=shape.picture_width,
+            descriptors=self.variant.descriptors,
+            architecture=shape.vision_encoder,
+            grid="choose" if is_new else shape.picture_grid,
+            came_with_weights=shape.vision_came_with_weights,
+            folder=pretrained / "vision" if pretrained else None,
         )
         if network.vision.trained == "partly":
             train_part(vision.encoder, "partly", network.vision.last_blocks)
         return vision
 
+    def _picture_parts(self) -> dict[str, Any]:
+        """What of the shape follows from the pictures' size and the encoder."""
+        shape, vision = self.shape, self.vision
+        parts: dict[str, Any] = {}
+        if isinstance(vision, PictureEncoder):
+            architecture = vision.encoder.pretrained_cfg.get("architecture") or shape.network.vision.name
+            parts = {"vision_encoder": architecture, "picture_grid": vision.grid}
+        else:
+            parts = {"picture_grid": choose_fields(shape.picture_height, shape.picture_width)}
+        if self.variant.image_tower == "placed" and vision.patches * vision.channels > MOST_PLACED_NUMBERS:
+            parts["place_channels"] = PLACE_CHANNELS
+        return parts
+
     def _image_tower(self) -> ImageTower | PlacedImageTower:
         network, text = self.shape.network, self.shape.network.text
         sizes = {"channels": self.vision.channels, "patches": self.vision.patches, "frames": network.frames}
         if self.variant.image_tower == "placed":
-            return PlacedImageTower(**sizes, width=text.width, dropout=network.dropout)
+            narrow = self.shape.place_channels
+            return PlacedImageTower(**sizes, width=text.width, dropout=network.dropout, narrow=narrow)
         return ImageTower(
             **sizes, width=text.width, heads=text.heads, layers=network.image_layers, dropout=network.dropout
         )
@@ -223,8 +222,12 @@ class RetrievalModel(nn.Module):
 
     @property
     def vision_locked(self) -> bool:
-        """Whether the vision encoder stays as adapt-vision left it, so that each picture is encoded once."""
-        return self.variant.adapted and self.shape.network.vision.trained == "locked"
+        """Whether the vision encoder stays as adapt-vision left it, so that each picture is encoded once: one that was adapted, or
+        came with weights, or has nothing to learn."""
+        if self.variant.descriptors == "alone":
+            return True
+        known = self.variant.adapted or self.shape.vision_came_with_weights
+        return known and self.shape.network.vision.trained == "locked"
 
     @property
     def begins_with_pretrained_tokens(self) -> bool:
@@ -233,7 +236,7 @@ class RetrievalModel(nn.Module):
         return named and (self.shape.text_encoder is None or self.shape.text_form is not None)
 
     def pretrained_rates(self) -> dict[nn.Parameter, PretrainedRate]:
-        """Learning rates of the weights that come from a pretrained text encoder's layers."""
+        """Learning rates of the weights that come from pretrained encoders."""
         rates: dict[nn.Parameter, PretrainedRate] = {}
         text = self.shape.network.text
         for tower in (self.query_tower, self.item_text_tower):
@@ -241,6 +244,9 @@ class RetrievalModel(nn.Module):
                 for parameter, depth in tower.depths().items():
                     rate = PretrainedRate(peak=text.learning_rate, share=text.layer_decay**depth)
                     rates.setdefault(parameter, rate)
+        if self.shape.vision_came_with_weights and self.variant.fusion and isinstance(self.vision, PictureEncoder):
+            rate = PretrainedRate(peak=self.shape.network.vision.learning_rate, share=1.0)
+            rates |= dict.fromkeys(self.vision.encoder.parameters(), rate)
         return rates
 
     def train(self, mode: bool = True) -> RetrievalModel:

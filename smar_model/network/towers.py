@@ -167,11 +167,18 @@ class PlacedImageTower(nn.Module):
 
     places = 1
 
-    def __init__(self, *, channels: int, patches: int, frames: int, width: int, dropout: float) -> None:
+    def __init__(
+        self, *, channels: int, patches: int, frames: int, width: int, dropout: float, narrow: int | None = None
+    ) -> None:
+        """
+        Args:
+            narrow: channels of each place to go on with, by one linear layer for all places; None: all.
+        """
         super().__init__()
         inside = 4 * width
+        self.narrow = nn.Sequential(nn.Linear(channels, narrow), nn.LayerNorm(narrow), nn.GELU()) if narrow else None
         self.layers = nn.Sequential(
-            nn.Linear(patches * channels, inside),
+            nn.Linear(patches * (narrow or channels), inside),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(inside, width),
@@ -183,6 +190,8 @@ class PlacedImageTower(nn.Module):
     def forward(self, patches: Tensor, has_picture: Tensor) -> Tensor:
         if patches.ndim == 3:
             patches, has_picture = patches[:, None], has_picture[:, None]
+        if self.narrow is not None:
+            patches = self.narrow(patches)
         states = torch.where(has_picture[..., None], self.layers(patches.flatten(2)), self.no_picture)  # (B, F, W)
         return add_frames(states, self.further_frames)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from smar_model.errors import InputError
-from smar_model.settings import Fusion, ImageTower, Network, Routing, TextTower
+from smar_model.settings import Descriptors, Fusion, ImageTower, Network, Routing, TextTower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +19,12 @@ class Variant:
     fusion: Fusion | None = None
     """How the multimodal embedding comes about; None: no picture is read at all."""
     adapted: bool = False
-    """The vision encoder is prepared by adapt-vision, then locked, and every picture is encoded once. Otherwise it is
-    trained from its beginning inside the network, through the network's own losses ("end to end")."""
-    descriptors: bool = False
-    """Pictures are read by histograms of colours and edges (`network/descriptors.py`) in the place of an encoder; what
-    adapt-vision prepares is then the image tower alone."""
+    """The vision encoder is prepared by adapt-vision, then locked, and every picture is encoded once. Otherwise one that came with
+    weights is locked as it came, and one that begins with nothing is trained inside the network, through the network's own losses
+    ("end to end")."""
+    descriptors: Descriptors = "none"
+    """`alone`: pictures are read by histograms of colours and edges (`network/descriptors.py`) in the place of an encoder; what
+    adapt-vision prepares is then the image tower alone. `beside`: by both."""
     image_tower: ImageTower = "transformer"
     """`placed`: a small network over all places of the picture at once."""
     text_loss: bool = True
@@ -62,7 +63,7 @@ VARIANTS = {
         text_tower="words",
         fusion="mlp",
         adapted=True,
-        descriptors=True,
+        descriptors="alone",
         image_tower="placed",
         routing="soft",
     ),
@@ -88,9 +89,9 @@ VARIANTS = {
     "oracle": replace(_TEXT_ONLY, summary="Text-only over texts that name each item's true attributes"),
 }
 """Choices that the papers leave open: DPSR has four heads. "Naive" concatenation and SMAR train their vision encoder
-inside the network: here no encoder comes with weights, a frozen random one would be a straw man, and an adapted one is
-Beyond Text's first stage (for them `network.vision.adapted`). That also leaves an ablated tower without any other direct
-supervision before fine-tuning, as adapt-vision would be for -ni."""
+inside the network where it begins with nothing: a frozen random one would be a straw man, and an adapted one is Beyond
+Text's first stage (for them `network.vision.adapted`). That also leaves an ablated tower without any other direct
+supervision before fine-tuning, as adapt-vision would be for -ni. One that came with weights is locked as it came."""
 
 
 def find_variant(network: Network) -> Variant:
@@ -114,7 +115,14 @@ def find_variant(network: Network) -> Variant:
             "descriptors": network.vision.descriptors,
             "image_tower": network.image_tower,
         }
+    if variant.descriptors == "alone" and has_encoder(network):
+        variant = replace(variant, descriptors="beside")
     return replace(variant, **{name: value for name, value in set_parts.items() if value is not None})  # type: ignore[arg-type]
+
+
+def has_encoder(network: Network) -> bool:
+    """Whether settings name a pretrained vision encoder; "true" is what models of older versions have, which knew no names."""
+    return network.vision.pretrained not in (None, "true")
 
 
 def switched_parts(variant: Variant) -> str:
@@ -123,10 +131,11 @@ def switched_parts(variant: Variant) -> str:
         "words": variant.text_tower == "words",
         f"{variant.fusion}": variant.fusion is not None,
         "descriptors"
-        if variant.descriptors
+        if variant.descriptors == "alone"
         else "adapted encoder"
         if variant.adapted
         else "encoder trained inside": variant.fusion is not None,
+        "descriptors beside it": variant.descriptors == "beside",
         "placed image tower": variant.image_tower == "placed",
         " + ".join(name for name, learned in zip(("L_t", "L_i", "L_m"), variant.losses, strict=True) if learned): True,
         f"{variant.routing} gate": variant.routing != "none",

@@ -28,6 +28,7 @@ from smar_model.settings.data import (
     Window,
 )
 from smar_model.settings.network import (
+    Descriptors,
     Fusion,
     ImageTower,
     Network,
@@ -51,6 +52,7 @@ __all__ = [
     "Checks",
     "Clicks",
     "Count",
+    "Descriptors",
     "Evaluation",
     "Fetch",
     "Fusion",

@@ -13,6 +13,7 @@ TextTower = Literal["transformer", "words"]
 ImageTower = Literal["transformer", "placed"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
+Descriptors = Literal["none", "alone", "beside"]
 
 
 class Tokenizer(Section):
@@ -50,18 +51,23 @@ class TextEncoder(Section):
 
 class VisionEncoder(Section):
     name: str = "test_resnet"
-    """A `timm` model by name, or `local-dir:FOLDER` for one saved in a folder, which begins with nothing."""
+    """A `timm` architecture by name, which begins with nothing; `pretrained` comes before it."""
     pretrained: str | None = None
-    """Name of an encoder that `smar encoder add` has added; unset: the model of the name above, which begins with nothing."""
+    """Name of an encoder that `smar encoder add` has added; unset: the architecture above, which begins with nothing."""
+    levels: Count | None = None
+    """How many of the encoder's levels are patch tokens: its last ones, as strides of 8, 16 and 32 pixels; of a ViT so many blocks,
+    evenly spaced, the last among them. Several are brought to one grid, each normalised. Unset: 3 of a pretrained encoder, else its output."""
     adapted: bool | None = None
     """Whether adapt-vision prepares the encoder before fusion; unset: as the variant has it."""
-    descriptors: bool | None = None
-    """Whether pictures are read by fixed histograms of colours and edges in the place of this encoder; unset: as the variant
-    has it. With pretrained weights, or a GPU to adapt an encoder with: false."""
+    descriptors: Descriptors | None = None
+    """Fixed histograms of colours and edges: `none`; `alone`, in the place of this encoder; `beside` it, on the same places. Unset: as
+    the variant has it, where `alone` becomes `beside` when `pretrained` names an encoder."""
     trained: Trained = "locked"
-    """How much of an adapted encoder is trained further: nothing, which lets each picture be encoded once; its last
-    blocks (adapt-vision then trains no others either); all."""
+    """How much of an encoder that was adapted, or came with weights, is trained inside the network: nothing, so that each picture
+    is encoded once; its last blocks (adapt-vision then trains no others either); all."""
     last_blocks: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak of a pretrained encoder's learning rate; never above that of the stage, which all new parts have."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to `timm.create_model`."""
 
@@ -73,6 +79,12 @@ class VisionEncoder(Section):
         if isinstance(values, dict) and isinstance(switched := values.get("pretrained"), bool):
             return values | {"pretrained": "true" if switched else None}
         return values
+
+    @field_validator("descriptors", mode="before")
+    @classmethod
+    def _alone_or_none(cls, value: object) -> object:
+        """Before an encoder could have them beside it, true and false said whether they took its place."""
+        return {True: "alone", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class Network(Section):

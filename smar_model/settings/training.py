@@ -44,6 +44,10 @@ class VisionAdaptation(Optimisation):
     time it finds more, and keeps colours that queries and categories alone let go (`docs/vision.md`)."""
     category_weight: Annotated[float, Field(ge=0)] = 0.5
     """Category of the item in the picture, by a linear head that is thrown away after."""
+    distillation_weight: Annotated[float, Field(ge=0)] = 0.0
+    """How much a pretrained encoder is held to the patch tokens that it gave as it came (arXiv 2606.27708): one more forward pass."""
+    interpolation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """α of α·adapted + (1 − α)·as it came, the weights of a pretrained encoder at the end (WiSE-FT, arXiv 2109.01903). 1: adapted."""
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> VisionAdaptation:

@@ -18,7 +18,8 @@ from pathlib import Path
 from smar_model.delivery.check_records import ShopCheck
 from smar_model.delivery.delivery_figures import Department
 from smar_model.errors import InputError
-from smar_model.settings import Checks, Evaluation, Gate, home, load_settings
+from smar_model.lake.encoder_store import find_encoder
+from smar_model.settings import Checks, Evaluation, Gate, Settings, home, load_settings
 
 BASE = "configs/real_products.yaml"
 LONGEST_WINDOW = 60
@@ -31,6 +32,8 @@ ERROR_AT_10_000 = 0.0031
 EQUALS_PASS = 2 * 1.645
 """Standard errors of a margin that lets 95 of 100 equal models pass."""
 WIDEST_MARGIN = 0.2
+UNREAD_SHARE = 0.05
+"""Of the queries, in a script that the text encoder does not know: from there on it is said."""
 SMALL_LOG = 1_000_000
 """Events up to which Spark's jobs end before the JVM's second compiler pays."""
 _CHOSEN_BY_LOOKS = re.compile(
@@ -81,6 +84,26 @@ def adopt(check: ShopCheck, *, name: str, folder: Path, configs: Path) -> Path:
         load_settings(draft)
         os.replace(draft, path)
     return path
+
+
+def warn_of_scripts(check: ShopCheck, settings: Settings) -> str | None:
+    """What to say where many queries are written in a script that the text encoder which settings name does not know; None: nothing."""
+    name = settings.network.text.pretrained
+    if name is None:
+        return None
+    encoder = find_encoder(name)
+    if encoder is None:
+        return f"network.text.pretrained: no encoder {name!r} has been added here; run `smar encoder add {name} SOURCE` before the first run"
+    known = encoder.record["scripts"]
+    least = max(1, UNREAD_SHARE * check.clicked_queries)
+    unread = {script: n for script, n in check.query_scripts.items() if script not in known and n >= least}
+    if not unread:
+        return None
+    counts = ", ".join(f"{n:,} of {check.clicked_queries:,} in {script}" for script, n in unread.items())
+    return (
+        f"queries are written in a script that encoder {name!r} does not know (it knows {', '.join(known) or 'none'}): {counts}; name an "
+        "encoder of these languages in network.text.pretrained, or `null` there, which trains a tokenizer of the shop's own (docs/encoders.md)"
+    )
 
 
 def describe_settings(check: ShopCheck, *, name: str, folder: Path) -> str:

@@ -3,11 +3,13 @@
 The encoder and the image tower learn from what a shop has: what shoppers and sellers call the product in the picture (contrast of
 picture and query; or the query's words named from the picture, all words of the vocabulary against each other), the picture
 itself (contrast of two augmented views), and where the product stands in the catalogue. The heads that name words and
-categories are thrown away after. `docs/vision.md` says what each is worth.
+categories are thrown away after. One that came with weights can be held near to what it was (arXiv 2606.27708): while it learns, by
+the tokens that it gave (distillation); after, by its weights (WiSE-FT). `docs/vision.md` says what each is worth.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -17,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smar_model.data.picture_views import look
+from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
-from smar_model.network.descriptors import PictureDescriptors
 from smar_model.network.losses import duplicates_mask, in_batch_softmax
 from smar_model.network.model import RetrievalModel
+from smar_model.network.picture_encoder import PictureEncoder
 from smar_model.network.towers import PADDING
 from smar_model.settings import VisionAdaptation
 from smar_model.training.batches import Batch, TrainingData
@@ -48,14 +51,17 @@ class Adaptation(nn.Module):
         width = model.shape.network.text.width
         self.category_head = nn.Linear(width, int(categories.max()) + 1)
         self.word_head = nn.Linear(width, model.shape.vocabulary) if weights.naming_weight else None
+        # No part of what is trained or kept in a checkpoint: each process makes it of the weights that the encoder came with.
+        self._as_it_came = [copy.deepcopy(model.vision).eval()] if weights.distillation_weight else []
 
     def encode(self, batch: Batch) -> Embeddings:
         """What the losses of positive weight need: queries, images, views: unit vectors (B, D), views where the batch has second ones,
-        without a gradient; category: logits; naming: each pair's loss (B,)."""
+        without a gradient; category: logits; naming, distillation: each pair's loss (B,)."""
         move(batch)
         assert batch.has_picture is not None and batch.pixels is not None
         first, *second = batch.pixels.unbind(1) if batch.pixels.ndim == 5 else (batch.pixels,)
-        states, images = self.model.encode_images(self.model.picture_patches(first), batch.has_picture)
+        patches = self.model.picture_patches(first)
+        states, images = self.model.encode_images(patches, batch.has_picture)
         picture = states.mean(1)  # (B, W)
         embeddings = {
             "images": images,
@@ -68,6 +74,10 @@ class Adaptation(nn.Module):
             embeddings["queries"], _ = self.model.encode_queries(batch.queries)
         if self.word_head:
             embeddings["naming"] = naming_loss(self.word_head(picture), batch.queries)
+        for encoder in self._as_it_came:
+            with torch.no_grad():
+                wanted = encoder.to(first.device)(first)
+            embeddings["distillation"] = (patches - wanted).square().mean((1, 2))
         if second:
             with torch.no_grad():
                 _, embeddings["views"] = self.model.encode_images(
@@ -90,6 +100,9 @@ class Adaptation(nn.Module):
         if weights.naming_weight:
             parts["naming"] = seen["naming"].mean()
             total = total + weights.naming_weight * parts["naming"]
+        if weights.distillation_weight:
+            parts["distillation"] = seen["distillation"].mean()
+            total = total + weights.distillation_weight * parts["distillation"]
         if weights.view_weight:
             excluded = duplicates_mask(items, items)
             parts["views"] = in_batch_softmax(seen["images"] @ seen["views"].T, self.model.scale, excluded)
@@ -122,21 +135,49 @@ def two_views(batches: Iterable[Batch], random: np.random.Generator) -> Iterator
         yield replace(batch, pixels=torch.from_numpy(np.stack([first, again], axis=1)))
 
 
+def fit_descriptors(model: RetrievalModel, pixels: np.ndarray) -> None:
+    """Tell descriptors, where the model has them, what is usual among a shop's pictures, (N, 3, H, W) uint8."""
+    vision = model.vision
+    descriptors = vision.descriptors if isinstance(vision, PictureEncoder) else vision
+    some = pixels[:: -(-len(pixels) // FITTED_PICTURES)]
+    if descriptors is not None and len(some) > 1:
+        descriptors.fit(torch.from_numpy(some).to(device()).float() / 255)
+
+
+def refuse_without_weights(model: RetrievalModel, weights: VisionAdaptation) -> None:
+    """
+    Raises:
+        InputError: settings hold the encoder to weights that it did not come with.
+    """
+    for name, is_set in (
+        ("distillation_weight", weights.distillation_weight > 0),
+        ("interpolation", weights.interpolation < 1),
+    ):
+        if is_set and not (isinstance(model.vision, PictureEncoder) and model.vision.came_with_weights):
+            raise InputError(
+                f"training.adapt_vision.{name} {getattr(weights, name):g}: holds an encoder to the weights that it came with, and this one "
+                "begins with nothing; name one in network.vision.pretrained, or take the line out"
+            )
+
+
 def run(context: StageContext) -> dict[str, float]:
-    """Train and publish `model/`, whose vision encoder the later stages lock; variants that do not adapt it pass."""
+    """Train and publish `model/`, whose vision encoder the later stages lock; variants that do not adapt it leave it as it came."""
     optimisation = context.settings.training.adapt_vision
     model = begin(context)
-    data = TrainingData(context, seed=context.settings.training.seed, pictures=model.variant.adapted)
-    if not data.thumbnails or not len(data.thumbnails.pixels):
-        if model.variant.adapted:
+    adapted, has_pictures = model.variant.adapted, model.variant.fusion is not None
+    if adapted:
+        refuse_without_weights(model, optimisation)
+    data = TrainingData(context, seed=context.settings.training.seed, pictures=has_pictures)
+    if has_pictures and model.variant.descriptors != "none" and data.thumbnails and len(data.thumbnails.pixels):
+        fit_descriptors(model, data.thumbnails.pixels)
+    if not adapted or not data.thumbnails or not len(data.thumbnails.pixels):
+        if adapted:
             context.report("no item has a picture: the vision encoder stays as it is")
         context.output("history.json").write_text("[]", encoding="utf-8")
         return publish(context, model)
-    if isinstance(model.vision, PictureDescriptors):
-        pixels = data.thumbnails.pixels
-        some = pixels[:: -(-len(pixels) // FITTED_PICTURES)]
-        if len(some) > 1:
-            model.vision.fit(torch.from_numpy(some).to(device()).float() / 255)
+    vision, came_with = model.vision, dict[str, Tensor]()
+    if isinstance(vision, PictureEncoder) and optimisation.interpolation < 1:
+        came_with = copy.deepcopy(vision.encoder.state_dict())
     adaptation = Adaptation(data.categories, model, optimisation).to(device())
     batches = data.batches(optimisation.batch, optimisation.clicked_share, pixels=True)
     metrics = train(
@@ -148,4 +189,6 @@ def run(context: StageContext) -> dict[str, float]:
         optimisation=optimisation,
         context=context,
     )
+    if came_with and isinstance(vision, PictureEncoder):
+        vision.move_towards(came_with, optimisation.interpolation)
     return metrics | publish(context, model)

@@ -32,14 +32,16 @@ PICTURES_TAKEN_TOGETHER = 4_096
 
 
 def encoder_digest(model: RetrievalModel) -> str:
-    """Digest of a vision encoder: its weights, its architecture with options, and the size of the pictures it reads."""
+    """Digest of a vision encoder: its weights, its architecture with options, its levels and places, and the size of the pictures it reads."""
     weights = [
         (name, digest_bytes(value.cpu().contiguous().numpy().tobytes()))
         for name, value in sorted(model.vision.state_dict().items())
     ]
     shape = model.shape
     size = (shape.picture_width, shape.picture_height)
-    return digest_json([weights, shape.vision_encoder, shape.network.vision.options, size])
+    vision = shape.network.vision
+    levels = (vision.levels, shape.vision_came_with_weights, shape.picture_grid, model.variant.descriptors)
+    return digest_json([weights, shape.vision_encoder, vision.options, size, levels])
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ catalogue_numbers.txt      where the catalogue holds numbers that look like thos
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.data.text_tokens import NUMBERS_FILE
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files
-from smar_model.network.model import PictureEncoder, RetrievalModel, Shape
+from smar_model.network.model import RetrievalModel, Shape
 from smar_model.network.pretrained_text import TextForm
 from smar_model.network.variants import find_variant
 from smar_model.settings import Network, Pictures
@@ -65,10 +65,11 @@ def load_model(folder: Path) -> RetrievalModel:
     """
     try:
         content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-        form = content.get("text_form")
+        form, grid = content.get("text_form"), content.get("picture_grid")
         parts = {
             "network": Network.model_validate(content["network"]),
             "text_form": TextForm(**{name: tuple(tokens) for name, tokens in form.items()}) if form else None,
+            "picture_grid": tuple(grid) if grid else None,
         }
         model = RetrievalModel(Shape(**content | parts))
         # A model from before there was a temperature has none.
@@ -107,14 +108,10 @@ def new_model(
         item_length=item_length,
         picture_width=pictures.width,
         picture_height=pictures.height,
+        vision_came_with_weights=vision_encoder is not None,
         **_text_parts(network, text_encoder, query_length, item_length),
     )
-    model = RetrievalModel(shape, text_encoder=text_encoder, vision_encoder=vision_encoder)
-    vision = getattr(model, "vision", None)
-    if isinstance(vision, PictureEncoder):
-        architecture = vision.encoder.pretrained_cfg.get("architecture") or network.vision.name
-        model.shape = replace(shape, vision_encoder=architecture)
-    return model
+    return RetrievalModel(shape, is_new=True, text_encoder=text_encoder, vision_encoder=vision_encoder)
 
 
 def _text_parts(network: Network, folder: Path | None, query_length: int, item_length: int) -> dict[str, Any]:

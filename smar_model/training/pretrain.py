@@ -116,14 +116,15 @@ def modality_weights(context: StageContext, model: RetrievalModel) -> ModalityWe
 
 
 def run(context: StageContext) -> dict[str, float | str]:
-    """Train all towers, on patch tokens where the vision encoder is adapted and locked, else on pictures; publish `model/`."""
+    """Train all towers, on patch tokens where the vision encoder is locked, else on pictures; publish `model/`."""
     training, optimisation = context.settings.training, context.settings.training.pretrain
     model = begin(context)
-    if model.variant.adapted:
-        # The text side starts anew: adapting the vision encoder has bent it towards pictures.
+    if model.variant.fusion:
         adapted = load_model(context.input("adapt-vision").folder / "model")
         model.vision.load_state_dict(adapted.vision.state_dict())
-        model.image_tower.load_state_dict(adapted.image_tower.state_dict())
+        if model.variant.adapted:
+            # The text side starts anew: adapting the vision encoder has bent it towards pictures.
+            model.image_tower.load_state_dict(adapted.image_tower.state_dict())
     data = TrainingData(context, seed=training.seed, pictures=model.variant.fusion is not None)
     text_first = round(optimisation.steps * training.text_first_share) if model.variant.text_loss else 0
     weighting = modality_weights(context, model)

@@ -414,7 +414,7 @@ def test_a_row_that_cannot_be_is_refused_before_anything_runs(shop: Shop, row: d
 def test_another_rows_vision_encoder_must_fit(shop: Shop) -> None:
     rows = {"default": ROWS["default"], "x": {"label": "X", "variant": "smar_adapted", "vision": "default"}}
     with pytest.raises(
-        InputError, match="row x takes the vision encoder of default, whose descriptors is True; its own"
+        InputError, match=r"row x takes the vision encoder of default, whose descriptors is 'alone'; its own"
     ):
         measure_missing(shop.bench("refused", rows))
 

@@ -110,7 +110,7 @@ def test_settings_take_the_place_of_a_variants_parts() -> None:
     assert not small_model(variant="smar").vision_locked
     words = TextEncoder(width=32, heads=2, tower="words")
     assert small_model(variant="text_only", text=words).variant.text_tower == "words"
-    with pytest.raises(InputError, match="need a vision encoder that is adapted and locked"):
+    with pytest.raises(InputError, match="need a vision encoder that is locked"):
         small_model(variant="smar", frames=2)
 
 
