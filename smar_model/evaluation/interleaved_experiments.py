@@ -33,6 +33,8 @@ class Experiments:
     preferences: tuple[Preference, ...]
     """In the order of their last day: the newest is the last."""
     left_out: tuple[LeftOut, ...]
+    growing: int
+    """Files of living servers, whose rows are not read yet."""
 
     def of(self, pair: Pair) -> Preference | None:
         return next((found for found in self.preferences if found.pair == pair), None)
@@ -88,21 +90,30 @@ def read_experiments(
         days=len(days),
         preferences=tuple(sorted(judged, key=lambda found: (found.last.day, found.pair))),
         left_out=tuple(found.left_out),
+        growing=growing_files(place),
     )
+
+
+def growing_files(log: Path) -> int:
+    """How many files of a log `smar serve --log` is writing to: they are hidden until midnight UTC, 64 MB or the server's end."""
+    return sum(1 for _ in log.glob("dt=*/.smar-*"))
 
 
 def format_experiments(experiments: Experiments) -> str:
     """The table, a pair a row, then a line for each thing that was left out."""
+    growing = (
+        f"{experiments.growing:,} file(s) of servers that are up are not read yet: they are whole at midnight UTC, at 64 MB and when the "
+        "server ends"
+    )
     if not experiments.preferences and not experiments.left_out:
-        return (
-            f"{experiments.log}: no interleaved list in {experiments.days:,} days; begin with "
-            f"`{HOW_TO_BEGIN.format(log=experiments.log)}`"
-        )
+        advice = growing if experiments.growing else f"begin with `{HOW_TO_BEGIN.format(log=experiments.log)}`"
+        return f"{experiments.log}: no interleaved list in {experiments.days:,} days; {advice}"
     rows = [HEADS, *(_row(found) for found in experiments.preferences)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(HEADS))]
     lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += ["", *(f"{found.pair}: {describe_preference(found)}" for found in experiments.preferences)]
     lines += [f"left out: {describe_left_out(left)}" for left in experiments.left_out]
+    lines += [growing] if experiments.growing else []
     return "\n".join([*lines, "", *NOTES])
 
 

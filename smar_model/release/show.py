@@ -160,6 +160,7 @@ def show_history(*, as_json: bool) -> None:
         return
     if not entries:
         print("no release yet; `make retrain` makes the first")
+        return
     refreshes = 0
     for entry, after in zip(entries, [*entries[1:], None], strict=True):
         alike = [(e["action"], e["model"], e.get("to")) if e else None for e in (entry, after)]

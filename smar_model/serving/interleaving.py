@@ -6,6 +6,7 @@ gets the champion's list as everybody else, which is counted and told by `/ready
 
 from __future__ import annotations
 
+import logging
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -17,6 +18,9 @@ from smar_model.serving.api_schemas import CHALLENGER, CHAMPION, BatchQuestion
 from smar_model.serving.follower import Follower, NotServed
 from smar_model.serving.served_pair import ServedPair
 
+log = logging.getLogger("smar.serving")
+
+BEING_OPENED = "is being opened"
 _NAMES = re.compile(rf"({CHAMPION}|{CHALLENGER}|[0-9]{{1,9}}):({CHAMPION}|{CHALLENGER}|[0-9]{{1,9}})")
 
 
@@ -47,6 +51,7 @@ class Interleaving:
         self.names, self.share, self._follower = names, share, follower
         self._opener = ThreadPoolExecutor(1, "open-interleaved")
         self._opening: Future[ServedPair] | None = None
+        self._said = ""
         self.interleaved = Counter(
             "smar_interleaved_requests", "Queries answered by interleaved lists.", registry=registry
         )
@@ -79,6 +84,14 @@ class Interleaving:
         return found if isinstance(found, str) else None
 
     def _look(self) -> tuple[ServedPair, ServedPair] | str:
+        found = self._found()
+        said = found if isinstance(found, str) else ""
+        if said and said != self._said and BEING_OPENED not in said:
+            log.warning(said)
+        self._said = said  # once, not at every question
+        return found
+
+    def _found(self) -> tuple[ServedPair, ServedPair] | str:
         pairs, why = [], ""
         for name in self.names:
             try:
@@ -107,4 +120,4 @@ class Interleaving:
             error = self._opening.exception() if self._opening and not self._opening.cancelled() else None
             failed = str(error or "")
             self._opening = self._opener.submit(self._follower.open, pointer)
-        return failed or f"{name} is being opened"
+        return failed or f"{name} {BEING_OPENED}"

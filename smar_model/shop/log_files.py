@@ -22,6 +22,16 @@ LEAST_SHARE = 0.5
 """Of the events that a log's day had before: an import with fewer has probably not been given all of the day's files."""
 
 
+def simulated_log(root: Path, day: date) -> Path:
+    """The file with a day's events of simulated shoppers."""
+    return root / "click_log" / f"dt={day}" / "part-0.parquet"
+
+
+def files_not_served(day: Path) -> list[Path]:
+    """Files of a day's folder but those of `smar serve --log`, which may lie beside any other log: what it served is no other's click."""
+    return sorted(f for f in day.glob("[!._]*") if not (f.name.startswith("smar-") and ".jsonl" in f.suffixes))
+
+
 @dataclass(slots=True, kw_only=True)
 class Replaced:
     """What gives way to a log."""

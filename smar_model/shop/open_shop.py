@@ -24,6 +24,7 @@ from smar_model.shop.catalogue import Catalogue, add_catalogue, write_catalogue
 from smar_model.shop.fashion_products import import_fashion_products
 from smar_model.shop.faults import add_catalogue_faults
 from smar_model.shop.grocery_store import import_grocery_store
+from smar_model.shop.log_files import files_not_served, simulated_log
 from smar_model.shop.masking import mask_products, take_out_words
 from smar_model.shop.shop_writer import import_into, only_one
 from smar_model.shop.synonyms import synonym_words
@@ -61,7 +62,7 @@ def open_shop(settings: Settings, *, day: date, window_days: int | None = None, 
     simulation = _simulation(settings)
     with only_one(root):
         made = _make_if_changed(settings, simulation, report)
-        missing = [d for d in days if not (root / "click_log" / f"dt={d}").is_dir()]
+        missing = [d for d in days if not files_not_served(simulated_log(root, d).parent)]
         if missing:
             # numpy's and the ranker's import is not worth waiting for where all is there.
             from smar_model.shop.shoppers import Shoppers

@@ -33,6 +33,7 @@ from smar_model.lake.contracts import load_contract
 from smar_model.settings import Simulation
 from smar_model.shop.catalogue import read_truth
 from smar_model.shop.faults import add_log_faults
+from smar_model.shop.log_files import files_not_served, simulated_log
 from smar_model.shop.shop_writer import write_parquet
 from smar_model.shop.synonyms import forms_on
 from smar_model.shop.vocabulary import Forms, typed_forms
@@ -151,24 +152,25 @@ class Shoppers:
         Raises:
             InputError: the day's log is there already and comes from elsewhere.
         """
-        log_folder, truth_folder = root / "click_log" / f"dt={day}", root / "truth" / "requests" / f"dt={day}"
-        if log_folder.exists() and not truth_folder.exists():
+        log_file, truth_folder = simulated_log(root, day), root / "truth" / "requests" / f"dt={day}"
+        others = set(files_not_served(log_file.parent)) - {log_file}
+        if others or (log_file.exists() and not truth_folder.exists()):
             raise InputError(
-                f"{log_folder}: this day's log was not written by simulated shoppers; move it away or choose another date"
+                f"{log_file.parent}: this day's log was not written by simulated shoppers; move it away or choose another date"
             )
         requests, events = self.simulate_day(day)
         # What is half-written lies outside the folders that readers list.
         writing = root / ".writing"
         shutil.rmtree(writing, ignore_errors=True)
         write_parquet(writing / "requests" / "part-0.parquet", requests)
-        write_parquet(writing / "log" / "part-0.parquet", events)
+        write_parquet(writing / "log" / log_file.name, events)
         # The log is the first to go and the last to come: where it stands, the day is complete.
-        for number, folder in enumerate((log_folder, truth_folder)):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists():
-                os.rename(folder, writing / f"old-{number}")
+        for number, old in enumerate((log_file, truth_folder)):
+            old.parent.mkdir(parents=True, exist_ok=True)
+            if old.exists():
+                os.rename(old, writing / f"old-{number}")
         os.rename(writing / "requests", truth_folder)
-        os.rename(writing / "log", log_folder)
+        os.rename(writing / "log" / log_file.name, log_file)
         shutil.rmtree(writing)
         return {"requests": requests.num_rows, "events": events.num_rows}
 

@@ -16,6 +16,7 @@ from smar_model.lake.contracts import load_contract
 from smar_model.settings import Simulation
 from smar_model.shop.catalogue import read_truth, write_catalogue
 from smar_model.shop.faults import BOT_REQUESTS, add_log_faults
+from smar_model.shop.log_files import files_not_served, simulated_log
 from smar_model.shop.masking import mask_products
 from smar_model.shop.sample_shop import draw_sample_shop
 from smar_model.shop.shoppers import LIST_LENGTH, POLICIES, Shoppers
@@ -239,6 +240,20 @@ def test_log_from_elsewhere_is_not_overwritten(shop, tmp_path):
     with pytest.raises(InputError, match=f"dt={day}: this day's log was not written by simulated shoppers"):
         Shoppers.load(shop, simulation=SIMULATION, visual_departments=VISUAL).write_day(shop, day)
     assert delivered.read_bytes() == b"somebody's log"
+
+
+def test_what_was_served_stays_beside_the_day_of_simulated_shoppers(shop, tmp_path):
+    day = date(2026, 1, 2)
+    served = shop / "click_log" / f"dt={day}" / "smar-101500-0a1b2c3d.jsonl"
+    served.parent.mkdir(parents=True)
+    served.write_text("{}\n")
+    shoppers = Shoppers.load(shop, simulation=SIMULATION, visual_departments=VISUAL)
+    assert not files_not_served(served.parent), "the shoppers' own day is still to come"
+    for _ in range(2):
+        counts = shoppers.write_day(shop, day)
+        assert pq.read_metadata(simulated_log(shop, day)).num_rows == counts["events"]
+        assert served.read_text() == "{}\n"
+        assert sorted(f.name for f in served.parent.iterdir()) == ["part-0.parquet", served.name]
 
 
 def test_catalogue_without_truth_is_refused(tmp_path):
