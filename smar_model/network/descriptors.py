@@ -1,8 +1,7 @@
 """Pictures read without learning: histograms of colours and of edges field by field, and finer colours of the whole picture.
 
-They take the place of a vision encoder where none comes with weights and time is short: on real products a linear probe
-reads as much of colours and more of types from them than from an encoder trained from nothing in half a minute of two cores
-(`docs/vision.md`).
+Alone, they take the place of a vision encoder where none comes with weights and time is short; beside one, they tell colours that its
+levels blur (`docs/vision.md`).
 """
 
 from __future__ import annotations
