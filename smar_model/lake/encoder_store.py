@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NotRequired, get_args
 
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
@@ -70,6 +70,8 @@ class EncoderDescription(TypedDict):
     """Unicode's names of the scripts that the vocabulary of its tokenizer writes; none: it reads no text."""
     parameters: dict[str, int]
     """`text`, `vision`, those that it has → number of weights."""
+    aligned: NotRequired[int]
+    """Dimension of the one space that texts and pictures are in, of a pair such as CLIP; `projection.safetensors` of each side leads there."""
 
 
 @with_config(OPEN)
