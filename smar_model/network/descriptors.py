@@ -17,6 +17,8 @@ FIELD = 16
 MOST_FIELDS = 24
 """Of FIELD pixels: those of 60×80 are 20."""
 MANY_FIELDS = 16
+LEAST_SIDE = 48
+"""Pictures with larger fields than FIELD are shrunk before they are read, but to no less."""
 CELLS = 2
 """Cells of a field, each way, in which edges are counted apart."""
 DIRECTIONS = 8
@@ -49,6 +51,11 @@ class PictureDescriptors(nn.Module):
         """
         super().__init__()
         self.rows, self.columns = grid or fields_of(height, width)
+        # A quarter of the time at 128×128, and a linear probe reads the same of it.
+        self.shrink = 1
+        if grid:
+            sides = (height // (FIELD * self.rows), width // (FIELD * self.columns), min(height, width) // LEAST_SIDE)
+            self.shrink = max(1, min(sides))
         self.patches = self.rows * self.columns
         self.whole = math.ceil(FINE_LEVELS**3 / self.patches)
         self.channels = LEVELS**3 + CELLS**2 * DIRECTIONS + self.whole
@@ -66,6 +73,8 @@ class PictureDescriptors(nn.Module):
         return (self._shares(pictures) - self.mean) / self.deviation
 
     def _shares(self, pictures: Tensor) -> Tensor:
+        if self.shrink > 1:
+            pictures = F.avg_pool2d(pictures, self.shrink)
         colours = colour_histograms(pictures, self.rows, self.columns)
         edges = edge_histograms(pictures, CELLS * self.rows, CELLS * self.columns)
         fields = torch.cat([colours, F.pixel_unshuffle(edges, CELLS)], dim=1).flatten(2).transpose(1, 2)
