@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from smar_model.data.sorted_keys import as_bytes, find_rows
 MAXIMUM_FRAMES = 4
 """Pictures of one item that its embedding uses."""
 ROWS_AT_A_TIME = 1_000
+DECODING_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,22 +125,23 @@ def distinct_pictures(
     files: Sequence[Path], digests: np.ndarray, wanted: np.ndarray, *, together: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows in the sorted `digests` (M,) and pixels (B, 3, H, W) uint8 of the wanted pictures, (M,) bool, each once, at most
-    `together` at a time. The next are decoded in a thread while the caller works on these."""
+    `together` at a time. The next are decoded in threads while the caller works on these: one thread decodes some two thousand pictures
+    of 128×128 a second, fewer than a GPU encodes."""
 
     def decode(thumbnails: Sequence[bytes]) -> np.ndarray:
         return np.stack([decode_thumbnail(data) for data in thumbnails])
 
-    with ThreadPoolExecutor(1, "decode") as thread:
-        ready: tuple[np.ndarray, Future[np.ndarray]] | None = None
+    with ThreadPoolExecutor(DECODING_THREADS, "decode") as threads:
+        coming: deque[tuple[np.ndarray, Future[np.ndarray]]] = deque()
         found = _distinct_thumbnails(files, digests, wanted)
         while part := list(islice(found, together)):
             rows, thumbnails = zip(*part, strict=True)
-            following = np.array(rows), thread.submit(decode, thumbnails)
-            if ready:
-                yield ready[0], ready[1].result()
-            ready = following
-        if ready:
-            yield ready[0], ready[1].result()
+            coming.append((np.array(rows), threads.submit(decode, thumbnails)))
+            if len(coming) > DECODING_THREADS:
+                ready, pixels = coming.popleft()
+                yield ready, pixels.result()
+        for ready, pixels in coming:
+            yield ready, pixels.result()
 
 
 def _distinct_thumbnails(files: Sequence[Path], digests: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:

@@ -275,7 +275,7 @@ class RetrievalModel(nn.Module):
                     rates.setdefault(parameter, rate)
         if self.shape.vision_came_with_weights and self.variant.fusion and isinstance(self.vision, PictureEncoder):
             rate = PretrainedRate(peak=self.shape.network.vision.learning_rate, share=1.0)
-            rates |= dict.fromkeys(self.vision.encoder.parameters(), rate)
+            rates |= dict.fromkeys(self.vision.parameters(), rate)
         return rates
 
     def train(self, mode: bool = True) -> RetrievalModel:

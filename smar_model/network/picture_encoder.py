@@ -117,9 +117,9 @@ class PictureEncoder(nn.Module):
 
     @torch.no_grad()
     def move_towards(self, other: dict[str, Tensor], share: float) -> None:
-        """Put the encoder's weights on the line from `other`, its state dict at another time, to where they are, at `share` of the way
-        (WiSE-FT, arXiv 2109.01903)."""
-        for name, weight in self.encoder.state_dict().items():
+        """Put all weights on the line from `other`, the state dict at another time, to where they are, at `share` of the way (WiSE-FT,
+        arXiv 2109.01903)."""
+        for name, weight in self.state_dict().items():
             if weight.is_floating_point():
                 weight.copy_(torch.lerp(other[name].to(weight.device), weight, share))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from smar_model.settings.section import Count, Section, Share
 
@@ -85,6 +85,11 @@ class VisionEncoder(Section):
     def _alone_or_none(cls, value: object) -> object:
         """Before an encoder could have them beside it, true and false said whether they took its place."""
         return {True: "alone", False: "none"}[value] if isinstance(value, bool) else value
+
+    @field_serializer("descriptors", when_used="json")
+    def _as_older_versions_wrote_it(self, value: Descriptors | None) -> bool | str | None:
+        """So that rows measured before are still those that a comparison asks for."""
+        return {"alone": True, "none": False}.get(value, value) if value else None
 
 
 class Network(Section):

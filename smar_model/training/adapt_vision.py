@@ -177,7 +177,7 @@ def run(context: StageContext) -> dict[str, float]:
         return publish(context, model)
     vision, came_with = model.vision, dict[str, Tensor]()
     if isinstance(vision, PictureEncoder) and optimisation.interpolation < 1:
-        came_with = copy.deepcopy(vision.encoder.state_dict())
+        came_with = copy.deepcopy(vision.state_dict())
     adaptation = Adaptation(data.categories, model, optimisation).to(device())
     batches = data.batches(optimisation.batch, optimisation.clicked_share, pixels=True)
     metrics = train(

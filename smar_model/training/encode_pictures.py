@@ -80,6 +80,8 @@ def run(context: StageContext) -> dict[str, float | str]:
         "thumbnails_made_by": context.input("prepare-items").manifest["made_by"],
     }
     shape = (training.picture_views, model.vision.patches, model.vision.channels)
+    size = 2 * shape[1] * shape[2]
+    context.report(f"a picture's patch tokens: {shape[1]} places of {shape[2]} channels, {size / 1024:.1f} KB a view")
     write = _writer(context.output("patch_tokens"), digests, shape)
     held = np.full(len(digests), -1)
     artifact = find_earlier(context, made_of)

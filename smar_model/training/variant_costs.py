@@ -34,8 +34,9 @@ of {pairs} (a batch's scores grow with its size); pretraining with all its losse
 a picture once, ahead of training: {picture} MFLOP. Elsewhere it is trained with the pair, and that is in the pair's figure.
 
 What the papers leave open: DPSR has four query heads. SMAR and "naive" concatenation train their vision encoder inside the
-network, from its beginning: here no encoder comes with weights, a frozen random one would be a straw man, and an adapted one is
-Beyond Text's first stage (`network.vision.adapted: true` gives it to any of them). So an ablated tower of SMAR has no other direct
+network where it begins with nothing: a frozen random one would be a straw man, and an adapted one is Beyond Text's first stage
+(`network.vision.adapted: true` gives it to any of them); one that came with weights is locked as it came, unless
+`network.vision.trained` says otherwise. So an ablated tower of SMAR has no other direct
 supervision before fine-tuning, as adapt-vision would be for -ni. Beyond Text's item-side fusion attends over the item's two
 vectors; with the query in it, it can only order what was found.
 

@@ -152,6 +152,8 @@ def test_descriptors_of_a_large_picture_have_as_many_fields_as_those_of_a_small_
     assert (large.vision.rows, large.vision.columns) == (4, 4)
     save_model(large, tmp_path / "model", tokenizer_file)
     assert load_model(tmp_path / "model").vision.patches == 16
+    small = F.avg_pool2d(seen := pictures(2, 128, 128), 2)
+    assert torch.equal(large.vision(seen), PictureDescriptors(64, 64)(small))
     # A model from before: 64 fields, and no word about a grid.
     older = type(large)(
         large.shape.__class__(**{f: getattr(large.shape, f) for f in large.shape.__slots__} | {"picture_grid": None})

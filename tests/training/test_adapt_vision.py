@@ -224,11 +224,11 @@ def test_distillation_holds_an_encoder_to_what_it_gave_as_it_came(encoder: Path)
 
 def test_interpolation_is_a_line_between_two_encoders(encoder: Path) -> None:
     vision = adaptation(encoder).model.vision
-    came = {name: value.clone() for name, value in vision.encoder.state_dict().items()}
-    for parameter in vision.encoder.parameters():
+    came = {name: value.clone() for name, value in vision.state_dict().items()}
+    for parameter in vision.parameters():
         parameter.data += 1
     vision.move_towards(came, 0.25)
-    for name, parameter in vision.encoder.named_parameters():
+    for name, parameter in vision.named_parameters():
         assert torch.allclose(parameter, came[name] + 0.25, atol=1e-5), name
 
 
