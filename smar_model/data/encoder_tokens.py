@@ -58,6 +58,10 @@ def read_encoder_tokenizer(folder: Path) -> EncoderTokenizer:
         raise InputError(
             f"network.text.pretrained: {file}: has no special token that can stand for padding; choose an encoder whose tokenizer has one"
         )
+    if (last := max(whole.get_vocab().values())) >= whole.get_vocab_size():
+        raise InputError(
+            f"network.text.pretrained: {file}: its {whole.get_vocab_size()} tokens have ids up to {last}; choose an encoder whose ids have no gaps"
+        )
     before, after = _around(whole)
 
     def ours(token: int) -> int:

@@ -16,7 +16,11 @@ SMALL = TextEncoder(width=32, heads=2, query_layers=1)
 
 
 def small_model(
-    *, text_encoder: Path | None = None, vision_encoder: Path | None = None, **network: Any
+    *,
+    vocabulary: int = 100,
+    text_encoder: Path | None = None,
+    vision_encoder: Path | None = None,
+    **network: Any,
 ) -> RetrievalModel:
     torch.manual_seed(0)
     options: dict = {
@@ -31,7 +35,7 @@ def small_model(
         options["vision"] = vision.model_copy(update={"options": {"img_size": [64, 48]}})
     model = new_model(
         Network(**options),
-        vocabulary=100,
+        vocabulary=vocabulary,
         query_length=8,
         item_length=12,
         pictures=Pictures(width=48, height=64),

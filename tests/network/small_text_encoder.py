@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
-WORDS = ("red", "blue", "shirt", "dress", "shoes", "sneakers", "for", "men", "women", "kids", "cotton", "##s", "novel")
+WORDS = ("red", "blue", "shirt", "dress", "shoes", "sneakers", "for", "men", "women", "kids", "cotton", "novel")
 LAYERS, WIDTH = 5, 24
 
 
@@ -38,6 +38,7 @@ def write_text_encoder(folder: Path, *, padding: int = 0, **config: int) -> Path
     torch.manual_seed(7)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 32}
     sizes |= {"max_position_embeddings": 40, "pad_token_id": padding, **config}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder / "text")
-    save_file({"vectors": torch.randn(len(vocabulary), 32)}, folder / "words.safetensors")
+    sizes.setdefault("vocab_size", len(vocabulary))
+    BertModel(BertConfig(**sizes)).save_pretrained(folder / "text")
+    save_file({"vectors": torch.randn(sizes["vocab_size"], 32)}, folder / "words.safetensors")
     return folder

@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
 
 from smar_model.errors import InputError
 from smar_model.network.model import RetrievalModel
@@ -82,43 +81,8 @@ def test_a_model_from_before_there_was_a_temperature_has_none(tmp_path: Path, to
     assert torch.equal(load_model(tmp_path / "model").probability(logits), logits.sigmoid())
 
 
-def test_a_transformers_encoder_by_folder(tmp_path: Path, tokenizer_file: Path) -> None:
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=100, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    encoder = BertModel(config)
-    encoder.save_pretrained(tmp_path / "bert" / "text")
-    model = small_model(text=TextEncoder(pretrained="bert", width=32, heads=2), text_encoder=tmp_path / "bert")
-    weights = encoder.embeddings.word_embeddings.weight
-    assert torch.equal(model.query_tower.encoder.embeddings.word_embeddings.weight, weights)
-    save_model(model, tmp_path / "model", tokenizer_file)
-    (tmp_path / "bert").rename(tmp_path / "gone")
-    queries = torch.randint(1, 100, (3, 8))
-    assert torch.equal(model.encode_queries(queries)[0], load_model(tmp_path / "model").encode_queries(queries)[0])
-
-
 def trained_names(module: torch.nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def test_a_text_encoder_is_locked_partly_locked_or_tuned(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert" / "text")
-
-    def encoder(trained: str) -> torch.nn.Module:
-        text = TextEncoder(pretrained="bert", width=32, heads=2, trained=trained, last_blocks=1)
-        model = small_model(variant="text_only", text=text, text_encoder=tmp_path / "bert")
-        return model.train().query_tower.encoder
-
-    assert trained_names(encoder("tuned")) == {name for name, _ in encoder("tuned").named_parameters()}
-    assert not trained_names(encoder("locked"))
-    assert {name.split(".")[2] for name in trained_names(encoder("partly"))} == {"2"}
-    partly = encoder("partly").encoder.layer
-    assert [block.training for block in partly] == [False, False, True]  # dropout of a locked block is off
-    assert not encoder("locked").training
 
 
 def test_a_vision_encoder_is_partly_locked_from_its_adaptation_on(tmp_path: Path, tokenizer_file: Path) -> None:

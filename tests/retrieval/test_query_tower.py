@@ -22,15 +22,22 @@ from smar_model.stages import REFRESH_STAGES, STAGES
 from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import PublishedRun, publish_run
 from tests.network.small_models import small_model
+from tests.network.small_text_encoder import write_text_encoder
 from tests.retrieval.test_index import model_of, refresh, todays_items
 
 QUERIES = ["red shirt", "", "blue novel for every day in the long winter", "猫", "red shirt"]
 
 
-@pytest.mark.parametrize("network", [{"variant": "default"}, {"variant": "smar"}, {"variant": "dpsr"}])
-def test_an_exported_tower_is_pytorchs_for_any_length_and_number(network: dict, tmp_path: Path) -> None:
-    text = TextEncoder(width=32, heads=2, query_layers=2)
-    model = small_model(**network, text=text)
+@pytest.mark.parametrize(
+    ("variant", "pretrained"),
+    [("default", None), ("smar", None), ("dpsr", None), ("default", "tiny"), ("smar", "tiny")],
+)
+def test_an_exported_tower_is_pytorchs_for_any_length_and_number(
+    variant: str, pretrained: str | None, tmp_path: Path
+) -> None:
+    text = TextEncoder(pretrained=pretrained, width=32, heads=2, query_layers=2)
+    encoder = write_text_encoder(tmp_path / pretrained, vocab_size=100) if pretrained else None
+    model = small_model(variant=variant, text=text, text_encoder=encoder)
     export_query_tower(model, tmp_path / TOWER_FILE, int8=False)
     tower = ExportedTower(tmp_path / TOWER_FILE)
     random = np.random.default_rng(0)
