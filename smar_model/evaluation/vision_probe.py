@@ -4,8 +4,9 @@ It judges `adapt-vision` apart from search:
 
 1. Products with a picture that says something and with true attributes are divided by a hash of their id. Held out are
    the run's novel items, which the encoder has not seen either; where a run has none, a share of its own.
-2. Each encoder gives the mean of its patch tokens for each product's main picture; where the variant reads pictures by descriptors,
-   its image tower gives what it makes of them. Beside them stand the descriptors and a histogram of colours. All are standardised.
+2. Each encoder gives the mean of its patch tokens for each product's main picture; where the variant reads pictures by descriptors
+   alone, its image tower gives what it makes of them. Descriptors and a histogram of colours are features too, and each encoder
+   with the descriptors beside it. All are standardised.
 3. A logistic regression, its strength of regularisation chosen on a fifth of its training products, learns the true
    colour and the true type. Its accuracy on the held-out products is the figure.
 
@@ -22,14 +23,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
-import timm
-import torch
-import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import nn
 
 from smar_model.data.item_pictures import decode_thumbnail
 from smar_model.data.training_pairs import in_novel_bucket
@@ -37,12 +35,22 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.evaluation_record import Estimate
 from smar_model.evaluation.evaluation_set import read_contract_table
+from smar_model.evaluation.picture_features import (
+    EncoderTokens,
+    Size,
+    adapted_part,
+    all_places,
+    colour_histogram,
+    encode,
+    generic_encoder,
+)
 from smar_model.evaluation.significance import ClusterBootstrap, compare
+from smar_model.lake.encoder_store import KINDS, encoder_folder, recorded_encoder
 from smar_model.lake.runs import Run
 from smar_model.lake.shared_files import replace_file
-from smar_model.network.descriptors import PictureDescriptors
-from smar_model.network.model import PictureEncoder, RetrievalModel
-from smar_model.training.device import device, seed_everything
+from smar_model.network.model import RetrievalModel
+from smar_model.network.picture_encoder import PictureEncoder
+from smar_model.training.device import seed_everything
 from smar_model.training.model_files import load_model, new_model
 
 ATTRIBUTES = ("colour", "type")
@@ -53,23 +61,22 @@ MOST = 20_000
 """Products; more would not move the figures."""
 LEAST = 5
 """Products of a value to learn it from; those of rarer values are left out."""
-BINS = 8
-"""Of the colour histogram, each of red, green and blue."""
-STRENGTHS = (0.01, 0.1, 1.0)
+STRENGTHS = (0.003, 0.03, 0.3)
 """Inverse strengths of regularisation to choose from."""
-ENCODING_BATCH = 256
+BESIDE = "_beside"
+"""End of the name of an encoder's features with the descriptors."""
 SEED = 0
-NO_WEIGHTS = "no pretrained weights"
+NO_WEIGHTS = "no folder of one was given (--generic)"
 NAMES = {
     "colour_histogram": "colour histogram",
     "descriptors": "colours and edges by field",
-    "unadapted": "unadapted {part}",
+    "unadapted": "{begun}",
     "adapted": "adapted {part}",
     "generic": "generic encoder",
+    "unadapted_beside": "{begun}, descriptors beside it",
+    "adapted_beside": "adapted {part}, descriptors beside it",
+    "generic_beside": "generic encoder, descriptors beside it",
 }
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,9 @@ class AttributeProbe:
     """Share of the held-out products that have the most frequent value."""
     accuracy: dict[str, Estimate]
     adapted_minus: dict[str, Estimate]
+    """With descriptors beside neither."""
+    adapted_beside_minus: dict[str, Estimate]
+    """With descriptors beside the adapted one: less the others that have them, and less what none has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +114,8 @@ class VisionProbe:
     run: str
     products: int
     part: str
+    pretrained: str | None
+    """The encoder that adaptation began with, where it came with weights."""
     unseen_by_encoder: bool
     """Whether the encoder has not seen the products held out either."""
     parameters: dict[str, int]
@@ -133,21 +145,23 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> VisionProbe:
         )
     products = read_products(run)
     encoders: dict[str, Callable[[], tuple[nn.Module, Size | None]]] = {
-        "unadapted": lambda: (_adapted_part(unadapted_model(run, adapted)), None),
-        "adapted": lambda: (_adapted_part(adapted), None),
+        "unadapted": lambda: (adapted_part(unadapted_model(run, adapted)), None),
+        "adapted": lambda: (adapted_part(adapted), None),
     }
     if generic:
         encoders["generic"] = lambda: generic_encoder(generic)
     height, width = products.pixels.shape[2:]
     features = {
         "colour_histogram": colour_histogram(products.pixels),
-        "descriptors": encode(nn.Sequential(PictureDescriptors(height, width), OneToken()), products.pixels),
+        "descriptors": encode(all_places(height, width), products.pixels),
     }
     parameters = {}
     for name, make in encoders.items():
         encoder, size = make()
         parameters[name] = sum(p.numel() for p in encoder.parameters())
         features[name] = encode(encoder, products.pixels, size=size)
+        if isinstance(encoder, EncoderTokens):
+            features[name + BESIDE] = np.concatenate([features[name], features["descriptors"]], axis=1)
     probed = {
         attribute: probe(features, values, products.held_out, samples=settings.evaluation.bootstrap_samples, seed=SEED)
         for attribute, values in products.attributes.items()
@@ -155,7 +169,8 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> VisionProbe:
     result = VisionProbe(
         run=run.name,
         products=len(products.pixels),
-        part="image tower" if adapted.variant.descriptors else "encoder",
+        part="encoder" if isinstance(adapted.vision, PictureEncoder) else "image tower",
+        pretrained=settings.network.vision.pretrained if adapted.shape.vision_came_with_weights else None,
         unseen_by_encoder=settings.segments.novel_bucket > 0,
         parameters=parameters,
         dimensions={name: table.shape[1] for name, table in features.items()},
@@ -164,29 +179,6 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> VisionProbe:
     )
     replace_file(run.folder / "vision_probe.json", json.dumps(asdict(result), indent=1))
     return result
-
-
-class ImageStates(nn.Module):
-    """Pictures (B, 3, H, W), 0–1, to the states of a model's image tower (B, P, W)."""
-
-    def __init__(self, model: RetrievalModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        has_picture = torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)
-        return self.model.encode_images(self.model.picture_patches(pictures), has_picture)[0]
-
-
-class OneToken(nn.Module):
-    """Patch tokens side by side (B, P, C) → (B, 1, P·C)."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.flatten(1).unsqueeze(1)
-
-
-def _adapted_part(model: RetrievalModel) -> nn.Module:
-    return ImageStates(model) if model.variant.descriptors else model.vision
 
 
 def read_products(run: Run) -> Products:
@@ -238,16 +230,12 @@ def learnable_values(values: np.ndarray, held_out: np.ndarray) -> list[str]:
     return learnable if pd.Series(values[held_out]).isin(learnable).any() else []
 
 
-def colour_histogram(pixels: np.ndarray) -> np.ndarray:
-    """Square roots of the shares of BINS³ colours: (N, 3, H, W) uint8 → (N, BINS³)."""
-    bins = pixels.astype(np.int64) * BINS // 256
-    codes = ((bins[:, 0] * BINS + bins[:, 1]) * BINS + bins[:, 2]).reshape(len(pixels), -1)
-    counts = np.stack([np.bincount(row, minlength=BINS**3) for row in codes])
-    return np.sqrt(counts / codes.shape[1])
-
-
 def unadapted_model(run: Run, adapted: RetrievalModel) -> RetrievalModel:
-    """The model that the run's adapt-vision began with: the same settings and seed."""
+    """The model that the run's adapt-vision began with: the same settings, seed and pretrained encoders.
+
+    Raises:
+        InputError: an encoder that the run met is gone, or another one now.
+    """
     settings = run.settings
     seed_everything(settings.training.seed, settings.training.threads)
     shape = adapted.shape
@@ -257,48 +245,18 @@ def unadapted_model(run: Run, adapted: RetrievalModel) -> RetrievalModel:
         query_length=shape.query_length,
         item_length=shape.item_length,
         pictures=settings.pictures,
+        **{
+            f"{kind}_encoder": encoder_folder(recorded, kind, run=run.name)
+            for kind in KINDS
+            if (recorded := recorded_encoder(run, kind))
+        },
     )
-
-
-def generic_encoder(folder: Path) -> tuple[PictureEncoder, Size]:
-    """An encoder that has never seen this shop, from a folder of weights as timm saves them, and its pictures' size.
-
-    Raises:
-        InputError: it is no such folder.
-    """
-    try:
-        encoder = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
-        _, height, width = timm.data.resolve_model_data_config(encoder)["input_size"]
-        return PictureEncoder(encoder, height, width), (height, width)
-    except Exception as error:
-        raise InputError(f"{folder}: not a timm model (config.json, model.safetensors): {error}") from error
-
-
-@torch.no_grad()
-def encode(encoder: nn.Module, pixels: np.ndarray, *, size: Size | None = None) -> np.ndarray:
-    """Mean of each picture's patch tokens: (N, 3, H, W) uint8 → (N, C); enlarged to `size` first, where given."""
-    encoder = encoder.to(device()).eval()
-    parts = []
-    for start in range(0, len(pixels), ENCODING_BATCH):
-        pictures = torch.from_numpy(pixels[start : start + ENCODING_BATCH]).to(device()).float() / 255
-        if size:
-            pictures = F.interpolate(pad_to_square(pictures), size, mode="bicubic", antialias=True).clamp(0, 1)
-        parts.append(encoder(pictures).mean(1).cpu())
-    return torch.cat(parts).double().numpy()
-
-
-def pad_to_square(pictures: Tensor) -> Tensor:
-    """White at both sides of what is shorter, as thumbnails have it: (B, 3, H, W) → (B, 3, S, S)."""
-    height, width = pictures.shape[2:]
-    side = max(height, width)
-    left, top = (side - width) // 2, (side - height) // 2
-    return F.pad(pictures, (left, side - width - left, top, side - height - top), value=1.0)
 
 
 def probe(
     features: dict[str, np.ndarray], values: np.ndarray, held_out: np.ndarray, *, samples: int, seed: int
 ) -> AttributeProbe:
-    """Accuracy of a logistic regression on each of the features, and of `adapted` less each other, with 95 % intervals.
+    """Accuracy of a logistic regression on each of the features, and of `adapted` less others, with 95 % intervals.
 
     Args:
         features: name → (N, C).
@@ -328,7 +286,12 @@ def probe(
         adapted_minus={
             name: compare(bootstrap, right["adapted"], each).difference
             for name, each in right.items()
-            if name != "adapted" and "adapted" in right
+            if name != "adapted" and "adapted" in right and not name.endswith(BESIDE)
+        },
+        adapted_beside_minus={
+            name: compare(bootstrap, right[f"adapted{BESIDE}"], each).difference
+            for name, each in right.items()
+            if f"adapted{BESIDE}" in right and name not in ("unadapted", "generic", f"adapted{BESIDE}")
         },
     )
 
@@ -336,7 +299,8 @@ def probe(
 def format_probe(result: VisionProbe) -> str:
     """Plain text: an encoder a row, accuracy in per cent with its 95 % interval."""
     probed = result.attributes
-    names = {name: shown.format(part=result.part) for name, shown in NAMES.items()}
+    begun = f"{result.pretrained} as it came" if result.pretrained else f"unadapted {result.part}"
+    names = {name: shown.format(part=result.part, begun=begun) for name, shown in NAMES.items()}
     rows = [["", "parameters", *(f"{name}, {p.values} values, n = {p.held_out:,}" for name, p in probed.items())]]
     rows.append(["most frequent value", "", *(f"{100 * p.most_frequent:.1f}" for p in probed.values())])
     for name, shown in names.items():
@@ -347,9 +311,13 @@ def format_probe(result: VisionProbe) -> str:
     lines = ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{names[name]:<{widths[0]}}not measured: {reason}" for name, reason in result.not_measured.items()]
     lines.append("")
-    for other in next(iter(probed.values())).adapted_minus:
+    first = next(iter(probed.values()))
+    for other in first.adapted_minus:
         differences = (f"{name} {_in_per_cent(p.adapted_minus[other], sign='+')}" for name, p in probed.items())
         lines.append(f"adapted less {names[other]}, points: {', '.join(differences)}")
+    for other in first.adapted_beside_minus:
+        differences = (f"{name} {_in_per_cent(p.adapted_beside_minus[other], sign='+')}" for name, p in probed.items())
+        lines.append(f"adapted with descriptors less {names[other]}, points: {', '.join(differences)}")
     lines.append(
         f"The adapted {result.part} has not seen the products held out."
         if result.unseen_by_encoder

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import get_model_args
 from torch import Tensor, nn
 from transformers import AutoConfig
 
 from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.errors import InputError
+from smar_model.network.aligned_pair import AlignedImageProjection, LastStateProjection, read_projection
 from smar_model.network.descriptors import PictureDescriptors, choose_fields
 from smar_model.network.fusion import FUSIONS, Reranker, pooled
 from smar_model.network.losses import multi_head_scores
@@ -70,7 +72,11 @@ class Shape:
     """None with a text encoder: a model of before there was one, whose towers have all of the encoder's layers each."""
     vision_encoder: str | None = None
     """timm architecture; None: a variant without pictures, or one that reads them by descriptors alone."""
+    vision_arguments: dict[str, Any] | None = None
+    """What the folder of a pretrained one says of its architecture beside that name."""
     vision_came_with_weights: bool = False
+    aligned: int | None = None
+    """Dimension of the space that both pretrained encoders are in, of a pair such as CLIP (`aligned_pair.py`)."""
     picture_grid: Grid | None = None
     """Rows and columns of the patch tokens' places; None: as the encoder, or the pictures' size, has them."""
     place_channels: int | None = None
@@ -105,7 +111,7 @@ class RetrievalModel(nn.Module):
         self.variant = find_variant(network)
         # The order of what follows is that of the draws: another one would begin with other weights.
         self.query_tower = self._text_tower(shape.query_length, 1, text.layers("query"), text_encoder)
-        self.query_projection = Projection(text.width, network.dimension)
+        self.query_projection = self._text_projection(text_encoder)
         self.header = nn.Sequential(nn.Linear(text.width, text.width), nn.GELU(), nn.Linear(text.width, 1))
         self.register_buffer("header_temperature", torch.tensor(1.0))
         self.item_text_tower = self._text_tower(shape.item_length, len(SEGMENTS), text.layers("item"), text_encoder)
@@ -121,7 +127,7 @@ class RetrievalModel(nn.Module):
             if is_new:
                 self.shape = replace(shape, **self._picture_parts())
             self.image_tower = self._image_tower()
-            self.image_projection = Projection(text.width, network.dimension)
+            self.image_projection = self._image_projection()
             self.fusion = FUSIONS[self.variant.fusion](text.width, text.heads, network.dropout)
             # S_m begins as S_t (fusion adds nothing at first) and learns what pictures add.
             self.multimodal_projection = self.text_projection
@@ -166,6 +172,21 @@ class RetrievalModel(nn.Module):
             begin_with_words(tower.tokens, pretrained)
         return tower
 
+    def _text_projection(self, pretrained: Path | None) -> Projection | LastStateProjection:
+        width, dimension = self.shape.network.text.width, self.shape.network.dimension
+        if self.shape.aligned is None:
+            return Projection(width, dimension)
+        projection = LastStateProjection(width, dimension)
+        if pretrained:
+            projection.begin(read_projection(pretrained, "text"))
+        return projection
+
+    def _image_projection(self) -> Projection | AlignedImageProjection:
+        width, dimension = self.shape.network.text.width, self.shape.network.dimension
+        if self.shape.aligned is None:
+            return Projection(width, dimension)
+        return AlignedImageProjection(width, self.shape.aligned, dimension)
+
     def _vision(self, pretrained: Path | None, *, is_new: bool) -> PictureDescriptors | PictureEncoder:
         shape, network = self.shape, self.shape.network
         if network.frames > 1 and not self.vision_locked:
@@ -187,7 +208,11 @@ class RetrievalModel(nn.Module):
             grid="choose" if is_new else shape.picture_grid,
             came_with_weights=shape.vision_came_with_weights,
             folder=pretrained / "vision" if pretrained else None,
+            arguments=shape.vision_arguments,
+            aligned=shape.aligned,
         )
+        if pretrained and vision.projection is not None:
+            vision.projection.load_state_dict(read_projection(pretrained, "vision"))
         if network.vision.trained == "partly":
             train_part(vision.encoder, "partly", network.vision.last_blocks)
         return vision
@@ -199,6 +224,9 @@ class RetrievalModel(nn.Module):
         if isinstance(vision, PictureEncoder):
             architecture = vision.encoder.pretrained_cfg.get("architecture") or shape.network.vision.name
             parts = {"vision_encoder": architecture, "picture_grid": vision.grid}
+            if shape.vision_came_with_weights:
+                arguments = get_model_args(vision.encoder)
+                parts["vision_arguments"] = {n: value for n, value in arguments.items() if n != "num_classes"}
         else:
             parts = {"picture_grid": choose_fields(shape.picture_height, shape.picture_width)}
         if self.variant.image_tower == "placed" and vision.patches * vision.channels > MOST_PLACED_NUMBERS:
@@ -207,7 +235,8 @@ class RetrievalModel(nn.Module):
 
     def _image_tower(self) -> ImageTower | PlacedImageTower:
         network, text = self.shape.network, self.shape.network.text
-        sizes = {"channels": self.vision.channels, "patches": self.vision.patches, "frames": network.frames}
+        patches = self.vision.patches - (self.shape.aligned is not None)
+        sizes = {"channels": self.vision.channels, "patches": patches, "frames": network.frames}
         if self.variant.image_tower == "placed":
             narrow = self.shape.place_channels
             return PlacedImageTower(**sizes, width=text.width, dropout=network.dropout, narrow=narrow)
@@ -277,10 +306,16 @@ class RetrievalModel(nn.Module):
 
     def encode_images(self, patches: Tensor, has_picture: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens to states H_i, (B, P, W) or (B, F·P, W), P = 1 of a placed tower, and embeddings S_i (B, D)."""
+        embeddings = None
+        if self.shape.aligned is not None:
+            embeddings, patches = patches[..., 0, : self.shape.aligned], patches[..., 1:, :]
         states = self.image_tower(patches, has_picture)
         mask = self.image_mask(has_picture)
-        every = states.new_ones(states.shape[:2], dtype=torch.bool)
-        return states, self.image_projection(states, every if mask is None else mask)
+        if mask is None:
+            mask = states.new_ones(states.shape[:2], dtype=torch.bool)
+        if embeddings is None:
+            return states, self.image_projection(states, mask)
+        return states, self.image_projection(embeddings, has_picture, states, mask)
 
     def image_mask(self, has_picture: Tensor) -> Tensor | None:
         """Which of `encode_images`' states count, (B, F·P) bool; None where all do, of one frame (B,)."""

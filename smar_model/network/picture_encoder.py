@@ -7,6 +7,7 @@ last one or a coarser one, where a picture would take more than BYTES.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,19 +49,23 @@ class PictureEncoder(nn.Module):
         grid: Grid | Literal["choose"] | None = "choose",
         beside: bool = False,
         came_with_weights: bool = False,
+        aligned: int | None = None,
     ) -> None:
         """
         Args:
             levels: of the encoder's, from the last one on.
             grid: of the places; `choose`: none where the encoder's output can be taken as it comes.
             beside: whether descriptors stand beside the encoder's channels.
+            aligned: dimension of the space into which the encoder of a pair puts a picture: its embedding there, of length 1, is the first
+                token, filled up with zeros.
         """
         super().__init__()
         self.levels = _last_levels(encoder, levels) if levels > 1 else None
         if self.levels:
-            encoder.prune_intermediate_layers(self.levels, prune_norm=False, prune_head=True)
+            encoder.prune_intermediate_layers(self.levels, prune_norm=False, prune_head=aligned is None)
         self.encoder = encoder.to(memory_format=torch.channels_last)
         self.came_with_weights = came_with_weights
+        self.projection = nn.Linear(encoder.num_features, aligned, bias=False) if aligned else None
         # Saved with the weights: an encoder from a folder may come with a normalisation of its own.
         self.register_buffer("mean", torch.tensor(encoder.pretrained_cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.pretrained_cfg["std"]).view(1, 3, 1, 1))
@@ -70,7 +75,7 @@ class PictureEncoder(nn.Module):
         with torch.no_grad():
             was_training = self.encoder.training
             self.encoder.eval()
-            if grid == "choose" and (self.levels or beside or 2 * self._as_it_comes(blank).numel() > BYTES):
+            if grid == "choose" and (self.levels or beside or 2 * self._encoded(blank)[0].numel() > BYTES):
                 self.grid = self._choose_grid(blank, height, width, beside=beside)
             if beside:
                 assert self.grid is not None
@@ -79,10 +84,31 @@ class PictureEncoder(nn.Module):
             self.encoder.train(was_training)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        states, levels = self._encoded(pictures)
+        tokens = self._places(pictures, states, levels)
+        if self.projection is None:
+            return tokens
+        embeddings = F.normalize(self.projection(self.encoder.forward_head(states, pre_logits=True)), dim=-1)
+        first = F.pad(embeddings, (0, tokens.shape[-1] - embeddings.shape[-1]))
+        return torch.cat([first[:, None], tokens], dim=1)
+
+    def _encoded(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The encoder's last states, empty where only its levels are asked for, and the levels as maps (B, C, h, w)."""
+        normalised = self._normalised(pictures)
+        if not self.levels:
+            return self.encoder.forward_features(normalised), []
+        alone = self.projection is None
+        found = self.encoder.forward_intermediates(
+            normalised, indices=self.levels, norm=False, output_fmt="NCHW", intermediates_only=alone
+        )
+        return (normalised.new_empty(0), list(found)) if alone else (found[0], list(found[1]))
+
+    def _places(self, pictures: Tensor, states: Tensor, levels: list[Tensor]) -> Tensor:
+        """Tokens of the places (B, P, C)."""
         if self.grid is None:
-            return self._as_it_comes(pictures)
+            return _as_it_comes(states)
         tokens = []
-        for level in self._maps(pictures):
+        for level in levels or [self._map(pictures, states)]:
             places = F.adaptive_avg_pool2d(level, self.grid).flatten(2).transpose(1, 2)  # (B, P, C)
             tokens.append(F.layer_norm(places, places.shape[-1:]))
         if self.descriptors is not None:
@@ -106,26 +132,14 @@ class PictureEncoder(nn.Module):
                     module.eval()
         return self
 
-    def _as_it_comes(self, pictures: Tensor) -> Tensor:
-        states = self.encoder.forward_features(self._normalised(pictures))
-        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
-
-    def _maps(self, pictures: Tensor) -> list[Tensor]:
-        """Levels as maps (B, C, h, w), without prefix tokens."""
-        normalised = self._normalised(pictures)
-        if self.levels:
-            return list(
-                self.encoder.forward_intermediates(
-                    normalised, indices=self.levels, norm=False, output_fmt="NCHW", intermediates_only=True
-                )
-            )
-        states = self.encoder.forward_features(normalised)
+    def _map(self, pictures: Tensor, states: Tensor) -> Tensor:
+        """Last states as a map (B, C, h, w), without prefix tokens."""
         if states.ndim == 4:
             channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
-            return [states.permute(0, 3, 1, 2) if channels_last else states]
+            return states.permute(0, 3, 1, 2) if channels_last else states
         states = states[:, getattr(self.encoder, "num_prefix_tokens", 0) :]
         rows, columns = self.encoder.patch_embed.dynamic_feat_size(pictures.shape[2:])
-        return [states.transpose(1, 2).unflatten(2, (rows, columns))]
+        return states.transpose(1, 2).unflatten(2, (rows, columns))
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         # Convolutions are a sixth faster with channels last.
@@ -133,14 +147,22 @@ class PictureEncoder(nn.Module):
 
     def _choose_grid(self, blank: Tensor, height: int, width: int, *, beside: bool) -> Grid:
         """The coarsest level's grid, made coarser in both directions until a picture's tokens take no more than BYTES."""
-        maps = self._maps(blank)
+        states, levels = self._encoded(blank)
+        maps = levels or [self._map(blank, states)]
         rows, columns = maps[-1].shape[2:]
         channels = sum(level.shape[1] for level in maps)
         while True:
             more = PictureDescriptors(height, width, grid=(rows, columns)).channels if beside else 0
-            if 2 * rows * columns * (channels + more) <= BYTES or rows == columns == 1:
+            if (
+                2 * (rows * columns + (self.projection is not None)) * (channels + more) <= BYTES
+                or rows == columns == 1
+            ):
                 return rows, columns
             rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+
+
+def _as_it_comes(states: Tensor) -> Tensor:
+    return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
 
 
 def _last_levels(encoder: Any, count: int) -> list[int]:
@@ -164,6 +186,8 @@ def make_picture_encoder(
     grid: Grid | Literal["choose"] | None = "choose",
     came_with_weights: bool = False,
     folder: Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    aligned: int | None = None,
 ) -> PictureEncoder:
     """Build the encoder that settings name.
 
@@ -172,12 +196,14 @@ def make_picture_encoder(
         architecture: of a model that was made before, with its `grid`; counts instead of the name.
         came_with_weights: of a model that was made before, whether its encoder did.
         folder: with an encoder's weights, as timm keeps them; None: it begins with nothing, or its weights are read after.
+        arguments: of a model that was made before, what its folder said of its architecture.
+        aligned: as in `PictureEncoder`.
 
     Raises:
         InputError: timm knows no such model, its weights cannot be read, or it does not take the pictures' size.
     """
     vision = network.vision
-    options = dict(vision.options)
+    options = {**(arguments or {}), **vision.options}
     what = (
         f"network.vision.pretrained {vision.pretrained!r} ({folder})"
         if folder
@@ -196,6 +222,7 @@ def make_picture_encoder(
             grid=grid,
             beside=descriptors == "beside",
             came_with_weights=came_with_weights,
+            aligned=aligned,
         )
     except Exception as error:
         raise InputError(f"{what} (options {options}) at {width}×{height} pixels: {error}") from error

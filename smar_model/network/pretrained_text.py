@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from smar_model.errors import InputError
+from smar_model.network.pair_texts import CLASSES
 from smar_model.network.token_vectors import PADDING, TokenVectors
 from smar_model.network.towers import by_length, train_part, visible
 from smar_model.settings import Trained
@@ -74,7 +75,8 @@ class PretrainedTextTower(nn.Module):
     the states, so that no gradient goes through what is locked.
     """
 
-    encoder: PreTrainedModel
+    encoder: Any
+    """Of `transformers`."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class PretrainedTextTower(nn.Module):
         """
         super().__init__()
         self.form = form
-        self.encoder = _weights_of(folder, config) if folder else AutoModel.from_config(config, dtype=torch.float32)
+        self.encoder = _weights_of(folder, config) if folder else _drawn(config)
         if form and getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # nothing here reads it
         own = self.encoder.get_input_embeddings()
@@ -169,6 +171,12 @@ class PretrainedTextTower(nn.Module):
         return ids, mask, added
 
 
+def _drawn(config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder whose weights are to be loaded."""
+    of_a_pair = CLASSES.get(config.model_type)
+    return of_a_pair(config) if of_a_pair else AutoModel.from_config(config, dtype=torch.float32)
+
+
 def _weights_of(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder's first layers with its weights; never from the net.
 
@@ -179,7 +187,7 @@ def _weights_of(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     transformers_logging.set_verbosity_error()  # layers that are left out are no fault
     transformers_logging.disable_progress_bar()
     try:
-        encoder, report = AutoModel.from_pretrained(
+        encoder, report = CLASSES.get(config.model_type, AutoModel).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,

@@ -17,6 +17,9 @@ class Simulation(Section):
     seed: int = 0
     items: Count = 1_500
     """Size of the catalogue: drawn, or sampled from the imported one."""
+    archive: Literal["fashion-product-images-small", "fashion-product-images-224"] = "fashion-product-images-small"
+    """Of `real_products`: the folder in SMAR_REAL_DATA with the fashion products; `…-small` has their pictures at 60×80 pixels, `…-224`
+    fewer products at 224×224."""
     requests_per_day: Count = 1_500
     masked: dict[str, Share] = Field(default_factory=dict)
     """Attribute → share of items whose title, category leaf and seller's attributes lose it."""

@@ -99,7 +99,7 @@ def build_catalogue(settings: Settings) -> Catalogue:
 
         catalogue = draw_sample_shop(simulation)
     else:
-        archive, grocery = _real_sources()
+        archive, grocery = _real_sources(simulation)
         catalogue = import_fashion_products(archive, items=simulation.items, seed=simulation.seed)
         groceries = import_grocery_store(grocery)
         catalogue.products += groceries.products
@@ -163,7 +163,7 @@ def _make_if_changed(settings: Settings, simulation: Simulation, report: Report)
             f"{root}: holds {', '.join(strangers)} that were not made by settings of kind {settings.shop.kind!r}; "
             "set shop.kind to 'own', or shop.root to another folder"
         )
-    sources = _sources_digest(settings)
+    sources = _sources_digest(settings, simulation)
     report(f"making the shop in {root}")
     root.mkdir(parents=True, exist_ok=True)
     catalogue = build_catalogue(settings)
@@ -193,26 +193,26 @@ def _origin(settings: Settings, simulation: Simulation) -> dict[str, str | None]
         "code": digest_files(own_code, root=REPOSITORY),
     }
     if settings.shop.kind == "real_products" and os.environ.get(REAL_DATA):
-        origin["sources"] = _sources_digest(settings)
+        origin["sources"] = _sources_digest(settings, simulation)
     return origin
 
 
-def _sources_digest(settings: Settings) -> str | None:
+def _sources_digest(settings: Settings, simulation: Simulation) -> str | None:
     if settings.shop.kind != "real_products":
         return None
-    archive, grocery = _real_sources()
+    archive, grocery = _real_sources(simulation)
     files = [archive, grocery / "products.parquet", grocery / "images.zip"]
     return digest_raw_files([f for f in files if f.is_file()], root=archive.parents[1])
 
 
-def _real_sources() -> tuple[Path, Path]:
+def _real_sources(simulation: Simulation) -> tuple[Path, Path]:
     """The fashion archive and the grocery folder."""
     folder = os.environ.get(REAL_DATA)
     if not folder:
         raise InputError(
-            f"{REAL_DATA} is not set: name the folder that holds fashion-product-images-small/archive.zip and grocery-store/"
+            f"{REAL_DATA} is not set: name the folder that holds {simulation.archive}/archive.zip and grocery-store/"
         )
-    fashion, grocery = Path(folder) / "fashion-product-images-small", Path(folder) / "grocery-store"
+    fashion, grocery = Path(folder) / simulation.archive, Path(folder) / "grocery-store"
     for path in (fashion, grocery):
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; {REAL_DATA} must name the folder that holds it")

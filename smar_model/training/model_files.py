@@ -21,6 +21,7 @@ from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.data.text_tokens import NUMBERS_FILE
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files
+from smar_model.network.aligned_pair import aligned_dimension
 from smar_model.network.model import RetrievalModel, Shape
 from smar_model.network.pretrained_text import TextForm
 from smar_model.network.variants import find_variant
@@ -101,6 +102,15 @@ def new_model(
     Raises:
         InputError: an encoder cannot be read, or does not fit.
     """
+    parts = _text_parts(network, text_encoder, query_length, item_length)
+    if (config := parts.get("text_encoder")) and find_variant(network).fusion:
+        parts["aligned"] = aligned_dimension(
+            network,
+            text_encoder=text_encoder,
+            vision_encoder=vision_encoder,
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+        )
     shape = Shape(
         network=network,
         vocabulary=vocabulary,
@@ -109,7 +119,7 @@ def new_model(
         picture_width=pictures.width,
         picture_height=pictures.height,
         vision_came_with_weights=vision_encoder is not None,
-        **_text_parts(network, text_encoder, query_length, item_length),
+        **parts,
     )
     return RetrievalModel(shape, is_new=True, text_encoder=text_encoder, vision_encoder=vision_encoder)
 

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 WORDS = ("red", "blue", "shirt", "dress", "shoe", "a", "b", "striped")
-SIDE = {"intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+LAYERS = 3
+SIDE = {"intermediate_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
 TEXT_WIDTH, VISION_WIDTH, SPACE, PATCH, PICTURE = 16, 24, 12, 8, 32
 
 
@@ -109,7 +110,7 @@ def write_open_clip(folder: Path) -> CLIPModel:
     for end in ("weight", "bias"):
         tensors |= {f"{ours}.{end}": source[f"{name}.{end}"] for ours, name in norms.items()}
         for prefix, tower in (("", "text_model"), ("visual.", "vision_model")):
-            for number in range(2):
+            for number in range(LAYERS):
                 block, layer = f"{prefix}transformer.resblocks.{number}", f"{tower}.encoder.layers.{number}"
                 tensors |= {f"{block}.{ours}.{end}": source[f"{layer}.{name}.{end}"] for ours, name in parts.items()}
                 joined = torch.cat([source[f"{layer}.self_attn.{n}_proj.{end}"] for n in "qkv"])
@@ -120,9 +121,9 @@ def write_open_clip(folder: Path) -> CLIPModel:
         "model_cfg": {
             "embed_dim": SPACE,
             "quick_gelu": True,
-            "vision_cfg": {"image_size": PICTURE, "layers": 2, "width": VISION_WIDTH, "patch_size": PATCH}
+            "vision_cfg": {"image_size": PICTURE, "layers": LAYERS, "width": VISION_WIDTH, "patch_size": PATCH}
             | {"head_width": VISION_WIDTH // 2, "mlp_ratio": 2.0},
-            "text_cfg": text | {"heads": 2, "layers": 2, "mlp_ratio": 3.0},
+            "text_cfg": text | {"heads": 2, "layers": LAYERS, "mlp_ratio": 3.0},
         },
         "preprocess_cfg": {},
     }
