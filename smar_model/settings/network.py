@@ -26,7 +26,7 @@ class Tokenizer(Section):
 class TextEncoder(Section):
     pretrained: str | None = None
     """Name of an encoder that `smar encoder add` has added. Text towers that are transformers begin as its first layers, those of `words`
-    with its vectors of words (`docs/encoders.md`); the tokenizer is the encoder's own. Unset: trained from scratch."""
+    with its vectors of words (`docs/training.md`); the tokenizer is the encoder's own. Unset: trained from scratch."""
     trained: Trained = "tuned"
     """How much of a pretrained encoder's layers is trained; `partly`: its last blocks."""
     last_blocks: Count = 2

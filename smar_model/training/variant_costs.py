@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from smar_model.data.encoder_tokens import read_encoder_tokenizer
+from smar_model.lake.encoder_store import added_encoders
 from smar_model.network.model import SEGMENTS, RetrievalModel
 from smar_model.network.variants import VARIANTS, switched_parts
 from smar_model.settings import Settings
@@ -58,15 +60,22 @@ class VariantCosts:
 
 
 def measure_variant(settings: Settings, variant: str) -> VariantCosts:
-    """Build a variant and count one step of each stage over random tokens and pictures."""
+    """Build a variant and count one step of each stage over random tokens and pictures.
+
+    Raises:
+        InputError: a pretrained encoder that settings name has not been added, or does not fit.
+    """
     torch.manual_seed(settings.training.seed)
-    tokens = settings.tokenizer
+    tokens, encoders = settings.tokenizer, added_encoders(settings)
+    text = encoders.get("text")
     model = new_model(
         settings.network.model_copy(update={"variant": variant}),
-        vocabulary=tokens.vocabulary,
+        vocabulary=read_encoder_tokenizer(text).tokenizer.get_vocab_size() if text else tokens.vocabulary,
         query_length=tokens.query_length,
         item_length=tokens.item_length,
         pictures=settings.pictures,
+        text_encoder=text,
+        vision_encoder=encoders.get("vision"),
     )
     picture = 0.0
     if model.variant.fusion:

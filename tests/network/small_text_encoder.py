@@ -9,6 +9,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from smar_model.lake.encoder_store import EncoderDescription, prepare_place, publish_encoder
+from smar_model.lake.process_identity import temporary_beside
+
 WORDS = ("red", "blue", "shirt", "dress", "shoes", "sneakers", "for", "men", "women", "kids", "cotton", "novel")
 LAYERS, WIDTH = 5, 24
 
@@ -42,3 +45,15 @@ def write_text_encoder(folder: Path, *, padding: int = 0, **config: int) -> Path
     BertModel(BertConfig(**sizes)).save_pretrained(folder / "text")
     save_file({"vectors": torch.randn(sizes["vocab_size"], 32)}, folder / "words.safetensors")
     return folder
+
+
+def add_text_encoder(name: str) -> Path:
+    """Publish the small encoder in SMAR_HOME; returns its folder."""
+    described: EncoderDescription = {
+        "source": "tests",
+        "licence": "",
+        "languages": [],
+        "scripts": ["Latin"],
+        "parameters": {"text": 1},
+    }
+    return publish_encoder(name, write_text_encoder(temporary_beside(prepare_place(name))), described).place

@@ -11,7 +11,7 @@ from smar_model.errors import InputError
 from smar_model.network.fusion import FUSIONS
 from smar_model.network.model import RetrievalModel
 from smar_model.network.variants import VARIANTS
-from smar_model.settings import REPOSITORY, TextEncoder, VisionEncoder, load_settings
+from smar_model.settings import REPOSITORY, TextEncoder, VisionEncoder, load_settings, validate_settings
 from smar_model.training.batches import Batch
 from smar_model.training.finetune import routed_loss
 from smar_model.training.gradient_cache import Embeddings, backward
@@ -20,6 +20,7 @@ from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import three_losses
 from smar_model.training.variant_costs import measure_variant, variants_page
 from tests.network.small_models import small_batch, small_model
+from tests.network.small_text_encoder import add_text_encoder
 
 WEIGHTS = (1.0, 0.5, 1.0)
 
@@ -153,3 +154,22 @@ def test_the_papers_settings_have_the_papers_sizes() -> None:
     assert len(model.query_tower.transformer.layers) == 4
     assert model.vision.patches == 48
     assert (model.variant.fusion, model.variant.routing, model.vision_locked) == ("cross_attention", "hard", False)
+
+
+def test_costs_are_those_of_the_pretrained_encoder_that_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
+    add_text_encoder("tiny")
+    plain = load_settings(REPOSITORY / "configs" / "sample_shop.yaml").model_dump(mode="json")
+    content = plain | {"network": {"variant": "smar", "text": {"pretrained": "tiny", "width": 32, "item_layers": 2}}}
+    costs = measure_variant(validate_settings(content, source="tests"), "text_only")
+    # Layers of 24 numbers: four squares of attention, two matrices to 32 and back, their biases and norms.
+    layer = 4 * (24 * 24 + 24) + 2 * 24 * 32 + 32 + 24 + 4 * 24
+    embeddings = (69 + 40 + 2) * 24 + 2 * 24
+    projections = 24 * 32 + 32 + 32 * 128 + 128 + 32 * 32 + 32 + 32 + 1
+    assert costs.query_parameters == 4 * layer + embeddings + 24 + projections
+    assert costs.pretraining > 0
+    unknown = plain | {"network": {"text": {"pretrained": "gone"}}}
+    with pytest.raises(InputError, match=r"network\.text\.pretrained 'gone': no such encoder"):
+        measure_variant(validate_settings(unknown, source="tests"), "text_only")

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
-from smar_model.lake.runs import Run
+from smar_model.lake.encoder_store import encoder_place, resolve_encoders
+from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.stages import STAGES
 from smar_model.training import loop
 from smar_model.training.checkpoints import STATE_FILE
+from smar_model.training.model_files import load_model
+from tests.network.small_text_encoder import add_text_encoder
 from tests.tiny_shop import DATA_STAGES, flip_byte, run_stages, tiny_run
 
 STEPS = {"steps": 12, "batch": 16, "learning_rate": 0.003}
@@ -68,6 +75,40 @@ def train_again(
     phases = phases or (2 if stage == "train-text-only" else 1)
     assert step == phases * STEPS["steps"] + stop_after + taken_again
     return again
+
+
+@pytest.fixture
+def pretrained_run(run: Run) -> Run:
+    """Text towers that begin from a pretrained encoder: learning rates by layer, and token vectors of which a part is trained."""
+    add_text_encoder("tiny")
+    network = {"variant": "text_only", "text": {"pretrained": "tiny", "tower": "transformer", "width": 16, "heads": 2}}
+    training = run.settings.training.model_dump() | {"pretrain": STEPS}
+    encoder = tiny_run(
+        run.settings.shop_root,
+        "pretrained",
+        training=training,
+        network=network,
+        tokenizer={"query_length": 6, "item_length": 12},
+    )
+    encoder = replace(encoder, name="pretrained-encoder", encoders=resolve_encoders(encoder.settings))
+    create_run(encoder)
+    run_stages(encoder, *DATA_STAGES, "train-tokenizer", "train-text-only")
+    return encoder
+
+
+def test_a_training_from_a_pretrained_encoder_is_resumed_too(
+    pretrained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = pretrained_run.output("train-text-only")
+    model = load_model(wanted.folder / "model")
+    encoder = encoder_place("tiny")
+    begun = load_file(encoder / "text" / "model.safetensors")["embeddings.word_embeddings.weight"]
+    moved = (model.query_tower.tokens.weight != begun).any(1)
+    counts = np.load(pretrained_run.output("train-tokenizer").file("tokens/counts.npy"))
+    assert not moved[torch.from_numpy(counts == 0)].any()
+    assert moved.any()
+    again = train_again(pretrained_run, "train-text-only", stop_after=STEPS["steps"] + 5, patch=monkeypatch)
+    assert again.digest == wanted.digest
 
 
 @pytest.mark.parametrize("stop_after", [1, 9])
