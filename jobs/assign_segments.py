@@ -29,7 +29,7 @@ RULES = {
 }
 """Parameters of the SQL."""
 
-TIERS, FLAGS = ("query_tier", "title_kind"), ("is_visual", "picture_informative", "also_synthetic")
+TIERS, FLAGS = ("query_tier", "title_kind"), ("is_visual", "picture_informative", "also_synthetic", "unseen_words")
 """Columns that are counted by value, and those of which the true ones are."""
 NAMES = {True: "seen", False: "novel"}
 

@@ -9,13 +9,24 @@ CREATE OR REPLACE TEMPORARY FUNCTION in_novel_bucket(kind STRING, key STRING, sh
 RETURNS BOOLEAN
 RETURN crc32(encode(concat(kind, ':', key), 'UTF-8')) < share * 4294967296;
 
--- A word without the ending of an English plural: "dresses" and "dress", "shoes" and "shoe" are the same.
+-- Words without the ending of an English plural: "dresses" and "dress", "shoes" and "shoe" are the same.
+CREATE OR REPLACE TEMPORARY FUNCTION without_plurals(text STRING)
+RETURNS STRING
+RETURN regexp_replace(lower(text), r'(?:(?<=ss|sh|ch|x)es|(?<=[^\P{L}s])s)(?![\p{L}\p{N}])', '');
+
 CREATE OR REPLACE TEMPORARY FUNCTION word_stems(text STRING)
+RETURNS ARRAY<STRING>
+RETURN array_distinct(filter(split(without_plurals(text), r'[^\p{L}\p{N}]+'), word -> word <> ''));
+
+-- Words that could mean something to who never read them here: of two letters or more and no digit, as a number or code means
+-- nothing, and of scripts that put spaces between words.
+CREATE OR REPLACE TEMPORARY FUNCTION spelled_words(text STRING)
 RETURNS ARRAY<STRING>
 RETURN array_distinct(
   filter(
-    split(regexp_replace(lower(text), r'(?:(?<=ss|sh|ch|x)es|(?<=[^\P{L}s])s)(?![\p{L}\p{N}])', ''), r'[^\p{L}\p{N}]+'),
-    word -> word <> ''
+    split(without_plurals(text), r'[^\p{L}\p{M}\p{N}]+'),
+    word -> word RLIKE r'^[\p{L}\p{M}]{2,}$'
+      AND NOT word RLIKE r'[\p{IsHan}\p{IsHiragana}\p{IsKatakana}\p{IsThai}\p{IsLao}\p{IsKhmer}\p{IsMyanmar}]'
   )
 );
 
@@ -197,6 +208,40 @@ SELECT DISTINCT s.query
 FROM synthetic_queries AS s
 LEFT SEMI JOIN evaluated_pairs AS e ON e.query = s.query;
 
+-- What training has not read: neither in a query of the training days, whether clicked or kept out by the bucket, nor in the text of
+-- an item that stood before the cutoff, nor in a synthetic query of one. Words are few by then: they are sent to the synthetic queries.
+CREATE OR REPLACE TEMPORARY VIEW read_texts AS
+SELECT DISTINCT query AS text
+FROM clicks
+WHERE day BETWEEN :first_training_day AND :last_training_day
+UNION ALL
+SELECT fold_case(concat_ws(' ', title, category, brand, array_join(map_values(attributes), ' '))) AS text
+FROM catalogue
+WHERE updated_at < :cutoff;
+
+CREATE OR REPLACE TEMPORARY VIEW new_words AS
+SELECT w.query, w.word
+FROM (
+  SELECT query, explode(words) AS word
+  FROM (SELECT DISTINCT query, spelled_words(query) AS words FROM evaluated_pairs)
+) AS w
+LEFT ANTI JOIN (SELECT explode(words) AS word FROM (SELECT spelled_words(text) AS words FROM read_texts)) AS r
+  ON r.word = w.word;
+
+CREATE OR REPLACE TEMPORARY VIEW misspelt_for_training AS
+SELECT /*+ BROADCAST(n) */ DISTINCT s.word
+FROM (
+  SELECT item_id, explode(words) AS word
+  FROM (SELECT item_id, spelled_words(query) AS words FROM synthetic_queries)
+) AS s
+LEFT SEMI JOIN (SELECT DISTINCT word FROM new_words) AS n ON n.word = s.word
+LEFT SEMI JOIN (SELECT item_id FROM catalogue WHERE updated_at < :cutoff) AS i ON i.item_id = s.item_id;
+
+CREATE OR REPLACE TEMPORARY VIEW unseen_queries AS
+SELECT DISTINCT n.query
+FROM new_words AS n
+LEFT ANTI JOIN misspelt_for_training AS m ON m.word = n.word;
+
 CREATE OR REPLACE TEMPORARY VIEW segments AS
 SELECT
   e.day,
@@ -210,10 +255,12 @@ SELECT
   array_contains(:visual_departments, k.department) AS is_visual,
   k.title_kind,
   k.informative_pictures > 0 AS picture_informative,
-  a.query IS NOT NULL AS also_synthetic
+  a.query IS NOT NULL AS also_synthetic,
+  u.query IS NOT NULL AS unseen_words
 FROM evaluated_pairs AS e
 INNER JOIN title_kinds AS k ON k.item_id = e.item_id
 LEFT JOIN query_frequency AS f ON f.query = e.query
 LEFT JOIN frequency_tiers AS tiers ON tiers.clicks = f.clicks
 LEFT JOIN (SELECT DISTINCT item_id FROM trained_pairs) AS t ON t.item_id = e.item_id
-LEFT JOIN also_synthetic AS a ON a.query = e.query;
+LEFT JOIN also_synthetic AS a ON a.query = e.query
+LEFT JOIN unseen_queries AS u ON u.query = e.query;

@@ -29,17 +29,21 @@ DAYS = [LAST_DAY - timedelta(days=n) for n in (2, 1, 0)]
 ITEMS = 24
 REQUESTS_PER_DAY = 40
 LIST_LENGTH = 5
-QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
+QUICK_JVM = (
+    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC "
+    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+)
 """The JVM's second compiler does not pay on tables of a few rows; without it the room for compiled code would be a fifth,
-which the jobs of a whole folder of tests fill."""
+which the jobs of a whole folder of tests fill. Nor does it pay to verify the bytecode of Spark's 20,000 classes at each start."""
 QUICK_SPARK = {
     "spark.driver.extraJavaOptions": QUICK_JVM,
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.adaptive.enabled": "false",
+    "spark.sql.legacy.storeAnalyzedPlanForView": "true",
 }
-"""Nor does it pay to compile queries over a few rows and to plan them again. tests/end_to_end and tests/jobs/test_cluster.py do as a shop's runs do;
-the latter compares the content."""
+"""Nor does it pay to compile queries over a few rows and to plan them again, or to analyse a view anew in each view that is made of it.
+tests/end_to_end and tests/cluster/test_standalone.py do as a shop's runs do; the latter compares the content."""
 
 _COLOURS = ["red", "blue", "green", "black", "white", "yellow"]
 _KINDS = [

@@ -7,6 +7,7 @@
 <root>/shop.yaml                                optional: `time_zone: Europe/Berlin`, of times that say none
 <root>/truth/items.parquet                      simulated shops only: for shoppers, judge and oracle
 <root>/truth/requests/dt=YYYY-MM-DD/*.parquet   likewise
+<root>/truth/pictures.parquet                   likewise, where items show pictures that are not theirs
 
 Wherever shops deliver `.parquet`, `.jsonl` and `.jsonl.gz` (JSON lines) do as well, side by side too.
 """
@@ -118,6 +119,11 @@ class ShopInputs:
         path = self.root / "truth" / "items.parquet"
         return path if path.is_file() else None
 
+    def truth_pictures(self) -> Path | None:
+        """Items whose pictures are not theirs; to be read by evaluation alone."""
+        path = self.root / "truth" / "pictures.parquet"
+        return path if path.is_file() else None
+
     def truth_requests(self, day: date) -> list[Path]:
         """What each request wanted; to be read by shoppers, evaluation and the oracle alone."""
         return sorted((self.root / "truth" / "requests" / f"dt={day}").glob("*.parquet"))
@@ -134,7 +140,7 @@ class ShopInputs:
         return digest_json([digest, zone.key]) if zone else digest
 
     def digest_judgments_and_truth(self, days: list[date]) -> str:
-        files = [f for f in (self.judgments(), self.truth_items()) if f]
+        files = [f for f in (self.judgments(), self.truth_items(), self.truth_pictures()) if f]
         files += [f for day in days for f in self.truth_requests(day)]
         return digest_raw_files(files, root=self.root)
 

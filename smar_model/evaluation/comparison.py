@@ -15,6 +15,7 @@ from smar_model.lake.digests import digest_json
 from smar_model.lake.encoder_store import resolve_encoders
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
+from smar_model.network.variants import find_variant
 from smar_model.settings import (
     REPOSITORY,
     Section,
@@ -29,6 +30,8 @@ from smar_model.yaml_files import merged, read_yaml, validated
 
 TRAINED = ("adapt-vision", "pretrain", "finetune")
 """Stages whose steps share the budget."""
+ONCE = ("adapt-vision", "encode-pictures")
+"""What a shop does once for all models that stand on it; a row does not pay for it where `adapting_seconds` is set."""
 File = TypeVar("File", bound=Section)
 Changes = dict[str, Any]
 """Some of a shop's settings, as in its file."""
@@ -48,11 +51,12 @@ class Row(Section):
     floor: str | None = None
     """Of an oracle: the row against which it and models count, instead of the comparison's."""
     vision: str | None = None
-    """Row whose adapted vision encoder this one takes, and pays for from its own time."""
+    """Row whose adapted vision encoder this one takes; it pays for it from its own time, unless `adapting_seconds` is set."""
     settings: Changes = Field(default_factory=dict)
     """What differs from the comparison's settings."""
     seeds: tuple[int, ...] | None = None
-    """Instead of the comparison's; so is `shares`."""
+    """Instead of the comparison's; so are `seconds` and `shares`."""
+    seconds: float | None = Field(default=None, gt=0)
     shares: dict[str, Share] | None = None
 
     @model_validator(mode="after")
@@ -88,6 +92,9 @@ class Comparison(Trainings):
     """Rows to commit, or rows of a shop's own that stay in its home folder (`SMAR_HOME`)."""
     seconds: float | None = Field(default=None, gt=0)
     """Training time of each row; unset: the settings' own steps."""
+    adapting_seconds: float | None = Field(default=None, gt=0)
+    """Time of adapt-vision, apart from a row's own: done once, with the first seed, for all seeds and rows that stand on it. So is
+    encode-pictures, as long as it takes. Unset: rows pay for both."""
     shares: dict[str, Share] = Field(default_factory=lambda: {"adapt_vision": 0.35, "pretrain": 0.35, "finetune": 0.3})
     """Of that time by stage; where a row does not train a stage, the others share its part."""
     floor: str = "text_only"
@@ -95,6 +102,8 @@ class Comparison(Trainings):
     tables: dict[str, dict[str, Row]]
     """Heading → name → row."""
     pairs: tuple[Pair, ...] = ()
+    growth: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Label → rows of one model trained for different times, drawn as a line (`growth.svg`)."""
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -108,11 +117,14 @@ class Comparison(Trainings):
         named = [row.with_bm25 for row in rows.values()] + [row.vision for row in rows.values()]
         named += [row.floor for row in rows.values()]
         named += [name for pair in self.pairs for name in (pair.first, pair.second)]
+        named += [name for line in self.growth.values() for name in line]
         if unknown := sorted({name for name in named if name is not None} - set(rows)):
             raise ValueError(f"no row is named {unknown[0]!r}")
         shares = set(self.shares).union(*(row.shares or () for row in rows.values()))
         if strange := sorted(shares - {section(stage) for stage in TRAINED}):
             raise ValueError(f"shares.{strange[0]}: no such training stage")
+        if self.adapting_seconds and not self.seconds:
+            raise ValueError("adapting_seconds: give seconds, too")
         return self
 
 
@@ -159,6 +171,19 @@ class Bench:
         trained = self.trained(name)
         return [row for row in (self.comparison.rows[trained].vision, trained) if row]
 
+    def adapts(self, name: str) -> str | None:
+        """The row whose adapt-vision this one stands on, itself or another; None: it adapts no encoder."""
+        trained = self.trained(name)
+        row = self.comparison.rows[trained]
+        if row.baseline or not find_variant(self.settings(trained, seed=0, steps={}).network).adapted:
+            return None
+        return row.vision or trained
+
+    def seconds(self, name: str) -> float:
+        """Training time of a row, where the comparison gives any."""
+        assert self.comparison.seconds is not None
+        return self.comparison.rows[self.trained(name)].seconds or self.comparison.seconds
+
     def digest(self, name: str, *, seed: int, steps: Mapping[str, Mapping[str, int]]) -> str:
         """Of what is asked of a row. Settings at their defaults are left out: a new one does not make old rows worthless."""
         row, trained = (self.comparison.rows[n] for n in (name, self.trained(name)))
@@ -176,6 +201,10 @@ class Bench:
             changes.append({"network": {"variant": row.variant}})
         for change in changes:
             content = merged(content, change)
+        simulation = content["shop"]["simulation"]
+        if simulation and simulation.get("held_back_words") and not simulation.get("held_back_from"):
+            held_out = dt.timedelta(days=content["window"]["evaluation_days"] - 1)
+            simulation["held_back_from"] = str(self.comparison.date - held_out)
         return validate_settings(content, source=f"{self.name}: row {name}")
 
     def run(self, name: str, *, seed: int, steps: Mapping[str, int]) -> Run:
@@ -206,10 +235,16 @@ class Bench:
         """Run a row's stages up to `last`.
 
         Args:
-            steps: row → stage's section → steps; of the row itself and the one whose vision encoder it takes.
+            steps: row → section of `training` → steps; of the row itself and the one whose vision encoder it takes.
         """
         row = self.comparison.rows[name]
-        vision = row.vision and self.carry_out(row.vision, seed=seed, steps=steps, last="adapt-vision")
+        vision = None
+        if last != "adapt-vision":
+            once = self.comparison.adapting_seconds is not None
+            if adapts := self.adapts(name) if once else row.vision:
+                vision = self.carry_out(
+                    adapts, seed=self.comparison.seeds[0] if once else seed, steps=steps, last="adapt-vision"
+                )
         run = self.run(name, seed=seed, steps=steps.get(name, {}))
         data, learning = self.before(last)
         for stage in data:

@@ -27,6 +27,7 @@ from smar_model.evaluation.evaluation_record import (
     Hubness,
     IntervalMethod,
     JudgedOracle,
+    PictureConfidence,
     Routing,
     parse_evaluation,
     rivals_of,
@@ -42,6 +43,7 @@ from smar_model.evaluation.judged_models import (
     judge_model,
     summarise,
 )
+from smar_model.evaluation.picture_confidence import measure_picture_confidence
 from smar_model.evaluation.rankers import find_rankers
 from smar_model.evaluation.routing_quality import answer, flat_figures, routing_quality
 from smar_model.evaluation.shown_lists import ShownLists, read_propensities, read_shown_lists
@@ -110,6 +112,7 @@ def run(context: StageContext) -> dict[str, float | str]:
         oracle=_describe_oracle(run) if "oracle" in results else None,
         interleaving=judge_interleaved_lists(shown_lists),
         routing=routing,
+        picture_confidence=_picture_confidence(context, held_out),
         embeddings=embeddings,
         modality_gaps=modality_gaps,
     )
@@ -148,6 +151,14 @@ def _routing(context: StageContext, held_out: HeldOut) -> Routing | None:
         trained=set(trained.loc[trained["clicks"] > 0, "query"]),
         clicks=held_out.evaluated.groupby("query")["clicks"].sum(),
         bootstrap=ClusterBootstrap(queries.clusters, samples=settings.bootstrap_samples, seed=settings.seed),
+    )
+
+
+def _picture_confidence(context: StageContext, held_out: HeldOut) -> PictureConfidence | None:
+    from smar_model.retrieval.item_embeddings import load_embeddings
+
+    return measure_picture_confidence(
+        load_embeddings(context.input("embed").folder), held_out.catalogue, held_out.wrong_pictures
     )
 
 
@@ -288,6 +299,8 @@ def flat_metrics(evaluation: EvaluationRecord) -> dict[str, float | str]:
         shoppers = evaluation.interleaving.preference
         flat |= {"interleaving_preference": shoppers.preference, "interleaving_p": shoppers.corrected_p}
     flat |= flat_figures(evaluation.routing) if isinstance(evaluation.routing, Routing) else {}
+    if evaluation.picture_confidence:
+        flat |= {f"picture_confidence_{kind}": of.mean for kind, of in evaluation.picture_confidence.items.items()}
     for kind, health in evaluation.embeddings.items():
         flat |= {f"embedding_{kind}_{name}": value for name, value in health.items()}
     flat |= {f"gap_{_slug(name)}": value for name, value in evaluation.modality_gaps.items()}

@@ -297,6 +297,25 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceOf:
+    """c(s) of some items: how much each one's picture counts, from 0 to 1."""
+
+    items: int
+    mean: float
+    low: float
+    """A tenth of the items are below; likewise `high`, above."""
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureConfidence:
+    items: dict[str, ConfidenceOf]
+    """`all` with a picture; where a shop knows which pictures lie also `right`, `another_item`, `placeholder`, those that there are."""
+    right_above_wrong: float | None
+    """How often a right picture's is above a wrong one's, ties counted half."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord:
     basis: Literal["truth", "clicks"]
     measures: dict[str, str]
@@ -333,6 +352,8 @@ class EvaluationRecord:
     """None where the log interleaves none, or of an older version."""
     routing: Routing | Literal["not measured"] | None = "not measured"
     """None: the model does not route."""
+    picture_confidence: PictureConfidence | None = None
+    """None: the model has no item confidence, or an older version measured it."""
     embeddings: dict[str, dict[str, float]] = field(default_factory=dict)
     """Kind → figure → value, as `diagnostics.embedding_health` has them."""
     modality_gaps: dict[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from smar_model.data.catalogue import read_catalogue
-from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
+from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, read_contract_table
 from smar_model.evaluation.segments import query_segments
 from smar_model.lake.contracts import load_contract
 
@@ -29,6 +29,8 @@ class HeldOut:
     queries: EvaluationSet
     segments: dict[str, np.ndarray]
     """Name → (Q,) bool, as `query_segments` has them."""
+    wrong_pictures: dict[str, str] | None
+    """Item → what it shows instead of its own picture; None: the shop does not know."""
 
 
 def read_held_out(context: StageContext) -> HeldOut:
@@ -56,6 +58,9 @@ def read_held_out(context: StageContext) -> HeldOut:
         maximum_queries=settings.evaluation.maximum_queries,
         seed=settings.evaluation.seed,
     )
+    file = context.shop.truth_pictures()
+    wrong = read_contract_table("truth_pictures", [file]) if file else None
+    wrong_pictures = None if wrong is None else dict(zip(wrong["item_id"], wrong["shows"], strict=True))
     segments = query_segments(
         queries,
         catalogue=catalogue,
@@ -63,5 +68,13 @@ def read_held_out(context: StageContext) -> HeldOut:
         cutoff=run.cutoff,
         novel_bucket=settings.segments.novel_bucket,
         files=context.table("assign-segments", "segments"),
+        wrong_pictures=wrong_pictures,
     )
-    return HeldOut(catalogue=catalogue, trained=trained, evaluated=evaluated, queries=queries, segments=segments)
+    return HeldOut(
+        catalogue=catalogue,
+        trained=trained,
+        evaluated=evaluated,
+        queries=queries,
+        segments=segments,
+        wrong_pictures=wrong_pictures,
+    )

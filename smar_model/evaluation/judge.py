@@ -25,7 +25,7 @@ from smar_model.evaluation.held_out import read_held_out
 from smar_model.evaluation.incumbent import INCUMBENT
 from smar_model.evaluation.metrics import f1, first_relevant_rank, ndcg, precision, recall, reciprocal_rank
 from smar_model.evaluation.relevance import judge
-from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES
+from smar_model.evaluation.segments import NOVEL, SETS, TIERS, TITLES, UNSEEN_WORDS, WRONG_PICTURE
 from smar_model.evaluation.shown_lists import ShownLists, read_shown_lists
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
@@ -48,9 +48,10 @@ SYNTHETIC = "synthetic_query_novel_item"
 ORDER = (
     *("all", *SETS, SYNTHETIC),
     *(f"query_{tier}" for tier in TIERS),
-    *(NOVEL, "fashion", "not_fashion"),
+    *(NOVEL, UNSEEN_WORDS, "fashion", "not_fashion"),
     *(f"title_{kind}" for kind in TITLES),
-    *("no_picture", "uninformative_picture", "informative_picture", "also_synthetic", "not_synthetic"),
+    *("no_picture", "uninformative_picture", "informative_picture", WRONG_PICTURE, "right_picture"),
+    *("also_synthetic", "not_synthetic"),
 )
 """Segments as pages list them; departments come after. Rows are compared on NOVEL."""
 

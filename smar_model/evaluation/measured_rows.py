@@ -62,9 +62,11 @@ class Measured:
     """Seen in all trainings, the vision encoder's included."""
     training_seconds: float
     stage_seconds: float
-    """Wall time of all its training stages, reading and encoding included."""
+    """Wall time of all its training stages, reading and encoding included; without those that it shares, `once_seconds`."""
     metrics: dict[str, SegmentFigures]
     """By segment."""
+    once_seconds: float = 0.0
+    """Of adapt-vision and encode-pictures, where a shop does them once for all rows that stand on them (`adapting_seconds`)."""
 
 
 def read_row(line: str) -> Measured:

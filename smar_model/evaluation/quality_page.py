@@ -18,12 +18,15 @@ import jinja2
 import numpy as np
 
 from smar_model.errors import InputError
-from smar_model.evaluation.compare import current_rows, known_steps
+from smar_model.evaluation.compare import current_rows
 from smar_model.evaluation.comparison import Bench
+from smar_model.evaluation.growth_drawing import GROWTH, draw_growth
 from smar_model.evaluation.judge import NOVEL, ORDER, Results, read_results
 from smar_model.evaluation.measured_rows import ROWS, Measured
+from smar_model.evaluation.segments import UNSEEN_WORDS, WRONG_PICTURE
 from smar_model.evaluation.significance import ClusterBootstrap, permutation_p
 from smar_model.evaluation.terminal_table import percent, points
+from smar_model.evaluation.training_steps import known_steps
 from smar_model.lake.artifacts import find_artifact
 from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY
@@ -42,11 +45,14 @@ SHOWN = {
 }
 GUARDED = ("not_fashion", "title_rich", "no_picture")
 """Where a model must not lose against the floor."""
+GUARDED_WHERE_THERE = (UNSEEN_WORDS, WRONG_PICTURE, "right_picture")
+"""Likewise, in shops that have such queries."""
 SHARES = (NOVEL, "all", "fashion")
 
 Seeds = Mapping[int, Measured]
 BySegment = dict[str, dict[str, Any]]
-"""Segment → figures: of a pair `n` and metric → mean, low, high, p, by_seed; of a recovered share mean, low, high."""
+"""Segment → figures: of a pair `n` and metric → mean, low, high, p, by_seed, low_by_seed; of a recovered share at 50 mean, low,
+high, and the same at 10 as `at_10`. What older entries lack is not shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,7 @@ def write_page(bench: Bench, *, command: str) -> Path:
     if found != old:
         content = {title: asdict(entry) for title, entry in found.items()}
         replace_file(file, json.dumps(content, ensure_ascii=False, indent=0))
+    draw_growth(bench, by_name, bench.folder / GROWTH)
     page = bench.folder.with_suffix(".md")
     replace_file(page, render(bench, by_name, found, command=command))
     return page
@@ -152,6 +159,7 @@ def difference(first: Sequence[Results], second: Sequence[Results]) -> BySegment
     segments = {name: inside for name, inside in first[0].segments.items() if name in second[0].segments}
     columns = np.concatenate([differences * inside[:, None] for inside in segments.values()], axis=1)
     p = permutation_p(columns, clusters, samples=PERMUTATIONS, seed=0).reshape(len(segments), -1)
+    each = [bootstrap.estimate_segments(of_seed, segments) for of_seed in by_seed]
     return {
         name: {
             "n": int(inside.sum()),
@@ -160,6 +168,9 @@ def difference(first: Sequence[Results], second: Sequence[Results]) -> BySegment
                     **{k: round(v, 5) for k, v in asdict(estimate).items()},
                     "p": round(float(p[place, column]), 5),
                     "by_seed": [round(float(v), 5) for v in by_seed[:, inside, column].mean(axis=1)],
+                    "low_by_seed": [
+                        low if low is None else round(low, 5) for low in (e[name][column].low for e in each)
+                    ],
                 }
                 for column, (metric, estimate) in enumerate(
                     zip(COMPARED, bootstrap.estimate(differences, inside), strict=True)
@@ -171,15 +182,19 @@ def difference(first: Sequence[Results], second: Sequence[Results]) -> BySegment
 
 
 def recovered(model: Sequence[Results], floor: Sequence[Results], oracle: Sequence[Results]) -> BySegment:
-    """(model − floor) / (oracle − floor) of target Recall@50 by segment, means over seeds."""
-    values = [np.mean([r.values[COMPARED[0]] for r in each], axis=0) for each in (model, floor, oracle)]
+    """(model − floor) / (oracle − floor) of target Recall@50, and @10, by segment, means over seeds."""
     bootstrap = ClusterBootstrap(model[0].clusters, samples=SAMPLES, seed=0)
-    shares = {}
-    for name in SHARES:
-        if name in model[0].segments:
-            estimate = bootstrap.share(values[0] - values[1], values[2] - values[1], model[0].segments[name])
-            shares[name] = {k: None if v is None else round(v, 4) for k, v in asdict(estimate).items()}
-    return shares
+
+    def share(metric: str, segment: str) -> dict[str, Any]:
+        own, floors, oracles = (np.mean([r.values[metric] for r in of], axis=0) for of in (model, floor, oracle))
+        estimate = bootstrap.share(own - floors, oracles - floors, model[0].segments[segment])
+        return {k: None if v is None else round(v, 4) for k, v in asdict(estimate).items()}
+
+    return {
+        name: share(COMPARED[0], name) | {"at_10": share("target_recall_at_10", name)}
+        for name in SHARES
+        if name in model[0].segments
+    }
 
 
 def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Compared], *, command: str) -> str:
@@ -218,11 +233,12 @@ def render(bench: Bench, rows: Mapping[str, Seeds], differences: Mapping[str, Co
             for segment in segments
         ],
         pairs=[(pair, entry and entry.segments) for pair, entry in pairs],
-        guarded=GUARDED,
+        guarded=(*GUARDED, *(name for name in GUARDED_WHERE_THERE if any(e and name in e.segments for _, e in pairs))),
         metric=COMPARED[0],
         compared={COMPARED[1]: "nDCG@10", COMPARED[2]: "P@50"},
         shares={title: entry.segments for title, entry in differences.items() if " of " in title},
         steps=known_steps(bench),
+        growth=GROWTH if (bench.folder / GROWTH).is_file() else None,
         sweep="sweep.svg" if (bench.folder / "sweep.svg").is_file() else None,
         root=REPOSITORY.name,
     )
@@ -243,6 +259,7 @@ def _cells(of: Seeds) -> dict[str, object]:
         "shown": [_mean_of(of, NOVEL, name) for name in SHOWN],
         "pairs": next(iter(of.values())).pairs,
         "seconds": mean(row.stage_seconds for row in of.values()),
+        "once": mean(row.once_seconds for row in of.values()),
     }
 
 

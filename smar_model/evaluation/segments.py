@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from smar_model.lake.contracts import load_contract
 
 NOVEL = "novel"
 """Queries without a training click; all items."""
+UNSEEN_WORDS = "unseen_words"
+"""Queries with a word that training has not read anywhere."""
+WRONG_PICTURE = "wrong_picture"
+"""Wanted items whose picture is another item's or a placeholder, by a simulated shop's truth."""
 SETS = ("seen_query_seen_item", "seen_query_novel_item", "novel_query_seen_item", "novel_query_novel_item")
 TIERS = ("head", "torso", "tail", "once")
 TITLES = ("rich", "sparse", "misleading", "foreign")
@@ -24,7 +28,7 @@ GROUPS: tuple[dict[str, str], ...] = (
     {"overall": "all queries", "fashion": "fashion", "not_fashion": "not fashion"},
     {
         **{f"query_{tier}": f"{tier} queries" for tier in TIERS if tier != "once"},
-        **{"query_once": "queries clicked once", NOVEL: "queries never clicked"},
+        **{"query_once": "queries clicked once", NOVEL: "queries never clicked", UNSEEN_WORDS: "a word never read"},
     },
     dict(zip(SETS, ("known query and item", "new item", "new query", "new query and item"), strict=True)),
     {f"title_{kind}": f"{kind} titles" for kind in TITLES},
@@ -32,6 +36,8 @@ GROUPS: tuple[dict[str, str], ...] = (
         "informative_picture": "a telling picture",
         "uninformative_picture": "a picture that tells nothing",
         "no_picture": "no picture",
+        WRONG_PICTURE: "a picture of something else",
+        "right_picture": "a picture of itself",
     },
     {"also_synthetic": "text also synthetic", "not_synthetic": "text not synthetic"},
 )
@@ -67,6 +73,7 @@ def query_segments(
     cutoff: datetime,
     novel_bucket: float,
     files: Sequence[Path],
+    wrong_pictures: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Name → (Q,) bool, departments last.
 
@@ -79,6 +86,7 @@ def query_segments(
         cutoff: first moment after training; younger items are novel.
         novel_bucket: share of queries, and of items, that training leaves out.
         files: table `segments`.
+        wrong_pictures: ids of items whose pictures are not theirs; None, where nobody knows, leaves out the segments by it.
     """
     early = catalogue.loc[catalogue["updated_at"] < cutoff, "item_id"]
     seen = trained[(trained["clicks"] > 0) & trained["item_id"].isin(early)]
@@ -114,7 +122,11 @@ def query_segments(
         "informative_picture": known & informative,
         "also_synthetic": synthetic == True,  # noqa: E712 (unknown is None)
         "not_synthetic": synthetic == False,  # noqa: E712
+        UNSEEN_WORDS: (by_query["unseen_words"] == True).to_numpy(),  # noqa: E712 (an older table has no such column)
     }
+    if wrong_pictures is not None:
+        wrong = known & items["item_id"].isin(wrong_pictures).to_numpy()
+        segments |= {WRONG_PICTURE: wrong, "right_picture": known & (pictures > 0) & ~wrong}
     departments = items["department"].to_numpy()
     return segments | {DEPARTMENT + name: known & (departments == name) for name in sorted(set(departments[known]))}
 

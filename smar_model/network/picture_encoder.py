@@ -146,19 +146,17 @@ class PictureEncoder(nn.Module):
         return ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def _choose_grid(self, blank: Tensor, height: int, width: int, *, beside: bool) -> Grid:
-        """The coarsest level's grid, made coarser in both directions until a picture's tokens take no more than BYTES."""
+        """The coarsest level's grid, or that in smaller proportion, until a picture's tokens take no more than BYTES."""
         states, levels = self._encoded(blank)
         maps = levels or [self._map(blank, states)]
         rows, columns = maps[-1].shape[2:]
-        channels = sum(level.shape[1] for level in maps)
-        while True:
-            more = PictureDescriptors(height, width, grid=(rows, columns)).channels if beside else 0
-            if (
-                2 * (rows * columns + (self.projection is not None)) * (channels + more) <= BYTES
-                or rows == columns == 1
-            ):
-                return rows, columns
-            rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+        channels, longest = sum(level.shape[1] for level in maps), max(rows, columns)
+        for side in range(longest, 0, -1):
+            grid = max(1, round(rows * side / longest)), max(1, round(columns * side / longest))
+            more = PictureDescriptors(height, width, grid=grid).channels if beside else 0
+            if 2 * (math.prod(grid) + (self.projection is not None)) * (channels + more) <= BYTES:
+                break
+        return grid
 
 
 def _as_it_comes(states: Tensor) -> Tensor:

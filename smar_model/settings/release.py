@@ -62,7 +62,9 @@ class Gate(Section):
     """Likewise than the engine whose lists the log shows, by the order within these lists, clicks weighed by place; unset: told, not
     judged."""
     guarded_segments: dict[str, Share] = Field(
-        default_factory=lambda: dict.fromkeys(("fashion", "not_fashion", "novel", "query_once", "title_sparse"), 0.005)
+        default_factory=lambda: dict.fromkeys(
+            ("fashion", "not_fashion", "novel", "query_once", "unseen_words", "title_sparse"), 0.005
+        )
     )
     """Segment → loss against the champion that is let pass there. A larger one refuses once it is shown: all of them together
     refuse at most one in ten challengers whose losses are no larger."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from smar_model.settings.section import Count, Section, Share
 
@@ -25,6 +26,21 @@ class Simulation(Section):
     """Attribute → share of items whose title, category leaf and seller's attributes lose it."""
     faults: Share = 0.0
     """Share of events that carry a fault real logs have: bots, repeats, malformed rows, unknown items."""
+    held_back_words: Share = 0.0
+    """Share of the synonyms of `smar_model/shop/synonyms.py`, by a hash of the word, that no shopper types before `held_back_from`; the
+    other synonyms are typed on all days. 0: no shopper types any of them, on any day."""
+    held_back_from: dt.date | None = None
+    """First day on which shoppers type the words held back: a comparison's first evaluation day, which `smar compare` and `smar sweep`
+    fill in. Of daily runs this is the day on which they are new; the runs after it train on them."""
+    wrong_pictures: Share | dict[str, Share] = 0.0
+    """Share of the items with pictures that show another item's, of another type, or their supplier's placeholder; of all items, or by
+    department. Which, is in `truth/pictures.parquet`."""
+
+    @model_validator(mode="after")
+    def _held_back_until_when(self) -> Simulation:
+        if self.held_back_words and self.held_back_from is None:
+            raise ValueError("held_back_words needs held_back_from, the first day on which shoppers type these words")
+        return self
 
 
 class Shop(Section):

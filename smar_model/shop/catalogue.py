@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smar_model.shop.shop_writer import ShopWriter
+from smar_model.lake.contracts import load_contract
+from smar_model.shop.shop_writer import ShopWriter, write_parquet
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,11 +35,23 @@ class Product:
         return self.category.split(" > ")[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongPicture:
+    """A row of `truth_pictures`: an item whose pictures are not its own."""
+
+    item_id: str
+    shows: Literal["another_item", "placeholder"]
+    of_item: str | None = None
+    """Whose pictures they are."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Catalogue:
     products: list[Product]
     pictures: dict[str, bytes]
     """File name under `pictures/` → content. A product may name a picture that is not here: a missing file."""
+    wrong_pictures: list[WrongPicture] = field(default_factory=list)
+    """In any order."""
 
 
 def write_catalogue(root: Path, catalogue: Catalogue) -> None:
@@ -45,6 +60,10 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
     Raises:
         InputError: the shop cannot be added to, or two products share an id.
     """
+    if catalogue.wrong_pictures:
+        rows = [asdict(wrong) for wrong in sorted(catalogue.wrong_pictures, key=lambda wrong: wrong.item_id)]
+        table = pa.Table.from_pylist(rows, schema=load_contract("truth_pictures").arrow_schema())
+        write_parquet(root / "truth" / "pictures.parquet", table)
     with ShopWriter(root, "", replaces=["items"]) as writer:
         add_catalogue(writer, catalogue)
 

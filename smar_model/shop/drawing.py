@@ -160,6 +160,25 @@ def draw_device(rng: np.random.Generator) -> bytes:
     return _finish(picture, rng)
 
 
+def draw_placeholder(rng: np.random.Generator) -> bytes:
+    """What a supplier shows where it has no photograph: a grey frame with a hill and a sun, in a shade and place of its own."""
+    ground, frame = (int(level) for level in rng.integers((200, 120), (245, 190)))
+    picture = Image.new("RGB", (WIDTH * _FINER, HEIGHT * _FINER), (ground,) * 3)
+    draw = ImageDraw.Draw(picture)
+    left, top = rng.uniform(0.14, 0.30), rng.uniform(0.20, 0.36)
+    middle = rng.uniform(0.40, 0.60)
+
+    def place(outline: Outline) -> list[Point]:
+        return [(x * picture.width, y * picture.height) for x, y in outline]
+
+    draw.polygon(place(_box(left, top, 1 - left, 1 - top)), outline=(frame,) * 3, width=6)
+    draw.polygon(place([(left, 1 - top), (middle, 0.5), (1 - left, 1 - top)]), fill=(frame,) * 3)
+    draw.ellipse(place([(left + 0.05, top + 0.04), (left + 0.17, top + 0.13)]), fill=(frame,) * 3)
+    file = io.BytesIO()
+    picture.reduce(_FINER).save(file, "JPEG", quality=88, subsampling=0, optimize=False)
+    return file.getvalue()
+
+
 def _box(left: float, top: float, right: float, bottom: float) -> Outline:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 

@@ -51,6 +51,27 @@ def mask_products(products: list[Product], shares: Mapping[str, float], *, seed:
     return masked
 
 
+def take_out_words(products: list[Product], words: frozenset[str]) -> int:
+    """Take words out of titles, categories and sellers' attributes, in place, as masking does, and out of products' own names,
+    which shoppers type; brands stay. Returns how many products had one."""
+    pattern = phrase_pattern(words)
+    having = [
+        product
+        for product in products
+        if any(
+            map(
+                pattern.search, (product.title, product.category, *product.attributes.values(), *product.truth.values())
+            )
+        )
+    ]
+    for product in having:
+        product.attributes = {name: text for name, text in product.attributes.items() if not pattern.search(text)}
+        if name := _tidy(pattern.sub(" ", product.truth.pop("name", ""))):
+            product.truth["name"] = name
+        _take_out(product, pattern)
+    return len(having)
+
+
 def _phrases(attribute: str, value: str, department_values: set[str]) -> frozenset[str]:
     """The item's own words, and the plain words for other values: "Navy Check Shirt" tells that a blue shirt is bluish."""
     own = masked_forms(attribute, value)
@@ -68,6 +89,10 @@ def _mask(product: Product, attribute: str, phrases: frozenset[str]) -> None:
     product.attributes.pop(attribute, None)
     if attribute == "brand":
         product.brand = None
+    _take_out(product, pattern)
+
+
+def _take_out(product: Product, pattern: re.Pattern[str]) -> None:
     brand = product.brand or ""
     # A brand such as "Red Tape" is a name: it stands before products of all colours and tells of none.
     begins_with_brand = bool(brand) and product.title.lower().startswith(brand.lower())

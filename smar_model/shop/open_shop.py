@@ -24,8 +24,10 @@ from smar_model.shop.catalogue import Catalogue, add_catalogue, write_catalogue
 from smar_model.shop.fashion_products import import_fashion_products
 from smar_model.shop.faults import add_catalogue_faults
 from smar_model.shop.grocery_store import import_grocery_store
-from smar_model.shop.masking import mask_products
+from smar_model.shop.masking import mask_products, take_out_words
 from smar_model.shop.shop_writer import import_into, only_one
+from smar_model.shop.synonyms import synonym_words
+from smar_model.shop.wrong_pictures import show_wrong_pictures
 
 REAL_DATA = "SMAR_REAL_DATA"
 """Environment variable: the folder that holds the published archives."""
@@ -88,10 +90,10 @@ def make_shop(settings: Settings, *, report: Report = print) -> bool:
 
 
 def build_catalogue(settings: Settings) -> Catalogue:
-    """Draw or import the catalogue, mask it, and plant the faults that the settings ask for.
+    """Draw or import the catalogue, mask it, and plant the faults and wrong pictures that the settings ask for.
 
     Raises:
-        InputError: SMAR_REAL_DATA is unset, or a source in it is missing or bad.
+        InputError: SMAR_REAL_DATA is unset, a source in it is missing or bad, or a setting names what no item has.
     """
     simulation = _simulation(settings)
     if settings.shop.kind == "sample":
@@ -105,8 +107,14 @@ def build_catalogue(settings: Settings) -> Catalogue:
         catalogue.products += groceries.products
         catalogue.pictures |= groceries.pictures
     mask_products(catalogue.products, simulation.masked, seed=simulation.seed)
-    if simulation.faults:
-        add_catalogue_faults(catalogue, share=simulation.faults, seed=simulation.seed)
+    if simulation.held_back_words:
+        # No word is new that a seller uses.
+        take_out_words(catalogue.products, synonym_words())
+    spoilt = add_catalogue_faults(catalogue, share=simulation.faults, seed=simulation.seed) if simulation.faults else {}
+    if simulation.wrong_pictures:
+        show_wrong_pictures(
+            catalogue, simulation.wrong_pictures, seed=simulation.seed, leave={i for of in spoilt.values() for i in of}
+        )
     return catalogue
 
 

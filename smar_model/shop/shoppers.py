@@ -1,7 +1,8 @@
 """Simulated shoppers: they write a day of the click log over any catalogue whose true attributes are known.
 
 1. Visits: a shopper (a few visit often) makes one to six requests, each with one item in mind, popular ones more often.
-2. She types some of its true attributes in her own words (`wording.py`).
+2. She types some of its true attributes in her own words (`wording.py`); some words nobody types before a day that settings
+   name (`synonyms.py`).
 3. She sees a list by one of four rankers, drawn by `POLICIES`; neighbours are swapped at random in half of the lists,
    so that what a place does to clicks can be told apart from what the item does.
 4. She looks at place k with `EXAMINATION[k]`, clicks by how well the item fits, then may put it in the cart and order.
@@ -33,6 +34,8 @@ from smar_model.settings import Simulation
 from smar_model.shop.catalogue import read_truth
 from smar_model.shop.faults import add_log_faults
 from smar_model.shop.shop_writer import write_parquet
+from smar_model.shop.synonyms import forms_on
+from smar_model.shop.vocabulary import Forms, typed_forms
 from smar_model.shop.wording import word_query
 
 LIST_LENGTH = 12
@@ -169,13 +172,15 @@ class Shoppers:
         shutil.rmtree(writing)
         return {"requests": requests.num_rows, "events": events.num_rows}
 
-    def wish(self, count: int, rng: np.random.Generator) -> Wishes:
-        """What shoppers want within a day, in `count` requests."""
+    def wish(self, count: int, rng: np.random.Generator, forms: Forms = typed_forms) -> Wishes:
+        """What shoppers want within a day, in `count` requests, in these words."""
         random = Random(int(rng.integers(2**63)))
         visits = self._visits(count, rng)
         queries, named = [], []
         for item in visits["item"]:
-            query, attributes = word_query(self.truths[item], visual=bool(self.visual[item]), random=random)
+            query, attributes = word_query(
+                self.truths[item], visual=bool(self.visual[item]), random=random, forms=forms
+            )
             queries.append(query)
             named.append(attributes)
         return Wishes(visits=visits, queries=queries, named=named, matches=self._matches(named))
@@ -183,7 +188,7 @@ class Shoppers:
     def simulate_day(self, day: date) -> tuple[pa.Table, pa.Table]:
         """Truth of the day's requests (`truth_requests`) and its events (`click_log`) in the order of time."""
         rng = np.random.default_rng([self.simulation.seed, day.toordinal()])
-        wishes = self.wish(self.simulation.requests_per_day, rng)
+        wishes = self.wish(self.simulation.requests_per_day, rng, forms_on(day, self.simulation))
         visits, queries, count = wishes.visits, wishes.queries, len(wishes.queries)
         policies = rng.choice(np.array(list(POLICIES)), size=count, p=list(POLICIES.values()))
         shown = self._lists(rng, visits["item"].to_numpy(), queries, wishes.matches, policies)

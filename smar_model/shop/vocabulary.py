@@ -6,7 +6,11 @@ True values are lower case. A value without an entry here is typed as it is, or 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
+
+Forms = Callable[[str, str], tuple[str, ...]]
+"""Attribute and true value → what shoppers type for it, the usual words first."""
 
 TYPED: dict[str, dict[str, tuple[str, ...]]] = {
     "type": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from smar_model.shop.vocabulary import typed_forms
+from smar_model.shop.vocabulary import Forms, typed_forms
 
 NAMES_TYPE = 0.95
 """Share of queries that name the type, where nothing else names the product."""
@@ -31,7 +31,9 @@ MISSPELLED = 0.05
 _ORDER = ("brand", "gender", "usage", "season", "pattern", "colour", "topic", "flavour", "name", "feature", "type")
 
 
-def word_query(truth: Mapping[str, str], *, visual: bool, random: Random) -> tuple[str, dict[str, str]]:
+def word_query(
+    truth: Mapping[str, str], *, visual: bool, random: Random, forms: Forms = typed_forms
+) -> tuple[str, dict[str, str]]:
     """A query for an item of these true attributes, and which of them it names, by their true values (1 to 4)."""
     named = choose_attributes(truth, visual=visual, random=random)
     names = [a for a in _ORDER if a in named] + sorted(set(named) - set(_ORDER))
@@ -40,7 +42,7 @@ def word_query(truth: Mapping[str, str], *, visual: bool, random: Random) -> tup
     front: list[str] = []
     back: list[str] = []
     for name in names:
-        words = _choose_form(typed_forms(name, truth[name]), random)
+        words = _choose_form(forms(name, truth[name]), random)
         (back if words.startswith("for ") else front).append(words)
     # Words once each: "sports sports shoes" is one "sports", "arla milk milk" one "milk".
     typed = list(dict.fromkeys(word for phrase in front + back for word in phrase.split()))

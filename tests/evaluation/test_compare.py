@@ -22,13 +22,14 @@ from smar_model.data.query_text import normalise_query
 from smar_model.data.text_tokens import encode_queries
 from smar_model.data.training_pairs import in_novel_bucket
 from smar_model.errors import InputError
-from smar_model.evaluation import compare
-from smar_model.evaluation.compare import current_rows, find_steps, measure_missing, missing_rows
+from smar_model.evaluation import training_steps
+from smar_model.evaluation.compare import current_rows, measure_missing, missing_rows
 from smar_model.evaluation.comparison import Bench, load_bench
 from smar_model.evaluation.evaluation_set import SYNTHETIC_QUERIES
 from smar_model.evaluation.judge import METRICS, MODEL, NOVEL, SYNTHETIC, read_results
 from smar_model.evaluation.quality_page import write_page
 from smar_model.evaluation.sweep import sweep
+from smar_model.evaluation.training_steps import find_steps
 from smar_model.lake.artifacts import load_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
@@ -56,6 +57,9 @@ ROWS = {
 }
 PAIRS = [{"first": "default", "second": "text_only", "aim": 0.1}, {"first": "default", "second": "bm25"}]
 STEPS = {"steps": 2, "batch": 8}
+WRONG_PICTURES = [
+    {"item_id": f"item-{number:03}", "shows": "placeholder", "of_item": None} for number in range(0, 24, 2)
+]
 
 
 @dataclass(kw_only=True)
@@ -86,6 +90,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         for day, (_, requests) in events.items():
             rows = [r | {"named": [("colour", colour[r["item_id"]])]} for r in requests]
             write_rows(root / "truth" / "requests" / f"dt={day}" / "part-0.parquet", "truth_requests", rows)
+        write_rows(root / "truth" / "pictures.parquet", "truth_pictures", WRONG_PICTURES)
         training = {"adapt_vision": STEPS, "pretrain": STEPS, "finetune": STEPS, "picture_views": 1, "threads": 1}
         segments = {"novel_bucket": NOVEL_BUCKET}
         settings = tiny_settings(root, network=NETWORK, training=training, segments=segments)
@@ -118,7 +123,10 @@ def write_segments(folder: Path, clicked: set[tuple[str, str]], items: list[dict
     department = {item["item_id"]: item["category"].split(" > ")[0] for item in items}
     facts = {"query_tier": "head", "title_kind": "rich", "query_seen": True, "item_seen": True}
     facts |= {"day": LAST_DAY, "clicks": 1, "picture_informative": True, "also_synthetic": False, "is_visual": True}
-    rows = [{"query": q, "item_id": item, "department": department[item], **facts} for q, item in sorted(clicked)]
+    rows = [
+        {"query": q, "item_id": item, "department": department[item], "unseen_words": "red" in q, **facts}
+        for q, item in sorted(clicked)
+    ]
     write_rows(folder / "segments" / "part-0.parquet", "segments", rows)
 
 
@@ -311,11 +319,42 @@ def test_the_page_says_what_was_measured(measured: Bench) -> None:
         ]
         figures = entry["segments"]["all"][metric]
         assert figures["by_seed"] == pytest.approx(means, abs=2e-5)
+        assert all(low <= value for low, value in zip(figures["low_by_seed"], figures["by_seed"], strict=True))
         assert figures["mean"] == pytest.approx(np.mean(means), abs=2e-5)
         assert 0 < figures["p"] <= 1
     assert differences["default − bm25"]["seeds"] == [0, 1], "a baseline stands beside every seed"
     assert {"default of oracle over text_only", "mlp of oracle over text_only"} <= set(differences)
     assert "text_only of told over bm25" in differences, "an oracle with a floor of its own"
+    at_10 = [
+        rows[name, 0].metrics[NOVEL].estimates["target_recall_at_10"].mean
+        for name in ("default", "text_only", "oracle")
+    ]
+    share = differences["default of oracle over text_only"]["segments"][NOVEL]["at_10"]["mean"]
+    if share is not None:
+        assert share == pytest.approx((at_10[0] - at_10[1]) / (at_10[2] - at_10[1]), abs=1e-3)
+
+
+def test_words_never_read_and_pictures_that_lie_are_segments_beside_the_guarded_ones(measured: Bench) -> None:
+    page = write_page(measured, command="c").read_text()
+    assert "| not_fashion | title_rich | no_picture | unseen_words | wrong_picture | right_picture |" in page
+    row = next(row for row in current_rows(measured) if row.name == "default")
+    results = read_results(load_artifact(row.stage, row.key), row.model)
+    wrong = {rows["item_id"] for rows in WRONG_PICTURES}
+    novel = results.segments[NOVEL]
+    assert row.metrics["wrong_picture"].n == sum(novel & np.isin(results.clusters.astype(str), sorted(wrong))) > 0
+    assert sum(row.metrics[name].n for name in ("wrong_picture", "right_picture", "no_picture")) == novel.sum()
+    assert 0 < row.metrics["unseen_words"].n < novel.sum()
+
+
+def test_words_are_held_back_until_the_first_evaluation_day(shop: Shop) -> None:
+    simulation = {"shop": {"simulation": {"held_back_words": 0.5}}, "window": {"evaluation_days": 2}}
+    rows = {
+        "text_only": ROWS["text_only"],
+        "told": ROWS["default"] | {"settings": {"shop": {"simulation": {"held_back_from": "2026-11-01"}}}},
+    }
+    bench = shop.bench("held_back", rows, settings=simulation)
+    made = {name: bench.settings(name, seed=0, steps={}).shop.simulation for name in rows}
+    assert [str(made[name].held_back_from) for name in rows] == [str(DAYS[-2]), "2026-11-01"]
 
 
 def test_the_page_can_be_written_where_the_lake_is_not(
@@ -334,9 +373,9 @@ def test_a_changed_setting_makes_a_row_unmeasured(shop: Shop, measured: Bench) -
 
 
 def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "PROBE_STEPS", 2)
-    monkeypatch.setattr(compare, "PROBE_SECONDS", 0.5)
-    monkeypatch.setattr(compare, "PROBE_ROUNDS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
     rows = {name: ROWS[name] for name in ("text_only", "mlp", "default", "bm25")}
     bench = shop.bench("timed", rows, seconds=60, seeds=[0, 1])
     steps = find_steps(bench, rows, {})
@@ -353,16 +392,54 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
         assert 60 - sum(timing[name]["seconds_per_step"].values()) <= spent <= 60
         assert cost["pretrain"] / cost["finetune"] == pytest.approx(0.35 / 0.3, rel=0.1)
     # The second time nothing runs, and the steps are the settings of the row.
-    monkeypatch.setattr(compare, "probe", None)
+    monkeypatch.setattr(training_steps, "probe", None)
     assert find_steps(bench, rows, {}) == steps
     settings = bench.settings("mlp", seed=1, steps=steps["mlp"])
     assert settings.training.pretrain.steps == steps["mlp"]["pretrain"]
     assert settings.training.seed == 1
 
 
+def test_what_a_shop_does_once_is_made_once_and_paid_for_apart(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
+    rows = {name: ROWS[name] for name in ("text_only", "mlp", "default")}
+    longer = rows["text_only"] | {"seconds": 4, "seeds": [0]}
+    budget = {"seconds": 2, "adapting_seconds": 1, "seeds": [0, 1]}
+    growth = {"Text-only": ["text_only", "text_only_longer"], "Ours": ["default"]}
+    bench = shop.bench("apart", rows | {"text_only_longer": longer}, growth=growth, **budget)
+    assert measure_missing(bench) == 0
+    timing = json.loads((bench.folder / "timing.json").read_text())
+    once = timing["adapt-vision of default"]
+    assert {"adapt-vision of default", *rows, "text_only_longer"} == set(timing)
+    assert once["fixed_seconds"] + once["steps"]["adapt_vision"] * once["seconds_per_step"]["adapt_vision"] <= 1
+    for name in ("default", "mlp"):
+        own = timing[name]
+        assert set(own["seconds_per_step"]) == {"pretrain", "finetune"}
+        assert own["steps"]["adapt_vision"] == once["steps"]["adapt_vision"]
+        cost = {stage: own["steps"][stage] * each for stage, each in own["seconds_per_step"].items()}
+        assert 1 < own["fixed_seconds"] + sum(cost.values()) <= 2, "its whole time is its own"
+        assert cost["pretrain"] / cost["finetune"] == pytest.approx(0.35 / 0.3, rel=0.2)
+    assert timing["text_only_longer"]["steps"]["pretrain"] > 1.5 * timing["text_only"]["steps"]["pretrain"]
+    steps = {name: entry["steps"] for name, entry in timing.items()}
+    runs = [
+        bench.carry_out(name, seed=seed, steps=steps, last="finetune") for name in ("default", "mlp") for seed in (0, 1)
+    ]
+    assert len({run.output("adapt-vision").key for run in runs}) == 1, "with the first seed, for all"
+    assert len({run.output("pretrain").key for run in runs}) == 4
+    measured = {(row["name"], row["seed"]): row for row in lines(bench)}
+    assert measured["default", 1]["once_seconds"] == measured["mlp", 0]["once_seconds"] > 0
+    assert measured["text_only", 0]["once_seconds"] == 0
+    page = write_page(bench, command="c").read_text()
+    assert "| pairs seen | seconds | once |" in page
+    assert "(apart/growth.svg)" in page
+    drawn = (bench.folder / "growth.svg").read_text()
+    assert "Text-only" in drawn and "Ours" not in drawn, "one point is no line"
+
+
 def test_a_row_that_cannot_be_probed_does_not_stop_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "PROBE_STEPS", 1)
-    monkeypatch.setattr(compare, "PROBE_ROUNDS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 1)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
     broken = ROWS["default"] | {"variant": "smar", "settings": {"network": {"vision": {"name": "nonsense"}}}}
     bench = shop.bench("poor", {"broken": broken, "text_only": ROWS["text_only"], "bm25": ROWS["bm25"]}, seconds=0.001)
     with pytest.raises(InputError) as caught:

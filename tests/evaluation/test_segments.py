@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from smar_model.evaluation.evaluation_set import EvaluationSet
@@ -83,14 +84,21 @@ def table(tmp_path: Path) -> Path:
             "query_tier": "new",
             "title_kind": "misleading",
             "also_synthetic": False,
+            "unseen_words": True,
         },
     ]
     return write_rows(tmp_path / "part-0.parquet", "segments", [facts | row for row in rows])
 
 
-def members(queries: EvaluationSet, table: Path, number: int) -> set[str]:
+def members(queries: EvaluationSet, table: Path, number: int, wrong_pictures: set[str] | None = None) -> set[str]:
     found = query_segments(
-        queries, catalogue=CATALOGUE, trained=TRAINED, cutoff=CUTOFF, novel_bucket=0.0, files=[table]
+        queries,
+        catalogue=CATALOGUE,
+        trained=TRAINED,
+        cutoff=CUTOFF,
+        novel_bucket=0.0,
+        files=[table],
+        wrong_pictures=wrong_pictures,
     )
     return {name for name, inside in found.items() if inside[number]}
 
@@ -104,7 +112,7 @@ def test_title_and_picture_are_those_of_the_wanted_item(table: Path) -> None:
     assert {"title_foreign", "no_picture", "seen_query_novel_item"} <= members(queries, table, 1)
     assert {"title_sparse", "uninformative_picture", "query_once", "not_synthetic"} <= members(queries, table, 2)
     # Item d is younger than the cutoff: training has not seen it, though its click is in the log.
-    assert {"novel", "novel_query_novel_item", "title_misleading"} <= members(queries, table, 3)
+    assert {"novel", "novel_query_novel_item", "title_misleading", "unseen_words"} <= members(queries, table, 3)
     unclicked = members(queries, table, 4)
     assert not unclicked & {"also_synthetic", "not_synthetic", "query_head", "query_once"}, "the table does not hold it"
     assert {"novel", "title_sparse"} <= unclicked, "its item's title is known from another query's click"
@@ -114,6 +122,23 @@ def test_without_truth_they_are_those_of_the_item_clicked_most(table: Path) -> N
     queries = evaluation_set(["red", "unclicked"], [-1, -1])
     assert {"title_foreign", "no_picture", "department: Clothing"} <= members(queries, table, 0)
     assert members(queries, table, 1) == {"all", "novel", "not_fashion"}
+
+
+def test_pictures_that_lie_are_those_of_the_wanted_item_by_truth(table: Path) -> None:
+    queries = evaluation_set(["red", "red", "novel"], [0, 1, 2])
+    found = [members(queries, table, number, {"a", "z"}) for number in range(3)]
+    assert "wrong_picture" in found[0]
+    assert not found[1] & {"wrong_picture", "right_picture"}, "it has no picture"
+    assert "right_picture" in found[2]
+    assert not members(queries, table, 0) & {"wrong_picture", "right_picture"}, "where nobody knows"
+
+
+def test_a_table_of_an_older_version_knows_no_unseen_words(tmp_path: Path, table: Path) -> None:
+    old = pq.read_table(table).drop_columns("unseen_words")
+    pq.write_table(old, tmp_path / "old.parquet")
+    queries = evaluation_set(["red", "new"], [0, 3])
+    assert "unseen_words" not in members(queries, tmp_path / "old.parquet", 1)
+    assert "query_new" not in members(queries, table, 1)
 
 
 def test_pages_list_segments_with_queries_and_the_largest_departments() -> None:

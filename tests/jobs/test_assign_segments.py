@@ -41,7 +41,7 @@ def catalogue() -> list[dict[str, Any]]:
             "category": category,
             "department": category.split(" > ")[0],
             "brand": "Acme" if name == "sparse" else "",
-            "attributes": [],
+            "attributes": [("material", "viscose"), ("made for", "Cafe\u0301")] if name == "rich" else [],
             "images": ["picture.jpg"],
             "informative_pictures": 0 if name == "sparse" else 1,
             # Changed after the cutoff: its training clicks teach nothing, as training does not know the item.
@@ -63,7 +63,26 @@ def click(day: date, query: str, item: str, clicks: int = 1) -> dict[str, Any]:
     } | {"weight": float(clicks)}
 
 
+UNSEEN = {
+    "azure shirt": "nobody typed it, no seller wrote it",
+    "history of linen": "it stands in the text of an item that changed after the cutoff alone",
+    "histroy": "the misspelling was made from that item",
+    "कपड़े": "a script with marks inside its words",
+}
+READ = {
+    "shirts": "the plural of a word in a title",
+    "knitted pullovers": "of a training query",
+    "CLICKED": "typed in training, though nobody clicked; in other letters",
+    "acme": "a brand",
+    "viscose": "a seller's attribute",
+    "café": "the same letters, written otherwise",
+    "sumer": "misspelt for training",
+    "coat x200 501 q": "a code, a number and a letter are no words",
+    "赤いシャツ": "no spaces between words",
+    "kept out": "typed in training, whatever the bucket",
+}
 CLICKS = [
+    click(DAYS[1], "kept out", "rich"),
     *(click(DAYS[0], "red shirt", "rich", 50), click(DAYS[1], "coat", "plural", 30), click(DAYS[0], "tie", "rich", 12)),
     *(
         click(DAYS[0], "blue jumper", "rich", 7),
@@ -76,10 +95,13 @@ CLICKS = [
     *(click(LAST_DAY, query, "dress", 2) for query in ("coat", "tie", "blue jumper", "one", "new", "story")),
     *(click(LAST_DAY, "grey pullover", "contradicted", 90), click(LAST_DAY, "not clicked", "rich", 0)),
     click(LAST_DAY, "seen but not clicked", "english"),
+    *(click(LAST_DAY, query, "dress") for query in (*UNSEEN, *READ)),
 ]
 SYNTHETIC = [
     {"item_id": "rich", "query": "red shirt", "method": "substring"},
     {"item_id": "rich", "query": "summer", "method": "substring"},
+    {"item_id": "rich", "query": "sumer", "method": "misspelling"},
+    {"item_id": "novel", "query": "histroy", "method": "misspelling"},
 ]
 
 
@@ -141,7 +163,7 @@ def test_tiers_and_what_is_seen_count_training_days_alone(segments: tuple[Artifa
     tiers = {
         query: frame.xs("dress", level="item_id").loc[query, "query_tier"] for query in ("coat", "tie", "one", "new")
     }
-    # Of 105 clicks 50 are before "coat" (48 %), 80 before "tie" (76 %), 92 before "blue jumper" (88 %).
+    # Of 106 clicks 50 are before "coat" (47 %), 80 before "tie" (75 %), 92 before "blue jumper" (87 %).
     assert tiers == {"coat": "head", "tie": "torso", "one": "once", "new": "new"}
     assert frame.loc[("blue jumper", "dress"), "query_tier"] == "tail"
     assert frame.loc[("grey pullover", "contradicted"), "query_tier"] == "tail"  # 4 clicks, not 94
@@ -157,7 +179,14 @@ def test_item_columns_and_queries_that_were_also_made(segments: tuple[Artifact, 
     assert frame.loc[("red shirt", "english"), ["department", "is_visual"]].tolist() == ["Books", False]
     assert frame.loc[("red shirt", "rich"), ["department", "is_visual"]].tolist() == ["Clothing", True]
     assert not frame.loc[("red shirt", "sparse"), "picture_informative"]
-    assert set(frame.index[frame["also_synthetic"]].get_level_values("query")) == {"red shirt"}
+    made = {"red shirt", "sumer", "histroy"}
+    assert set(frame.index[frame["also_synthetic"]].get_level_values("query")) == made
+
+
+def test_queries_with_a_word_that_training_never_read(segments: tuple[Artifact, pd.DataFrame]) -> None:
+    frame = segments[1].xs("dress", level="item_id")
+    assert set(frame.index[frame["unseen_words"]]) == {*UNSEEN, "new"}
+    assert segments[0].metrics["unseen_words"] == len(UNSEEN) + 1
 
 
 def test_the_novel_bucket_is_kept_out_of_training_and_is_novel_in_the_table(

@@ -1,4 +1,7 @@
-"""A standalone cluster of two workers on this machine gives what `local[2]` gives: the same content digests."""
+"""A standalone cluster on this machine gives what `local[2]` gives: the same content digests.
+
+Here one worker does one job; `tests/cluster/test_standalone.py` (`make test-cluster`) has two workers do all, compiled as a shop's are.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,33 @@ import pytest
 
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
-from tests.tiny_shop import QUICK_JVM, run_stages, tiny_run, write_tiny_shop
+from tests.tiny_shop import QUICK_JVM, QUICK_SPARK, run_stages, tiny_run, write_tiny_shop
 
-SPARK_STAGES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion")
 ON_A_CLUSTER = f"""
 import json, sys
 from pathlib import Path
 from jobs.spark_session import start_session
 from tests.tiny_shop import run_stages, tiny_run
-master, scratch, shop = sys.argv[1:]
-options = {{
+master, scratch, shop, workers, stages, more = sys.argv[1:]
+options = json.loads(more) | {{
     "spark.executor.memory": "640m", "spark.executor.extraJavaOptions": "{QUICK_JVM}",
     "spark.driver.extraJavaOptions": "{QUICK_JVM}", "spark.scheduler.minRegisteredResourcesRatio": "1.0",
 }}
 spark = {{"master": master, "driver_memory": "1g", "shuffle_partitions": 2, "options": options}}
 run = tiny_run(Path(shop), spark=spark)
 session = start_session(run.settings.spark, name="cluster", scratch=Path(scratch))
-where = session.sparkContext.parallelize(range(2), 2).map(
+where = session.sparkContext.parallelize(range(int(workers)), int(workers)).map(
     lambda _: (__import__("os").environ["SPARK_EXECUTOR_DIRS"], __import__("jobs.prepare_items").__file__)
 ).collect()
-contents = {{name: artifact.manifest["content"] for name, artifact in run_stages(run, *{SPARK_STAGES!r}).items()}}
+contents = {{name: artifact.manifest["content"] for name, artifact in run_stages(run, *stages.split()).items()}}
 session.stop()
 print("RESULT " + json.dumps({{"where": where, "contents": contents}}))
 """
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[str]:
-    """URL of a master with two workers of one core each, from the package alone."""
+def cluster(folder: Path, *, workers: int) -> Iterator[str]:
+    """URL of a master with workers of one core each, from the package alone."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -83,23 +85,27 @@ def cluster(folder: Path) -> Iterator[str]:
             says=lambda: (folder / "master.log").read_text()[-2000:],
         )
         url = f"spark://127.0.0.1:{port}"
-        for _ in range(2):
+        for _ in range(workers):
             start("Worker", "--cores", "1", "--memory", "1g", url)
         yield url
 
 
-def test_a_cluster_of_two_workers_gives_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SMAR_USER_SALT", "the same on both")
-    shop = write_tiny_shop(tmp_path / "shop")
-    with cluster(tmp_path) as master:
-        environment = os.environ | {"SMAR_HOME": str(tmp_path / "cluster"), "PYTHONPATH": str(REPOSITORY)}
+def assert_same_content(
+    folder: Path, patch: pytest.MonkeyPatch, *stages: str, workers: int, options: dict[str, str]
+) -> None:
+    """Run stages on a cluster with these options of Spark, then here, in the folder, and compare what they wrote."""
+    patch.setenv("SMAR_USER_SALT", "the same on both")
+    shop = write_tiny_shop(folder / "shop")
+    with cluster(folder, workers=workers) as master:
+        environment = os.environ | {"SMAR_HOME": str(folder / "cluster"), "PYTHONPATH": str(REPOSITORY)}
         environment["SPARK_LOCAL_HOSTNAME"] = (
             "127.0.0.2"  # the driver, as executors find it: on another machine than they are
         )
+        asked = [master, str(folder), str(shop), str(workers), " ".join(stages), json.dumps(options)]
         done = subprocess.run(
-            [sys.executable, "-c", ON_A_CLUSTER, master, str(tmp_path), str(shop)],
+            [sys.executable, "-c", ON_A_CLUSTER, *asked],
             env=environment,
-            cwd=tmp_path,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
@@ -107,9 +113,13 @@ def test_a_cluster_of_two_workers_gives_the_same_content(tmp_path: Path, monkeyp
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.split("RESULT ")[1])
     executors = {folders for folders, _ in result["where"]}
-    assert len(executors) == 2, "both workers took part"
+    assert len(executors) == workers, "all workers took part"
     assert all("smar_code.zip" in file for _, file in result["where"]), "workers run the code that was shipped to them"
 
-    monkeypatch.setenv("SMAR_HOME", str(tmp_path / "local"))
-    local = run_stages(tiny_run(shop), *SPARK_STAGES)
+    patch.setenv("SMAR_HOME", str(folder / "local"))
+    local = run_stages(tiny_run(shop), *stages)
     assert {name: artifact.manifest["content"] for name, artifact in local.items()} == result["contents"]
+
+
+def test_a_cluster_gives_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same_content(tmp_path, monkeypatch, "prepare-items", workers=1, options=QUICK_SPARK)

@@ -104,13 +104,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Releases, P
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(home))
         write_tiny_shop(home / "shop")
-        first = judged_run(home, "first", seed=1)
+        first = judged_run(home, "first", seed=1, drawn=False)
         register_run(first)
         promote_run(first)
-        second, third = judged_run(home, "second", seed=2), None
+        second, third = judged_run(home, "second", seed=2, drawn=False), None
         register_run(second)
         promote_run(second)
-        third = judged_run(home, "third", seed=3)
+        third = judged_run(home, "third", seed=3, drawn=False)
         register_run(third)
         releases = Releases(
             home=home,
@@ -693,7 +693,7 @@ def test_a_version_registered_after_being_killed_is_one_version(
     releases: Releases, killed_at: Callable[[int | str, list[str]], int]
 ) -> None:
     before = releases.pointer()
-    fresh = judged_run(releases.home, "fresh", seed=5)
+    fresh = judged_run(releases.home, "fresh", seed=5, drawn=False)
     for call in ("sign_manifest", "record_manifest", "create_model_version", "set_registered_model_alias"):
         assert killed_at(call, ["register", "--run", "fresh"]) == -signal.SIGKILL
         assert releases.pointer() == before

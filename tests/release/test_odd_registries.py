@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Path]
         write_tiny_shop(home / "shop")
         runs = {}
         for seed, name in enumerate(("first", "second", "third"), start=1):
-            runs[name] = judged_run(home, name, seed=seed)
+            runs[name] = judged_run(home, name, seed=seed, drawn=False)
             if name != "third":
                 register_run(runs[name])
                 promote_run(runs[name])

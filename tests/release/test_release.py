@@ -161,7 +161,7 @@ def test_tracking_is_complete_and_repeatable(first: Run, capsys: pytest.CaptureF
 
 
 def test_a_rejected_challenger_is_a_normal_end(home: Path, first: Run) -> None:
-    run = judged_run(home, "rejected", seed=2, minimum_queries=10_000)
+    run = judged_run(home, "rejected", seed=2, drawn=False, minimum_queries=10_000)
     assert run.champion is not None
     assert run.champion.version == "1"
     assert register_run(run) == "2"
@@ -176,7 +176,7 @@ def test_a_rejected_challenger_is_a_normal_end(home: Path, first: Run) -> None:
 @pytest.fixture(scope="module")
 def followers(home: Path, first: Run) -> list[Run]:
     """Two runs that met the first champion, both fit to follow it."""
-    runs = [judged_run(home, name, seed=seed) for name, seed in (("follower", 3), ("late", 4))]
+    runs = [judged_run(home, name, seed=seed, drawn=False) for name, seed in (("follower", 3), ("late", 4))]
     for run in runs:
         register_run(run)
     return runs

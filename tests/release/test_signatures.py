@@ -70,10 +70,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(home))
         write_tiny_shop(home / "shop")
-        first = judged_run(home, "first", seed=1)
+        first = judged_run(home, "first", seed=1, drawn=False)
         register_run(first)
         assert promote_run(first) == "promoted"
-        second = judged_run(home, "second", seed=2)
+        second = judged_run(home, "second", seed=2, drawn=False)
         register_run(second)
         settings = write_settings(home)
         yield Attacked(home=home, settings_file=settings, first=first, second=second, marker=home / "was-run")

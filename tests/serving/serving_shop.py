@@ -66,7 +66,7 @@ def make_serving_shop(
     write_tiny_shop(home / "shop")
     runs = {}
     for number in range(1, versions + 1):
-        run = judged_run(home, f"run-{number}", seed=number, network=network, index=index)
+        run = judged_run(home, f"run-{number}", seed=number, network=network, index=index, drawn=False)
         runs[register_run(run)] = run
     refreshed = {
         version: refreshed_index(home, run, f"refreshed-{version}", items=refreshed_items)

@@ -215,6 +215,8 @@ def test_real_products_come_from_both_sources(home, tmp_path, monkeypatch):
     assert sum("pictures/grocery/" in i for i in ids) == 5
     assert not open_shop(real_settings(), day=DAY, report=quiet).made
 
+    with pytest.raises(InputError, match="fashion-product-images-224: no such folder"):
+        open_shop(real_settings(archive="fashion-product-images-224"), day=DAY, report=quiet)
     # What is made already needs no source, but another source makes another shop.
     monkeypatch.delenv("SMAR_REAL_DATA")
     assert not open_shop(real_settings(), day=DAY, report=quiet).made

@@ -15,12 +15,13 @@ from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
 from smar_model.network.model import RetrievalModel
-from smar_model.settings import Network, Pictures, VisionAdaptation
+from smar_model.settings import Network, Pictures, VisionAdaptation, VisionEncoder
 from smar_model.stages import STAGES
-from smar_model.training.adapt_vision import Adaptation, two_views
+from smar_model.training.adapt_vision import Adaptation, refuse_without_weights, two_views
 from smar_model.training.batches import Batch
 from smar_model.training.gradient_cache import backward
 from smar_model.training.model_files import load_model, new_model
+from tests.encoders.small_encoders import write_timm
 from tests.evaluation.published_run import publish_run
 from tests.tiny_shop import tiny_settings
 from tests.training.test_resume import train_again
@@ -34,10 +35,16 @@ QUERIES = torch.tensor([9, 8, 7, 7, 6, 5, 4])
 PICTURES = torch.tensor([True, True, True, True, True, False, True])
 
 
-def adaptation(**weights: float) -> Adaptation:
+def adaptation(encoder: Path | None = None, **weights: float) -> Adaptation:
     torch.manual_seed(0)
+    network = NETWORK.model_copy(update={"vision": VisionEncoder(pretrained="tiny")}) if encoder else NETWORK
     model: RetrievalModel = new_model(
-        NETWORK, vocabulary=50, query_length=5, item_length=8, pictures=Pictures(width=24, height=32)
+        network,
+        vocabulary=50,
+        query_length=5,
+        item_length=8,
+        pictures=Pictures(width=24, height=32),
+        vision_encoder=encoder,
     )
     settings = VisionAdaptation.model_validate({"steps": 1, **weights})
     return Adaptation(np.arange(6) % CATEGORIES, model, settings)
@@ -189,6 +196,51 @@ def test_views_carry_no_gradient_of_their_own() -> None:
     assert encoded["images"].requires_grad
     assert not encoded["views"].requires_grad
     assert encoded["views"].norm(dim=-1) == pytest.approx(torch.ones(PAIRS))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An added encoder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    write_timm(folder / "vision")
+    return folder
+
+
+def test_distillation_holds_an_encoder_to_what_it_gave_as_it_came(encoder: Path) -> None:
+    adapting = adaptation(encoder, distillation_weight=0.5, view_weight=0).train()
+    before = adapting.model.picture_patches(batch().pixels).detach()
+    assert adapting.losses(adapting.encode(batch()))["distillation"].item() == 0
+    with torch.no_grad():
+        for parameter in adapting.model.vision.parameters():
+            parameter.mul_(1.1)
+    parts = adapting.losses(adapting.encode(batch()))
+    naive = (adapting.model.picture_patches(batch().pixels) - before).square()[PICTURES].mean()
+    assert parts["distillation"].item() == pytest.approx(naive.item(), rel=1e-5) and naive > 0
+    others = adaptation(encoder, view_weight=0).losses(adapting.encode(batch()))
+    assert parts["loss"].item() == pytest.approx((others["loss"] + 0.5 * naive).item(), rel=1e-5)
+    # The one that it is held to is no part of what is trained, saved or averaged.
+    assert len(list(adapting.parameters())) == len(list(adaptation(encoder).parameters()))
+
+
+def test_interpolation_is_a_line_between_two_encoders(encoder: Path) -> None:
+    vision = adaptation(encoder).model.vision
+    came = {name: value.clone() for name, value in vision.encoder.state_dict().items()}
+    for parameter in vision.encoder.parameters():
+        parameter.data += 1
+    vision.move_towards(came, 0.25)
+    for name, parameter in vision.encoder.named_parameters():
+        assert torch.allclose(parameter, came[name] + 0.25, atol=1e-5), name
+
+
+@pytest.mark.parametrize("setting", [{"distillation_weight": 0.5}, {"interpolation": 0.5}])
+def test_nothing_holds_an_encoder_that_began_with_nothing(setting: dict[str, float], encoder: Path) -> None:
+    weights = VisionAdaptation.model_validate({"steps": 1, **setting})
+    (name,) = setting
+    with pytest.raises(
+        InputError, match=rf"training\.adapt_vision\.{name} 0\.5: .* name one in network\.vision\.pretrained"
+    ):
+        refuse_without_weights(adaptation().model, weights)
+    refuse_without_weights(adaptation(encoder).model, weights)
 
 
 def test_in_chunks_as_at_once() -> None:

@@ -18,10 +18,11 @@ from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.settings import Network, Pictures, TextEncoder
+from smar_model.settings import Network, Pictures, TextEncoder, VisionEncoder
 from smar_model.stages import STAGES
 from smar_model.training import encode_pictures
 from smar_model.training.model_files import load_model, new_model, save_model
+from tests.encoders.small_encoders import write_timm
 from tests.tiny_shop import draw_picture, flip_byte, tiny_run, write_rows
 
 COLOURS = ["red", "blue", "green", "black", "white", "yellow", "grey"]
@@ -58,21 +59,25 @@ def give_pictures(run: Run, colours: list[str], *, made_by: str = "a test", size
     )
 
 
-def give_encoder(run: Run, *, seed: int = 0, variant: str = "smar_adapted") -> Artifact:
+def give_encoder(run: Run, *, seed: int = 0, variant: str = "smar_adapted", pretrained: Path | None = None) -> Artifact:
     torch.manual_seed(seed)
+    network = Network(variant=variant, dimension=16, text=TextEncoder(width=32, heads=2, query_layers=1))
+    if pretrained:
+        network = network.model_copy(update={"vision": VisionEncoder(pretrained="tiny")})
     model = new_model(
-        Network(variant=variant, dimension=16, text=TextEncoder(width=32, heads=2, query_layers=1)),
+        network,
         vocabulary=50,
         query_length=8,
         item_length=8,
         pictures=Pictures(width=SIZE[0], height=SIZE[1]),
+        vision_encoder=pretrained,
     )
 
     def fill(folder: Path) -> None:
         (folder / "any.json").write_text("{}")
         save_model(model, folder / "model", folder / "any.json")
 
-    return publish(run, "adapt-vision", fill, seed=seed, variant=variant)
+    return publish(run, "adapt-vision", fill, seed=seed, variant=variant, pretrained=str(pretrained))
 
 
 @pytest.fixture
@@ -178,6 +183,18 @@ def test_a_variant_that_reads_no_pictures_or_trains_its_encoder_passes(run: Run,
     artifact = encode(run)
     assert artifact.metrics == {"pictures": 0, "pictures_encoded": 0, "pictures_reused": 0}
     assert read_patch_tokens(artifact.folder / "patch_tokens") is None
+
+
+def test_an_encoder_that_came_with_weights_encodes_once_though_nothing_adapts_it(run: Run, tmp_path: Path) -> None:
+    write_timm(tmp_path / "encoder" / "vision")
+    give_encoder(run, variant="smar", pretrained=tmp_path / "encoder")
+    artifact = encode(run)
+    assert counts(artifact) == (4, 0)
+    tokens = tokens_of(artifact).read(np.arange(4), 0)
+    assert tokens.shape == (4, 2 * 2, 32 + 48 + 64)
+    give_encoder(run, variant="default", pretrained=tmp_path / "encoder")
+    beside = tokens_of(encode(run)).read(np.arange(4), 0)
+    assert np.array_equal(beside[..., : 32 + 48 + 64], tokens) and beside.shape[-1] > 32 + 48 + 64
 
 
 def test_thumbnails_of_another_size_are_refused(run: Run) -> None:
