@@ -83,8 +83,9 @@ class LastStateProjection(nn.Module):
         self.linear.bias.copy_(axes @ projection["bias"] if "bias" in projection else torch.zeros(len(axes)))
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        last = states[torch.arange(len(states), device=states.device), last_place(mask)]
-        return F.normalize(self.linear(last), dim=-1)
+        # Not by a range over the batch, which an exported tower would have of the length that it was exported with.
+        place = last_place(mask)[:, None, None].expand(-1, 1, states.shape[-1])
+        return F.normalize(self.linear(states.gather(1, place).squeeze(1)), dim=-1)
 
 
 class AlignedImageProjection(nn.Module):
