@@ -209,7 +209,8 @@ FROM synthetic_queries AS s
 LEFT SEMI JOIN evaluated_pairs AS e ON e.query = s.query;
 
 -- What training has not read: neither in a query of the training days, whether clicked or kept out by the bucket, nor in the text of
--- an item that stood before the cutoff, nor in a synthetic query of one. Words are few by then: they are sent to the synthetic queries.
+-- an item that stood before the cutoff, nor misspelt in a synthetic query of one: the other synthetic queries are made of that text. Words
+-- are few by then: they are sent to the synthetic queries.
 CREATE OR REPLACE TEMPORARY VIEW read_texts AS
 SELECT DISTINCT query AS text
 FROM clicks
@@ -228,11 +229,18 @@ FROM (
 LEFT ANTI JOIN (SELECT explode(words) AS word FROM (SELECT spelled_words(text) AS words FROM read_texts)) AS r
   ON r.word = w.word;
 
+-- Read twice below.
+CACHE LAZY TABLE new_words OPTIONS ('storageLevel' 'DISK_ONLY');
+
 CREATE OR REPLACE TEMPORARY VIEW misspelt_for_training AS
 SELECT /*+ BROADCAST(n) */ DISTINCT s.word
 FROM (
   SELECT item_id, explode(words) AS word
-  FROM (SELECT item_id, spelled_words(query) AS words FROM synthetic_queries)
+  FROM (
+    SELECT item_id, spelled_words(query) AS words
+    FROM synthetic_queries
+    WHERE method IN ('misspelling', 'characters')
+  )
 ) AS s
 LEFT SEMI JOIN (SELECT DISTINCT word FROM new_words) AS n ON n.word = s.word
 LEFT SEMI JOIN (SELECT item_id FROM catalogue WHERE updated_at < :cutoff) AS i ON i.item_id = s.item_id;

@@ -125,8 +125,11 @@ def query_segments(
         UNSEEN_WORDS: (by_query["unseen_words"] == True).to_numpy(),  # noqa: E712 (an older table has no such column)
     }
     if wrong_pictures is not None:
-        wrong = known & items["item_id"].isin(wrong_pictures).to_numpy()
-        segments |= {WRONG_PICTURE: wrong, "right_picture": known & (pictures > 0) & ~wrong}
+        wrong = items["item_id"].isin(wrong_pictures).to_numpy()
+        segments |= {
+            WRONG_PICTURE: known & (pictures > 0) & wrong,
+            "right_picture": known & (pictures > 0) & ~wrong,
+        }
     departments = items["department"].to_numpy()
     return segments | {DEPARTMENT + name: known & (departments == name) for name in sorted(set(departments[known]))}
 

@@ -15,8 +15,9 @@ import pytest
 
 from smar_model.data.query_text import normalise_query
 from smar_model.errors import InputError
+from smar_model.evaluation import report
 from smar_model.evaluation.evaluate import evaluate, run
-from smar_model.evaluation.evaluation_record import parse_evaluation
+from smar_model.evaluation.evaluation_record import ConfidenceOf, PictureConfidence, parse_evaluation
 from smar_model.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from smar_model.evaluation.oracle import VISIBLE, reveal_truth
 from smar_model.evaluation.relevance import Relevance
@@ -44,6 +45,8 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> PublishedRun:
     folder = tmp_path_factory.mktemp("measured")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder / "shop" / "home"))
+        lies = [{"item_id": i["item_id"], "shows": "another_item", "of_item": "x"} for i in tiny_items()[:6]]
+        write_rows(folder / "shop" / "truth" / "pictures.parquet", "truth_pictures", lies)
         published = publish_run(folder / "shop", with_truth=True)
         text_only = published.publish_model("train-text-only", variant="text_only", seed=1)
         # With other weights than this test's other models: what an oracle is told it must be able to use.
@@ -248,6 +251,28 @@ def test_gate_and_embeddings_are_looked_at(measured: PublishedRun) -> None:
     assert all(hub["fits"] < hub["found"] for hub in hubs)
 
 
+def test_how_much_pictures_count_is_told_of_those_that_lie_and_the_others(
+    measured: PublishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = parse_evaluation(read_evaluation(measured.run.output("evaluate")))
+    assert evaluation.picture_confidence is None, "this model has none"
+    assert evaluation.segments["wrong_picture"] > 0 < evaluation.segments["right_picture"]
+    page = measured.run.output("report").file("report.html").read_text(encoding="utf-8")
+    assert "a picture of something else" in page and "How much an item's picture counts" not in page
+    items = {
+        kind: ConfidenceOf(items=number, mean=number / 100, low=0.01, high=0.99)
+        for kind, number in (("all", 19), ("right", 15), ("another_item", 4))
+    }
+    told = replace(evaluation, picture_confidence=PictureConfidence(items=items, right_above_wrong=0.625))
+    monkeypatch.setattr(report, "read_evaluation", lambda file: told)
+    report.run(measured.context("report", tmp_path))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    table = page[page.index("How much an item's picture counts, c(s)") :]
+    assert "… of another item</th><td>4</td><td>0.040</td><td>0.010</td><td>0.990</td>" in table
+    assert "62.5 % of the time" in table
+    assert "… of nothing" not in table
+
+
 def test_a_model_that_does_not_route_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMAR_HOME", str(tmp_path / "home"))
     published = publish_run(tmp_path / "shop", with_truth=True, variant="text_only")
@@ -260,6 +285,7 @@ def test_a_model_that_does_not_route_is_reported_as_such(tmp_path: Path, monkeyp
 def test_what_is_missing_is_said(bare: PublishedRun) -> None:
     evaluation = read_evaluation(bare.run.output("evaluate"))
     assert set(evaluation["models"]) == {"popularity", "bm25", "challenger"}
+    assert "wrong_picture" not in evaluation["segments"], "nobody knows which pictures lie"
     assert "no truth" in evaluation["not_measured"]["oracle"]
     assert "train-text-only" in evaluation["not_measured"]["text_only"]
     assert evaluation["basis"] == "clicks"

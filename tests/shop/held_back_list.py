@@ -19,7 +19,8 @@ number is below the setting. At {share:g}, the share that comparisons take, thes
 two words, as in "shower shoes", is held back with the one that is its own.
 
 The list was written before any training, is written by `python -m tests.shop.held_back_list`, and `tests/shop/test_held_back_words.py` holds
-it to the code. It is one list for the sample shop, the fashion products and the groceries: a shop uses the values that its items have.
+it to the code. What sellers did write of it is taken out of titles, categories, attributes and products' own names, so that no text has a word
+held back; brands stay. It is one list for the sample shop, the fashion products and the groceries: a shop uses the values that its items have.
 """
 
 

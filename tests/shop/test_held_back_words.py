@@ -11,9 +11,10 @@ import pytest
 
 from smar_model.errors import InputError
 from smar_model.settings import REPOSITORY, load_settings, validate_settings
+from smar_model.shop import sample_shop
 from smar_model.shop.catalogue import Product
 from smar_model.shop.masking import take_out_words
-from smar_model.shop.open_shop import open_shop
+from smar_model.shop.open_shop import build_catalogue, open_shop
 from smar_model.shop.sample_shop import draw_sample_shop
 from smar_model.shop.synonyms import SYNONYMS, held_back_words, own_word, synonym_words, words_of
 from smar_model.shop.vocabulary import TYPED, masked_forms
@@ -67,10 +68,14 @@ def test_nobody_types_them_before_their_day(shop: Path) -> None:
     assert all(len(words & others) > 30 for words in (before, first, second)), "the others are typed on every day"
 
 
-def test_no_seller_uses_one(shop: Path) -> None:
-    items = pq.read_table(shop / "items.parquet", columns=["title", "category", "attributes"]).to_pylist()
-    texts = [t for i in items for t in (i["title"], i["category"], *dict(i["attributes"] or ()).values())]
-    assert not synonym_words() & {word for text in texts for word in words_of(text)}
+def test_no_seller_uses_one(monkeypatch) -> None:
+    monkeypatch.setattr(sample_shop, "PUFFERY", ("scarlet", "weekender"))
+    held = {"held_back_words": SHARE, "held_back_from": str(DAY)}
+    used = []
+    for simulation in ({}, held):
+        products = build_catalogue(settings(items=30, **simulation)).products
+        used.append({word for product in products for word in words_of(product.title)} & synonym_words())
+    assert used == [{"scarlet", "weekender"}, set()]
 
 
 def test_what_sellers_wrote_loses_them_and_brands_stay() -> None:
