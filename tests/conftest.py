@@ -1,4 +1,4 @@
-"""Rules for all tests: threads that wait sleep, Spark and MLflow stay quiet, a skip says what would make it run. And what many of them build on."""
+"""Rules for all tests: the longest come first, threads that wait sleep, Spark and MLflow stay quiet, a skip says what would make it run. And what many of them build on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 UNSTATED = {"", "unconditional skip"}
+LONGEST_FIRST = ("end_to_end", "jobs", "training", "release", "evaluation")
+"""Rooms that take minutes: last, one would run while the other process has nothing left. While the first one has the days through Airflow the
+other has Spark's jobs, so that one session of Spark serves nearly all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {room: number for number, room in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,6 +24,7 @@ from tests.tiny_shop import (
     DAYS,
     published,
     run_stages,
+    take_over,
     tiny_events,
     tiny_items,
     tiny_run,
@@ -36,9 +37,10 @@ DRIFT = ("measure-drift/query_drift", "warning")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home for all days, so that what they share is done once."""
+def home(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for all days, so that what they share is done once; the tables of the good day are those of the fixture."""
     folder = tmp_path_factory.mktemp("days")
+    take_over(tiny_data, folder, *DATA_STAGES[:5], "extract-clicks-day")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(folder))
         yield folder

@@ -33,7 +33,17 @@ from smar_model.shop.faults import KEPT, add_log_faults
 from smar_model.shop.sample_shop import draw_sample_shop
 from smar_model.shop.shoppers import Shoppers
 from tests.patience import PATIENCE_SECONDS
-from tests.tiny_shop import DAYS, LAST_DAY, published, run_stages, tiny_run, tiny_settings, write_rows, write_tiny_shop
+from tests.tiny_shop import (
+    DAYS,
+    LAST_DAY,
+    published,
+    run_stages,
+    take_over,
+    tiny_run,
+    tiny_settings,
+    write_rows,
+    write_tiny_shop,
+)
 
 BOT_REQUESTS = 35
 CLICKS = {"bot_requests_per_day": BOT_REQUESTS, "bot_requests_per_minute": 8}
@@ -141,8 +151,9 @@ def other_home(faulty: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def faulty(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     home = tmp_path_factory.mktemp("clicks")
+    take_over(tiny_data, home, "prepare-items")
     root = write_tiny_shop(home / "shop")
     planted, expected, kept = planted_events()
     write_rows(log_file(root, DAYS[0], "planted"), "click_log", planted)
@@ -301,10 +312,9 @@ def test_a_day_is_made_once_whatever_it_is_read_with(faulty: dict[str, Any], oth
     assert output.manifest["content"] == faulty["output"].manifest["content"]
 
 
-def test_a_number_that_the_catalogue_holds_is_not_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_that_the_catalogue_holds_is_not_masked(other_home: Path) -> None:
     """And a day is extracted again where shoppers typed a number that came to the catalogue since, no other day."""
-    monkeypatch.setenv("SMAR_HOME", str(tmp_path))
-    root = write_tiny_shop(tmp_path / "shop")
+    root = write_tiny_shop(other_home / "shop")
     typed = ["bosch 0986494524", "call 0986494525", "0 986 494 524"]
     write_rows(log_file(root, DAYS[0], "typed"), "click_log", [event(DAYS[0], n, query=q) for n, q in enumerate(typed)])
 

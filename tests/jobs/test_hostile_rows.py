@@ -33,6 +33,7 @@ from tests.tiny_shop import (
     DAYS,
     published,
     run_stages,
+    take_over,
     tiny_events,
     tiny_items,
     tiny_run,
@@ -288,9 +289,12 @@ def foretold(root: Path) -> dict[str, Counter[str]]:
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Iterator[dict[str, list[str]]]:
+def outcome(
+    tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, spark: SparkSession
+) -> Iterator[dict[str, list[str]]]:
     """The healthy rows of a shop that has no others."""
     home = tmp_path_factory.mktemp("hostile")
+    take_over(tiny_data, home, *STAGES[:2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMAR_HOME", str(home))
         spark.conf.unset("spark.sql.mapKeyDedupPolicy")

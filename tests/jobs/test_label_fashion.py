@@ -18,6 +18,7 @@ from smar_model.training.finetune import read_labels
 from tests.tiny_shop import (
     DAYS,
     run_stages,
+    take_over,
     tiny_events,
     tiny_items,
     tiny_run,
@@ -44,8 +45,9 @@ def rows(artifact: Artifact, table: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Artifact]]:
+def labelled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Artifact]]:
     home = tmp_path_factory.mktemp("labels")
+    take_over(tiny_data, home, "prepare-items")
     root = write_tiny_shop(home / "shop")
     for day in DAYS:
         like = tiny_events(day, tiny_items())[0][0]

@@ -19,15 +19,16 @@ ODD = [
 ]  # fmt: skip
 
 
-def in_sql(spark: SparkSession, texts: list[str]) -> pd.DataFrame:
+SQL = {
+    "query": "normalise_query(text)",
+    "with_catalogue": f"normalise_query(text, array({', '.join(repr(number) for number in KEPT)}))",
+    "numbers": "numbers_of(text)",
+}
+
+
+def in_sql(spark: SparkSession, texts: list[str], *columns: str) -> pd.DataFrame:
     frame = configure(spark).createDataFrame(pd.DataFrame({"text": texts}))
-    kept = ", ".join(f"'{number}'" for number in KEPT)
-    return frame.selectExpr(
-        "text",
-        "normalise_query(text) AS query",
-        f"normalise_query(text, array({kept})) AS with_catalogue",
-        "numbers_of(text) AS numbers",
-    ).toPandas()
+    return frame.selectExpr("text", *(f"{SQL[column]} AS {column}" for column in columns)).toPandas()
 
 
 def test_both_agree_on_every_character(spark: SparkSession) -> None:
@@ -40,7 +41,7 @@ def test_both_agree_on_every_character(spark: SparkSession) -> None:
         *("|".join(unknown[n : n + 20]) for n in range(0, len(unknown), 20)),
     ]
     assert len(known) > 250_000
-    found = in_sql(spark, texts)
+    found = in_sql(spark, texts, "query")
     differing = found[found["query"] != found["text"].map(normalise_query)]
     # ICU knows characters that came to Unicode after this Python: those alone may differ.
     assert not [text for text in differing["text"] if not any(unicodedata.category(c) == "Cn" for c in text)]
@@ -50,7 +51,7 @@ def test_both_agree_on_every_character(spark: SparkSession) -> None:
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXT | JOINED, min_size=200, max_size=400))
 def test_both_agree_on_any_text(spark: SparkSession, texts: list[str]) -> None:
-    found = in_sql(spark, texts)
+    found = in_sql(spark, texts, *SQL)
     assert found["query"].tolist() == [normalise_query(text) for text in texts]
     assert found["with_catalogue"].tolist() == [normalise_query(text, KEPT) for text in texts]
     assert [set(numbers) for numbers in found["numbers"]] == [numbers_of(text) for text in texts]
