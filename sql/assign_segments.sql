@@ -210,7 +210,7 @@ LEFT SEMI JOIN evaluated_pairs AS e ON e.query = s.query;
 
 -- What training has not read: neither in a query of the training days, whether clicked or kept out by the bucket, nor in the text of
 -- an item that stood before the cutoff, nor misspelt in a synthetic query of one: the other synthetic queries are made of that text. Words
--- are few by then: they are sent to the synthetic queries.
+-- are few by then: they are sent to the synthetic queries, which are millions, and split at spaces alone.
 CREATE OR REPLACE TEMPORARY VIEW read_texts AS
 SELECT DISTINCT query AS text
 FROM clicks
@@ -221,10 +221,13 @@ FROM catalogue
 WHERE updated_at < :cutoff;
 
 CREATE OR REPLACE TEMPORARY VIEW new_words AS
-SELECT w.query, w.word
+SELECT w.query, w.written, w.word
 FROM (
-  SELECT query, explode(words) AS word
-  FROM (SELECT DISTINCT query, spelled_words(query) AS words FROM evaluated_pairs)
+  SELECT query, written, explode(words) AS word
+  FROM (
+    SELECT query, written, spelled_words(written) AS words
+    FROM (SELECT query, explode(split(query, ' ')) AS written FROM (SELECT DISTINCT query FROM evaluated_pairs))
+  )
 ) AS w
 LEFT ANTI JOIN (SELECT explode(words) AS word FROM (SELECT spelled_words(text) AS words FROM read_texts)) AS r
   ON r.word = w.word;
@@ -233,22 +236,19 @@ LEFT ANTI JOIN (SELECT explode(words) AS word FROM (SELECT spelled_words(text) A
 CACHE LAZY TABLE new_words OPTIONS ('storageLevel' 'DISK_ONLY');
 
 CREATE OR REPLACE TEMPORARY VIEW misspelt_for_training AS
-SELECT /*+ BROADCAST(n) */ DISTINCT s.word
+SELECT /*+ BROADCAST(n) */ DISTINCT s.written
 FROM (
-  SELECT item_id, explode(words) AS word
-  FROM (
-    SELECT item_id, spelled_words(query) AS words
-    FROM synthetic_queries
-    WHERE method IN ('misspelling', 'characters')
-  )
+  SELECT item_id, explode(split(query, ' ')) AS written
+  FROM synthetic_queries
+  WHERE method IN ('misspelling', 'characters')
 ) AS s
-LEFT SEMI JOIN (SELECT DISTINCT word FROM new_words) AS n ON n.word = s.word
+LEFT SEMI JOIN (SELECT DISTINCT written FROM new_words) AS n ON n.written = s.written
 LEFT SEMI JOIN (SELECT item_id FROM catalogue WHERE updated_at < :cutoff) AS i ON i.item_id = s.item_id;
 
 CREATE OR REPLACE TEMPORARY VIEW unseen_queries AS
 SELECT DISTINCT n.query
 FROM new_words AS n
-LEFT ANTI JOIN misspelt_for_training AS m ON m.word = n.word;
+LEFT ANTI JOIN misspelt_for_training AS m ON m.written = n.written;
 
 CREATE OR REPLACE TEMPORARY VIEW segments AS
 SELECT
