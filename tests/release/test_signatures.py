@@ -73,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
         first = judged_run(home, "first", seed=1, drawn=False)
         register_run(first)
         assert promote_run(first) == "promoted"
-        second = judged_run(home, "second", seed=2, drawn=False)
+        second = judged_run(home, "second", seed=2)
         register_run(second)
         settings = write_settings(home)
         yield Attacked(home=home, settings_file=settings, first=first, second=second, marker=home / "was-run")
