@@ -37,6 +37,7 @@ NAMES = {True: "seen", False: "novel"}
 def run(context: StageContext) -> dict[str, int]:
     """Write the table; returns the number of pairs, and of those in each segment."""
     run = context.run
+    low, high = context.settings.segments.novel_range
     with spark_session(context) as spark:
         for stage, table in _INPUTS:
             read_published(spark, table, context.table(stage, table)).createOrReplaceTempView(table)
@@ -49,7 +50,8 @@ def run(context: StageContext) -> dict[str, int]:
             last_day=run.evaluation_days[-1],
             cutoff=run.cutoff,
             visual_departments=context.settings.shop.visual_departments,
-            novel_bucket=context.settings.segments.novel_bucket,
+            novel_from=low,
+            novel_below=high,
             **RULES,
         )
         files = write_table(spark.table("segments"), context, "segments")

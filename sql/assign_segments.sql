@@ -1,13 +1,15 @@
 -- Clicked pairs of the evaluation days → what kind of query, item and pair each is, to judge by segment.
 -- Reads: clicks (extract-clicks), catalogue (prepare-items), synthetic_queries (generate-queries).
--- Parameters: first_training_day, last_training_day, first_day, last_day (of evaluation), cutoff, novel_bucket,
+-- Parameters: first_training_day, last_training_day, first_day, last_day (of evaluation), cutoff, novel_from,
+-- novel_below (ends of the bucket, as shares of the hash's range),
 -- visual_departments (array), head_share, torso_share, sparse_words, misleading_clicks, misleading_share.
 -- Gives: segments.
 
 -- Its twin is `in_novel_bucket` in smar_model/data/training_pairs.py, which keeps these queries and items out of training.
-CREATE OR REPLACE TEMPORARY FUNCTION in_novel_bucket(kind STRING, key STRING, share DOUBLE)
+CREATE OR REPLACE TEMPORARY FUNCTION in_novel_bucket(kind STRING, key STRING, low DOUBLE, high DOUBLE)
 RETURNS BOOLEAN
-RETURN crc32(encode(concat(kind, ':', key), 'UTF-8')) < share * 4294967296;
+RETURN crc32(encode(concat(kind, ':', key), 'UTF-8')) >= low * 4294967296
+  AND crc32(encode(concat(kind, ':', key), 'UTF-8')) < high * 4294967296;
 
 -- Words without the ending of an English plural: "dresses" and "dress", "shoes" and "shoe" are the same.
 CREATE OR REPLACE TEMPORARY FUNCTION without_plurals(text STRING)
@@ -38,8 +40,8 @@ LEFT SEMI JOIN catalogue AS i ON i.item_id = c.item_id AND i.updated_at < :cutof
 WHERE
   c.day BETWEEN :first_training_day AND :last_training_day
   AND c.clicks > 0
-  AND NOT in_novel_bucket('query', c.query, :novel_bucket)
-  AND NOT in_novel_bucket('item', c.item_id, :novel_bucket)
+  AND NOT in_novel_bucket('query', c.query, :novel_from, :novel_below)
+  AND NOT in_novel_bucket('item', c.item_id, :novel_from, :novel_below)
 GROUP BY c.query, c.item_id;
 
 CREATE OR REPLACE TEMPORARY VIEW evaluated_pairs AS

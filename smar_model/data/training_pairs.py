@@ -16,26 +16,29 @@ import pyarrow.parquet as pq
 
 CART_WEIGHT, ORDER_WEIGHT = 1.0, 2.0
 """What a cart and an order add to the weight of a click."""
+NO_BUCKET = (0.0, 0.0)
 PIECE = 32_768
 """Rows held in memory at a time."""
 
 
-def in_novel_bucket(kind: Literal["query", "item"], keys: Sequence[str], share: float) -> np.ndarray:
-    """Which queries or items a comparison run keeps out of training, (N,) bool: those whose hash lies in the first `share`
-    of its range. The function of the same name in `sql/assign_segments.sql` is its twin."""
-    if share == 0:
+def in_novel_bucket(kind: Literal["query", "item"], keys: Sequence[str], bucket: tuple[float, float]) -> np.ndarray:
+    """Which queries or items a comparison run keeps out of training, (N,) bool: those whose hash lies between these shares of its
+    range (`Segments.novel_range`). The function of the same name in `sql/assign_segments.sql` is its twin."""
+    if bucket[0] == bucket[1]:
         return np.zeros(len(keys), dtype=bool)
     hashes = np.fromiter((zlib.crc32(f"{kind}:{key}".encode()) for key in keys), dtype=np.int64, count=len(keys))
-    return hashes < share * 2**32
+    return (hashes >= bucket[0] * 2**32) & (hashes < bucket[1] * 2**32)
 
 
-def synthetic_pairs(files: Sequence[Path], *, novel_bucket: float = 0.0) -> Iterator[pd.DataFrame]:
+def synthetic_pairs(files: Sequence[Path], *, novel_bucket: tuple[float, float] = NO_BUCKET) -> Iterator[pd.DataFrame]:
     """Columns query and item_id of the synthetic queries, without those in the novel bucket."""
     for piece in iterate_rows(files, ["query", "item_id"]):
         yield _leave_out_novel(piece.to_pandas(), novel_bucket)
 
 
-def clicked_pairs(files: Sequence[Path], days: Sequence[date], *, novel_bucket: float = 0.0) -> Iterator[pd.DataFrame]:
+def clicked_pairs(
+    files: Sequence[Path], days: Sequence[date], *, novel_bucket: tuple[float, float] = NO_BUCKET
+) -> Iterator[pd.DataFrame]:
     """Columns query, item_id and weight of the given days' clicks: clicks freed of position bias, carts and orders.
 
     A pair that was clicked on several days comes once for each.
@@ -56,5 +59,7 @@ def iterate_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.R
             yield from parquet.iter_batches(PIECE, columns=columns)
 
 
-def _leave_out_novel(frame: pd.DataFrame, share: float) -> pd.DataFrame:
-    return frame[~(in_novel_bucket("query", frame["query"], share) | in_novel_bucket("item", frame["item_id"], share))]
+def _leave_out_novel(frame: pd.DataFrame, bucket: tuple[float, float]) -> pd.DataFrame:
+    return frame[
+        ~(in_novel_bucket("query", frame["query"], bucket) | in_novel_bucket("item", frame["item_id"], bucket))
+    ]

@@ -66,7 +66,7 @@ def read_held_out(context: StageContext) -> HeldOut:
         catalogue=catalogue,
         trained=trained,
         cutoff=run.cutoff,
-        novel_bucket=settings.segments.novel_bucket,
+        novel_bucket=settings.segments.novel_range,
         files=context.table("assign-segments", "segments"),
         wrong_pictures=wrong_pictures,
     )

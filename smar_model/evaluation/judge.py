@@ -123,7 +123,7 @@ def _judge(
         name: inside if name in whole else held_out.segments[NOVEL] & inside
         for name, inside in held_out.segments.items()
     }
-    kept_out = in_novel_bucket("item", catalogue["item_id"].tolist(), settings.segments.novel_bucket)
+    kept_out = in_novel_bucket("item", catalogue["item_id"].tolist(), settings.segments.novel_range)
     if queries.basis == "truth" and kept_out.any():
         synthetic = synthetic_evaluation_set(
             catalogue,

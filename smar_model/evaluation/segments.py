@@ -71,7 +71,7 @@ def query_segments(
     catalogue: pd.DataFrame,
     trained: pd.DataFrame,
     cutoff: datetime,
-    novel_bucket: float,
+    novel_bucket: tuple[float, float],
     files: Sequence[Path],
     wrong_pictures: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -84,7 +84,7 @@ def query_segments(
         catalogue: sorted by item id.
         trained: table `clicks` of the training days.
         cutoff: first moment after training; younger items are novel.
-        novel_bucket: share of queries, and of items, that training leaves out.
+        novel_bucket: ends of what training leaves out of queries and of items (`in_novel_bucket`).
         files: table `segments`.
         wrong_pictures: ids of items whose pictures are not theirs; None, where nobody knows, leaves out the segments by it.
     """

@@ -171,7 +171,7 @@ def probe_vision(run: Run, *, generic: Path | None = None) -> VisionProbe:
         products=len(products.pixels),
         part="encoder" if isinstance(adapted.vision, PictureEncoder) else "image tower",
         pretrained=settings.network.vision.pretrained if adapted.shape.vision_came_with_weights else None,
-        unseen_by_encoder=settings.segments.novel_bucket > 0,
+        unseen_by_encoder=settings.segments.novel_range[1] > 0,
         parameters=parameters,
         dimensions={name: table.shape[1] for name, table in features.items()},
         not_measured={} if generic else {"generic": NO_WEIGHTS},
@@ -202,8 +202,8 @@ def read_products(run: Run) -> Products:
     frame = frame.sort_values(["item_id", "frame"]).drop_duplicates("item_id")
     if len(frame) > MOST:
         frame = frame.sample(MOST, random_state=SEED).sort_values("item_id")
-    share = run.settings.segments.novel_bucket or HELD_OUT
-    frame["held_out"] = in_novel_bucket("item", frame["item_id"].tolist(), share)
+    low, high = run.settings.segments.novel_range
+    frame["held_out"] = in_novel_bucket("item", frame["item_id"].tolist(), (low, high or HELD_OUT))
     known = set(frame.loc[~frame["held_out"], "picture_digest"])
     frame = frame[~(frame["held_out"] & frame["picture_digest"].isin(known))]
     rows = pictures.to_table(

@@ -54,14 +54,14 @@ def run(context: StageContext) -> dict[str, float | str]:
 
 def mine(context: StageContext, searcher: Searcher) -> dict[str, float | str]:
     """Search, filter and write; returns how much was found."""
-    mining, share = context.settings.training.mining, context.settings.segments.novel_bucket
+    mining, bucket = context.settings.training.mining, context.settings.segments.novel_range
     tokens = context.input("train-tokenizer").folder / "tokens"
     items, clicked = read_item_tokens(tokens / "items"), read_pair_tokens(tokens / "clicked")
     item_of_row = find_rows(items.item_ids, as_bytes(searcher.item_ids))
     row_of_item = np.full(len(items.item_ids), -1)
     row_of_item[item_of_row[item_of_row >= 0]] = np.flatnonzero(item_of_row >= 0)
 
-    clicks = clicked_pairs(context.table("extract-clicks", "clicks"), context.run.training_days, novel_bucket=share)
+    clicks = clicked_pairs(context.table("extract-clicks", "clicks"), context.run.training_days, novel_bucket=bucket)
     texts = sorted(set().union(*(frame["query"] for frame in clicks)))
     by_key = dict(zip(query_keys(texts).tolist(), texts, strict=True))
     keys, queries = np.unique(clicked.keys, return_inverse=True)

@@ -85,12 +85,28 @@ class Labels(Section):
         return ends
 
 
+NovelBucket = Annotated[float, Field(ge=0, lt=1)] | tuple[Share, Share]
+
+
 class Segments(Section):
     """What the clicked pairs of the evaluation days are divided by (`sql/assign_segments.sql`)."""
 
-    novel_bucket: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    novel_bucket: NovelBucket = 0.0
     """Share of queries and, likewise, of items whose pairs are kept out of training, by a hash: the novel ones of a
-    comparison run. 0 in production, which holds out time alone. The tokenizer still sees their words."""
+    comparison run. 0 in production, which holds out time alone. The tokenizer still sees their words. `[0.2, 0.4]`: those from .2 to .4 of
+    the hash's range, to tune on others than `0.2` judges on."""
+
+    @field_validator("novel_bucket")
+    @classmethod
+    def _from_below(cls, bucket: NovelBucket) -> NovelBucket:
+        if isinstance(bucket, tuple) and bucket[0] >= bucket[1]:
+            raise ValueError("the lower end comes first")
+        return bucket
+
+    @property
+    def novel_range(self) -> tuple[float, float]:
+        """From where to where in the hash's range the bucket lies."""
+        return self.novel_bucket if isinstance(self.novel_bucket, tuple) else (0.0, self.novel_bucket)
 
 
 class Checks(Section):

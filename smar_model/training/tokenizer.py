@@ -60,7 +60,7 @@ def _write_tokens(context: StageContext, tokenizer: Tokenizer) -> dict[str, floa
     Raises:
         InputError: there are no items, or no pairs of one kind.
     """
-    lengths, days, share = context.settings.tokenizer, context.run.training_days, context.settings.segments.novel_bucket
+    lengths, days, bucket = context.settings.tokenizer, context.run.training_days, context.settings.segments.novel_range
     folder = context.output("tokens")
     items = write_item_tokens(
         folder / "items",
@@ -72,7 +72,7 @@ def _write_tokens(context: StageContext, tokenizer: Tokenizer) -> dict[str, floa
     clicks, made = context.table("extract-clicks", "clicks"), context.table("generate-queries", "synthetic_queries")
     clicked = write_pair_tokens(
         folder / "clicked",
-        partial(clicked_pairs, clicks, days, novel_bucket=share),
+        partial(clicked_pairs, clicks, days, novel_bucket=bucket),
         items,
         tokenizer,
         length=lengths.query_length,
@@ -81,7 +81,7 @@ def _write_tokens(context: StageContext, tokenizer: Tokenizer) -> dict[str, floa
         raise InputError(f"clicks: no click on a known item from {days[0]} to {days[-1]}; check the log of these days")
     synthetic = write_pair_tokens(
         folder / "synthetic",
-        partial(synthetic_pairs, made, novel_bucket=share),
+        partial(synthetic_pairs, made, novel_bucket=bucket),
         items,
         tokenizer,
         length=lengths.query_length,

@@ -120,9 +120,9 @@ def test_a_synthetic_batch_has_distinct_items_each_with_a_query_of_its_own(
 def test_pairs_in_the_novel_bucket_are_left_out(tmp_path: Path) -> None:
     rows = [synthetic(f"{i} {n}", i) for i in "abcd" for n in range(20)]
     file = write_rows(tmp_path / "synthetic.parquet", "synthetic_queries", rows)
-    kept = pd.concat(synthetic_pairs([file], novel_bucket=0.3))
-    novel = in_novel_bucket("query", [r["query"] for r in rows], 0.3)
-    novel |= in_novel_bucket("item", [r["item_id"] for r in rows], 0.3)
+    kept = pd.concat(synthetic_pairs([file], novel_bucket=(0.1, 0.4)))
+    novel = in_novel_bucket("query", [r["query"] for r in rows], (0.1, 0.4))
+    novel |= in_novel_bucket("item", [r["item_id"] for r in rows], (0.1, 0.4))
     assert 0 < len(kept) < len(rows)
     assert set(kept["query"]) == {r["query"] for r, n in zip(rows, novel, strict=True) if not n}
 

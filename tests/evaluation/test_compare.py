@@ -273,7 +273,7 @@ def test_novel_queries_and_items_are_those_that_training_never_saw(measured: Ben
         if event["event"] == "click"
     }
     held_out = {
-        kind: {key for key in keys if in_novel_bucket(kind, [key], NOVEL_BUCKET)[0]}
+        kind: {key for key in keys if in_novel_bucket(kind, [key], (0.0, NOVEL_BUCKET))[0]}
         for kind, keys in (("query", {q for q, _ in seen}), ("item", {i for _, i in seen}))
     }
     seen = {(q, i) for q, i in seen if q not in held_out["query"] and i not in held_out["item"]}
@@ -292,7 +292,7 @@ def test_synthetic_queries_are_parts_of_the_titles_of_items_kept_out(measured: B
     table = pq.read_table(load_artifact(row.stage, row.key).file("comparison_results/model.parquet")).to_pylist()
     synthetic = [r for r in table if SYNTHETIC in r["segments"]]
     titles = {item["item_id"]: normalise_query(item["title"]) for item in tiny_items()}
-    kept_out = {item for item in titles if in_novel_bucket("item", [item], NOVEL_BUCKET)[0]}
+    kept_out = {item for item in titles if in_novel_bucket("item", [item], (0.0, NOVEL_BUCKET))[0]}
     assert Counter(r["cluster"] for r in synthetic) == dict.fromkeys(kept_out, SYNTHETIC_QUERIES)
     for r in synthetic:
         assert r["segments"] == [SYNTHETIC]

@@ -96,7 +96,7 @@ def members(queries: EvaluationSet, table: Path, number: int, wrong_pictures: se
         catalogue=CATALOGUE,
         trained=TRAINED,
         cutoff=CUTOFF,
-        novel_bucket=0.0,
+        novel_bucket=(0.0, 0.0),
         files=[table],
         wrong_pictures=wrong_pictures,
     )

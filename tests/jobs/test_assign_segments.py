@@ -193,16 +193,16 @@ def test_the_novel_bucket_is_kept_out_of_training_and_is_novel_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SMAR_HOME", str(tmp_path))
-    share = 0.4
-    run = tiny_run(tmp_path / "shop", segments={"novel_bucket": share})
+    bucket = (0.1, 0.5)
+    run = tiny_run(tmp_path / "shop", segments={"novel_bucket": bucket})
     _, frame = segments_of(run)
     items = sorted(TITLES)
     clicks = run.output("extract-clicks").files("clicks")
-    pairs = pd.concat(clicked_pairs(clicks, run.training_days, novel_bucket=share))
+    pairs = pd.concat(clicked_pairs(clicks, run.training_days, novel_bucket=bucket))
     trained = set(zip(pairs["query"], pairs["item_id"], strict=True)) - {("story", "novel")}
     known = [c for c in CLICKS if c["day"] < LAST_DAY and c["clicks"] and c["item_id"] != "novel"]
-    novel_query = dict(zip(q := [c["query"] for c in known], in_novel_bucket("query", q, share), strict=True))
-    novel_item = dict(zip(items, in_novel_bucket("item", items, share), strict=True))
+    novel_query = dict(zip(q := [c["query"] for c in known], in_novel_bucket("query", q, bucket), strict=True))
+    novel_item = dict(zip(items, in_novel_bucket("item", items, bucket), strict=True))
     assert any(novel_query.values()) and not all(novel_query.values())
     assert any(novel_item.values()) and not all(novel_item.values())
     assert trained == {
@@ -214,7 +214,7 @@ def test_the_novel_bucket_is_kept_out_of_training_and_is_novel_in_the_table(
     assert set(seen.loc[seen["item_seen"], "item_id"]) == {i for _, i in trained} & set(seen["item_id"])
     synthetic = run.output("generate-queries").files("synthetic_queries")
     assert len(pd.concat(synthetic_pairs(synthetic))) == len(SYNTHETIC)
-    for bucket in (0.05, 0.2, 0.5, 0.8):
+    for bucket in ((0.0, 0.05), (0.2, 0.4), (0.1, 0.6), (0.0, 0.8)):
         made = pd.DataFrame(SYNTHETIC)
         left = made[
             ~in_novel_bucket("query", made["query"], bucket) & ~in_novel_bucket("item", made["item_id"], bucket)
