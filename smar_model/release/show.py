@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
+from smar_model.evaluation.decision import rule_mark
 from smar_model.release.history import MOVES, Change, read_history
 from smar_model.release.registry import serving_or_version
 from smar_model.release.stock import current_stock, load_stock
@@ -173,9 +174,14 @@ def show_history(*, as_json: bool) -> None:
             reasons = entry.get("evidence", {}).get("reasons", [])
             told = [r for r in reasons if not r["passed"] or r["rule"].startswith(COMPARISONS)]
             for reason in told:
-                print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
-            if len(reasons) > len(told):
-                print(f"    ✓ {len(reasons) - len(told)} further rules (--json)")
+                # Decisions of older versions do not say what was judged.
+                mark = rule_mark(passed=reason["passed"], judged=reason.get("judged", True))
+                print(f"    {mark} {reason['text']}")
+            further = [reason.get("judged", True) for reason in reasons if reason not in told]
+            if any(further):
+                print(f"    ✓ {sum(further)} further rules (--json)")
+            if not all(further):
+                print(f"    – {len(further) - sum(further)} further rules, not judged (--json)")
 
 
 def _told(change: Change, refreshes: int) -> str:
