@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -30,6 +31,7 @@ SHOWN_NAMES = 20
 EXAMPLE_ITEMS = 10_000
 """Items, from the first on, of which examples of attributes are taken."""
 EXAMPLE_ATTRIBUTES = 3
+NEAREST_VALUES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,14 @@ class _Postings:
         codes = dict.fromkeys(code for value in values for code in self._codes.get(value, ()))
         parts = [self._rows[self._starts[code] : self._starts[code + 1]] for code in codes]
         return self._marked(np.concatenate(parts) if parts else np.zeros(0, np.int32))
+
+    def nearest(self, value: str) -> list[str]:
+        """Values that are written nearly alike; else the commonest."""
+        near = get_close_matches(value, self._codes, n=NEAREST_VALUES)
+        return near or sorted(self._codes, key=lambda each: (-self._size(each), each))[:NEAREST_VALUES]
+
+    def _size(self, value: str) -> int:
+        return sum(int(self._starts[code + 1] - self._starts[code]) for code in self._codes[value])
 
     def _marked(self, rows: np.ndarray) -> np.ndarray:
         marked = np.zeros(self.items, dtype=bool)
@@ -206,6 +216,24 @@ class ItemFilters:
             while len(self._kept) > KEPT_SELECTIONS:
                 self._kept.popitem(last=False)
         return bitmap
+
+    def why_none(self, texts: Sequence[str]) -> list[str]:
+        """One line for each filter that no item matches, with values that there are; else that none matches all of them.
+
+        Raises:
+            InputError: as `select`.
+        """
+        told = []
+        for each in parse_filters(list(dict.fromkeys(texts))):
+            if self._matching(each).any():
+                continue
+            line, condition = f"no item matches {each.text!r}", each.condition
+            if isinstance(condition, ValueFilter) and not each.negated:
+                postings = self._postings_of(each.text, condition.field, condition.name)
+                there = dict.fromkeys(near for value in condition.values for near in postings.nearest(value))
+                line += f"; there are {', '.join(there) or 'no values'}"
+            told.append(line)
+        return told or [f"no item matches all of {', '.join(map(repr, texts))}"]
 
     def _matching(self, item_filter: ItemFilter) -> np.ndarray:
         condition = item_filter.condition

@@ -70,6 +70,24 @@ def test_filters_in_get_and_post_and_what_is_none(shop: ServingShop) -> None:
     assert client.get("/search", params={"q": "x", "filter": ["brand:a"] * 33}).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("filters", "says"),
+    [
+        (["attributes.colour:redd"], "nothing found: no item matches 'attributes.colour:redd'; there are red"),
+        (["attributes.colour:zzz"], "no item matches 'attributes.colour:zzz'; there are "),
+        (
+            ["attributes.colour:red", "-attributes.colour:red"],
+            "no item matches all of 'attributes.colour:red', '-attrib",
+        ),
+    ],
+)
+def test_a_search_that_finds_nothing_says_why(shop: ServingShop, filters: list[str], says: str) -> None:
+    options = [part for text in filters for part in ("--filter", text)]
+    settings = ["--settings", str(shop.settings_file)]
+    done = CliRunner().invoke(command_line, ["search", "shirt", *options, *settings])
+    assert done.exit_code == 0 and says in done.output and "score" not in done.output
+
+
 def test_what_can_be_filtered_by_is_said_and_the_first_example_works(shop: ServingShop) -> None:
     app = create_app(shop.settings)
     app.state.follower.look()
