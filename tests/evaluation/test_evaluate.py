@@ -405,6 +405,11 @@ def test_the_report_opens_with_the_incumbent_where_the_log_has_lists(
         assert within["models"]["incumbent"]["mean"] == 1 > within["models"]["challenger"]["mean"]
         page = published.run.output("report").file("report.html").read_text(encoding="utf-8")
         opening = page[page.index('<section id="incumbent">') : page.index('<section id="finds">')]
+        assert "points over the incumbent" in page[: page.index('<section id="incumbent">')]
+        assert re.search(
+            r"<p><b>(This run's|This run&#39;s|Of this run&#39;s) model .* in \d of \d measures \(", opening
+        )
+        assert re.search(r"Of [\d,]+ lists read, ", opening) and "lists read 1" not in opening
         assert judge in opening and "Order within the shown list" in opening
         queries = evaluation["incumbent"]["shown"]
         assert all(f"“{query['query']}”" in opening for query in queries)
