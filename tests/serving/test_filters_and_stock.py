@@ -113,7 +113,7 @@ def test_stock_is_seen_under_load_with_no_failed_request(shop: ServingShop, tmp_
     )
     assert "prices that are negative or more than 99,999,999,999,999, left empty: 1, such as gone: -1" in said
     assert "currencies that are no ISO 4217 code, left empty: 1" in said
-    assert "unknown: 1 items that the index does not have, such as 'gone'" in said
+    assert "unknown: 1 item that the index does not have, such as 'gone'" in said
     app = create_app(shop.settings, poll_seconds=0.1)
     failed: list[str] = []
     stopped = threading.Event()
