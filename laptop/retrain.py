@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,9 +142,15 @@ def show_results(run: Run) -> None:
     print(f"Report: {_short(report)}")
     warnings = checks.metrics["failed_warnings"]
     print(f"Checks: {_short(checks.file('checks.html'))}" + (f" ({warnings} warnings)" if warnings else ""))
-    sample = run.settings_source == "configs/sample_shop.yaml"
-    query = '"red floral summer dress"' if sample else f'"…" --settings {run.settings_source}'
-    print(f"Next:   make ui\n        .venv/bin/smar search {query}")
+    print(next_commands(run.settings_source))
+
+
+def next_commands(settings_source: str) -> str:
+    """What to look at and to try now; the commands take the sample shop's settings by default."""
+    sample = settings_source == "configs/sample_shop.yaml"
+    settings = "" if sample else f" --settings {shlex.quote(settings_source)}"
+    query = "red floral summer dress" if sample else "…"
+    return f'Next:   make ui\n        .venv/bin/smar search "{query}"{settings}\n        .venv/bin/smar serve{settings}'
 
 
 def plain_lines(log: Path) -> list[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 
+from smar_model.checks.run_checks import JUDGED_FROM
 from smar_model.delivery.check_records import CheckBounds, ShopCheck
 from smar_model.delivery.delivery_faults import Fault
 from smar_model.delivery.delivery_figures import DayFigures, Reason
 from smar_model.delivery.json_lines import is_json_lines
 from smar_model.delivery.picture_findings import FILES, NAMES
 from smar_model.delivery.shop_layout import Layout
+from smar_model.settings import Window
 
 MENDING = {
     "no_item_id": "give each item its id",
@@ -51,6 +54,7 @@ def judge_figures(check: ShopCheck, layout: Layout, bounds: CheckBounds) -> None
     if check.days:
         _judge_log(check, bounds)
         _judge_days(check, bounds)
+        _judge_volume(check, bounds)
     _judge_judgments(check, layout)
     _judge_pictures(check, bounds)
 
@@ -191,6 +195,30 @@ def _judge_days(check: ShopCheck, bounds: CheckBounds) -> None:
     if days := bad["no clicks"]:
         found = f"no click of this day counts{_more(days)}"
         check.faults.append(Fault(_folder(log, days[0]), found, "a run wants clicks on each day of its window"))
+
+
+def _judge_volume(check: ShopCheck, bounds: CheckBounds) -> None:
+    """The last day beside those before it, as check-data compares them. A run to an earlier day may be good, so no fault."""
+    window = check.window if bounds.window_days else check.window[-Window().days :]
+    days = [day for day in check.days if day.day in window]
+    if len(days) < 2 or days[-1].day != window[-1]:
+        return
+    limits, last, before = bounds.checks, days[-1], days[:-1]
+    for kind in ("impressions", "clicks"):
+        counts = [getattr(day, kind) for day in before]
+        mean, found = sum(counts) / len(counts), getattr(last, kind)
+        if mean < JUDGED_FROM:
+            continue
+        ratio = found / mean
+        told = f"{found:,} {kind} on this last day, {ratio:.2f} of the mean of the days before ({mean:,.0f}; median {median(counts):,.0f})"
+        for setting, ends in (("possible_volume", True), ("usual_volume", False)):
+            least, most = getattr(limits, setting)
+            if not least <= ratio <= most:
+                what = "a run to this day ends at check-data" if ends else "check-data warns of it"
+                text = f"{told}: outside {least:g} to {most:g}, so that {what} (settings.checks.{setting})"
+                advice = "deliver the whole day, once, or run to the day before"
+                check.warnings.append(Fault(_folder(check.root / "click_log", last), text, advice))
+                break
 
 
 def _folder(log: Path, day: DayFigures) -> Path:

@@ -88,11 +88,12 @@ def needed_text(needed: Needed | None) -> str:
     """How many requests are still needed."""
     if needed is None:
         return "how many requests are still needed cannot be told yet"
-    most = f"{needed.most:,}" if needed.most is not None else "any number"
-    return (
-        f"about {needed.about:,} more requests show it with a chance of {POWER:.0%}, if the preference is as seen "
-        f"({needed.least:,} to {most} over its interval)"
+    over = (
+        f"{needed.least:,} to {needed.most:,} over its interval"
+        if needed.most is not None
+        else f"at least {needed.least:,}; no number is enough where its interval ends, at no preference"
     )
+    return f"about {needed.about:,} more requests show it with a chance of {POWER:.0%}, if the preference is as seen ({over})"
 
 
 def p_text(p: float) -> str:

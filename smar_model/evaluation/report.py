@@ -23,6 +23,7 @@ from smar_model.data.catalogue import read_catalogue
 from smar_model.evaluation import charts
 from smar_model.evaluation.decision import read_decision
 from smar_model.evaluation.evaluation_record import EvaluationRecord, Routing, read_evaluation
+from smar_model.evaluation.incumbent_answer import answer_in_words, counts_in_words, incumbent_measures
 from smar_model.evaluation.judged_models import COMPARED_METRICS, RECALL_DEPTHS
 from smar_model.evaluation.preference import LEVEL, describe_preference, p_text
 from smar_model.evaluation.query_drift import Drift
@@ -51,7 +52,7 @@ _TRAINING = ("adapt-vision", "pretrain", "finetune", "train-text-only")
 _COMPARED_WITH = ("champion", "text_only", "best_release", "cold_start", "bm25")
 _DRAWN = ("champion", "text_only", "bm25")
 """Models of which the first two that there are have a chart by segment; the others are in tables."""
-_BESIDE_THE_INCUMBENT = ("incumbent", "bm25", "text_only", "champion", "challenger")
+_BESIDE_THE_INCUMBENT = ("incumbent", "challenger", "champion", "text_only", "bm25")
 _NOT_LOSSES = ("learning_rate", "scale")
 _WAYS = {
     "multimodal_over_text": "pictures for all",
@@ -92,6 +93,7 @@ def run(context: StageContext) -> dict[str, int]:
         may_promote=context.run.promotion != "never",
         decision=read_decision(context.input("gate").file("decision.json")),
         evaluation=evaluation,
+        incumbent_measures=incumbent_measures(evaluation.incumbent) if evaluation.incumbent else [],
         pretrained_up_to=context.input("pretrain").metrics.get("trained_up_to"),
         started_from=context.input("finetune").metrics.get("started_from"),
         checks=sorted(checks, key=lambda check: (check.passed, check.severity != "critical")),
@@ -155,6 +157,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "area": _area, "chance": _chance, "cell": _cell}
     environment.filters |= {"figure": _figure, "segment_words": segment_words, "grade": _grade}
+    environment.filters |= {"answer_in_words": answer_in_words, "counts_in_words": counts_in_words}
     environment.filters |= {"preference": describe_preference, "small_chance": p_text}
     environment.globals |= {
         "level_of_looks": LEVEL,

@@ -12,7 +12,7 @@ from smar_model.release.experiment import read_evidence, rule, today
 from smar_model.release.register import registered_version
 from smar_model.release.registry import Registry
 from smar_model.release.steps import report_outcome
-from smar_model.release.tracking import page_address, parent_run
+from smar_model.release.tracking import page_address, parent_run, served_by_make_ui
 
 MODELS = {"challenger": "this run", "champion": "champion", "text_only": "text-only", "bm25": "BM25"}
 SEGMENTS = {"overall": "all", "fashion": "fashion", "not_fashion": "not fashion"}
@@ -47,10 +47,12 @@ def describe_decision(run: Run) -> str:
             *_shoppers(run, registry, state["version"] if state and state["state"] == "finished" else None),
             f"**Gate**: {_plain(decision.verdict)}",
             "",
-            *(f"- {'✓' if reason.passed else '✗'} {_plain(reason.text)}" for reason in decision.reasons),
+            f"{decision.count}:",
+            "",
+            *(f"- {reason.mark} {_plain(reason.text)}" for reason in decision.reasons),
             *(["", "**A version that breaks a rule is not promoted, whoever approves it.**"] if broken else []),
             "",
-            f"[Report in MLflow]({address})",
+            f"[Report in MLflow]({address})" + (" (answers while `make ui` runs)" if served_by_make_ui(run) else ""),
         ]
     )
     report_outcome(text=text)

@@ -8,6 +8,7 @@ between two steps, the registry says what is so, and the next `smar promote` goe
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal
@@ -169,7 +170,7 @@ def begin_or_wait(registry: Registry, lease: Lease, run: Run, version: str, cham
     if registry.aliased(CHALLENGER) != version:
         lease.verify()
         registry.client.set_registered_model_alias(registry.name, CHALLENGER, version)
-    serve = HOW_TO_BEGIN.format(log=click_log_of(run.settings))
+    serve = f"{HOW_TO_BEGIN.format(log=click_log_of(run.settings))} --settings {shlex.quote(run.settings_source)}"
     return f"passed the gate and waits for interleaving ({ruling.text}): serve with `{serve}`; then smar promote --run {run.name}"
 
 

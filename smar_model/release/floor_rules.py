@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from smar_model.checks.outcomes import Check
-from smar_model.evaluation.decision import Reason, at_least, at_most, unknown
+from smar_model.evaluation.decision import Reason, at_least, at_most, not_judged, unknown
 from smar_model.evaluation.evaluation_record import EvaluationRecord, Routing
 from smar_model.settings import Gate
 
@@ -62,7 +62,7 @@ def calibration(evaluation: EvaluationRecord, settings: Gate) -> Reason:
     rule, most = "calibration", settings.maximum_calibration_error
     if evaluation.routing is None:
         text = "P(q): this model does not route"
-        return Reason(rule=rule, passed=True, observed=None, bound="at most", threshold=most, unit="share", text=text)
+        return not_judged(rule, "share", text)
     routed = evaluation.routing.populations.get("all") if isinstance(evaluation.routing, Routing) else None
     if routed is None or routed.calibration_error is None:
         return unknown(rule, "share", "the calibration error of P(q) was not measured")
@@ -113,15 +113,7 @@ def latency(observed: float | None, settings: Gate) -> Reason:
     most, setting = settings.maximum_search_p99_ms, "gate.maximum_search_p99_ms"
     if most is None:
         text = "search latency: " + ("not measured" if observed is None else f"99 % within {observed:.3g} ms")
-        return Reason(
-            rule="latency",
-            passed=True,
-            observed=observed,
-            bound="at most",
-            threshold=None,
-            unit="milliseconds",
-            text=f"{text}, no limit is set ({setting})",
-        )
+        return not_judged("latency", "milliseconds", f"{text}, no limit is set ({setting})", observed=observed)
     if observed is None:
         return unknown("latency", "milliseconds", f"search latency was not measured ({setting})")
     text = f"search latency: 99 % of single queries within {observed:.3g} ms, at most {most:g} allowed ({setting})"
@@ -138,4 +130,4 @@ def interleaving(settings: Gate, *, has_champion: bool) -> Iterator[Reason]:
         )
         if not has_champion:
             text = "interleaving: no other champion to be interleaved with"
-        yield Reason(rule="interleaving", passed=True, observed=None, threshold=None, unit="count", text=text)
+        yield not_judged("interleaving", "count", text)

@@ -93,7 +93,7 @@ def decide(
     if not rivals:
         told = ": told, not refused, as floors alone decide on a first release"
         reasons = [
-            replace(reason, passed=True, text=reason.text + told)
+            replace(reason, passed=True, judged=False, text=reason.text + told)
             if reason.rule in HEALTH and not reason.passed
             else reason
             for reason in reasons

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 
-from smar_model.evaluation.decision import Reason, at_least, unknown
+from smar_model.evaluation.decision import Reason, at_least, not_judged, unknown
 from smar_model.evaluation.evaluation_record import Difference, EvaluationRecord, Rival
 from smar_model.evaluation.segments import DEPARTMENT, FEWEST_CLUSTERS, segment_words
 from smar_model.evaluation.significance import LEVEL, below, holm, lower_bound
@@ -53,7 +54,7 @@ def not_worse(evaluation: EvaluationRecord, name: str, rival: Rival | None, sett
     setting, words, none = RIVALS[name]
     least = -getattr(settings, setting)
     if rival is None:
-        return Reason(rule=rule, passed=True, observed=None, threshold=least, unit="points", text=none)
+        return not_judged(rule, "points", none)
     words = words.format(rival=rival)
     found = _compared(evaluation, name, OVERALL, METRIC)
     if found is None or evaluation.clusters < 2:
@@ -74,7 +75,7 @@ def not_worse_than_incumbent(evaluation: EvaluationRecord, settings: Gate) -> Re
     if within is None or found is None or found.mean is None or found.standard_error is None or within.clusters < 2:
         text = f"order within the lists that the log shows: not measured against the incumbent ({setting})"
         if margin is None:
-            return Reason(rule=rule, passed=True, observed=None, threshold=None, unit="points", text=text)
+            return not_judged(rule, "points", text)
         return unknown(rule, "points", text)
     bound = lower_bound(found.mean, found.standard_error, within.clusters)
     text = (
@@ -83,7 +84,7 @@ def not_worse_than_incumbent(evaluation: EvaluationRecord, settings: Gate) -> Re
     )
     if margin is None:
         told = f"{text}; told, not judged, as no margin is set ({setting})"
-        return Reason(rule=rule, passed=True, observed=bound, threshold=None, unit="points", text=told)
+        return not_judged(rule, "points", told, observed=bound)
     return at_least(rule, bound, -margin, "points", f"{text}; that must be above {_points(-margin)} ({setting})")
 
 
@@ -95,14 +96,17 @@ def no_loss_in_segments(evaluation: EvaluationRecord, settings: Gate, champion: 
         queries, clusters = _size(evaluation, segment)
         found = _compared(evaluation, "champion", segment, METRIC)
         if champion is None:
-            passed, text = True, f"{words}: no other champion to lose against"
-        elif _too_few(queries, clusters):
-            passed, text = (
-                True,
-                f"{words}: {queries:,} queries for {clusters} items or texts, under {FEWEST_CLUSTERS}: too few to tell",
+            yield not_judged(rule, "p", f"{words}: no other champion to lose against")
+            continue
+        if _too_few(queries, clusters):
+            text = (
+                f"{words}: {queries:,} queries for {clusters} items or texts, under {FEWEST_CLUSTERS}: too few to tell"
             )
-        elif queries is None or clusters is None or found is None:
-            passed, text = False, f"{words}: not measured against the champion (gate.guarded_segments: {segment})"
+            yield not_judged(rule, "p", text)
+            continue
+        if queries is None or clusters is None or found is None:
+            text = f"{words}: not measured against the champion (gate.guarded_segments: {segment})"
+            yield replace(unknown(rule, "p", text), threshold=FAMILY_LEVEL)
         else:
             p, between = shown[segment], found.difference
             text = (
@@ -112,8 +116,6 @@ def no_loss_in_segments(evaluation: EvaluationRecord, settings: Gate, champion: 
                 f"{FAMILY_LEVEL:g} (gate.guarded_segments)"
             )
             yield at_least(rule, p, FAMILY_LEVEL, "p", text)
-            continue
-        yield Reason(rule=rule, passed=passed, observed=None, threshold=FAMILY_LEVEL, unit="p", text=text)
 
 
 def _loss_p(evaluation: EvaluationRecord, settings: Gate) -> dict[str, float]:
@@ -158,6 +160,7 @@ def better_where_claimed(settings: Gate, champion: Rival | None, better: list[st
             threshold=1,
             unit="count",
             text=f"{segment_words(segment)}: {text} (gate.better_in)",
+            judged=champion is not None,
         )
 
 
@@ -172,7 +175,7 @@ def precision_outside_fashion(evaluation: EvaluationRecord, settings: Gate, cham
             f"relevance precision outside fashion: {queries:,} queries for {clusters} items or texts, too few to tell"
         )
     if text:
-        return Reason(rule=rule, passed=True, observed=None, threshold=None, unit="points", text=text)
+        return not_judged(rule, "points", text)
     found = _compared(evaluation, "champion", OUTSIDE, PRECISION)
     theirs = evaluation.figure("champion", OUTSIDE, PRECISION)
     if found is None or theirs is None or clusters is None:
@@ -202,6 +205,7 @@ def no_backfill(cutoff: datetime, champion: Rival | None) -> Reason:
         threshold=champion.cutoff[:10] if champion else None,
         unit="date",
         text=text,
+        judged=champion is not None,
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from rich.console import Console
@@ -17,13 +18,14 @@ from typing_extensions import TypedDict
 
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
+from smar_model.evaluation.decision import rule_mark
 from smar_model.release.history import MOVES, Change, read_history
 from smar_model.release.registry import serving_or_version
 from smar_model.release.stock import current_stock, load_stock
 from smar_model.settings import Settings, load_recorded_settings
 
 if TYPE_CHECKING:
-    from smar_model.retrieval.search import RoutedBy
+    from smar_model.retrieval.search import RoutedBy, Searcher
 
 
 class Hit(TypedDict):
@@ -42,6 +44,8 @@ class SearchAnswer(TypedDict):
     p: float
     """P(q), 0 to 1."""
     hits: list[Hit]
+    nothing_found: list[str]
+    """Which filters left nothing, and what values there are; empty where there are hits."""
 
 
 def search_release(
@@ -79,7 +83,16 @@ def search_release(
         )
         for rank, hit in enumerate(found[0], start=1)
     ]
-    return SearchAnswer(query=query, version=release.version, p=round(float(p[0]), 4), hits=hits)
+    why = [] if hits else _why_nothing(searcher, departments, filters)
+    return SearchAnswer(query=query, version=release.version, p=round(float(p[0]), 4), hits=hits, nothing_found=why)
+
+
+def _why_nothing(searcher: Searcher, departments: Collection[str], filters: Sequence[str]) -> list[str]:
+    if not filters:
+        return ["the index has no item that can be found"]
+    if departments and np.unpackbits(searcher.filters.select(filters)).any():
+        return [f"no item of {', '.join(departments)} matches {', '.join(map(repr, filters))}"]
+    return searcher.filters.why_none(filters)
 
 
 def index_item_ids(settings: Settings) -> pa.Array | None:
@@ -106,6 +119,10 @@ def show_search(answer: SearchAnswer, *, as_json: bool) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if not answer["hits"]:
+        for line in answer["nothing_found"]:
+            console.print(f"nothing found: {line}", highlight=False, markup=False, soft_wrap=True)
+        return
     table = Table(
         Column("#", justify="right"),
         Column("score", justify="right"),
@@ -173,9 +190,14 @@ def show_history(*, as_json: bool) -> None:
             reasons = entry.get("evidence", {}).get("reasons", [])
             told = [r for r in reasons if not r["passed"] or r["rule"].startswith(COMPARISONS)]
             for reason in told:
-                print(f"    {'✓' if reason['passed'] else '✗'} {reason['text']}")
-            if len(reasons) > len(told):
-                print(f"    ✓ {len(reasons) - len(told)} further rules (--json)")
+                # Decisions of older versions do not say what was judged.
+                mark = rule_mark(passed=reason["passed"], judged=reason.get("judged", True))
+                print(f"    {mark} {reason['text']}")
+            further = [reason.get("judged", True) for reason in reasons if reason not in told]
+            if any(further):
+                print(f"    ✓ {sum(further)} further rules (--json)")
+            if not all(further):
+                print(f"    – {len(further) - sum(further)} further rules, not judged (--json)")
 
 
 def _told(change: Change, refreshes: int) -> str:

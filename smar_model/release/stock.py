@@ -147,7 +147,7 @@ def refresh_stock(
             )
         if unknown.num_rows:
             say(
-                f"unknown: {unknown.num_rows:,} items that the index does not have, such as {unknown['item_id'][0].as_py()!r}"
+                f"unknown: {unknown.num_rows:,} {'item' if unknown.num_rows == 1 else 'items'} that the index does not have, such as {unknown['item_id'][0].as_py()!r}"
             )
     return _publish(settings, file, rows.cast(contract.arrow_schema()))
 

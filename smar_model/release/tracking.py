@@ -74,6 +74,11 @@ def track_run(run: Run) -> str:
     return parent
 
 
+def served_by_make_ui(run: Run) -> bool:
+    """Whether that page is on this machine's own server, which need not run."""
+    return not run.settings.tracking_uri.startswith("http") and not os.environ.get("SMAR_MLFLOW_URL")
+
+
 def page_address(run: Run, experiment: str, parent: str) -> str:
     """Where a browser finds the run in MLflow, at its report if it has one.
 

@@ -123,6 +123,8 @@ def _without_colon(bare: str) -> str:
     if not (field in ("department", "brand") or field.startswith("attributes.")):
         first = field.split(maxsplit=1)[0] if field else bare
         return f"there is no {first!r}; known: {KNOWN}"
+    if field == "attributes.":
+        return "names no attribute; write attributes.NAME:VALUE"
     value = compared[2].strip() if compared else ""
     return f"has no `:` before its value; write {named}:{value or 'VALUE'}"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -13,11 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smar_model.errors import InputError
-from smar_model.retrieval.filter_language import Field, ItemFilter, PriceFilter, ValueFilter, folded, parse_filters
+from smar_model.retrieval.filter_language import (
+    PRICE_SCALE,
+    Field,
+    ItemFilter,
+    PriceFilter,
+    ValueFilter,
+    folded,
+    parse_filters,
+)
 
 KEPT_SELECTIONS = 32
 """Compositions whose bitmap is kept: shoppers ask for the same few again and again. An eighth of a byte an item each."""
 SHOWN_NAMES = 20
+EXAMPLE_ITEMS = 10_000
+"""Items, from the first on, of which examples of attributes are taken."""
+EXAMPLE_ATTRIBUTES = 3
+NEAREST_VALUES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +114,27 @@ class _Postings:
         parts = [self._rows[self._starts[code] : self._starts[code + 1]] for code in codes]
         return self._marked(np.concatenate(parts) if parts else np.zeros(0, np.int32))
 
+    def nearest(self, value: str) -> list[str]:
+        """Values that are written nearly alike; else the commonest."""
+        near = get_close_matches(value, self._codes, n=NEAREST_VALUES)
+        return near or sorted(self._codes, key=lambda each: (-self._size(each), each))[:NEAREST_VALUES]
+
+    def _size(self, value: str) -> int:
+        return sum(int(self._starts[code + 1] - self._starts[code]) for code in self._codes[value])
+
     def _marked(self, rows: np.ndarray) -> np.ndarray:
         marked = np.zeros(self.items, dtype=bool)
         marked[rows] = True
         return marked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemOffer:
+    """Price and stock of one item, as filters go by them."""
+
+    price: float | None
+    currency: str | None
+    available: bool | None
 
 
 class ItemFilters:
@@ -132,6 +163,38 @@ class ItemFilters:
         other._postings, other._attributes = self._postings, self._attributes
         return other
 
+    def offer(self, row: int) -> ItemOffer:
+        """Of one row; a currency of a price alone."""
+        offers = self.offers
+        price, place, available = int(offers.prices[row]), int(offers.currencies[row]), int(offers.available[row])
+        return ItemOffer(
+            price=price / PRICE_SCALE if price >= 0 else None,
+            currency=offers.codes[place] if price >= 0 and place >= 0 else None,
+            available=None if available < 0 else available == 1,
+        )
+
+    @cached_property
+    def has_prices(self) -> bool:
+        return bool(self.offers.named) or bool((self.offers.prices >= 0).any())
+
+    @cached_property
+    def has_stock(self) -> bool:
+        return bool((self.offers.available >= 0).any())
+
+    @cached_property
+    def attribute_examples(self) -> dict[str, str]:
+        """The attributes that most of the first items have → the commonest value of each; none of an index that kept no attributes."""
+        column = _array(self._items.get("attributes"), pa.map_(pa.string(), pa.string()))
+        if column is None:
+            return {}
+        pairs = column.slice(0, EXAMPLE_ITEMS).cast(_PAIRS).flatten().to_pylist()
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for pair in pairs:
+            if pair["value"] and not set('|";') & set(pair["value"]):
+                counts[folded(pair["key"])][folded(pair["value"])] += 1
+        commonest = sorted(counts, key=lambda name: (-counts[name].total(), name))[:EXAMPLE_ATTRIBUTES]
+        return {name: min(counts[name], key=lambda value: (-counts[name][value], value)) for name in commonest}
+
     def select(self, texts: Sequence[str]) -> np.ndarray:
         """A bitmap of the rows that match all filters, (⌈N / 8⌉,) uint8, the first row in the lowest bit.
 
@@ -154,6 +217,24 @@ class ItemFilters:
                 self._kept.popitem(last=False)
         return bitmap
 
+    def why_none(self, texts: Sequence[str]) -> list[str]:
+        """One line for each filter that no item matches, with values that there are; else that none matches all of them.
+
+        Raises:
+            InputError: as `select`.
+        """
+        told = []
+        for each in parse_filters(list(dict.fromkeys(texts))):
+            if self._matching(each).any():
+                continue
+            line, condition = f"no item matches {each.text!r}", each.condition
+            if isinstance(condition, ValueFilter) and not each.negated:
+                postings = self._postings_of(each.text, condition.field, condition.name)
+                there = dict.fromkeys(near for value in condition.values for near in postings.nearest(value))
+                line += f"; there are {', '.join(there) or 'no values'}"
+            told.append(line)
+        return told or [f"no item matches all of {', '.join(map(repr, texts))}"]
+
     def _matching(self, item_filter: ItemFilter) -> np.ndarray:
         condition = item_filter.condition
         if isinstance(condition, ValueFilter):
@@ -162,7 +243,7 @@ class ItemFilters:
         elif isinstance(condition, PriceFilter):
             known, has = self._priced(item_filter.text, condition)
         else:
-            if not (self.offers.available >= 0).any():
+            if not self.has_stock:
                 raise InputError(
                     f"filter {item_filter.text!r}: no item says whether it is available; deliver `available`"
                 )

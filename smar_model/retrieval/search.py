@@ -25,7 +25,7 @@ from smar_model.network.losses import soft_maximum
 from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel
 from smar_model.retrieval.index_files import IndexManifest, open_index
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
-from smar_model.retrieval.item_filters import ItemFilters
+from smar_model.retrieval.item_filters import ItemFilters, ItemOffer
 from smar_model.retrieval.parted_index import PartedIndex
 from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
 from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
@@ -141,6 +141,8 @@ class Hit:
     images: list[str]
     """File names under the pictures' root, the main one first."""
     score: float
+    offer: ItemOffer
+    """By which filters go."""
 
 
 class _Column(Sequence):
@@ -223,9 +225,18 @@ class Searcher:
         return _score_rows(self.encoder, self.index.reconstruct_batch, queries, rows)
 
     def rank_routed(
-        self, asked: np.ndarray, depth: int, departments: Collection[str] = (), filters: Sequence[str] = ()
+        self,
+        asked: np.ndarray,
+        depth: int,
+        departments: Collection[str] = (),
+        filters: Sequence[str] = (),
+        *,
+        known: ItemFilters | None = None,
     ) -> Ranking:
         """Likewise for queries as `QueryEncoder.encode` gives them; with departments or filters, among their items alone.
+
+        Args:
+            known: prices and stock to filter by, of before a change; None: those of now.
 
         Raises:
             InputError: a department has no item in this index, a filter is none (`filter_language.py`), or an index of its kind cannot be
@@ -234,7 +245,7 @@ class Searcher:
         asked = np.ascontiguousarray(asked, dtype=np.float32)
         # No shallower than what the index's recall was measured at: of fewer results it looks at fewer candidates.
         searched = max(depth, MEASURED_DEPTH)
-        scores, rows = self.index.search(asked, searched, self._selected(departments, filters))
+        scores, rows = self.index.search(asked, searched, self._selected(departments, filters, known or self.filters))
         if self.encoder.heads > 1:
             scores, rows = self._over_heads(asked, rows.reshape(-1, self.encoder.heads * rows.shape[1]))
         ranking = order_candidates(rows.astype(np.int32), scores)
@@ -277,9 +288,10 @@ class Searcher:
             InputError: a department has no item in this index, or a filter is none.
         """
         asked, _, probabilities = self.encode(queries, routing)
-        ranking = self.rank_routed(asked, k, departments, filters)
+        known = self.filters  # one for the whole search: what is shown is what was filtered by
+        ranking = self.rank_routed(asked, k, departments, filters, known=known)
         hits = [
-            [self._hit(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
+            [self._hit(row, score, known.offer(row)) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
         ]
         return hits, probabilities
@@ -325,12 +337,12 @@ class Searcher:
         filters, self.stocked_items = with_stock(self.filters, self._own_offers, array, rows)
         self.filters, self.stock_digest = filters, digest
 
-    def _selected(self, departments: Collection[str], filters: Sequence[str]) -> np.ndarray | None:
+    def _selected(self, departments: Collection[str], filters: Sequence[str], known: ItemFilters) -> np.ndarray | None:
         """Rows of departments that match filters, as a bitmap; None: all."""
         chosen = self._rows_of(departments) if departments else None
         if not filters:
             return chosen
-        matching = self.filters.select(filters)
+        matching = known.select(filters)
         return matching if chosen is None else chosen & matching
 
     def _rows_of(self, departments: Collection[str]) -> np.ndarray:
@@ -341,6 +353,6 @@ class Searcher:
             )
         return np.bitwise_or.reduce([self._departments[name] for name in departments])
 
-    def _hit(self, row: int, score: float) -> Hit:
+    def _hit(self, row: int, score: float, offer: ItemOffer) -> Hit:
         columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}
-        return Hit(**columns, score=score)
+        return Hit(**columns, score=score, offer=offer)

@@ -80,6 +80,9 @@ class HitAnswer(BaseModel):
     department: str
     score: float
     pictures: list[str] = Field(description="URI references, relative to this answer's address, the main one first")
+    price: float | None = Field(default=None, description="By which filters go; null: nobody says")
+    currency: str | None = Field(default=None, description="Of the price, where it names one")
+    available: bool | None = Field(default=None, description="Whether it can be bought; null: nobody says")
 
 
 class SearchAnswer(BaseModel):
@@ -269,6 +272,14 @@ class DepartmentSize(BaseModel):
     items: int
 
 
+class KnownFilters(BaseModel):
+    """What the champion's items can be filtered by."""
+
+    prices: bool = Field(default=False, description="Whether any item has a price")
+    stock: bool = Field(default=False, description="Whether any item says if it is available")
+    attributes: dict[str, str] = Field(default={}, description="Some attributes, each with a value that items have")
+
+
 class VersionsAnswer(BaseModel):
     champion: str | None = Field(
         description="The version that answers; while a new champion is being opened, the one before"
@@ -279,6 +290,7 @@ class VersionsAnswer(BaseModel):
     versions: list[ListedVersion] = Field(description="The newest hundred, newest first")
     departments: list[DepartmentSize] = Field(description="Of the champion's items, the largest first")
     examples: list[str] = Field(description="Queries to try")
+    filters: KnownFilters = Field(default=KnownFilters(), description="What `filter` can ask of the champion's items")
     registry_seen_at: float | None = Field(description="When the registry last answered, seconds since 1970")
 
 

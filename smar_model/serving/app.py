@@ -6,6 +6,7 @@ they compute, so that many clients share the cores in the order they came, and a
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Collection
@@ -28,6 +29,7 @@ from smar_model.serving.api_schemas import (
     DepartmentSize,
     EncodeQuestion,
     HitAnswer,
+    KnownFilters,
     ListedVersion,
     ReadyAnswer,
     SearchAnswer,
@@ -184,6 +186,7 @@ class _Releases:
             ],
             departments=[DepartmentSize(name=name, items=items) for name, items in sizes.items()],
             examples=self._follower.examples,
+            filters=await asyncio.to_thread(_known_filters, pair) if pair else KnownFilters(),
             registry_seen_at=view.seen_at if view else None,
         )
 
@@ -228,6 +231,9 @@ def _search_and_write(searched: SearchedLists, *, batch: bool) -> bytes:
                     department=hit.department,
                     score=hit.score,
                     pictures=[f"picture?name={quote(name, safe='')}" for name in hit.images],
+                    price=hit.offer.price,
+                    currency=hit.offer.currency,
+                    available=hit.offer.available,
                 )
                 for rank, hit in enumerate(found.hits, start=1)
             ],
@@ -235,6 +241,11 @@ def _search_and_write(searched: SearchedLists, *, batch: bool) -> bytes:
         for found in searched.search()
     )
     return write_answers(answers, started, batch=batch)
+
+
+def _known_filters(pair: ServedPair) -> KnownFilters:
+    known = pair.searcher.filters
+    return KnownFilters(prices=known.has_prices, stock=known.has_stock, attributes=known.attribute_examples)
 
 
 def _number(text: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ MAXIMUM_EVENTS = 100
 MAXIMUM_EVENTS_BODY = 256_000
 """Bytes."""
 MAXIMUM_EVENT_QUERY = 1_000
+REQUEST_ID = re.compile("^[0-9a-f]{32}$", re.ASCII)
 NO_LOG = "this server keeps no log, so it takes no events; start it with `smar serve --log PLACE`"
 
 
@@ -28,11 +30,21 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _of_an_answer(text: str) -> str:
+    if not REQUEST_ID.fullmatch(text):
+        raise ValueError("is no request_id; send the request_id of the /search answer that showed the item")
+    return text
+
+
 class Event(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     event: Literal["click", "cart", "order"]
-    request_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the answer that showed the item")]
+    request_id: Annotated[
+        str,
+        Field(description="Of the answer that showed the item", json_schema_extra={"pattern": REQUEST_ID.pattern}),
+        AfterValidator(_of_an_answer),
+    ]
     item_id: Annotated[str, Field(min_length=1, max_length=200)]
     position: Annotated[int, Field(strict=True, ge=1, le=MAXIMUM_HITS, description="The item's rank in that answer")]
     query: Annotated[

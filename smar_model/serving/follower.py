@@ -187,7 +187,7 @@ class Follower:
             self.metrics.serving.remove(before.version, before.model_digest, before.index_digest)
             self._keep(before)
         self.metrics.serving.labels(pair.version, pair.model_digest, pair.index_digest).set(1)
-        log.warning("serving %s, opened in %.1f s", self._serving(), seconds)
+        log.info("serving %s, opened in %.1f s", self._serving(), seconds)
         self._find_examples(pair)
 
     def _find_examples(self, pair: ServedPair) -> None:

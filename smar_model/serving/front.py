@@ -31,6 +31,7 @@ from smar_model.serving.api_schemas import (
     EncodeAnswer,
     EncodeQuestion,
     HitAnswer,
+    KnownFilters,
     ReadyAnswer,
     SearchAnswer,
     VersionsAnswer,
@@ -245,7 +246,15 @@ class Parts:
             sizes[department.name] += department.items
         ordered = sorted(sizes.items(), key=lambda size: (-size[1], size[0]))
         departments = [DepartmentSize(name=name, items=items) for name, items in ordered]
-        return given[0].model_copy(update={"departments": departments})
+        attributes: dict[str, str] = {}
+        for each in given:
+            attributes = each.filters.attributes | attributes
+        filters = KnownFilters(
+            prices=any(each.filters.prices for each in given),
+            stock=any(each.filters.stock for each in given),
+            attributes=attributes,
+        )
+        return given[0].model_copy(update={"departments": departments, "filters": filters})
 
     async def picture(self, name: str) -> bytes:
         """By way of the first part."""

@@ -171,6 +171,7 @@ def _possible_connections() -> int:
 
 def _run(app: FastAPI, what: str, host: str, port: int, drain_seconds: float) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.setLevel(logging.INFO)  # what is served, and since when
     config = uvicorn.Config(
         app,
         http=BoundedConnection,

@@ -54,7 +54,7 @@ class StockFollower:
                 self.table = load_stock(self._settings, pointer)
                 self._metrics.stock_items.set(pointer.items)
                 self._metrics.stock_published.set(pointer.published_at)
-                log.warning("stock: %s items of %s", f"{pointer.items:,}", pointer.source)
+                log.info("stock: %s items of %s", f"{pointer.items:,}", pointer.source)
             self.problem = None
         except Exception as error:  # a disk, a store: each fails in its own ways
             said = str(error).splitlines()[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -299,6 +299,23 @@ def test_all_planted_faults_are_named_in_one_run(tmp_path: Path, check: Callable
     assert [fault for fault, phrase in planted.items() if phrase not in told] == [], told
 
 
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        (18, "so that a run to this day ends at check-data (settings.checks.possible_volume)"),
+        (60, "check-data warns of it (settings.checks.usual_volume)"),
+    ],
+)
+def test_a_last_day_that_the_checks_of_a_run_would_refuse_is_told(
+    tmp_path: Path, check: Callable[..., tuple[int, str]], last: int, says: str
+) -> None:
+    root = write_shop(tmp_path)
+    write_lines(root / "click_log" / f"dt={DAYS[-1]}" / "a.jsonl", events(DAYS[-1], last))
+    code, told = check(root)
+    assert code == 0 and says in told.split("To look at:")[1]
+    assert f"{last} clicks on this last day, {last / 150:.2f} of the mean of the days before (150; median 150)" in told
+
+
 def test_judgments_and_pictures_are_looked_at(tmp_path: Path, check: Callable[..., tuple[int, str]]) -> None:
     names = {"1000": ["here.jpg", "../../etc/passwd"], "1001": ["/abs.jpg", "broken.jpg"], "1002": ["http://x/y.jpg"]}
     write_shop(tmp_path, lambda row: row | {"images": names.get(row["item_id"], ["here.jpg"])})

@@ -373,11 +373,13 @@ def test_the_report_tells_the_decision_with_its_reasons(measured: PublishedRun) 
     assert "newest cold start is of run cold, trained up to 2026-11-05" in text
     for reason in decision["reasons"]:
         assert " ".join(reason["text"].split()) in text
-        assert f"{reason['rule'].replace('_', ' ')} {'✓ passed' if reason['passed'] else '✗ broken'}" in text
+        mark = "✗ broken" if not reason["passed"] else "✓ passed" if reason["judged"] else "– not judged"
+        assert f"{reason['rule'].replace('_', ' ')} {mark}" in text
     assert "minimum queries ✗ broken 40 at least 100 40 queries judged" in text, "observed, allowed, in words"
     assert text.index("✗ broken") < text.index("✓ passed"), "what decides comes first"
-    passed = sum(reason["passed"] for reason in decision["reasons"])
-    assert f"{passed} of {len(decision['reasons'])} rules passed" in text
+    judged = [reason["passed"] for reason in decision["reasons"] if reason["judged"]]
+    others = len(decision["reasons"]) - len(judged)
+    assert others and f"{sum(judged)} of {len(judged)} rules passed; {others} not judged" in text
 
 
 def test_the_report_names_data_settings_and_code(measured: PublishedRun) -> None:
@@ -429,6 +431,11 @@ def test_the_report_opens_with_the_incumbent_where_the_log_has_lists(
         assert within["models"]["incumbent"]["mean"] == 1 > within["models"]["challenger"]["mean"]
         page = published.run.output("report").file("report.html").read_text(encoding="utf-8")
         opening = page[page.index('<section id="incumbent">') : page.index('<section id="finds">')]
+        assert "points over the incumbent" in page[: page.index('<section id="incumbent">')]
+        assert re.search(
+            r"<p><b>(This run's|This run&#39;s|Of this run&#39;s) model .* in \d of \d measures \(", opening
+        )
+        assert re.search(r"Of [\d,]+ lists read, ", opening) and "lists read 1" not in opening
         assert judge in opening and "Order within the shown list" in opening
         queries = evaluation["incumbent"]["shown"]
         assert all(f"“{query['query']}”" in opening for query in queries)

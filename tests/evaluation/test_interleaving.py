@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from smar_model.cli import app
 from smar_model.errors import InputError
 from smar_model.evaluation.interleaving import ShopperDays, judge_preference, level_of_look
-from smar_model.evaluation.preference import LEVEL, Pair
+from smar_model.evaluation.preference import LEVEL, Pair, describe_preference
 from tests.tiny_shop import tiny_settings, write_rows
 
 DAY = date(2026, 11, 19)
@@ -97,6 +97,9 @@ def test_requests_needed_show_it_and_nothing_is_told_from_little() -> None:
     assert found.verdict == "open" and found.needed is not None
     assert found.needed.least < found.needed.about
     assert found.needed.most is None
+    assert f"(at least {found.needed.least:,}; no number is enough where its interval ends" in describe_preference(
+        found
+    )
     # As many more requests a day as before, with just this preference: shown in about four of five continuations.
     random, shown = np.random.default_rng(6), 0
     looks = -(-found.needed.about // 400)

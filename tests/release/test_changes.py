@@ -4,6 +4,7 @@ any step: real registry (SQLite), models and indexes."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -520,6 +521,9 @@ def test_who_is_asked_reads_the_figures_the_rules_and_where_the_report_is(releas
     assert "**Champion**: version 2." in lines[0]
     assert sum(line.startswith("- ✓") for line in lines) >= 5
     assert lines[-1].startswith("[Report in MLflow](http://127.0.0.1:5000/#/experiments/")
+    assert lines[-1].endswith("(answers while `make ui` runs)")
+    assert any(re.fullmatch(r"\d+ of \d+ rules passed; \d+ not judged:", line) for line in lines)
+    assert sum(line.startswith("- –") for line in lines) >= 1
     assert "\\[link\\]" in text and "\\<b\\>" in text
 
 

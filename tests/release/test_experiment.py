@@ -143,6 +143,7 @@ def test_a_version_waits_and_keeps_the_alias_while_later_runs_are_registered(
     assert promote_run(shop.second) == "kept"
     said = capsys.readouterr().out
     assert "waits for interleaving" in said and "smar serve --interleave champion:challenger" in said
+    assert f"--settings {shop.second.settings_source}`" in said
     assert "smar promote --run second" in said
     assert shop.registry.version("2").tags[EXPERIMENT].startswith("1 20")
     register_run(shop.third)

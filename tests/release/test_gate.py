@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from smar_model.checks.outcomes import Check, read_checks
-from smar_model.evaluation.decision import Decision
+from smar_model.evaluation.decision import Decision, read_decision
 from smar_model.evaluation.evaluation_record import Rival, parse_evaluation
 from smar_model.evaluation.judged_models import COMPARED_METRICS, summarise
 from smar_model.evaluation.significance import ClusterBootstrap
@@ -134,7 +134,7 @@ def failed(decision: Decision) -> list[str]:
     return [reason.rule for reason in decision.reasons if not reason.passed]
 
 
-def test_on_every_threshold_at_once_it_passes() -> None:
+def test_on_every_threshold_at_once_it_passes(tmp_path: Path) -> None:
     # A spread of 1e-9 leaves the bounds of the differences that much below their means.
     case = good()
     for segments in case["evaluation"]["differences"].values():
@@ -145,7 +145,15 @@ def test_on_every_threshold_at_once_it_passes() -> None:
     assert failed(decision) == []
     assert decision.promote
     assert decision.verdict == "promote: every rule passed"
-    assert json.loads(json.dumps(asdict(decision)))["compared_with"]["best_release"]["version"] == "2"
+    written = json.loads(json.dumps(asdict(decision)))
+    assert written["compared_with"]["best_release"]["version"] == "2"
+    for reason in written["reasons"]:
+        del reason["judged"]  # as older versions wrote them
+    (tmp_path / "decision.json").write_text(json.dumps(written), encoding="utf-8")
+    assert (
+        read_decision(tmp_path / "decision.json").count
+        == f"{len(written['reasons'])} of {len(written['reasons'])} rules passed"
+    )
 
 
 def test_a_first_release_is_for_the_floors_to_decide() -> None:
@@ -156,6 +164,20 @@ def test_a_first_release_is_for_the_floors_to_decide() -> None:
     assert decision.promote and decision.verdict == "promote: every rule passed"
     told = {reason.rule for reason in decision.reasons if "told, not refused" in reason.text}
     assert told == {"calibration", "latency"}
+    judged = {reason.rule for reason in decision.reasons if reason.judged}
+    assert {"data_checks", "over_bm25", "index_recall"} <= judged
+    assert not judged & {
+        "not_worse_than_champion",
+        "no_loss_in_fashion",
+        "no_backfill",
+        "not_worse_than_incumbent",
+        *told,
+    }
+    assert (
+        decision.count
+        == f"{len(judged)} of {len(judged)} rules passed; {len(decision.reasons) - len(judged)} not judged"
+    )
+    assert {reason.mark for reason in decision.reasons} == {"✓", "–"}
     case["evaluation"]["models"]["challenger"]["overall"]["recall_at_50"]["mean"] = 0.3
     assert failed(decided(case)) == ["over_popularity", "over_bm25"]
 

@@ -143,6 +143,7 @@ ONE = {"department": "Books", "brand": "Acme", "colour": "red", "size": "M", "pr
         ("attributes.colour", r"has no `:` before its value; write attributes.colour:VALUE"),
         ("attributes.colour>red", r"has no `:` before its value"),
         ("attributes.:red", r"names no attribute"),
+        ("attributes.", r"names no attribute; write attributes.NAME:VALUE"),
         ("brand", r"has no `:` before its value; write brand:VALUE"),
         ("brand:", r"a value is missing"),
         ("brand:a|", r"a value is missing"),

@@ -170,6 +170,8 @@ def test_the_same_version_is_compared_with_other_routing(page: Page, address: st
     page.get_by_role("combobox", name="Routing on the right").select_option("text")
     search(page, "red dress")
     expect(page.locator(".column").nth(1)).to_contain_text("text alone (p = 0)")
+    expect(page.locator(".asked").nth(1)).to_contain_text("text alone was asked for; P(q) would be")
+    expect(page.locator(".asked").nth(1).locator("meter")).to_have_count(0)
     expect(page.locator(".column").nth(1).locator("li")).to_have_count(24)
     wanted = get(address, "search?q=red%20dress&k=24&routing=text")["hits"]
     assert [card["item"] for card in cards(page, 1)] == [hit["item_id"] for hit in wanted]
@@ -195,6 +197,11 @@ def test_filters_are_typed_stay_in_the_address_and_say_what_is_wrong(page: Page,
     page.goto("/?right=2")
     search(page, "shirt")
     box = page.get_by_role("textbox", name="Filters:")
+    # Only what the shop's items say is offered: they have neither prices nor stock.
+    expect(box).to_have_attribute(
+        "placeholder", re.compile(r"^attributes[.]colour:[a-z]+; attributes[.]material:[a-z]+; -department:\w+$")
+    )
+    expect(page.get_by_role("checkbox", name="available only")).to_be_hidden()
     box.fill("attributes.colour:red; -attributes.material:cotton")
     box.press("Enter")
     wanted = get(address, "search?q=shirt&k=24&filter=attributes.colour:red&filter=-attributes.material:cotton")["hits"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from smar_model.cli import app as command_line
 from smar_model.errors import InputError
 from smar_model.release.stock import current_stock, stock_folder
 from smar_model.serving.app import create_app
-from smar_model.settings import load_settings
+from smar_model.settings import REPOSITORY, load_settings
 from tests.patience import wait_until
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 
@@ -69,6 +70,40 @@ def test_filters_in_get_and_post_and_what_is_none(shop: ServingShop) -> None:
     assert client.get("/search", params={"q": "x", "filter": ["brand:a"] * 33}).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("filters", "says"),
+    [
+        (["attributes.colour:redd"], "nothing found: no item matches 'attributes.colour:redd'; there are red"),
+        (["attributes.colour:zzz"], "no item matches 'attributes.colour:zzz'; there are "),
+        (
+            ["attributes.colour:red", "-attributes.colour:red"],
+            "no item matches all of 'attributes.colour:red', '-attrib",
+        ),
+    ],
+)
+def test_a_search_that_finds_nothing_says_why(shop: ServingShop, filters: list[str], says: str) -> None:
+    options = [part for text in filters for part in ("--filter", text)]
+    settings = ["--settings", str(shop.settings_file)]
+    done = CliRunner().invoke(command_line, ["search", "shirt", *options, *settings])
+    assert done.exit_code == 0 and says in done.output and "score" not in done.output
+
+
+def test_what_can_be_filtered_by_is_said_and_the_first_example_works(shop: ServingShop) -> None:
+    app = create_app(shop.settings)
+    app.state.follower.look()
+    client = TestClient(app)
+    known = client.get("/versions").json()["filters"]
+    assert (known["prices"], known["stock"]) == (False, False)
+    assert set(known["attributes"]) == {"colour", "material"}
+    for name, value in known["attributes"].items():
+        assert found(client, f"attributes.{name}:{value}")
+    hit = client.get("/search", params={"q": "shirt"}).json()["hits"][0]
+    assert (hit["price"], hit["currency"], hit["available"]) == (None, None, None)
+    page = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
+    example = re.search(r"`GET (/search[?][^`]+)`", page)
+    assert example and client.get(example[1]).json()["hits"]
+
+
 def test_stock_is_seen_under_load_with_no_failed_request(shop: ServingShop, tmp_path: Path) -> None:
     said = publish(
         shop,
@@ -78,7 +113,7 @@ def test_stock_is_seen_under_load_with_no_failed_request(shop: ServingShop, tmp_
     )
     assert "prices that are negative or more than 99,999,999,999,999, left empty: 1, such as gone: -1" in said
     assert "currencies that are no ISO 4217 code, left empty: 1" in said
-    assert "unknown: 1 items that the index does not have, such as 'gone'" in said
+    assert "unknown: 1 item that the index does not have, such as 'gone'" in said
     app = create_app(shop.settings, poll_seconds=0.1)
     failed: list[str] = []
     stopped = threading.Event()
@@ -88,6 +123,10 @@ def test_stock_is_seen_under_load_with_no_failed_request(shop: ServingShop, tmp_
         )
         assert found(client, "price<5") == set(ITEMS[:5])
         assert found(client, "available", "price>=20.5") == {"item-021", "item-023"}
+        known = client.get("/versions").json()["filters"]
+        assert (known["prices"], known["stock"]) == (True, True)
+        hit = client.get("/search", params={"q": "x", "filter": ["available", "price:21.50..21.50"]}).json()["hits"][0]
+        assert (hit["price"], hit["currency"], hit["available"]) == (21.5, "EUR", True)
         ready = client.get("/readyz").json()["stock"]
         assert (ready["items"], ready["items_of_index"]) == (25, 24)
         assert "smar_stock_items 25.0" in client.get("/metrics").text

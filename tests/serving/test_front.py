@@ -150,6 +150,8 @@ def test_what_can_be_asked_is_what_one_server_says(parts: list[FastAPI], whole: 
     found, wanted = front_of(parts).get("/versions").json(), whole.get("/versions").json()
     assert found["departments"] == wanted["departments"]
     assert (found["champion"], found["challenger"]) == (wanted["champion"], wanted["challenger"])
+    assert found["filters"].keys() == wanted["filters"].keys()
+    assert found["filters"]["attributes"].keys() == wanted["filters"]["attributes"].keys()
     assert found["text_only"] is None and "holds a part of an index" in found["text_only_missing"]
     assert front_of(parts).get("/").text == whole.get("/").text
     picture = front_of(parts).get("/picture", params={"name": "000.jpg"})

@@ -526,9 +526,11 @@ except KeyboardInterrupt:
 def test_the_command_serves_until_it_is_told_to_end(shop: ServingShop) -> None:
     command = [sys.executable, "-m", "smar_model.cli", "serve", "--settings", str(shop.settings_file)]
     options = ["--port", "0", "--drain-seconds", "1"]
-    process = subprocess.Popen([*command, *options], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *options], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        assert process.stdout is not None
+        assert process.stdout is not None and process.stderr is not None
         said = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:(\d+)", said)
         assert address, said
@@ -547,6 +549,7 @@ def test_the_command_serves_until_it_is_told_to_end(shop: ServingShop) -> None:
         # Although a client has not sent all of its request.
         assert process.wait(timeout=PATIENCE_SECONDS) == 0
         half_sent.close()
+        assert "INFO smar.serving: serving version 1 with index" in process.stderr.read()
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
