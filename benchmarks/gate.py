@@ -86,6 +86,7 @@ class SimulatedShop:
             "not_fashion": ~is_visual,
             "novel": random.random(queries) < 0.7,
             "query_once": random.random(queries) < 0.045,
+            "unseen_words": random.random(queries) < 0.03,
             "title_sparse": sparse[clusters],
         }
         return cls(

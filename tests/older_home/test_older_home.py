@@ -80,9 +80,10 @@ def test_what_it_judged_is_read_as_it_was_written() -> None:
     for run in runs():
         evaluated, decided = run.output("evaluate").file("evaluation.json"), run.output("gate").file("decision.json")
         for record, file in ((read_evaluation(evaluated), evaluated), (read_decision(decided), decided)):
-            # What people gave, and what the log's own lists tell, was not written then.
-            written = json.dumps(asdict(record)).replace(', "people": null', "")
-            written = written.replace(', "incumbent": null', "").replace(', "interleaving": null', "")
+            # What people gave, what the log's own lists tell, c(s), and whether a rule judged at all, was not written then.
+            written = json.dumps(asdict(record)).replace(', "judged": true', "")
+            for part in ("people", "incumbent", "interleaving", "picture_confidence"):
+                written = written.replace(f', "{part}": null', "")
             assert written == json.dumps(json.loads(file.read_text(encoding="utf-8")))
         checks = read_checks(run.output("check-data").file("checks.json"))
         # Their kind was not written then.
