@@ -47,7 +47,7 @@ DEBIAN := chromium fonts-dejavu-core postgresql
 
 test-services: $(INSTALLED)
 	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN))
-	@$(BIN)/python -m pytest -n 0 $(SERVICES)
+	@$(BIN)/python -m pytest -n 0 -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true $(SERVICES)
 
 # A day served to simulated shoppers, killed once, and read by the next day's DAG, at full length; `make test-services` has it shorter.
 test-live: $(INSTALLED)
