@@ -16,16 +16,13 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.models._hub import save_config_for_hf
 from torch import Tensor
-from transformers import AutoModel
 
-from smar_model.encoders.quiet_loading import quiet_loading
 from smar_model.encoders.source_folders import CONFIG, INDEX, WEIGHTS, read_config, require_safetensors
 from smar_model.encoders.text_encoders import (
+    load_weights,
     read_tokenizer,
-    refuse_lacking,
     save_tensors,
     write_text_side,
     write_words,
@@ -68,20 +65,7 @@ def convert_aligned_pair(folder: Path, to: Path, *, words: bool, report: Callabl
     """
     read_config(folder / CONFIG)
     require_safetensors(folder, WEIGHTS, INDEX)
-    try:
-        with quiet_loading():
-            model, loaded = AutoModel.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"{folder}: not a model that transformers reads: {first_line(error)}") from None
-    refuse_lacking(folder, loaded)
-    return write_pair(model.eval(), folder, to, words=words, report=report)
+    return write_pair(load_weights(folder), folder, to, words=words, report=report)
 
 
 def write_pair(model: Any, folder: Path, to: Path, *, words: bool, report: Callable[[str], None]) -> AlignedPair:

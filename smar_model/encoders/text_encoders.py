@@ -53,9 +53,26 @@ def convert_text_encoder(folder: Path, to: Path, *, words: bool, report: Callabl
     read_config(folder / CONFIG)
     require_safetensors(folder, WEIGHTS, INDEX)
     tokenizer = read_tokenizer(folder)
+    encoder = load_weights(folder, but_for=("pooler",))
+    _try(folder, encoder, tokenizer)
+    write_text_side(to, encoder, tokenizer)
+    if words:
+        write_words(to, encoder, tokenizer, report=report)
+    return TextSide(parameters=sum(p.numel() for p in encoder.parameters()), scripts=known_scripts(tokenizer))
+
+
+def load_weights(folder: Path, *, but_for: tuple[str, ...] = ()) -> Any:
+    """The model of `transformers` in a folder, in evaluation mode.
+
+    Args:
+        but_for: parts whose weights it may lack.
+
+    Raises:
+        InputError: it cannot be read, or lacks other weights.
+    """
     try:
         with quiet_loading():
-            encoder, loaded = AutoModel.from_pretrained(
+            model, loaded = AutoModel.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -65,13 +82,8 @@ def convert_text_encoder(folder: Path, to: Path, *, words: bool, report: Callabl
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{folder}: not a model that transformers reads: {first_line(error)}") from None
-    refuse_lacking(folder, loaded, but_for=("pooler",))
-    encoder = encoder.eval()
-    _try(folder, encoder, tokenizer)
-    write_text_side(to, encoder, tokenizer)
-    if words:
-        write_words(to, encoder, tokenizer, report=report)
-    return TextSide(parameters=sum(p.numel() for p in encoder.parameters()), scripts=known_scripts(tokenizer))
+    refuse_lacking(folder, loaded, but_for=but_for)
+    return model.eval()
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
