@@ -21,6 +21,7 @@ from smar_model.settings import (
     Section,
     Settings,
     Share,
+    Window,
     home,
     load_settings,
     refuse_secrets,
@@ -194,16 +195,16 @@ class Bench:
     def settings(self, name: str, *, seed: int, steps: Mapping[str, int]) -> Settings:
         """Settings of a row."""
         row = self.comparison.rows[name]
-        content = load_settings(REPOSITORY / self.comparison.base).model_dump(mode="json")
+        content = load_settings(REPOSITORY / self.comparison.base).model_dump(mode="json", exclude_unset=True)
         changes: list[Changes] = [self.comparison.settings, row.settings]
         changes.append({"training": {"seed": seed} | {stage: {"steps": n} for stage, n in steps.items()}})
         if row.variant:
             changes.append({"network": {"variant": row.variant}})
         for change in changes:
             content = merged(content, change)
-        simulation = content["shop"]["simulation"]
+        simulation = content["shop"].get("simulation")
         if simulation and simulation.get("held_back_words") and not simulation.get("held_back_from"):
-            held_out = dt.timedelta(days=content["window"]["evaluation_days"] - 1)
+            held_out = dt.timedelta(days=Window(**content.get("window", {})).evaluation_days - 1)
             simulation["held_back_from"] = str(self.comparison.date - held_out)
         return validate_settings(content, source=f"{self.name}: row {name}")
 

@@ -18,7 +18,7 @@ from smar_model.lake.artifacts import Artifact, remove_artifact
 from smar_model.lake.digests import digest_json
 from smar_model.lake.shared_files import replace_file
 
-PROBE_STEPS, PROBE_SECONDS = 20, 4.0
+PROBE_STEPS, PROBE_SECONDS = 4, 6.0
 """Steps of a stage in the first turn, and the least time that it then gets in the others: the first steps of a training are slow."""
 PROBE_ROUNDS, PROBE_SEED = 3, 1_000
 """Turns, each a seed of its own from PROBE_SEED on, so that none finds the last one's output. The first one is not counted."""

@@ -69,7 +69,15 @@ class VisionEncoder(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Peak of a pretrained encoder's learning rate; never above that of the stage, which all new parts have."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Passed on to `timm.create_model`."""
+    """Passed on to `timm.create_model`. Unset: none, but of the architecture above `output_stride: 16`, which gives 12 patches a thumbnail."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_default(cls, values: Any) -> Any:
+        """Only its own: an encoder that came with weights has learned at the strides that it came with."""
+        if isinstance(values, dict) and not values.get("pretrained") and not values.keys() & {"name", "options"}:
+            return values | {"options": {"output_stride": 16}}
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -101,8 +109,8 @@ class Network(Section):
     matryoshka: tuple[Count, ...] = ()
     """Lengths of the embeddings' prefixes that can be used alone, `dimension` among them: the loss is their mean."""
     text: TextEncoder = TextEncoder()
-    vision: VisionEncoder = VisionEncoder(options={"output_stride": 16})
-    """The default learns fastest from scratch among timm's small ones; the stride gives 12 patches a thumbnail."""
+    vision: VisionEncoder = VisionEncoder()
+    """The default learns fastest from scratch among timm's small ones."""
     image_tower: ImageTower | None = None
     """`transformer` is SMAR's; `placed`: a small network over all places of a picture at once; unset: as the variant has it."""
     image_layers: Annotated[int, Field(ge=0)] = 1
