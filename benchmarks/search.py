@@ -42,12 +42,17 @@ from smar_model.lake.runs import Run, load_run
 from smar_model.retrieval import index_building, index_recall, search_parameters
 from smar_model.retrieval.index_files import IndexDescription, Recall, write_index
 from smar_model.retrieval.item_embedder import embed_catalogue
+from smar_model.retrieval.item_embeddings import routed_items
+from smar_model.retrieval.network_queries import network_encoder
 from smar_model.retrieval.parted_index import PartedIndex
-from smar_model.retrieval.query_tower import TOWER_FILE, export_query_tower
+from smar_model.retrieval.query_encoder import QueryEncoder
+from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower, WordsTower
 from smar_model.retrieval.ranking import order_candidates
-from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+from smar_model.retrieval.search import Searcher
+from smar_model.retrieval.tower_export import export_query_tower
 from smar_model.settings import REPOSITORY, Index, load_settings
-from smar_model.training.model_files import load_model, model_digest, new_model, save_model
+from smar_model.training.model_files import load_model, new_model, save_model
+from smar_model.training.model_folder import model_digest, read_query_side, read_words_weights
 
 PAGE = Path(__file__).with_suffix(".md")
 SIZES = (100_000, 1_000_000)
@@ -175,7 +180,7 @@ class Bench:
             clicks = [str(f) for f in self.source.output("extract-clicks").files("clicks")]
             texts = np.array(sorted(ds.dataset(clicks).to_table(columns=["query"])["query"].unique().to_pylist()))
             texts = texts[np.random.default_rng(0).permutation(len(texts))]
-            asked, routes, _ = QueryEncoder(model, tokenizer).encode(texts.tolist())
+            asked, routes, _ = network_encoder(model, tokenizer).encode(texts.tolist())
             np.savez(
                 file, ids=np.array(items.item_ids), vectors=routed_items(items), texts=texts, asked=asked, routes=routes
             )
@@ -427,12 +432,17 @@ def encoders(bench: Bench, networks: Sequence[str] = tuple(NETWORKS)) -> dict[st
     for network in networks:
         folder = NETWORKS[network](bench)
         model = load_model(folder)
-        found[f"{network}, PyTorch"] = QueryEncoder(model, folder / "tokenizer.json")
+        found[f"{network}, PyTorch"] = network_encoder(model, folder / "tokenizer.json")
+        if weights := read_words_weights(folder):
+            words = WordsTower(weights)
+            found[f"{network}, NumPy"] = QueryEncoder(read_query_side(folder), words, folder / "tokenizer.json")
         for name, int8 in {"ONNX Runtime": False, "ONNX Runtime int8": True}.items():
             file = bench.folder / f"{network.replace(' ', '_')}-{int(int8)}-{TOWER_FILE}"
             if not file.is_file():
                 export_query_tower(model, file, int8=int8)
-            found[f"{network}, {name}"] = QueryEncoder(model, folder / "tokenizer.json", tower_file=file)
+            found[f"{network}, {name}"] = QueryEncoder(
+                read_query_side(folder), ExportedTower(file), folder / "tokenizer.json"
+            )
     return found
 
 
@@ -657,11 +667,10 @@ def measure_towers(bench: Bench) -> dict[str, Any]:
     for network in ("default", "paper size"):
         ways = {name.split(", ")[1]: encoder for name, encoder in towers.items() if name.startswith(network)}
         eager = ways["PyTorch"]
-        ids = [torch.from_numpy(row) for row in tokenised(eager, texts)]
+        ids = tokenised(eager, texts)
 
-        def run(n: int, encoder: QueryEncoder, ids: list[torch.Tensor] = ids) -> None:
-            with torch.inference_mode():
-                encoder._run_tower(ids[n])
+        def run(n: int, encoder: QueryEncoder, ids: list[np.ndarray] = ids) -> None:
+            encoder.tower(ids[n])
 
         contenders = {name: (lambda n, e=encoder: run(n, e)) for name, encoder in ways.items()}
         times = alternate(contenders, dict.fromkeys(contenders, 500))
@@ -684,7 +693,7 @@ def measure_towers(bench: Bench) -> dict[str, Any]:
 def tokenised(encoder: QueryEncoder, texts: Sequence[str]) -> list[np.ndarray]:
     from smar_model.data.text_tokens import encode_queries
 
-    return [encode_queries(encoder.tokenizer, [text], encoder.model.shape.query_length) for text in texts]
+    return [encode_queries(encoder.tokenizer, [text], encoder.side.query_length) for text in texts]
 
 
 def table_towers(found: dict[int, dict[str, Any]]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from tokenizers import Tokenizer
 
 from smar_model.data.query_text import beginning, normalise_query
 from smar_model.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NUMBERS_FILE = "catalogue_numbers.txt"
 """Beside tokenizer.json where the catalogue holds numbers that look like those of cards or telephones: one a line."""

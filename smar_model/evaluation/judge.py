@@ -74,8 +74,8 @@ def run(context: StageContext) -> dict[str, float | str]:
     import torch
 
     from smar_model.retrieval.item_embeddings import load_embeddings
+    from smar_model.retrieval.network_queries import DenseRanker
     from smar_model.retrieval.rerank import embed_images, rerank
-    from smar_model.retrieval.search import DenseRanker
     from smar_model.training.model_files import load_model
 
     torch.set_num_threads(context.settings.training.threads)
@@ -90,7 +90,7 @@ def run(context: StageContext) -> dict[str, float | str]:
         dense = ranker.rank(queries, DEPTHS[-1])
         if model.variant.reranker:
             images = embed_images(model, embeddings.item_ids, context.table("prepare-items", "pictures"))
-            dense = rerank(ranker.encoder, queries, dense, embeddings, images)
+            dense = rerank(model, ranker.encoder, queries, dense, embeddings, images)
         fused = fuse_by_rank([dense, BM25(catalogue).rank(queries, DEPTHS[-1])], items=len(catalogue))
         return {MODEL: dense, WITH_BM25: fused}
 

@@ -30,7 +30,8 @@ def find_rankers(
 ) -> tuple[dict[str, Callable[[], Ranker]], dict[str, str]]:
     """Name → how to make the ranker, and name → why there is none. Made one at a time: models are large."""
     from smar_model.retrieval.item_embedder import embed_catalogue
-    from smar_model.retrieval.search import DenseRanker, Searcher
+    from smar_model.retrieval.network_queries import DenseRanker
+    from smar_model.retrieval.search import Searcher
     from smar_model.training.model_files import load_model
 
     catalogue_files = context.table("prepare-items", "catalogue")
@@ -49,7 +50,7 @@ def find_rankers(
     }
     not_measured = {}
     if text_only := context.inputs.get("train-text-only"):
-        rankers["text_only"] = lambda: dense(text_only.folder / "model")
+        rankers["text_only"] = lambda: _text_only(context, text_only.folder / "model", catalogue_files)
     else:
         not_measured["text_only"] = "as train-text-only has no finished output in this run"
     rivals = context.run.rivals()
@@ -67,6 +68,23 @@ def find_rankers(
             "as no oracle was trained on this shop's days up to this run's (smar train-oracle trains one)"
         )
     return rankers, not_measured
+
+
+def _text_only(context: StageContext, folder: Path, catalogue_files: Sequence[Path]) -> Ranker:
+    """The baseline over today's catalogue; what a server needs to answer with it is kept in the output."""
+    from smar_model.retrieval import baseline_files
+    from smar_model.retrieval.item_embedder import embed_catalogue
+    from smar_model.retrieval.network_queries import DenseRanker
+    from smar_model.retrieval.query_tower import TOWER_FILE
+    from smar_model.retrieval.tower_export import export_where_needed
+    from smar_model.training.model_files import load_model
+
+    model, tokenizer = load_model(folder), folder / "tokenizer.json"
+    embeddings = embed_catalogue(model, tokenizer, catalogue_files, ())
+    tower_file = context.output(f"{baseline_files.FOLDER}/{TOWER_FILE}")
+    baseline_files.write_baseline(tower_file.parent, embeddings)
+    export_where_needed(model, folder, tower_file, "onnx")
+    return DenseRanker(model, tokenizer, embeddings)
 
 
 def _told(dense: Callable[[Path, Sequence[Path]], Ranker], context: StageContext) -> Ranker:

@@ -37,7 +37,7 @@ from smar_model.network.towers import (
     places_with_pictures,
     train_part,
 )
-from smar_model.network.variants import find_variant
+from smar_model.network.variants import HEAD_TEMPERATURE, find_variant
 from smar_model.settings import Network
 
 SEGMENTS = ("title", "category", "brand", "attributes")
@@ -45,8 +45,6 @@ SEGMENTS = ("title", "category", "brand", "attributes")
 INITIAL_SCALE = 20.0
 SCALE_BOUNDS = (5.0, 50.0)
 """Inverse temperature; published ones lie at 15–20 (Que2Search) to 50 (ROAR, τ = 0.02)."""
-HEAD_TEMPERATURE = 1 / 30
-"""β of DPSR's query heads: JD's softmax temperature (EMNLP 2023 industry track, paper 72)."""
 INITIAL_CONFIDENCE = 2.0
 """Logit of c(item) before training: a picture counts .88 until something speaks against it."""
 

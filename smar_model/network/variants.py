@@ -8,6 +8,9 @@ from typing import Literal
 from smar_model.errors import InputError
 from smar_model.settings import Descriptors, Fusion, ImageTower, Network, Routing, TextTower
 
+HEAD_TEMPERATURE = 1 / 30
+"""β of DPSR's query heads: JD's softmax temperature (EMNLP 2023 industry track, paper 72)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:

@@ -34,7 +34,8 @@ from smar_model.retrieval.item_embedder import ItemPatches, encode_pictures, tok
 from smar_model.retrieval.item_embeddings import create_embeddings, open_embeddings
 from smar_model.training.device import device
 from smar_model.training.encode_pictures import encoder_digest
-from smar_model.training.model_files import load_model, model_digest
+from smar_model.training.model_files import load_model
+from smar_model.training.model_folder import model_digest
 from smar_model.training.processes import rank
 
 EMBEDDING_STAGES = ("embed", "embed-release")

@@ -26,8 +26,7 @@ from smar_model.lake.contracts import load_contract, read_parquet_schema
 from smar_model.lake.digests import digest_file
 from smar_model.lake.durable_files import flush_files, make_folder, named_in_errors
 from smar_model.lake.process_identity import temporary_beside
-from smar_model.network.model import HEAD_TEMPERATURE
-from smar_model.network.variants import Variant
+from smar_model.network.variants import HEAD_TEMPERATURE, Variant
 from smar_model.retrieval.index_files import describe_index
 from smar_model.retrieval.item_embeddings import open_embeddings
 

@@ -18,41 +18,39 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 
 from smar_model.errors import InputError
-from smar_model.lake.contracts import load_contract
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.retrieval.index_building import RoutedItems, build_parts, choose_factory, parts_of, train_index
 from smar_model.retrieval.index_files import (
     IndexDescription,
-    TowerCheck,
     open_index,
     read_recall_queries,
     write_index,
 )
+from smar_model.retrieval.index_items import read_index_items
 from smar_model.retrieval.index_recall import (
     ENOUGH_QUERIES,
     RecallQueries,
     draw_queries,
-    exact_search,
     recall_queries,
 )
 from smar_model.retrieval.item_embeddings import load_embeddings
+from smar_model.retrieval.network_queries import network_encoder
 from smar_model.retrieval.parted_index import cut_rows
-from smar_model.retrieval.query_tower import LEAST_KEPT, TOLERANCE, TOWER_FILE, export_query_tower
-from smar_model.retrieval.search import QueryEncoder
+from smar_model.retrieval.query_encoder import QueryEncoder
+from smar_model.retrieval.query_tower import TOWER_FILE
 from smar_model.retrieval.search_parameters import recall_by_speed, search_times, tune_search
-from smar_model.training.model_files import load_model, model_digest
+from smar_model.retrieval.tower_export import check_any_query, check_query_tower, export_where_needed
+from smar_model.training.model_files import load_model
+from smar_model.training.model_folder import model_digest
 
 Metrics = dict[str, float | str | list[dict[str, float | str]]]
 
@@ -61,7 +59,7 @@ def run(context: StageContext) -> Metrics:
     """Publish an index of the run's own model.
 
     Raises:
-        InputError: recall is below the floor, or the exported query tower differs from the model; nothing is published.
+        InputError: recall is below the floor, or the query tower that is served differs from the model's; nothing is published.
     """
     settings, model_folder = context.settings.index, context.input("finetune").folder / "model"
     torch.set_num_threads(context.settings.training.threads)
@@ -75,7 +73,8 @@ def run(context: StageContext) -> Metrics:
     texts = sorted(clicks.to_table(columns=["query"], filter=days)["query"].unique().to_pylist())
     if not texts:
         raise InputError("no query on the training days to measure the index by; check the click log")
-    encoder = QueryEncoder(load_model(model_folder), model_folder / "tokenizer.json")
+    model = load_model(model_folder)
+    encoder = network_encoder(model, model_folder / "tokenizer.json")
     texts, asked, routes, shares = draw_queries(encoder, texts)
     queries = recall_queries(vectors, asked, routes, shares)
     made = IndexDescription(
@@ -83,16 +82,14 @@ def run(context: StageContext) -> Metrics:
         factory=factory,
         search_parameters=tune_search(index, vectors, queries, settings.minimum_recall),
         trained_on=len(vectors),
-        query_tower=settings.query_tower,
         shares=shares.tolist(),
     )
     made = _measured(context, index, vectors, queries, made)
-    if settings.query_tower != "pytorch":
-        file = context.output(TOWER_FILE)
-        export_query_tower(encoder.model, file, int8=settings.query_tower == "onnx_int8")
-        exported = QueryEncoder(encoder.model, model_folder / "tokenizer.json", tower_file=file)
-        check = check_query_tower(exported, encoder, texts, vectors, queries, settings.query_tower)
-        made = made.model_copy(update={"query_tower_check": check})
+    tower_file = context.output(TOWER_FILE)
+    kind = export_where_needed(model, model_folder, tower_file, settings.query_tower)
+    served = QueryEncoder.load(model_folder, tower_file)
+    check = check_query_tower(served, encoder, texts, vectors, queries, kind)
+    made = made.model_copy(update={"query_tower": kind, "query_tower_check": check})
     curve = recall_by_speed(index, vectors, queries, made.search_parameters)
     return _publish(context, index, vectors, queries, made) | {"recall_by_speed": curve}
 
@@ -128,8 +125,7 @@ def refresh(context: StageContext) -> Metrics:
         tuned = tune_search(index, vectors, queries, settings.minimum_recall)
         made = made.model_copy(update={"search_parameters": tuned})
     made = _measured(context, index, vectors, queries, made)
-    if (index_folder / TOWER_FILE).is_file():
-        context.output(TOWER_FILE).write_bytes((index_folder / TOWER_FILE).read_bytes())
+    made = _with_tower(context, made, model_folder, index_folder / TOWER_FILE)
     ids, before = set(vectors.embeddings.item_ids), set(old["item_id"].to_pylist())
     return _publish(context, index, vectors, queries, made) | {
         "trained_again": float(not is_kept),
@@ -140,41 +136,18 @@ def refresh(context: StageContext) -> Metrics:
     }
 
 
-def check_query_tower(
-    exported: QueryEncoder,
-    eager: QueryEncoder,
-    texts: Sequence[str],
-    vectors: RoutedItems,
-    queries: RecallQueries,
-    kind: str,
-) -> TowerCheck:
-    """Largest difference of an exported tower's embeddings and P(q) from PyTorch's over the texts of `queries`, and the share of the
-    best items that stays the same.
-
-    Args:
-        kind: `index.query_tower`.
-
-    Raises:
-        InputError: the difference is over TOLERANCE, or in 8 bits the share under LEAST_KEPT.
-    """
-    # Those of the texts come first in `queries`.
-    ours, _, p = exported.encode(texts)
-    theirs, _, eager_p = eager.encode(texts)
-    difference = max(float(np.abs(ours - theirs).max()), float(np.abs(p - eager_p).max()))
-    _, rows = exact_search(vectors, ours, queries.rows.shape[1])
-    kept = float(
-        np.mean([np.isin(r, wanted).mean() for r, wanted in zip(rows, queries.rows[: len(rows)], strict=True)])
-    )
-    if kind == "onnx" and difference > TOLERANCE:
-        raise InputError(
-            f"index.query_tower onnx: differs from PyTorch by {difference:.1e}, over {TOLERANCE:.0e}; set it to pytorch"
-        )
-    if kept < LEAST_KEPT:
-        raise InputError(
-            f"index.query_tower {kind}: only {kept:.3f} of the best {queries.rows.shape[1]} items stay, under "
-            f"{LEAST_KEPT}; set it to onnx or pytorch"
-        )
-    return TowerCheck(largest_difference=difference, best_items_kept=kept)
+def _with_tower(context: StageContext, made: IndexDescription, model_folder: Path, exported: Path) -> IndexDescription:
+    """The release's own tower put into its refreshed index; one of an older version, which exported none, gets it now."""
+    file = context.output(TOWER_FILE)
+    if exported.is_file():
+        file.write_bytes(exported.read_bytes())
+        return made
+    if made.query_tower == "words":
+        return made
+    model = load_model(model_folder)
+    kind = export_where_needed(model, model_folder, file, "onnx")
+    check_any_query(model, model_folder, file)
+    return made.model_copy(update={"query_tower": kind})
 
 
 def _fill(context: StageContext, index: faiss.Index, vectors: RoutedItems) -> faiss.Index:
@@ -226,32 +199,3 @@ def _publish(
         "search_parameters": made.search_parameters,
         "query_tower": made.query_tower,
     }
-
-
-def read_index_items(
-    catalogue_files: Sequence[Path], item_ids: list[str], *, offer_files: Sequence[Path] = ()
-) -> pa.Table:
-    """Table index_items of a catalogue, in the order of `item_ids`, which is sorted.
-
-    Args:
-        offer_files: table offers; an item that it lacks has no price.
-
-    Raises:
-        InputError: the catalogue has other items.
-    """
-    columns = ["item_id", "title", "department", "images", "brand", "attributes"]
-    table = ds.dataset([str(f) for f in catalogue_files]).to_table(columns=columns)
-    # By bytes, as item ids are sorted everywhere.
-    order = np.argsort(np.array([i.encode() for i in table["item_id"].to_pylist()], dtype=np.bytes_), kind="stable")
-    table = table.take(order)
-    if table["item_id"].to_pylist() != item_ids:
-        raise InputError(f"embed: made for {len(item_ids)} items that are not this run's; run embed again")
-    offers = load_contract("offers").arrow_schema()
-    known = ds.dataset([str(f) for f in offer_files]).to_table() if offer_files else offers.empty_table()
-    places = pc.index_in(table["item_id"], known["item_id"])
-    for field in offers:
-        if field.name != "item_id":
-            table = table.append_column(field, known[field.name].cast(field.type).take(places))
-    contract = load_contract("index_items").arrow_schema()
-    table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
-    return table.select(contract.names).cast(contract)

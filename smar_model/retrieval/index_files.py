@@ -4,7 +4,7 @@ index.json           what it is: model, items, dimension, factory, search parame
 index.faiss          or, with `index.parts` above 1, index-0.faiss, index-1.faiss …: each with its stretch of the items
 index_items/         table: the items, in the order of the vectors, a file for each part
 recall_queries.npy   (Q, K, 2D + 1) float32: real queries of K heads as the index is asked, and the share of S_m that routes each
-query_tower.onnx     where `index.query_tower` says so (`query_tower.py`)
+query_tower.onnx     where the model's query tower has layers, or 8 bits are asked for (`query_tower.py`)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from smar_model.errors import InputError
 from smar_model.lake.digests import digest_file
 from smar_model.lake.records import parse_record
 from smar_model.retrieval.query_tower import TOWER_FILE
-from smar_model.training.model_files import model_digest
+from smar_model.training.model_folder import model_digest
 
 QUERIES_FILE = "recall_queries.npy"
 
@@ -67,7 +67,7 @@ class Recall(_Record):
 
 
 class TowerCheck(_Record):
-    """An exported query tower against PyTorch's."""
+    """The query tower that is served against PyTorch's."""
 
     largest_difference: float
     best_items_kept: float
@@ -83,6 +83,7 @@ class IndexDescription(_Record):
     trained_on: int = 0
     """Items at the time."""
     query_tower: str = "pytorch"
+    """What answers: `words`, `onnx`, `onnx_int8`; `pytorch` of older versions, which exported none unless asked to."""
     query_tower_check: TowerCheck | None = None
     recall: Recall | None = None
     shares: tuple[float, ...] = ()
@@ -192,7 +193,7 @@ def open_index(
                     f"{folder / name}: damaged: its content is not what index.json lists; build the index again"
                 )
         indexes = [faiss.read_index(str(folder / files[0])) for files, _ in parts]
-        items = pa.concat_tables(pq.read_table(folder / files[1]) for files, _ in parts).sort_by("row")
+        items = _read_items([folder / files[1] for files, _ in parts])
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
@@ -209,6 +210,15 @@ def open_index(
             f"{folder}: vectors of {indexes[0].d} dimensions, index.json says {manifest.dimension}; build it again"
         )
     return manifest, indexes, items
+
+
+def _read_items(files: Sequence[Path]) -> pa.Table:
+    """Table index_items. `pq.read_table` would import pandas."""
+    tables = []
+    for file in files:
+        with pq.ParquetFile(file) as opened:
+            tables.append(opened.read())
+    return pa.concat_tables(tables).sort_by("row")
 
 
 def describe_index(folder: Path) -> tuple[IndexManifest, list[tuple[Path, Path]]]:

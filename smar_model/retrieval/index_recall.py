@@ -11,7 +11,8 @@ import numpy as np
 
 from smar_model.retrieval.index_building import BLOCK, Vectors, iterate_blocks
 from smar_model.retrieval.index_files import Bucket, Recall
-from smar_model.retrieval.search import MEASURED_DEPTH, QueryEncoder
+from smar_model.retrieval.query_encoder import QueryEncoder
+from smar_model.retrieval.search import MEASURED_DEPTH
 
 BUCKETS = (0.2, 0.4, 0.6, 0.8)
 """Bounds of the shares of S_m between which recall is measured apart."""

@@ -29,6 +29,11 @@ class ItemEmbeddings:
     item confidence; equal to S_t for a variant without pictures."""
 
 
+def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
+    """What an index stores, [S_t ; S_m − S_t], (N, 2D) float32."""
+    return np.hstack([embeddings.text, embeddings.multimodal - embeddings.text]).astype(np.float32)
+
+
 def load_embeddings(folder: Path) -> ItemEmbeddings:
     """What embed or embed-release published, memory-mapped.
 

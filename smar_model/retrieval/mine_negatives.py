@@ -40,12 +40,9 @@ def run(context: StageContext) -> dict[str, float | str]:
             context.report("no release trained up to an earlier day: training goes on without hard negatives")
         context.output("no_negatives").touch()
         return {"queries": 0.0}
-    # torch and FAISS take seconds to import: not where there is nothing to mine.
-    import torch
-
+    # Not where there is nothing to mine.
     from smar_model.retrieval.search import Searcher
 
-    torch.set_num_threads(context.settings.training.threads)
     searcher = Searcher.load(
         released_folder(context.run, release, "model"), released_folder(context.run, release, "index")
     )

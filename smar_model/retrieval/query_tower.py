@@ -1,99 +1,79 @@
-"""The query tower and the prediction header exported to ONNX, for serving without PyTorch's cost of each call.
+"""The query tower and the prediction header as they are served, without PyTorch.
 
-`index.query_tower` says what serves: `pytorch`; `onnx`, the same numbers to TOLERANCE; `onnx_int8`, its matrices in 8 bits (dynamic
-quantisation, a scale for each output), for towers whose layers cost more than their calls. `benchmarks/search.md` has what each costs.
+A tower that is the mean of its words' vectors is a look-up in the model's own weights (`WordsTower`): NumPy does it, nothing is exported. One with
+layers is exported to ONNX by the stage index (`tower_export.py`) and lies in the index. `index.query_tower` says in which precision:
+`onnx`, the network's own numbers to TOLERANCE; `onnx_int8`, matrices in 8 bits (dynamic quantisation, a scale for each output), for
+towers whose layers cost more than their calls. `benchmarks/search.md` has what each costs.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from smar_model.errors import InputError
-from smar_model.network.model import RetrievalModel
+from smar_model.training.model_folder import WordsWeights, read_words_weights
 
 TOWER_FILE = "query_tower.onnx"
 TOLERANCE = 1e-4
-"""Largest difference of an embedding's element, or of P(q), between PyTorch and the export."""
+"""Largest difference of an embedding's element, or of P(q), between the network and what is served."""
 LEAST_KEPT = 0.95
 """Share of the best 100 items that must stay the same in 8 bits; below, 8 bits are refused."""
+SMALLEST_NORM = 1e-12
+
+QueryTower = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Token ids (B, L) int64, 0 is padding, to embeddings (B, D) or of K heads (B, K, D), and the header's logits (B,)."""
 
 
-class _Tower(nn.Module):
-    def __init__(self, model: RetrievalModel) -> None:
-        super().__init__()
-        self.model = model
+class WordsTower:
+    """The mean of words' vectors, its projections and the header: what `RetrievalModel.encode_queries` computes, to TOLERANCE."""
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode_queries(ids)
+    def __init__(self, weights: WordsWeights) -> None:
+        self.weights = weights
+
+    def __call__(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `QueryTower`."""
+        of = self.weights
+        is_word = ids != 0
+        counts = is_word.copy()
+        counts[:, 0] = True  # a mean over nothing is no number
+        share = (counts / counts.sum(1, keepdims=True)).astype(np.float32)
+        words = np.einsum("bl,blw->bw", share * is_word, of.tokens[ids])
+        states = words + share @ of.positions[: ids.shape[1]] + of.segment
+        heads = [_unit(states @ weight.T + bias) for weight, bias in of.heads]
+        (inner, inner_bias), (outer, outer_bias) = of.header
+        logits = _gelu(states @ inner.T + inner_bias) @ outer.T + outer_bias
+        return np.stack(heads, axis=1) if len(heads) > 1 else heads[0], logits[:, 0]
 
 
-def export_query_tower(model: RetrievalModel, file: Path, *, int8: bool) -> None:
-    """Write ids (B, L) → embeddings (B, D) or (B, K, D) and logits (B,), for any B and L up to the model's.
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), SMALLEST_NORM)
 
-    Raises:
-        InputError: the packages that export are not installed.
-    """
-    try:
-        import onnxscript  # noqa: F401  (torch asks for it late, with a longer message)
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise InputError(
-            f"index.query_tower: exporting needs onnx, onnxscript and onnxruntime ({error}); install them or set it to pytorch"
-        ) from None
-    length = model.shape.query_length
-    example = torch.ones(2, min(3, length), dtype=torch.long)
-    batch, places = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1, max=length)
-    # The fused layer of PyTorch's own inference cannot be exported.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    logging.disable(logging.WARNING)  # advice to whoever exports by hand
-    try:
-        with warnings.catch_warnings(), TemporaryDirectory() as scratch:
-            warnings.simplefilter("ignore")
-            plain = file if not int8 else Path(scratch) / TOWER_FILE
-            torch.onnx.export(
-                _Tower(model).eval(),
-                (example,),
-                str(plain),
-                input_names=["ids"],
-                output_names=["embeddings", "logits"],
-                dynamic_shapes={"ids": {0: batch, 1: places} if length > 1 else {0: batch}},
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-            if int8:
-                quantize_dynamic(str(plain), str(file), weight_type=QuantType.QInt8, per_channel=True)
-    finally:
-        logging.disable(logging.NOTSET)
-        torch.backends.mha.set_fastpath_enabled(fused)
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    """x Φ(x), with the error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26), which NumPy has not."""
+    scaled = np.abs(x) / np.float32(np.sqrt(2))
+    t = 1 / (1 + np.float32(0.3275911) * scaled)
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    erf = np.sign(x) * (1 - series * np.exp(-scaled * scaled))
+    return (x * (1 + erf) / 2).astype(np.float32)
 
 
 class ExportedTower:
-    """Runs what `export_query_tower` wrote, in as many threads as PyTorch is given when it is opened."""
+    """Runs what `export_query_tower` wrote, in the thread that asks."""
 
     def __init__(self, file: Path) -> None:
         """Raises InputError: ONNX Runtime is not installed, or the file is no model."""
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(
-                f"{file}: this index serves an exported query tower; install onnxruntime, or build the index with "
-                "index.query_tower: pytorch"
-            ) from None
+            raise InputError(f"{file}: this index serves an exported query tower; install onnxruntime") from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the cores that FAISS searches on.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Queries come one by one from many threads: each computes by itself.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
             self.session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -101,6 +81,29 @@ class ExportedTower:
             raise InputError(f"{file}: not a readable query tower: {str(error).splitlines()[0]}") from error
 
     def __call__(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B, L) int64 to embeddings (B, D) or (B, K, D), and the header's logits (B,)."""
+        """As `QueryTower`."""
         embeddings, logits = self.session.run(None, {"ids": ids})
         return embeddings, logits
+
+
+def open_tower(model_folder: Path, exported: Path) -> QueryTower:
+    """The tower that answers for a model.
+
+    Args:
+        exported: the file of its exported tower; not there where the model needs none, or an older version made no such file.
+
+    Raises:
+        InputError: the model is not whole, the file is no tower, or an older version exported none and PyTorch is not installed.
+    """
+    if exported.is_file():
+        return ExportedTower(exported)
+    if weights := read_words_weights(model_folder):
+        return WordsTower(weights)
+    try:
+        from smar_model.retrieval.network_queries import load_network_tower
+    except ImportError as error:
+        raise InputError(
+            f"{model_folder}: an older version exported no query tower, and without that this model answers through PyTorch alone, which is not "
+            f"installed ({error}): refresh its index (the DAG smar_refresh_index), which exports one, or install the extra `train`"
+        ) from None
+    return load_network_tower(model_folder)

@@ -13,8 +13,8 @@ from smar_model.data.sorted_keys import as_bytes
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.item_embedder import BATCH, encode_pictures, sum_by_item
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
+from smar_model.retrieval.query_encoder import QUERY_BATCH, QueryEncoder
 from smar_model.retrieval.ranking import NO_ROW, Ranking, order_candidates
-from smar_model.retrieval.search import QUERY_BATCH, QueryEncoder
 
 
 @torch.inference_mode()
@@ -33,17 +33,22 @@ def embed_images(model: RetrievalModel, item_ids: Sequence[str], picture_files: 
 
 @torch.inference_mode()
 def rerank(
-    encoder: QueryEncoder, queries: Sequence[str], ranking: Ranking, items: ItemEmbeddings, images: torch.Tensor
+    model: RetrievalModel,
+    encoder: QueryEncoder,
+    queries: Sequence[str],
+    ranking: Ranking,
+    items: ItemEmbeddings,
+    images: torch.Tensor,
 ) -> Ranking:
     """The same items for each query, in the order of the model's `reranker`.
 
     Args:
+        encoder: of the same model.
         images: S_i, in the order of `items`.
     """
-    model = encoder.model
     scores = np.full(ranking.rows.shape, -np.inf, dtype=np.float32)
     for start in range(0, len(queries), QUERY_BATCH):
-        asked, _ = model.encode_queries(encoder.tokenise(queries[start : start + QUERY_BATCH]))
+        asked, _ = model.encode_queries(torch.from_numpy(encoder.tokenise(queries[start : start + QUERY_BATCH])))
         for number, query in enumerate(asked, start=start):
             found = ranking.rows[number] != NO_ROW
             rows = ranking.rows[number, found]

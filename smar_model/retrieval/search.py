@@ -1,13 +1,12 @@
-"""Search: one code path for evaluation, the command line and serving.
+"""Search: one code path for evaluation, the command line and serving. It imports no PyTorch and no pandas.
 
-An item is stored as [S_t ; S_m − S_t], a query asks [Q ; p·Q]: the inner product is Q·S_t + p·Q·(S_m − S_t), which is
-Q·S_m for p = 1 and Q·S_t for p = 0 (design, decision 5). Only the query tower and P(q) run online. A query of several
-heads (DPSR) asks once for each; what any of them finds is ordered by the score over all.
+Only the query tower and P(q) run online (`query_encoder.py`). A query of several heads (DPSR) asks once for each; what any of them finds
+is ordered by the score over all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,122 +14,20 @@ from typing import Any, Literal
 
 import faiss
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import torch
 
-from smar_model.data.text_tokens import encode_queries, load_numbers, load_tokenizer
 from smar_model.errors import InputError
-from smar_model.network.losses import soft_maximum
-from smar_model.network.model import HEAD_TEMPERATURE, RetrievalModel
 from smar_model.retrieval.index_files import IndexManifest, open_index
-from smar_model.retrieval.item_embeddings import ItemEmbeddings
 from smar_model.retrieval.item_filters import ItemFilters, ItemOffer
 from smar_model.retrieval.parted_index import PartedIndex
-from smar_model.retrieval.query_tower import TOWER_FILE, ExportedTower
-from smar_model.retrieval.ranking import NO_ROW, Ranking, concatenate_rankings, order_candidates, rank_scores
+from smar_model.retrieval.query_encoder import QueryEncoder, score_rows
+from smar_model.retrieval.query_tower import TOWER_FILE
+from smar_model.retrieval.ranking import NO_ROW, Ranking, order_candidates
 from smar_model.retrieval.stock_offers import with_stock
-from smar_model.training.model_files import load_model
 
-QUERY_BATCH = 512
 MEASURED_DEPTH = 100
 """Depth at which the recall of an index is measured."""
 RoutedBy = Literal["soft", "hard", "text", "pictures"]
-
-
-def routed_items(embeddings: ItemEmbeddings) -> np.ndarray:
-    """[S_t ; S_m − S_t], (N, 2D) float32."""
-    return np.hstack([embeddings.text, embeddings.multimodal - embeddings.text]).astype(np.float32)
-
-
-class QueryEncoder:
-    """Query texts to what the index is asked, [Q ; p·Q]."""
-
-    def __init__(self, model: RetrievalModel, tokenizer_file: Path, *, tower_file: Path | None = None) -> None:
-        """`tower_file`: exported query tower that runs in the place of the model's (`query_tower.py`)."""
-        self.model = model.eval()
-        self.tokenizer = load_tokenizer(tokenizer_file)
-        self.catalogue_numbers = load_numbers(tokenizer_file)
-        self.tower = ExportedTower(tower_file) if tower_file else None
-
-    def tokenise(self, queries: Sequence[str]) -> torch.Tensor:
-        """Token ids (B, L)."""
-        length = self.model.shape.query_length
-        return torch.from_numpy(encode_queries(self.tokenizer, queries, length, self.catalogue_numbers))
-
-    @torch.inference_mode()
-    def encode(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Routed queries (B, 2D), of K heads (B·K, 2D), the share of S_m that routes them (B,) and P(q) (B,)."""
-        routed, routes, probabilities = [], [], []
-        for start in range(0, len(queries), QUERY_BATCH):
-            ids = self.tokenise(queries[start : start + QUERY_BATCH])
-            if len(ids) == 1:
-                embeddings, logits = self._run_tower(ids)
-            else:
-                # Each text once: the same text is the same query to the last bit, which two rows of a batch need not be.
-                distinct, places = ids.unique(dim=0, return_inverse=True)
-                embeddings, logits = (found[places] for found in self._run_tower(distinct))
-            p = self.model.route(logits)
-            heads = embeddings.reshape(len(logits) * self.heads, -1)
-            routed.append(torch.cat([heads, p.repeat_interleave(self.heads)[:, None] * heads], dim=1).numpy())
-            routes.append(p.numpy())
-            probabilities.append(self.model.probability(logits).numpy())
-        if not routed:
-            width = 2 * self.model.shape.network.dimension
-            return np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
-        return np.concatenate(routed), np.concatenate(routes), np.concatenate(probabilities)
-
-    def _run_tower(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.tower is None:
-            return self.model.encode_queries(ids)
-        embeddings, logits = self.tower(ids.numpy())
-        return torch.from_numpy(embeddings), torch.from_numpy(logits)
-
-    @property
-    def heads(self) -> int:
-        return self.model.variant.heads
-
-    def join_heads(self, each: np.ndarray) -> np.ndarray:
-        """Scores of every head, (B·K, N), to those of the queries (B, N)."""
-        if self.heads == 1:
-            return each
-        by_head = torch.from_numpy(each).unflatten(0, (-1, self.heads))
-        return soft_maximum(by_head, HEAD_TEMPERATURE).numpy()
-
-
-class DenseRanker:
-    """Exact search over embeddings in memory: for models without a served index, and to judge an index by."""
-
-    def __init__(self, model: RetrievalModel, tokenizer_file: Path, embeddings: ItemEmbeddings) -> None:
-        self.encoder = QueryEncoder(model, tokenizer_file)
-        self.item_ids = embeddings.item_ids
-        self.items = routed_items(embeddings)
-
-    def rank(self, queries: list[str], depth: int) -> Ranking:
-        asked, _, _ = self.encoder.encode(queries)
-        step = QUERY_BATCH * self.encoder.heads
-        parts = [
-            rank_scores(self.encoder.join_heads(asked[start : start + step] @ self.items.T), depth)
-            for start in range(0, max(1, len(asked)), step)
-        ]
-        return concatenate_rankings(parts)
-
-    def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
-        return _score_rows(self.encoder, lambda wanted: self.items[wanted], queries, rows)
-
-
-def _score_rows(
-    encoder: QueryEncoder, vectors: Callable[[np.ndarray], np.ndarray], queries: list[str], rows: np.ndarray
-) -> np.ndarray:
-    """`Ranker.score_rows` over stored vectors: rows (N,) → (N, 2D)."""
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    distinct, place = np.unique(np.array(queries, dtype=str), return_inverse=True)
-    asked = encoder.encode(distinct.tolist())[0].reshape(len(distinct), encoder.heads, -1)
-    for query, wanted in enumerate(rows):
-        known = wanted != NO_ROW
-        if known.any():
-            scores[query, known] = encoder.join_heads(asked[place[query]] @ vectors(wanted[known]).T)[0]
-    return scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +59,11 @@ class _Column(Sequence):
 
     def __iter__(self) -> Iterator:
         return iter(self.values.to_pylist())
+
+
+def items_by_column(table: pa.Table) -> dict[str, Sequence]:
+    """Table index_items as `Searcher` takes it."""
+    return {name: _Column(table[name]) for name in table.column_names}
 
 
 class Searcher:
@@ -200,16 +102,12 @@ class Searcher:
             InputError: the index is damaged, was built by another model, or has no such part.
         """
         manifest, parts, items = open_index(index_folder, model_folder, part=part, made_for=model_digest)
-        index, model = PartedIndex(parts), load_model(model_folder)
-        if index.d != 2 * model.shape.network.dimension:
+        index, encoder = PartedIndex(parts), QueryEncoder.load(model_folder, index_folder / TOWER_FILE)
+        if index.d != 2 * encoder.side.dimension:
             raise InputError(
-                f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * model.shape.network.dimension}; "
-                "build it again"
+                f"{index_folder}: vectors of {index.d} dimensions, the model asks with {2 * encoder.side.dimension}; build it again"
             )
-        has_tower = manifest.query_tower != "pytorch"
-        tower_file = index_folder / TOWER_FILE if has_tower else None
-        encoder = QueryEncoder(model, model_folder / "tokenizer.json", tower_file=tower_file)
-        return cls(encoder, index, {name: _Column(items[name]) for name in items.column_names}, manifest)
+        return cls(encoder, index, items_by_column(items), manifest)
 
     @property
     def item_ids(self) -> Sequence[str]:
@@ -222,7 +120,7 @@ class Searcher:
     def score_rows(self, queries: list[str], rows: np.ndarray) -> np.ndarray:
         """As the index stores the items, which may be in fewer bits."""
         self.index.enable_lookup()
-        return _score_rows(self.encoder, self.index.reconstruct_batch, queries, rows)
+        return score_rows(self.encoder, self.index.reconstruct_batch, queries, rows)
 
     def rank_routed(
         self,
@@ -311,7 +209,7 @@ class Searcher:
             return np.full_like(shares, routing == "pictures")
         if routing == "hard":
             return (probabilities >= 0.5).astype(np.float32)
-        return shares if self.encoder.model.variant.routing == "soft" else probabilities
+        return shares if self.encoder.side.variant.routing == "soft" else probabilities
 
     def _routed(self, asked: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """Routed queries of K heads (B·K, 2D) with other shares (B,) of S_m."""
@@ -321,8 +219,12 @@ class Searcher:
     @cached_property
     def _departments(self) -> dict[str, np.ndarray]:
         """Department → its rows as a bitmap, N bits; the largest department first."""
-        places, names = pd.factorize(np.array(list(self.items["department"]), dtype=object))
-        order = np.lexsort((names.astype(str), -np.bincount(places)))
+        column = self.items["department"]
+        every = (
+            column.values if isinstance(column, _Column) else pa.array(list(column), pa.string())
+        ).dictionary_encode()
+        places, names = every.indices.to_numpy(), np.array(every.dictionary.to_pylist(), dtype=str)
+        order = np.lexsort((names, -np.bincount(places, minlength=len(names))))
         return {str(names[n]): np.packbits(places == n, bitorder="little") for n in order.tolist()}
 
     @cached_property

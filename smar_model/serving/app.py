@@ -1,6 +1,6 @@
 """`smar serve`: searches by the model version that is the champion, or by another one that is asked for.
 
-Searches run in as many threads as there are cores, each computing with one thread of its own. FAISS and torch let go of Python's lock while
+Searches run in as many threads as there are cores, each computing with one thread of its own. FAISS and ONNX Runtime let go of Python's lock while
 they compute, so that many clients share the cores in the order they came, and a search is never slowed down by more threads than there are cores.
 """
 
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import faiss
-import torch
 from fastapi import FastAPI, HTTPException, Response
 from prometheus_client import CollectorRegistry
 
@@ -208,9 +207,8 @@ class _Releases:
 
 
 def _compute_alone() -> None:
-    """Both libraries count their threads for each thread that calls them."""
+    """The library counts its threads for each thread that calls it."""
     faiss.omp_set_num_threads(1)
-    torch.set_num_threads(1)
 
 
 def _search_and_write(searched: SearchedLists, *, batch: bool) -> bytes:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from smar_model.errors import InputError
-from smar_model.network.model import HEAD_TEMPERATURE
+from smar_model.network.variants import HEAD_TEMPERATURE
 from smar_model.serving.api_schemas import EncodeAnswer, EncodedQuery, EncodeQuestion
 from smar_model.serving.bounded_work import MAXIMUM_ANSWER
 from smar_model.serving.served_pair import ServedPair

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
 
 import faiss
-import pyarrow.dataset as ds
 
-from smar_model.data.catalogue import read_catalogue
 from smar_model.errors import InputError
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import load_run
-from smar_model.retrieval.index import read_index_items
-from smar_model.retrieval.item_embedder import embed_catalogue
-from smar_model.retrieval.search import QueryEncoder, Searcher, routed_items
+from smar_model.retrieval.baseline_files import has_baseline, read_baseline
+from smar_model.retrieval.index_items import read_columns, read_index_items
+from smar_model.retrieval.item_embeddings import ItemEmbeddings, routed_items
+from smar_model.retrieval.query_encoder import QueryEncoder
+from smar_model.retrieval.query_tower import TOWER_FILE
+from smar_model.retrieval.search import Searcher, items_by_column
 from smar_model.serving.api_schemas import TEXT_ONLY
 from smar_model.serving.event_item_ids import masked_ids
-from smar_model.training.model_files import load_model, model_digest
+from smar_model.training.model_folder import model_digest
 
 EXAMPLES = 8
 
@@ -64,28 +66,25 @@ def open_release(release: Release, *, part: int | None = None, takes_events: boo
 
 
 def open_text_only(run_name: str, *, takes_events: bool = False) -> ServedPair:
-    """The text-only baseline of a run over the run's own catalogue, embedded here: the pipeline judges it, but indexes it nowhere.
+    """The text-only baseline of a run over the run's own catalogue, as evaluate has judged it: it has no index, so one is made here.
 
     Raises:
-        InputError: the run's record or its outputs are not in this machine's lake, or it has trained no baseline.
+        InputError: the run's record or its outputs are not in this machine's lake, it has trained no baseline, or an older version has
+            judged it, which kept nothing to answer with, and PyTorch is not installed.
     """
     run = load_run(run_name)
     folder = run.output("train-text-only").folder / "model"
     files = run.output("prepare-items").files("catalogue")
     if not files or not folder.is_dir():
         raise InputError(f"run {run_name}: its catalogue or its text-only model is gone from the lake")
-    model, tokenizer = load_model(folder), folder / "tokenizer.json"
-    embeddings = embed_catalogue(model, tokenizer, files, ())
+    kept = read_baseline(run.find_output("evaluate"))
+    embeddings, tower_file = kept or (_embedded_here(run_name, folder, files), folder / TOWER_FILE)
     vectors = routed_items(embeddings)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    catalogue = read_catalogue(files).set_index("item_id").loc[embeddings.item_ids]
-    items = {name: catalogue[name].tolist() for name in ("title", "department")}
-    items |= {"item_id": embeddings.item_ids, "images": [list(names) for names in catalogue["images"]]}
     offers = run.output("prepare-items").files("offers")
-    table = read_index_items(files, embeddings.item_ids, offer_files=offers)
-    items |= {name: table[name] for name in ("brand", "attributes", "price", "currency", "available")}
-    searcher = Searcher(QueryEncoder(model, tokenizer), index, items)
+    items = items_by_column(read_index_items(files, embeddings.item_ids, offer_files=offers))
+    searcher = Searcher(QueryEncoder.load(folder, tower_file), index, items)
     _warm(searcher)
     return ServedPair(
         version=TEXT_ONLY,
@@ -94,6 +93,23 @@ def open_text_only(run_name: str, *, takes_events: bool = False) -> ServedPair:
         index_digest=None,
         searcher=searcher,
         masked_ids=_masked_ids(searcher) if takes_events else frozenset(),
+    )
+
+
+def _embedded_here(run_name: str, folder: Path, files: list[Path]) -> ItemEmbeddings:
+    """The catalogue embedded by a baseline of which an older version kept nothing else."""
+    try:
+        from smar_model.retrieval.item_embedder import embed_catalogue
+        from smar_model.training.model_files import load_model
+    except ImportError:
+        raise InputError(_needs_torch(run_name)) from None
+    return embed_catalogue(load_model(folder), folder / "tokenizer.json", files, ())
+
+
+def _needs_torch(run_name: str) -> str:
+    return (
+        f"run {run_name}: an older version kept nothing to answer with by its text-only baseline, and embedding the catalogue needs PyTorch, "
+        "which is not installed; the next run's baseline answers without"
     )
 
 
@@ -110,7 +126,10 @@ def _warm(searcher: Searcher) -> None:
 def why_no_text_only(run_name: str) -> str | None:
     """Why `open_text_only` would refuse a run; None where it would not. Asks the run's record alone, opens nothing."""
     try:
-        load_run(run_name).output("train-text-only")
+        run = load_run(run_name)
+        run.output("train-text-only")
+        if not has_baseline(run.find_output("evaluate")) and find_spec("torch") is None:
+            return _needs_torch(run_name)
     except Exception as error:  # a record of another version of this project may lack anything
         return str(error) or type(error).__name__
     return None
@@ -126,7 +145,7 @@ def example_queries(pair: ServedPair) -> list[str]:
     except InputError:
         files = []
     if files:
-        table = ds.dataset([str(f) for f in files]).to_table(columns=["query", "item_id", "clicks"])
+        table = read_columns(files, ["query", "item_id", "clicks"])
         clicks = table.group_by(["query", "item_id"]).aggregate([("clicks", "sum")]).to_pydict()
         for query, item, count in zip(clicks["query"], clicks["item_id"], clicks["clicks_sum"], strict=True):
             if count and item in department_of:

@@ -39,7 +39,7 @@ from smar_model.settings.network import (
     Trained,
     VisionEncoder,
 )
-from smar_model.settings.release import Evaluation, Gate, Index, Interleaving, Release
+from smar_model.settings.release import Evaluation, Gate, Index, Interleaving, QueryTower, Release
 from smar_model.settings.retired import without_retired
 from smar_model.settings.section import Count, Section, Share
 from smar_model.settings.shop import Shop, Simulation
@@ -65,6 +65,7 @@ __all__ = [
     "Network",
     "Optimisation",
     "Pictures",
+    "QueryTower",
     "Release",
     "Routing",
     "Section",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from smar_model.settings.section import Count, Section, Share
 
-QueryTower = Literal["pytorch", "onnx", "onnx_int8"]
+QueryTower = Literal["onnx", "onnx_int8"]
 
 
 class Index(Section):
@@ -20,9 +20,15 @@ class Index(Section):
     parts: Count = 1
     """Into how many files the index is cut, each with its stretch of the items: a server may hold one of them (`smar serve --part`), and
     one in front asks them all (`smar serve --front`)."""
-    query_tower: QueryTower = "pytorch"
-    """What encodes queries where the index is served: `pytorch`, or the tower exported to ONNX Runtime, `onnx`, or `onnx_int8` with its
-    matrices in 8 bits."""
+    query_tower: QueryTower = "onnx"
+    """What encodes queries, never through PyTorch: the tower as it was trained, `onnx`, or `onnx_int8` with its matrices in 8 bits, for towers
+    with many layers. A mean of words is read from the model's own weights; others are exported to ONNX."""
+
+    @field_validator("query_tower", mode="before")
+    @classmethod
+    def _of_older_versions(cls, value: object) -> object:
+        """`pytorch` was the network itself, whose numbers `onnx` has."""
+        return "onnx" if value == "pytorch" else value
 
 
 class Evaluation(Section):

@@ -1,4 +1,4 @@
-"""A model's files: written by training, read by whatever embeds, searches or serves.
+"""A model's files: written by training, read by whatever embeds. What searches or serves reads its part of them by `model_folder.py`.
 
 weights.safetensors        of all towers
 network.json               what the network must be built like (`Shape`)
@@ -20,12 +20,12 @@ from transformers import AutoConfig
 from smar_model.data.encoder_tokens import read_encoder_tokenizer
 from smar_model.data.text_tokens import NUMBERS_FILE
 from smar_model.errors import InputError
-from smar_model.lake.digests import digest_files
 from smar_model.network.aligned_pair import aligned_dimension
 from smar_model.network.model import RetrievalModel, Shape
 from smar_model.network.pretrained_text import TextForm
 from smar_model.network.variants import find_variant
 from smar_model.settings import Network, Pictures
+from smar_model.training.model_folder import WEIGHTS_FILE
 
 
 def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path, numbers_file: Path | None = None) -> None:
@@ -35,7 +35,7 @@ def save_model(model: RetrievalModel, folder: Path, tokenizer_file: Path, number
     # own way of naming shared weights once is not the same at every saving, and equal weights must be equal files.
     state, shared = model.state_dict(), shared_tokens(model)
     weights = {name: weight.detach().clone().contiguous() for name, weight in state.items() if name not in shared}
-    save_file(weights, folder / "weights.safetensors")
+    save_file(weights, folder / WEIGHTS_FILE)
     content = asdict(model.shape) | {"network": model.shape.network.model_dump(mode="json")}
     (folder / "network.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
@@ -51,11 +51,6 @@ def shared_tokens(model: RetrievalModel) -> dict[str, str]:
     names = (name for name, module in model.named_modules(remove_duplicate=False) if module is query.tokens)
     of_query, of_item = sorted((f"{name}.weight" for name in names), key=lambda name: name.startswith("item_"))
     return {of_item: of_query}
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of a model's files, equal to `content["model"]` in the manifest of the stage that published it."""
-    return digest_files([f for f in folder.iterdir() if f.is_file()], root=folder.parent)
 
 
 def load_model(folder: Path) -> RetrievalModel:
@@ -75,7 +70,7 @@ def load_model(folder: Path) -> RetrievalModel:
         model = RetrievalModel(Shape(**content | parts))
         # A model from before there was a temperature has none.
         older = {"header_temperature": model.header_temperature}
-        weights = load_file(folder / "weights.safetensors")
+        weights = load_file(folder / WEIGHTS_FILE)
         shared = {name: weights[of_query] for name, of_query in shared_tokens(model).items() if of_query in weights}
         model.load_state_dict(older | shared | weights)
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:

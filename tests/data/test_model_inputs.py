@@ -19,7 +19,7 @@ from smar_model.data.item_pictures import read_thumbnails
 from smar_model.data.picture_views import look, picture_view
 from smar_model.data.query_text import beginning, normalise_query
 from smar_model.data.text_tokens import CHARACTERS_A_TOKEN, encode_items, encode_queries, pad, trim
-from smar_model.retrieval.search import QueryEncoder
+from smar_model.retrieval.network_queries import network_encoder
 from smar_model.training.model_files import load_model, save_model
 from tests.network.small_models import small_model
 from tests.tiny_shop import draw_picture, write_rows
@@ -84,10 +84,10 @@ def test_queries_keep_the_numbers_that_the_catalogue_of_their_model_held(tmp_pat
     written.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "numbers").write_text("\n".join(numbers))
     save_model(small_model(), tmp_path / "model", tmp_path / "tokenizer.json", tmp_path / "numbers")
-    encoder = QueryEncoder(load_model(tmp_path / "model"), tmp_path / "model" / "tokenizer.json")
+    encoder = network_encoder(load_model(tmp_path / "model"), tmp_path / "model" / "tokenizer.json")
     assert encoder.tokenise(["0986494524", "0986494527"]).tolist() == [[2], [3]]
     save_model(small_model(), tmp_path / "other", tmp_path / "tokenizer.json")
-    encoder = QueryEncoder(load_model(tmp_path / "other"), tmp_path / "other" / "tokenizer.json")
+    encoder = network_encoder(load_model(tmp_path / "other"), tmp_path / "other" / "tokenizer.json")
     assert encoder.tokenise(["0986494524", "0986494527"]).tolist() == [[3], [3]]
 
 

@@ -35,9 +35,9 @@ from smar_model.lake.digests import digest_json
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage_key import key_parts
 from smar_model.retrieval.item_embeddings import load_embeddings
+from smar_model.retrieval.network_queries import DenseRanker
 from smar_model.retrieval.ranking import NO_ROW
 from smar_model.retrieval.rerank import embed_images, rerank
-from smar_model.retrieval.search import DenseRanker
 from smar_model.stages import COMPARISON_STAGES
 from smar_model.training.model_files import load_model
 from tests.evaluation.published_run import NETWORK, write_clicks, write_items, write_labels, write_queries
@@ -213,7 +213,7 @@ def test_a_reranker_puts_the_same_items_in_another_order(shop: Shop) -> None:
     queries = ["red shirts", "novel"]
     first = ranker.rank(queries, 30)
     images = embed_images(model, embeddings.item_ids, run.output("prepare-items").files("pictures"))
-    second = rerank(ranker.encoder, queries, first, embeddings, images)
+    second = rerank(model, ranker.encoder, queries, first, embeddings, images)
     asked, _ = model.encode_queries(torch.from_numpy(encode_queries(ranker.encoder.tokenizer, queries, 12)))
     expected = model.reranker(asked, torch.from_numpy(np.array(embeddings.text)), images).detach().numpy()
     for query in range(2):

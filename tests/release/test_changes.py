@@ -38,7 +38,7 @@ from smar_model.release.show import show_champion
 from smar_model.release.start import start_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
-from smar_model.training.model_files import model_digest
+from smar_model.training.model_folder import model_digest
 from tests.patience import PATIENCE_SECONDS
 from tests.release.interrupted import registry_lost_at
 from tests.release.judged_runs import judged_run, refresh_run, write_settings

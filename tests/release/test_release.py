@@ -37,7 +37,7 @@ from smar_model.release.tracking import track_run
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import load_settings
 from smar_model.stages import STAGES
-from smar_model.training.model_files import model_digest
+from smar_model.training.model_folder import model_digest
 from tests.release.judged_runs import EASY, judged_run, write_settings
 from tests.tiny_shop import DAYS, LAST_DAY, write_rows, write_tiny_shop
 

@@ -20,15 +20,17 @@ from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
 from smar_model.retrieval import embed as embedding
 from smar_model.retrieval import index as indexing
-from smar_model.retrieval import index_building, index_recall, search_parameters
+from smar_model.retrieval import index_building, index_items, index_recall, search_parameters
 from smar_model.retrieval.index_building import RoutedItems, choose_factory
 from smar_model.retrieval.index_recall import RecallQueries, exact_search, fill_buckets, recall_queries
 from smar_model.retrieval.item_embedder import embed_catalogue
-from smar_model.retrieval.item_embeddings import ItemEmbeddings, load_embeddings
-from smar_model.retrieval.search import DenseRanker, Searcher, routed_items
+from smar_model.retrieval.item_embeddings import ItemEmbeddings, load_embeddings, routed_items
+from smar_model.retrieval.network_queries import DenseRanker
+from smar_model.retrieval.search import Searcher
 from smar_model.retrieval.search_parameters import tune_search
 from smar_model.stages import REFRESH_STAGES, STAGES
-from smar_model.training.model_files import load_model, model_digest
+from smar_model.training.model_files import load_model
+from smar_model.training.model_folder import model_digest
 from tests.earlier_models import a_release
 from tests.evaluation.published_run import PublishedRun, publish_run, write_items
 from tests.retrieval.whole_index import build_index, recall_against_exact, shares_of
@@ -388,9 +390,9 @@ def test_without_a_release_there_is_nothing_to_refresh(released: PublishedRun) -
 def test_items_of_another_catalogue_are_refused(released: PublishedRun, tmp_path: Path) -> None:
     files = released.run.output("prepare-items").files("catalogue")
     ids = load_embeddings(released.run.output("embed").folder).item_ids
-    assert isinstance(indexing.read_index_items(files, ids), pa.Table)
+    assert isinstance(index_items.read_index_items(files, ids), pa.Table)
     with pytest.raises(InputError, match="run embed again"):
-        indexing.read_index_items(files, [*ids[1:], "other"])
+        index_items.read_index_items(files, [*ids[1:], "other"])
 
 
 def test_stages_that_embed_share_what_they_have(home: Path) -> None:

@@ -18,8 +18,8 @@ from smar_model.errors import InputError
 from smar_model.lake.runs import Run, create_run, load_run
 from smar_model.lake.stage import StageContext, run_stage
 from smar_model.release.starting_points import find_mined
-from smar_model.retrieval.item_embeddings import load_embeddings
-from smar_model.retrieval.search import Searcher, routed_items
+from smar_model.retrieval.item_embeddings import load_embeddings, routed_items
+from smar_model.retrieval.search import Searcher
 from smar_model.stages import STAGES
 from smar_model.training.batches import TrainingData
 from tests.evaluation.published_run import NETWORK, PublishedRun, publish_run, write_clicks, write_items

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from smar_model.encoders.adding import add_encoder
-from smar_model.retrieval.query_tower import TOLERANCE, ExportedTower, export_query_tower
+from smar_model.retrieval.query_tower import TOLERANCE, ExportedTower
+from smar_model.retrieval.tower_export import export_query_tower
 from smar_model.settings import Network, Pictures, TextEncoder, VisionEncoder
 from smar_model.training.model_files import new_model
 from tests.encoders.small_pairs import LAYERS, PICTURE, TEXT_WIDTH, write_pair

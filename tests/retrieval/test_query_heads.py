@@ -10,10 +10,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from smar_model.network.losses import multi_head_scores
-from smar_model.network.model import HEAD_TEMPERATURE
-from smar_model.retrieval.item_embeddings import ItemEmbeddings
+from smar_model.network.model import RetrievalModel
+from smar_model.network.variants import HEAD_TEMPERATURE
+from smar_model.retrieval.item_embeddings import ItemEmbeddings, routed_items
+from smar_model.retrieval.network_queries import DenseRanker, network_encoder
+from smar_model.retrieval.query_encoder import QueryEncoder
 from smar_model.retrieval.ranking import NO_ROW, rank_scores
-from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
+from smar_model.retrieval.search import Searcher
 from tests.network.small_models import small_model
 from tests.retrieval.whole_index import build_index
 
@@ -32,8 +35,13 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(tokenizer_file: Path) -> QueryEncoder:
-    return QueryEncoder(small_model(variant="dpsr"), tokenizer_file)
+def model() -> RetrievalModel:
+    return small_model(variant="dpsr")
+
+
+@pytest.fixture(scope="module")
+def encoder(model: RetrievalModel, tokenizer_file: Path) -> QueryEncoder:
+    return network_encoder(model, tokenizer_file)
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +59,24 @@ def scores(encoder: QueryEncoder, embeddings: ItemEmbeddings) -> np.ndarray:
 
 
 def test_exact_search_orders_by_the_score_over_all_heads(
-    encoder: QueryEncoder, tokenizer_file: Path, embeddings: ItemEmbeddings, scores: np.ndarray
+    model: RetrievalModel, tokenizer_file: Path, embeddings: ItemEmbeddings, scores: np.ndarray
 ) -> None:
-    found = DenseRanker(encoder.model, tokenizer_file, embeddings).rank(QUERIES, 20)
+    found = DenseRanker(model, tokenizer_file, embeddings).rank(QUERIES, 20)
     wanted = rank_scores(scores, 20)
     assert found.scores == pytest.approx(wanted.scores, abs=1e-5)
 
 
 def test_given_rows_are_scored_as_they_are_ranked(
-    encoder: QueryEncoder, tokenizer_file: Path, embeddings: ItemEmbeddings, scores: np.ndarray
+    model: RetrievalModel,
+    encoder: QueryEncoder,
+    tokenizer_file: Path,
+    embeddings: ItemEmbeddings,
+    scores: np.ndarray,
 ) -> None:
     rows = np.random.default_rng(1).integers(0, ITEMS, (len(QUERIES), 7))
     rows[1, 3] = rows[2, :] = NO_ROW
     expected = np.where(rows == NO_ROW, -np.inf, np.take_along_axis(scores, rows, axis=1))
-    exact = DenseRanker(encoder.model, tokenizer_file, embeddings)
+    exact = DenseRanker(model, tokenizer_file, embeddings)
     served = Searcher(encoder, build_index(routed_items(embeddings), "IVF4,Flat"), {"item_id": embeddings.item_ids})
     for ranker in (exact, served):
         assert ranker.score_rows(QUERIES, rows) == pytest.approx(expected, abs=1e-5)

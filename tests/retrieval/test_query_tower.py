@@ -1,9 +1,10 @@
-"""The exported query tower: the same answers as PyTorch's, behind one switch."""
+"""The query tower as it is served, without PyTorch: the same answers as the network's."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,16 @@ from smar_model.errors import InputError
 from smar_model.lake.artifacts import manifest_path
 from smar_model.lake.stage import run_stage
 from smar_model.retrieval import index as indexing
-from smar_model.retrieval.query_tower import TOLERANCE, TOWER_FILE, ExportedTower, export_query_tower
-from smar_model.retrieval.search import QueryEncoder, Searcher
+from smar_model.retrieval import tower_export
+from smar_model.retrieval.network_queries import network_encoder
+from smar_model.retrieval.query_tower import TOLERANCE, TOWER_FILE, ExportedTower, WordsTower, open_tower
+from smar_model.retrieval.search import Searcher
+from smar_model.retrieval.tower_export import export_query_tower
 from smar_model.settings import TextEncoder
 from smar_model.stages import REFRESH_STAGES, STAGES
-from smar_model.training.model_files import load_model
+from smar_model.training.model_files import load_model, save_model
+from smar_model.training.model_folder import read_query_side, read_words_weights
+from tests.evaluation import published_run
 from tests.evaluation.published_run import PublishedRun, publish_run
 from tests.network.small_models import small_model
 from tests.network.small_text_encoder import write_text_encoder
@@ -49,6 +55,41 @@ def test_an_exported_tower_is_pytorchs_for_any_length_and_number(
         assert found[0].shape == embeddings.shape
         assert np.abs(found[0] - embeddings.numpy()).max() < TOLERANCE
         assert np.abs(found[1] - logits.numpy()).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["default", "smar", "dpsr"])
+def test_a_mean_of_words_is_served_from_the_models_own_weights(variant: str, tmp_path: Path) -> None:
+    model = small_model(variant=variant, text=TextEncoder(width=32, heads=2, tower="words"))
+    model.header_temperature.fill_(1.7)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_model(model, tmp_path / "model", tmp_path / "tokenizer.json")
+    side = read_query_side(tmp_path / "model")
+    tower = open_tower(tmp_path / "model", tmp_path / TOWER_FILE)
+    assert isinstance(tower, WordsTower)
+    random = np.random.default_rng(0)
+    for rows, length in ((1, 1), (1, 8), (5, 3), (300, 8)):
+        ids = random.integers(0, 100, (rows, length))  # 0 is padding, here in any place
+        ids[0] = 0
+        with torch.inference_mode():
+            embeddings, logits = model.encode_queries(torch.from_numpy(ids))
+        found = tower(ids)
+        assert found[0].shape == embeddings.shape and found[0].dtype == found[1].dtype == np.float32
+        assert np.abs(found[0] - embeddings.numpy()).max() < TOLERANCE
+        assert np.abs(found[1] - logits.numpy()).max() < TOLERANCE
+        logits = 9 * logits
+        assert np.abs(side.route(logits.numpy()) - model.route(logits).numpy()).max() < 1e-6
+        assert np.abs(side.probability(logits.numpy()) - model.probability(logits).numpy()).max() < 1e-6
+
+
+def test_a_model_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    words = TextEncoder(width=32, heads=2, tower="words")
+    save_model(small_model(text=words), tmp_path / "model", tmp_path / "tokenizer.json")
+    weights = tmp_path / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    for read in (read_query_side, read_words_weights):
+        with pytest.raises(InputError, match=r"model: not a whole model \(weights\.safetensors, network\.json\)"):
+            read(tmp_path / "model")
 
 
 def test_eight_bits_come_close(tmp_path: Path) -> None:
@@ -81,29 +122,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def release(home: Path, name: str, tower: str) -> PublishedRun:
-    made = publish_run(home / "shop", with_truth=False, name=name, variant="default", index={"query_tower": tower})
+def release(home: Path, name: str, *, layers: int, tower: str = "pytorch") -> PublishedRun:
+    """`pytorch` is what settings of older versions say."""
+    with pytest.MonkeyPatch.context() as patch:
+        if layers:
+            text = {"width": 16, "heads": 2, "query_layers": layers, "tower": "transformer"}
+            patch.setitem(published_run.NETWORK, "text", text)
+        made = publish_run(home / "shop", with_truth=False, name=name, variant="default", index={"query_tower": tower})
     run_stage(STAGES["embed"], made.run)
     return made
 
 
-def test_the_switch_decides_what_serves_and_a_refresh_keeps_it(home: Path, tmp_path: Path) -> None:
-    made = release(home, "onnx", "onnx")
+def test_a_tower_with_layers_is_exported_and_a_refresh_keeps_it(home: Path, tmp_path: Path) -> None:
+    made = release(home, "layers", layers=1)
     index = run_stage(STAGES["index"], made.run)
     manifest = json.loads(index.file("index.json").read_text())
-    assert TOWER_FILE in manifest["files"]
+    assert TOWER_FILE in manifest["files"] and manifest["query_tower"] == "onnx"
     assert manifest["query_tower_check"]["largest_difference"] < TOLERANCE
     served = Searcher.load(model_of(made), index.folder)
     assert isinstance(served.encoder.tower, ExportedTower)
-    eager = QueryEncoder(load_model(model_of(made)), model_of(made) / "tokenizer.json")
-    assert eager.tower is None
-    for found, wanted in zip(served.encoder.encode(QUERIES), eager.encode(QUERIES), strict=True):
+    network = network_encoder(load_model(model_of(made)), model_of(made) / "tokenizer.json")
+    for found, wanted in zip(served.encoder.encode(QUERIES), network.encode(QUERIES), strict=True):
         np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
     np.testing.assert_array_equal(
         served.rank(QUERIES, 24).rows,
-        Searcher(eager, served.index, served.items, served.manifest).rank(QUERIES, 24).rows,
+        Searcher(network, served.index, served.items, served.manifest).rank(QUERIES, 24).rows,
     )
-    today = refresh(made, "onnx-today", todays_items(), index={"query_tower": "onnx"})["refresh-index"]
+    today = refresh(made, "layers-today", todays_items())["refresh-index"]
     assert isinstance(Searcher.load(model_of(made), today.folder).encoder.tower, ExportedTower)
     assert set(REFRESH_STAGES) == {"embed-release", "refresh-index"}
     damaged = tmp_path / "index"
@@ -113,17 +158,41 @@ def test_the_switch_decides_what_serves_and_a_refresh_keeps_it(home: Path, tmp_p
         Searcher.load(model_of(made), damaged)
 
 
+def test_an_older_index_answers_through_pytorch_where_there_is_one_and_a_refresh_exports_its_tower(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(home, "older", layers=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "export_where_needed", lambda *given: "pytorch")
+        index = run_stage(STAGES["index"], made.run)
+    assert TOWER_FILE not in index.manifest["files"]
+    before = Searcher.load(model_of(made), index.folder).encoder.encode(QUERIES)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "smar_model.retrieval.network_queries")
+        patch.setitem(sys.modules, "torch", None)
+        with pytest.raises(InputError, match=r"an older version exported no query tower.*smar_refresh_index"):
+            Searcher.load(model_of(made), index.folder)
+    today = refresh(made, "older-today", todays_items())["refresh-index"]
+    assert json.loads(today.file("index.json").read_text())["query_tower"] == "onnx"
+    after = Searcher.load(model_of(made), today.folder)
+    assert isinstance(after.encoder.tower, ExportedTower)
+    np.testing.assert_allclose(after.encoder.encode(QUERIES)[0], before, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize(
-    ("tower", "limit", "value"),
-    [("onnx", "TOLERANCE", 0.0), ("onnx_int8", "LEAST_KEPT", 1.01)],
+    ("tower", "limit", "value", "says"),
+    [
+        ("onnx", "TOLERANCE", -1.0, r"the query tower that is served \(words\) differs"),
+        ("onnx_int8", "LEAST_KEPT", 1.01, "index.query_tower onnx_int8: only"),
+    ],
 )
 def test_a_tower_that_differs_too_much_is_not_published(
-    tower: str, limit: str, value: float, home: Path, monkeypatch: pytest.MonkeyPatch
+    tower: str, limit: str, value: float, says: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = release(home, f"{tower}-{limit}", tower)
+    made = release(home, f"{tower}-{limit}", layers=0, tower=tower)
     for path in manifest_path("index", "any").parent.glob("*.json"):
         path.unlink()  # an index made with the usual limits
-    monkeypatch.setattr(indexing, limit, value)
-    with pytest.raises(InputError, match=rf"index\.query_tower {tower}: "):
+    monkeypatch.setattr(tower_export, limit, value)
+    with pytest.raises(InputError, match=says):
         run_stage(STAGES["index"], made.run)
     assert made.run.find_output("index") is None

@@ -12,8 +12,9 @@ import pytest
 from smar_model.errors import InputError
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import run_stage
-from smar_model.retrieval.item_embeddings import load_embeddings
-from smar_model.retrieval.search import DenseRanker, QueryEncoder, Searcher, routed_items
+from smar_model.retrieval.item_embeddings import load_embeddings, routed_items
+from smar_model.retrieval.network_queries import DenseRanker, network_encoder
+from smar_model.retrieval.search import Searcher
 from smar_model.stages import STAGES
 from smar_model.training.model_files import load_model
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run
@@ -86,5 +87,5 @@ def test_below_the_recall_floor_nothing_is_published(run: Run) -> None:
 
 def test_the_same_text_is_the_same_query_whatever_its_case_and_spaces(run: Run) -> None:
     folder = run.output("finetune").folder / "model"
-    asked, _, _ = QueryEncoder(load_model(folder), folder / "tokenizer.json").encode(["Red  Shirts ", "red shirts"])
+    asked, _, _ = network_encoder(load_model(folder), folder / "tokenizer.json").encode(["Red  Shirts ", "red shirts"])
     assert np.array_equal(asked[0], asked[1])

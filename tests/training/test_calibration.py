@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from smar_model.data.token_tables import PairTokens, query_keys
 from smar_model.evaluation.routing_quality import calibration_error
 from smar_model.network.model import RetrievalModel
-from smar_model.retrieval.search import QueryEncoder
+from smar_model.retrieval.network_queries import network_encoder
 from smar_model.training.calibration import calibrate, fit_temperature, split_labels
 from smar_model.training.model_files import load_model, save_model
 from tests.network.small_models import small_model
@@ -87,16 +87,16 @@ def test_a_calibrated_model_is_saved_and_routes_identically(routing: str, tokeni
     labels, right = distort(model, tokenizer)
     file = tmp_path / "tokenizer.json"
     tokenizer.save(str(file))
-    before = QueryEncoder(model, file).encode(QUERIES)
+    before = network_encoder(model, file).encode(QUERIES)
     assert np.abs(before[2] - right).mean() > 0.1
     found = calibrate(model, tokenizer, {query: labels[query] for query in QUERIES[::2]})
     assert found == {"gate_temperature": pytest.approx(4, rel=0.2), "gate_labels_held_out": len(QUERIES) / 2}
-    after = QueryEncoder(model, file).encode(QUERIES)
+    after = network_encoder(model, file).encode(QUERIES)
     assert np.abs(after[2] - right).mean() < 0.03
     for index in (0, 1):  # what is asked stays: hard routing decides at .5, a soft share is what training has made it
         assert np.array_equal(after[index], before[index])
     save_model(model, tmp_path / "model", file)
-    for mine, loaded in zip(after, QueryEncoder(load_model(tmp_path / "model"), file).encode(QUERIES), strict=True):
+    for mine, loaded in zip(after, network_encoder(load_model(tmp_path / "model"), file).encode(QUERIES), strict=True):
         assert np.array_equal(mine, loaded)
 
 

@@ -21,7 +21,8 @@ from smar_model.release.starting_points import earlier_release, find_base, start
 from smar_model.settings import validate_settings
 from smar_model.stages import STAGES
 from smar_model.training.finetune import misfit
-from smar_model.training.model_files import load_model, model_digest, save_model
+from smar_model.training.model_files import load_model, save_model
+from smar_model.training.model_folder import model_digest
 from tests.earlier_models import a_release
 from tests.evaluation.published_run import NETWORK, PublishedRun, write_clicks, write_items, write_labels, write_queries
 from tests.network.small_models import small_model
