@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -28,6 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DateType, LongType, StructType
 
 from jobs.cast_files import FilePart, check_lines, read_parts
+from jobs.java import require_java
 from smar_model.delivery.delivered_tables import plan_file
 from smar_model.delivery.json_lines import count_lines, is_json_lines, stretches
 from smar_model.errors import InputError, NoAnswer
@@ -36,7 +35,6 @@ from smar_model.lake.stage import StageContext
 from smar_model.settings import REPOSITORY, Spark, home
 
 SQL = REPOSITORY / "sql"
-MINIMUM_JAVA = 17
 _OF_THE_DISK = ("Input/output error", "Stale file handle", "Permission denied", "timed out", "Connection re")
 TIMES_BY_UNIT = {
     "ns": "timestamp_micros({0} DIV 1000) AS {0}",
@@ -50,28 +48,6 @@ _MENDING = {
     "map<string,string>": "mend_map({0}) AS {0}",
 }
 """Type of a delivered column → what makes its values such that no later step fails at them (`sql/functions.sql`)."""
-
-
-def require_java() -> None:
-    """Check that the Java that Spark will start is there and new enough.
-
-    Raises:
-        InputError: there is none, or it is too old.
-    """
-    advice = (
-        f"Spark 4 needs Java {MINIMUM_JAVA} or newer: install it (Debian: `apt-get install openjdk-17-jre-headless`, "
-        "macOS: `brew install openjdk@17`) or set JAVA_HOME to the folder of one"
-    )
-    java_home = os.environ.get("JAVA_HOME")
-    java = shutil.which(str(Path(java_home) / "bin" / "java") if java_home else "java")
-    if java is None:
-        raise InputError(f"java: not found {f'under JAVA_HOME={java_home}' if java_home else 'on PATH'}. {advice}")
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    version = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
-    if answer.returncode != 0 or not version or int(version.group(1)) < MINIMUM_JAVA:
-        raise InputError(
-            f"{java}: not Java {MINIMUM_JAVA} ({(answer.stderr or answer.stdout).strip()[:100]}). {advice}"
-        )
 
 
 @contextmanager

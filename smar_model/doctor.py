@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from jobs.java import MINIMUM_JAVA, require_java
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.encoder_store import list_encoders
 from smar_model.lake.shared_files import store
@@ -80,12 +82,8 @@ def _packages() -> Finding:
 
 
 def _java() -> Finding:
-    try:
-        from jobs.spark_session import MINIMUM_JAVA, require_java
-    except ImportError as error:
-        return Finding(
-            subject="Java", state="missing", found=f"Spark is not installed ({error})", advice="`make setup`"
-        )
+    if find_spec("pyspark") is None:
+        return Finding(subject="Java", state="missing", found="Spark is not installed", advice="`make setup`")
     try:
         require_java()
     except InputError as error:

@@ -31,6 +31,7 @@ from smar_model.stages import COMPARISON_STAGES, PARTS, REFRESH_STAGES, STAGES
 
 PACKAGES = ("smar_model", "jobs")
 CARRIERS = {
+    "smar_model.small_start": "what a process that only asks does not import",
     "smar_model": "a docstring",
     "smar_model.url_secrets": "masks what people are shown",
     "smar_model.errors": "words of failures; a stage that fails publishes nothing",

@@ -13,11 +13,13 @@ from smar_model.cli import comparisons, descriptions, encoders, releases, runs, 
 from smar_model.cli.mlflow_failures import mlflow_failure
 from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo, machine_failure
 from smar_model.settings import home
+from smar_model.small_start import start_small
 from smar_model.url_secrets import mask_secrets
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(":")[0]
-)
+ASKS_THE_REGISTRY = ("champion", "export", "search", "serve")
+"""Commands that ask the registry or an index and change neither."""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
 for _group in (runs, releases, comparisons, descriptions):
     app.add_typer(_group.app)
 app.add_typer(shops.app, name="shop")
@@ -29,6 +31,8 @@ def main() -> None:
     not answer, or a machine that refuses (a full disk), is one and 1, which Airflow tries again."""
     # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if sys.argv[1:2] in [[name] for name in ASKS_THE_REGISTRY]:
+        start_small()
     try:
         app()
     except NothingToDo as nothing:

@@ -80,22 +80,28 @@ def search(
     ] = None,
     settings: DeploymentOption = DEFAULT_SETTINGS,
     as_json: JsonOption = False,
+    no_server: Annotated[
+        bool, typer.Option("--no-server", help="Search in this process even where a `smar serve` of this model runs.")
+    ] = False,
 ) -> None:
-    """Search the shop through the champion: titles, scores, pictures and P(q)."""
-    from smar_model.release.show import search_release, show_search
-
+    """Search the shop through the champion: titles, scores, pictures and P(q). A `smar serve` of this home's model is asked where one runs."""
     if not query.strip():
         raise InputError("the query is empty; write what a shopper would type")
+    from smar_model.release.search_answer import SearchQuestion, show_search
+    from smar_model.serving.running_server import ask_running_server
+
     query = query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # bytes that are no UTF-8
-    answer = search_release(
+    loaded, asked = (
         load_settings(settings),
-        query,
-        k=k,
-        version=version,
-        departments=department or (),
-        filters=filters or (),
-        routing=routing,
+        SearchQuestion(
+            query=query, k=k, version=version, departments=department or (), filters=filters or (), routing=routing
+        ),
     )
+    answer = None if no_server else ask_running_server(loaded, asked)
+    if answer is None:
+        from smar_model.release.search_release import search_release
+
+        answer = search_release(loaded, asked)
     show_search(answer, as_json=as_json)
 
 
@@ -271,6 +277,6 @@ def champion(settings: DeploymentOption = DEFAULT_SETTINGS, as_json: JsonOption 
 @app.command()
 def history(as_json: JsonOption = False) -> None:
     """List promotions, rollbacks, refreshes, rejections and what was done by hand: who, when, from, to, why."""
-    from smar_model.release.show import show_history
+    from smar_model.release.describe_history import show_history
 
     show_history(as_json=as_json)

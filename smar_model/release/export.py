@@ -28,7 +28,7 @@ def export_release(settings: Settings, version: str | None, to: Path) -> Export:
     """
     release = serving_or_version(settings, version)
     from smar_model.retrieval.exported_items import ExportedRelease, export_items
-    from smar_model.training.model_files import load_model
+    from smar_model.training.model_folder import read_query_side
 
     embeddings, index_folder = embeddings_of(release), Path(release.index_folder)
     if embeddings is None:
@@ -39,7 +39,7 @@ def export_release(settings: Settings, version: str | None, to: Path) -> Export:
         model_digest=release.model_digest,
         index_digest=release.index_digest,
     )
-    variant = load_model(Path(release.model_folder)).variant
+    variant = read_query_side(Path(release.model_folder)).variant
     return export_items(to, of, variant, index_folder, embeddings.folder if embeddings else None)
 
 

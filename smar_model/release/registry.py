@@ -30,10 +30,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from smar_model.errors import InputError
@@ -41,6 +41,9 @@ from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.release_copies import copy_of, discard_copy
 from smar_model.lake.release_manifest import WITHIN_VERSION, verify_release_files
 from smar_model.settings import Settings, home
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 LAST_GOOD = "smar.last_good"

@@ -1,7 +1,5 @@
-"""Prices and stock that change by the hour: a small table beside the index, which a running server takes up without touching vectors.
-
-<home>/stock/<model>/<digest>.parquet   a table by schemas/stock.yaml, never changed
-<home>/stock/<model>/current.json       which of them counts, replaced in one step once it is on the disk, or in the object store
+"""Prices and stock that change by the hour: a small table beside the index, which a running server takes up without touching vectors
+(`stock_tables.py`).
 """
 
 from __future__ import annotations
@@ -11,17 +9,14 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from babel.numbers import list_currencies
-from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from smar_model.delivery.column_casts import unknown_columns
 from smar_model.delivery.delivered_tables import DeliveredFile
@@ -29,10 +24,10 @@ from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.durable_files import replace_plain_file
-from smar_model.lake.records import parse_record
-from smar_model.lake.shared_files import fetched, files_in, is_file, read_bytes, remove_file, replace_file, share_files
+from smar_model.lake.shared_files import files_in, is_file, remove_file, replace_file, share_files
+from smar_model.release.stock_tables import StockPointer, current_stock, stock_folder
 from smar_model.release.written_prices import WrittenPrices, written_prices
-from smar_model.settings import Settings, home
+from smar_model.settings import Settings
 
 KEPT = 3
 """Tables, the newest first: a server may still be reading the one before."""
@@ -43,67 +38,6 @@ PROGRESS = 1_000_000
 _BAD_PRICE = f"prices that are negative or more than {HIGHEST_PRICE:,}, left empty"
 _CURRENCIES = pa.array(sorted(list_currencies()), pa.string())
 """Codes of ISO 4217, also of currencies that are no more. One letter beside would make a currency of its own, which no filter means."""
-
-
-class StockPointer(BaseModel):
-    """current.json"""
-
-    model_config = ConfigDict(frozen=True)
-
-    digest: str
-    """SHA-256 of the table's file."""
-    items: int
-    published_at: float
-    """Seconds since 1970."""
-    source: str
-    tables: tuple[str, ...]
-    """Digests of those that are kept, this one first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StockTable:
-    pointer: StockPointer
-    rows: pa.Table
-    """By schemas/stock.yaml, one row an item."""
-
-
-_FORM = TypeAdapter(StockPointer)
-
-
-def stock_folder(settings: Settings) -> Path:
-    return home() / "stock" / quote(settings.release.model, safe="")
-
-
-def current_stock(settings: Settings) -> StockPointer | None:
-    """Which table counts; None: there is none.
-
-    Raises:
-        InputError: current.json is damaged.
-    """
-    path = stock_folder(settings) / "current.json"
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
-        return None
-    return parse_record(content, _FORM, path=path, what_to_do="run `smar refresh-stock` again")
-
-
-def load_stock(settings: Settings, pointer: StockPointer) -> StockTable:
-    """The table that a pointer names, verified.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = stock_folder(settings) / f"{pointer.digest}.parquet"
-    mend = "run `smar refresh-stock` again"
-    try:
-        content = fetched(path).read_bytes()
-        if hashlib.sha256(content).hexdigest() != pointer.digest:
-            raise InputError(f"{path}: damaged: its content is not what its name says; {mend}")
-        rows = pq.read_table(io.BytesIO(content))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
-    return StockTable(pointer=pointer, rows=rows.cast(load_contract("stock").arrow_schema()))
 
 
 def refresh_stock(

@@ -14,7 +14,6 @@ import numpy as np
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
-from smar_model.retrieval.query_tower import TOWER_FILE
 
 FOLDER = "text_only"
 _IDS, _TEXT = f"{FOLDER}/item_ids.npy", f"{FOLDER}/text.npy"
@@ -31,18 +30,24 @@ def has_baseline(judged: Artifact | None) -> bool:
     return judged is not None and _TEXT in judged.manifest["files"]
 
 
-def read_baseline(judged: Artifact | None) -> tuple[ItemEmbeddings, Path] | None:
-    """Items and the file of the tower, which need not be there, of what evaluate published; None: it kept none.
+def baseline_folder(judged: Artifact) -> Path:
+    """Where evaluate's output has the baseline, each file verified.
 
     Raises:
-        InputError: a file is damaged.
+        DamagedOutput: one is not what evaluate published.
     """
-    if judged is None or not has_baseline(judged):
-        return None
-    tower = f"{FOLDER}/{TOWER_FILE}"
-    file = judged.file(tower) if tower in judged.manifest["files"] else judged.folder / tower
+    files = [judged.file(name) for name in judged.manifest["files"] if name.startswith(f"{FOLDER}/")]
+    return files[0].parent
+
+
+def read_items(folder: Path) -> ItemEmbeddings:
+    """What `write_baseline` wrote.
+
+    Raises:
+        InputError: it is not whole.
+    """
     try:
-        ids, text = np.load(judged.file(_IDS)), np.load(judged.file(_TEXT))
-    except ValueError as error:
-        raise InputError(f"{judged.folder / FOLDER}: not whole: {error}; run evaluate again") from error
-    return ItemEmbeddings(item_ids=[item.decode() for item in ids.tolist()], text=text, multimodal=text), file
+        ids, text = (np.load(folder / Path(name).name) for name in (_IDS, _TEXT))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: not whole: {error}; run evaluate again") from error
+    return ItemEmbeddings(item_ids=[item.decode() for item in ids.tolist()], text=text, multimodal=text)

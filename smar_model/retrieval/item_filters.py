@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smar_model.errors import InputError
+from smar_model.retrieval.arrow_numbers import numbers
 from smar_model.retrieval.filter_language import (
     PRICE_SCALE,
     Field,
@@ -54,9 +55,9 @@ class Offers:
         codes = pc.cast(currency, pa.string()).dictionary_encode()
         return cls(
             prices=ten_thousandths(price),
-            currencies=codes.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int16),
+            currencies=numbers(codes.indices.fill_null(-1)).astype(np.int16),
             codes=tuple(codes.dictionary.to_pylist()),
-            available=pc.cast(available, pa.int8()).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int8),
+            available=numbers(pc.cast(available, pa.int8()).fill_null(-1)).astype(np.int8),
         )
 
     @classmethod
@@ -79,7 +80,7 @@ def ten_thousandths(price: pa.Array) -> np.ndarray:
     if data is None or not len(price):
         return np.full(len(price), -1, dtype=np.int64)
     halves = np.frombuffer(data, dtype=np.int64)[2 * price.offset : 2 * (price.offset + len(price)) : 2]
-    return np.where(price.is_valid().to_numpy(zero_copy_only=False), halves, -1)
+    return np.where(numbers(price.is_valid()) == 1, halves, -1)
 
 
 class _Postings:
@@ -94,7 +95,7 @@ class _Postings:
         """
         self.items = items
         encoded = values.dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        codes = numbers(encoded.indices)
         order = np.argsort(codes, kind="stable")
         self._rows = rows[order].astype(np.int32)
         self._starts = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
@@ -296,7 +297,7 @@ class ItemFilters:
         if values is None:
             raise InputError(f"filter {text!r}: this index was made before it kept {field}; refresh it")
         filled = pc.fill_null(pc.not_equal(values, ""), False)
-        return np.flatnonzero(filled.to_numpy(zero_copy_only=False)), values.filter(filled)
+        return np.flatnonzero(numbers(filled)), values.filter(filled)
 
     def _attribute(self, text: str, name: str) -> tuple[np.ndarray, pa.Array]:
         if self._attributes is None:
@@ -317,11 +318,11 @@ class ItemFilters:
         column = _array(self._items.get("attributes"), pa.map_(pa.string(), pa.string()))
         if column is None:
             raise InputError(f"filter {text!r}: this index was made before it kept attributes; refresh it")
-        lengths = pc.fill_null(pc.list_value_length(column.cast(_PAIRS)), 0).to_numpy(zero_copy_only=False)
+        lengths = numbers(pc.fill_null(pc.list_value_length(column.cast(_PAIRS)), 0))
         pairs = column.cast(_PAIRS).flatten()
         keys = pairs.field("key").dictionary_encode()
         rows = np.repeat(np.arange(self._count, dtype=np.int32), lengths)
-        codes = keys.indices.to_numpy(zero_copy_only=False)
+        codes = numbers(keys.indices)
         return keys.dictionary.to_pylist(), codes, rows, pc.fill_null(pairs.field("value"), "")
 
     def _own_offers(self, named: frozenset[str]) -> Offers:

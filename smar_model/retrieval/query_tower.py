@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from smar_model.errors import InputError
+from smar_model.small_start import allow_all
 from smar_model.training.model_folder import WordsWeights, read_words_weights
 
 TOWER_FILE = "query_tower.onnx"
@@ -99,6 +100,7 @@ def open_tower(model_folder: Path, exported: Path) -> QueryTower:
         return ExportedTower(exported)
     if weights := read_words_weights(model_folder):
         return WordsTower(weights)
+    allow_all()
     try:
         from smar_model.retrieval.network_queries import load_network_tower
     except ImportError as error:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from smar_model.errors import InputError
+from smar_model.retrieval.arrow_numbers import numbers
 from smar_model.retrieval.index_files import IndexManifest, open_index
 from smar_model.retrieval.item_filters import ItemFilters, ItemOffer
 from smar_model.retrieval.parted_index import PartedIndex
@@ -223,7 +224,7 @@ class Searcher:
         every = (
             column.values if isinstance(column, _Column) else pa.array(list(column), pa.string())
         ).dictionary_encode()
-        places, names = every.indices.to_numpy(), np.array(every.dictionary.to_pylist(), dtype=str)
+        places, names = numbers(every.indices), np.array(every.dictionary.to_pylist(), dtype=str)
         order = np.lexsort((names, -np.bincount(places, minlength=len(names))))
         return {str(names[n]): np.packbits(places == n, bitorder="little") for n in order.tolist()}
 

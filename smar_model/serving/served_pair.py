@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import faiss
 
 from smar_model.errors import InputError
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.runs import load_run
-from smar_model.retrieval.baseline_files import has_baseline, read_baseline
+from smar_model.retrieval import embed_baseline
+from smar_model.retrieval.baseline_files import baseline_folder, has_baseline, read_items
 from smar_model.retrieval.index_items import read_columns, read_index_items
-from smar_model.retrieval.item_embeddings import ItemEmbeddings, routed_items
+from smar_model.retrieval.item_embeddings import routed_items
 from smar_model.retrieval.query_encoder import QueryEncoder
 from smar_model.retrieval.query_tower import TOWER_FILE
 from smar_model.retrieval.search import Searcher, items_by_column
 from smar_model.serving.api_schemas import TEXT_ONLY
 from smar_model.serving.event_item_ids import masked_ids
+from smar_model.settings import REPOSITORY
 from smar_model.training.model_folder import model_digest
 
 EXAMPLES = 8
@@ -77,14 +83,19 @@ def open_text_only(run_name: str, *, takes_events: bool = False) -> ServedPair:
     files = run.output("prepare-items").files("catalogue")
     if not files or not folder.is_dir():
         raise InputError(f"run {run_name}: its catalogue or its text-only model is gone from the lake")
-    kept = read_baseline(run.find_output("evaluate"))
-    embeddings, tower_file = kept or (_embedded_here(run_name, folder, files), folder / TOWER_FILE)
+    judged = run.find_output("evaluate")
+    with TemporaryDirectory() as scratch:
+        if judged is not None and has_baseline(judged):
+            kept = baseline_folder(judged)
+        else:
+            kept = _embedded_now(run_name, folder, files, Path(scratch))
+        embeddings, encoder = read_items(kept), QueryEncoder.load(folder, kept / TOWER_FILE)
     vectors = routed_items(embeddings)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     offers = run.output("prepare-items").files("offers")
     items = items_by_column(read_index_items(files, embeddings.item_ids, offer_files=offers))
-    searcher = Searcher(QueryEncoder.load(folder, tower_file), index, items)
+    searcher = Searcher(encoder, index, items)
     _warm(searcher)
     return ServedPair(
         version=TEXT_ONLY,
@@ -96,14 +107,16 @@ def open_text_only(run_name: str, *, takes_events: bool = False) -> ServedPair:
     )
 
 
-def _embedded_here(run_name: str, folder: Path, files: list[Path]) -> ItemEmbeddings:
-    """The catalogue embedded by a baseline of which an older version kept nothing else."""
-    try:
-        from smar_model.retrieval.item_embedder import embed_catalogue
-        from smar_model.training.model_files import load_model
-    except ImportError:
-        raise InputError(_needs_torch(run_name)) from None
-    return embed_catalogue(load_model(folder), folder / "tokenizer.json", files, ())
+def _embedded_now(run_name: str, model: Path, files: Sequence[Path], folder: Path) -> Path:
+    """The catalogue embedded by a baseline of which an older version kept nothing else, in a process of its own: PyTorch and the rest of a
+    training's libraries are not to stay in the server."""
+    if find_spec("torch") is None:
+        raise InputError(_needs_torch(run_name))
+    command = [sys.executable, "-m", embed_baseline.__name__, *map(str, (model, folder, *files))]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise InputError(f"run {run_name}: its catalogue cannot be embedded: {done.stderr.strip()[-500:]}")
+    return folder
 
 
 def _needs_torch(run_name: str) -> str:

@@ -8,9 +8,9 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import FrameType
 
@@ -66,8 +66,6 @@ def serve(
     # A registry that is down is to be seen within seconds, not after the minutes that MLflow would try.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    # MLflow imports Spark wherever it is installed, which nothing here uses. None stands for a package that is not there.
-    sys.modules.setdefault("pyspark", None)  # type: ignore[arg-type]
     from smar_model.serving.app import create_app
     from smar_model.serving.interleaving import parse_names
 
@@ -81,7 +79,7 @@ def serve(
         share=share,
     )
     what = f"model {settings.release.model!r}" + (f", part {part} of its index," if part is not None else "")
-    _run(app, what, host, port, drain_seconds)
+    _run(app, what, host, port, drain_seconds, found_by=settings if part is None else None)
 
 
 def serve_front(
@@ -169,7 +167,10 @@ def _possible_connections() -> int:
     return MAXIMUM_CONNECTIONS
 
 
-def _run(app: FastAPI, what: str, host: str, port: int, drain_seconds: float) -> None:
+def _run(
+    app: FastAPI, what: str, host: str, port: int, drain_seconds: float, *, found_by: Settings | None = None
+) -> None:
+    """`found_by`: settings of a home whose `smar search` may ask this server; None: it answers for a part, or others."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     log.setLevel(logging.INFO)  # what is served, and since when
     config = uvicorn.Config(
@@ -186,7 +187,17 @@ def _run(app: FastAPI, what: str, host: str, port: int, drain_seconds: float) ->
         address, actual = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         print(f"Serving {what} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
-        Server(config, app, drain_seconds=drain_seconds).run(sockets=[listening])
+        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, shown)
+        with _announced(found_by, f"http://{here}:{actual}"):
+            Server(config, app, drain_seconds=drain_seconds).run(sockets=[listening])
+
+
+def _announced(found_by: Settings | None, address: str) -> AbstractContextManager[None]:
+    if found_by is None:
+        return nullcontext()
+    from smar_model.serving.running_server import announced
+
+    return announced(found_by, address)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 """Following the shop's stock table, as the registry is followed: without a restart, a failed request, or a look at vectors.
 
-One thread looks every few seconds at which table counts (`release/stock.py`). A new one is read, verified, and given to each open pair in one
+One thread looks every few seconds at which table counts (`release/stock_tables.py`). A new one is read, verified, and given to each open pair in one
 assignment; a search that is under way ends with the prices it began with. One that is damaged changes nothing but what is reported.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from smar_model.errors import InputError
-from smar_model.release.stock import StockTable, current_stock, load_stock
+from smar_model.release.stock_tables import StockTable, current_stock, load_stock
 from smar_model.serving.api_schemas import StockState
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.served_pair import ServedPair

@@ -36,7 +36,8 @@ from smar_model.lake.stage import Stage, StageContext, run_stage
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.release.history import append_history, new_entry, read_history
 from smar_model.release.lease import registry_lease
-from smar_model.release.stock import KEPT, StockPointer, current_stock, load_stock, refresh_stock, stock_folder
+from smar_model.release.stock import KEPT, refresh_stock
+from smar_model.release.stock_tables import StockPointer, current_stock, load_stock, stock_folder
 from smar_model.settings import REPOSITORY, home
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.release.test_lease import COUNT

@@ -24,7 +24,8 @@ from smar_model.release.promote import promote_run
 from smar_model.release.reconcile import reconcile
 from smar_model.release.register import register_run
 from smar_model.release.registry import CANNOT_SERVE, CHAMPION, Registry, source_tag
-from smar_model.release.show import search_release
+from smar_model.release.search_answer import SearchQuestion
+from smar_model.release.search_release import search_release
 from smar_model.release.start import start_run
 from smar_model.serving.follower import Follower
 from smar_model.serving.metrics import Metrics
@@ -274,7 +275,7 @@ def test_what_is_not_as_it_was_signed_is_refused_everywhere_and_the_last_good_re
     assert says in shop.registry.version("2").tags[CANNOT_SERVE]
     assert {entry["to"] for entry in read_history("smar")} == {"1"}
 
-    assert search_release(shop.first.settings, "red shirt", k=3, version=None)["version"] == "1"
+    assert search_release(shop.first.settings, SearchQuestion(query="red shirt", k=3))["version"] == "1"
     assert says in capsys.readouterr().err
     follower = Follower(settings=shop.first.settings, metrics=Metrics(), poll_seconds=60, others_kept=1)
     follower.look()
@@ -333,7 +334,7 @@ def sign(shop: Attacked, *options: str) -> BaseException | None:
 def test_a_release_from_before_signatures_serves_by_its_record_and_is_signed_by_it(shop: Attacked) -> None:
     as_before_signatures(shop)
     assert shop.registry.release("2").release_digest is None
-    search_release(shop.first.settings, "red shirt", k=3, version="2")
+    search_release(shop.first.settings, SearchQuestion(query="red shirt", k=3, version="2"))
     settings = shop.folder("2") / "artifacts" / "settings.yaml"
     whole = settings.read_text(encoding="utf-8")
     settings_edited(shop)

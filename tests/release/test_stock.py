@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from smar_model.errors import InputError
-from smar_model.release.stock import current_stock, load_stock, refresh_stock
+from smar_model.release.stock import refresh_stock
+from smar_model.release.stock_tables import current_stock, load_stock
 from smar_model.settings import load_settings
 from tests.release.judged_runs import write_settings
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from smar_model.cli import app as command_line
 from smar_model.errors import InputError
-from smar_model.release.stock import current_stock, stock_folder
+from smar_model.release.stock_tables import current_stock, stock_folder
 from smar_model.serving.app import create_app
 from smar_model.settings import REPOSITORY, load_settings
 from tests.patience import wait_until
