@@ -44,11 +44,7 @@ SERVING_PACKAGES = (
     "pydantic",
     "pyyaml",
     "safetensors",
-    "timm",
     "tokenizers",
-    "torch",
-    "torchvision",
-    "transformers",
 )
 """What a server needs beside this project itself; pinned as in the lock."""
 

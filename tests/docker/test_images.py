@@ -150,6 +150,7 @@ def test_every_environment_is_of_parts_that_exist_and_that_the_lock_holds() -> N
         "airflow-environment",
         "spark-environment",
         "training-environment",
+        "search-environment",
         "mlflow-environment",
     }
     for parts in environments().values():
@@ -161,11 +162,14 @@ def test_every_environment_is_of_parts_that_exist_and_that_the_lock_holds() -> N
 def test_the_orchestrator_holds_no_torch_and_the_server_no_orchestrator() -> None:
     held = {name: packages(parts) for name, parts in environments().items()}
     orchestrator, spark = held["airflow-environment"], held["spark-environment"]
-    server, tracking = held["training-environment"], held["mlflow-environment"]
+    training, server = held["training-environment"], held["search-environment"]
+    tracking = held["mlflow-environment"]
     assert {"apache-airflow", "celery", "apache-airflow-providers-cncf-kubernetes"} <= orchestrator
     assert not orchestrator & {"torch", "pyspark", "mlflow", "faiss-cpu", "pandas"}
-    assert {"torch", "faiss-cpu", "mlflow", "fastapi"} <= server
-    assert not server & {"apache-airflow-core", "apache-airflow", "pyspark"}
+    assert {"torch", "faiss-cpu", "mlflow", "fastapi"} <= training
+    assert not training & {"apache-airflow-core", "apache-airflow", "pyspark"}
+    assert {"faiss-cpu", "onnxruntime", "mlflow-skinny", "fastapi"} <= server
+    assert not server & {"torch", "timm", "transformers", "onnxscript", "mlflow", "apache-airflow-core", "pyspark"}
     assert {"pyspark", "great-expectations"} <= spark
     assert not spark & {"torch", "apache-airflow-core", "mlflow"}
     assert {"mlflow", "boto3", "psycopg2-binary"} <= tracking

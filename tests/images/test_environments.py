@@ -29,6 +29,7 @@ from tests.docker.docker_files import DOCKER, compose, images
 from tests.docker.test_images import environments
 from tests.docker.test_monitoring import SPARK_MASTER
 from tests.patience import PATIENCE_SECONDS
+from tests.serving.serving_shop import make_serving_shop
 
 ALL_STAGES = STAGES | REFRESH_STAGES
 SPARK_WORK = sorted({s.work.split(":")[0] for s in ALL_STAGES.values() if s.work.startswith("jobs.")})
@@ -287,6 +288,35 @@ def test_every_other_stage_and_the_server_can_be_imported_where_they_run(
         ["smar_model.cli", "smar_model.serving.app", "smar_model.shop.shoppers", *OTHER_WORK, *release],
         tmp_path,
     )
+
+
+def test_the_search_image_searches_and_serves_without_pytorch(
+    made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that was made here, with an embedded registry, asked by the environment of the image `search`."""
+    environment = made("search-environment")
+    heavy = ("torch", "torchvision", "timm", "transformers", "onnxscript", "airflow", "pyspark", "sklearn")
+    assert not any(importable(environment, *heavy, cwd=tmp_path).values())
+    size = sum(file.lstat().st_size for file in environment.rglob("*") if file.is_file() and not file.is_symlink())
+    assert size < 900e6, f"{size / 1e6:.0f} MB"
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("SMAR_HOME", str(home))
+    shop = make_serving_shop(home, versions=1)
+    variables = {"SMAR_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "SMAR_SETTINGS": str(shop.settings_file)}
+    smar = ("python", "-m", "smar_model.cli")
+    alone = json.loads(run(environment, *smar, "search", "red shirt", "-k", "3", "--json", cwd=tmp_path, **variables))
+    assert alone["version"] == "1" and len(alone["hits"]) == 3 and alone["server"] is None
+    port = free_port()
+    command = [str(environment / "bin" / "python"), *smar[1:], "serve", "--port", str(port), "--drain-seconds", "0"]
+    address = f"http://127.0.0.1:{port}"
+    with server(tmp_path / "serve.log", command, f"{address}/readyz", **variables):
+        asked = json.loads(
+            run(environment, *smar, "search", "red shirt", "-k", "3", "--json", cwd=tmp_path, **variables)
+        )
+        with urllib.request.urlopen(f"{address}/search?q=red+shirt&version=text-only", timeout=30) as answer:
+            assert json.loads(answer.read())["version"] == "text-only"
+    assert asked == alone | {"server": address}
 
 
 @contextmanager

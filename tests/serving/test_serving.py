@@ -490,8 +490,6 @@ def test_the_server_imports_neither_airflow_nor_spark(shop: ServingShop) -> None
 import os, signal, socket, sys, threading, time, urllib.error, urllib.request
 from pathlib import Path
 import smar_model.cli
-from smar_model.serving.server import serve
-from smar_model.settings import load_settings
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
 
@@ -508,12 +506,14 @@ def ask():
             time.sleep(0.1)
     answered = [get("search?q=red&version=" + v) for v in ("champion", "2", "text-only")] + [get("picture?name=001.jpg")]
     names = {{name.split(".")[0] for name, module in list(sys.modules.items()) if module}}
-    print(answered, sorted(names & {{"airflow", "pyspark", "py4j", "jobs", "great_expectations"}}), flush=True)
+    heavy = {{"airflow", "pyspark", "py4j", "great_expectations", "torch", "timm", "transformers", "onnxscript", "pandas", "scipy"}}
+    print(answered, sorted(names & heavy), flush=True)
     os.kill(os.getpid(), signal.SIGINT)
 
 threading.Thread(target=ask).start()
+sys.argv = ["smar", "serve", "--settings", {str(shop.settings_file)!r}, "--port", str(port), "--poll-seconds", "0.1"]
 try:
-    serve(load_settings(Path({str(shop.settings_file)!r})), host="127.0.0.1", port=port, poll_seconds=0.1, others_kept=3)
+    smar_model.cli.main()
 except KeyboardInterrupt:
     pass
 """

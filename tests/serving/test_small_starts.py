@@ -1,0 +1,92 @@
+"""What commands that people wait for import: each in an interpreter of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smar_model.serving.running_server import announced
+from smar_model.settings import REPOSITORY
+from tests.serving.serving_shop import ServingShop, make_serving_shop
+
+NEVER = {"torch", "torchvision", "timm", "transformers", "onnxscript", "pyspark", "py4j", "airflow", "great_expectations"}
+NOT_TO_ASK = NEVER | {"pandas", "polars", "scipy", "sklearn", "matplotlib", "duckdb", "bm25s", "jinja2"}
+NOT_TO_TELL = NOT_TO_ASK | {"mlflow", "sqlalchemy", "faiss", "fastapi", "onnxruntime", "tokenizers"}
+COMMANDS = {
+    "--help": NOT_TO_TELL,
+    "history": NOT_TO_TELL,
+    "doctor": NOT_TO_TELL,
+    "champion": NOT_TO_ASK | {"faiss", "onnxruntime", "tokenizers"},
+    "search": NOT_TO_ASK | {"onnxruntime"},
+}
+"""Command → packages that it must not have loaded at its end. A mean of words is answered without ONNX Runtime."""
+SCRIPT = """
+import sys
+from smar_model.cli import main
+try:
+    main()
+finally:
+    packages = {name.split(".")[0] for name, module in list(sys.modules.items()) if module}
+    print("LOADED", *sorted(packages), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(home))
+        yield make_serving_shop(home, versions=1)
+
+
+def start(*words: str) -> tuple[str, set[str]]:
+    """What a command prints, and the packages that its process has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    said, _, loaded = done.stderr.partition("LOADED")
+    assert loaded and "Traceback" not in said, done.stderr
+    return done.stdout, set(loaded.split())
+
+
+def test_the_list_of_what_is_looked_for_is_installed_here() -> None:
+    """Else a command could not load it, and the test below would say nothing."""
+    script = "import importlib.util, sys; print([n for n in sys.argv[1:] if importlib.util.find_spec(n) is None])"
+    done = subprocess.run([sys.executable, "-c", script, *sorted(NOT_TO_TELL)], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_what_it_needs_and_no_more(shop: ServingShop, command: str) -> None:
+    settings = ("--settings", str(shop.settings_file))
+    words = {"champion": settings, "search": ("red shirt", "--filter", "department:Clothing", *settings)}
+    said, loaded = start(command, *words.get(command, ()))
+    assert "smar_model" in loaded and said
+    assert not loaded & COMMANDS[command]
+
+
+def test_search_asks_nobody_where_the_server_that_is_noted_has_gone(shop: ServingShop, tmp_path: Path) -> None:
+    """Its process lives, and nothing answers at the address; or its process has gone."""
+    note = shop.home / "servers" / "smar.json"
+    with announced(shop.settings, "http://127.0.0.1:9"):
+        kept = json.loads(note.read_text())
+        assert kept["pid"] == os.getpid()
+        said, _ = start("search", "red shirt", "--json", "--settings", str(shop.settings_file))
+        assert json.loads(said)["server"] is None and len(json.loads(said)["hits"]) == 10
+    assert not note.exists()
+    note.write_text("no JSON")
+    said, _ = start("search", "red shirt", "--json", "--settings", str(shop.settings_file))
+    assert json.loads(said)["server"] is None
+
+
+def test_the_shell_is_told_the_commands() -> None:
+    variables = {"_SMAR_COMPLETE": "complete_bash", "COMP_WORDS": "smar cham", "COMP_CWORD": "1"}
+    smar = Path(sys.executable).with_name("smar")
+    done = subprocess.run([smar], env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["champion"], done.stderr
