@@ -32,6 +32,7 @@ def start_small() -> None:
 
 
 def allow_all() -> None:
-    """From here on everything can be imported, as PyTorch's companions look for what is installed."""
+    """From here on everything can be imported: for what needs pandas after all (digests of rows), or PyTorch, whose companions look for what
+    is installed."""
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from smar_model.lake.records import say_once
 from smar_model.settings import home
+from smar_model.small_start import allow_all
 
 
 def digest_bytes(data: bytes) -> str:
@@ -202,6 +203,7 @@ def digest_rows(files: Iterable[Path]) -> str:
 
 def _hash_values(column: pa.Array) -> list[np.ndarray]:
     """A hash of each value for each seed."""
+    allow_all()
     import pandas as pd  # takes a second, and a command that finds its output has no use for it
 
     values = _hashable(column)

@@ -56,12 +56,12 @@ def judged_run(
     start_run(settings_path=path, name=name, day=LAST_DAY, window_days=None, promotion="automatic", steps=())
     published = publish_run(home / "shop", with_truth=False, name=name, **sections)
     _publish_model(published.run, seed)
+    published.publish_model("train-text-only", variant="text_only", seed=seed)
     for stage in ("embed", "index", "evaluate", "gate", *(["report"] if drawn else [])):
         run_stage(STAGES[stage], published.run)
     if not drawn:
         published.publish("report", _write_page)
     published.publish("mine-negatives", lambda folder: None)
-    published.publish_model("train-text-only", variant="text_only", seed=seed)
     return load_run(name)
 
 

@@ -15,7 +15,17 @@ from smar_model.serving.running_server import announced
 from smar_model.settings import REPOSITORY
 from tests.serving.serving_shop import ServingShop, make_serving_shop
 
-NEVER = {"torch", "torchvision", "timm", "transformers", "onnxscript", "pyspark", "py4j", "airflow", "great_expectations"}
+NEVER = {
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnxscript",
+    "pyspark",
+    "py4j",
+    "airflow",
+    "great_expectations",
+}
 NOT_TO_ASK = NEVER | {"pandas", "polars", "scipy", "sklearn", "matplotlib", "duckdb", "bm25s", "jinja2"}
 NOT_TO_TELL = NOT_TO_ASK | {"mlflow", "sqlalchemy", "faiss", "fastapi", "onnxruntime", "tokenizers"}
 COMMANDS = {
