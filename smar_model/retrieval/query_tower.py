@@ -30,7 +30,10 @@ QueryTower = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class WordsTower:
-    """The mean of words' vectors, its projections and the header: what `RetrievalModel.encode_queries` computes, to TOLERANCE."""
+    """The mean of words' vectors, its projections and the header: what `RetrievalModel.encode_queries` computes, to TOLERANCE.
+
+    Every query is multiplied by itself and at full length, so that it is the same to the last bit alone and in any batch.
+    """
 
     def __init__(self, weights: WordsWeights) -> None:
         self.weights = weights
@@ -38,16 +41,17 @@ class WordsTower:
     def __call__(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `QueryTower`."""
         of = self.weights
-        is_word = ids != 0
+        whole = np.zeros((len(ids), len(of.positions)), dtype=ids.dtype)
+        whole[:, : ids.shape[1]] = ids
+        is_word = whole != 0
         counts = is_word.copy()
         counts[:, 0] = True  # a mean over nothing is no number
-        share = (counts / counts.sum(1, keepdims=True)).astype(np.float32)
-        words = np.einsum("bl,blw->bw", share * is_word, of.tokens[ids])
-        states = words + share @ of.positions[: ids.shape[1]] + of.segment
-        heads = [_unit(states @ weight.T + bias) for weight, bias in of.heads]
+        share = (counts / counts.sum(1, keepdims=True)).astype(np.float32)[:, None]  # (B, 1, L)
+        states = (share * is_word[:, None]) @ of.tokens[whole] + share @ of.positions + of.segment  # (B, 1, W)
+        heads = [_unit(states @ weight.T + bias)[:, 0] for weight, bias in of.heads]
         (inner, inner_bias), (outer, outer_bias) = of.header
         logits = _gelu(states @ inner.T + inner_bias) @ outer.T + outer_bias
-        return np.stack(heads, axis=1) if len(heads) > 1 else heads[0], logits[:, 0]
+        return np.stack(heads, axis=1) if len(heads) > 1 else heads[0], logits[:, 0, 0]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from smar_model.evaluation.evaluation_record import read_evaluation
 from smar_model.lake.runs import Run, find_runs
 from smar_model.release.registry import Registry
 from smar_model.release.starting_points import starting_points
-from smar_model.serving.served_pair import open_release
+from smar_model.serving.served_pair import open_release, open_text_only, why_no_text_only
 from smar_model.settings import load_settings
 from smar_model.stages import STAGES
 from tests.older_home.make_home import PLACE
@@ -101,6 +101,12 @@ def test_its_release_is_found_answers_and_is_served(home: Path) -> None:
     for version in ("1", "2"):
         pair = open_release(registry.release(version))
         assert pair.version == version and pair.searcher.search(["red shirt"], k=3)[0][0]
+
+
+def test_its_text_only_baseline_answers_though_nothing_was_kept_for_that(home: Path) -> None:
+    assert why_no_text_only(runs()[1].name) is None
+    pair = open_text_only(runs()[1].name)
+    assert len(pair.searcher.search(["red shirt"], k=3)[0][0]) == 3
 
 
 def test_a_new_run_meets_its_champion_and_finds_nothing_odd(home: Path) -> None:

@@ -183,7 +183,7 @@ def test_it_is_cut_into_row_groups_and_files_and_takes_further_columns(
         shelves = pa.array([f"shelf of {item}" for item in items["item_id"].to_pylist()])
         pq.write_table(items.append_column("shelf", shelves), file)
     release = exported_items.ExportedRelease(version="1", run="r", model_digest="m", index_digest="i")
-    variant = flat.server.app.state.follower.champion.searcher.encoder.model.variant  # type: ignore[attr-defined]
+    variant = flat.server.app.state.follower.champion.searcher.encoder.side.variant  # type: ignore[attr-defined]
     said = exported_items.export_items(tmp_path / "out", release, variant, index, None)
     assert len(said.files) > 1 and sum(file.rows for file in said.files.values()) == ITEMS
     rows = ds.dataset(tmp_path / "out" / "exported_items").to_table()

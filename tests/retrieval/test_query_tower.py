@@ -76,6 +76,9 @@ def test_a_mean_of_words_is_served_from_the_models_own_weights(variant: str, tmp
         assert found[0].shape == embeddings.shape and found[0].dtype == found[1].dtype == np.float32
         assert np.abs(found[0] - embeddings.numpy()).max() < TOLERANCE
         assert np.abs(found[1] - logits.numpy()).max() < TOLERANCE
+        alone = [tower(row[None, : int((row != 0).nonzero()[0].max(initial=0)) + 1]) for row in ids]
+        for whole, each in zip(found, zip(*alone, strict=True), strict=True):
+            np.testing.assert_array_equal(whole, np.concatenate(each))
         logits = 9 * logits
         assert np.abs(side.route(logits.numpy()) - model.route(logits).numpy()).max() < 1e-6
         assert np.abs(side.probability(logits.numpy()) - model.probability(logits).numpy()).max() < 1e-6
