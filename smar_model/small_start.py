@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
+_USUAL, _AT_START = gc.get_threshold(), (100_000, 50, 100)
 OPTIONAL = ("pandas", "polars", "pyspark", "scipy", "sklearn")
 
 
@@ -28,7 +29,15 @@ def start_small() -> None:
     """For a process that asks the registry and an index, before it imports either."""
     sys.meta_path.insert(0, _FINDER)
     # Libraries make a million objects when they are imported; to look through these again and again took a fifth of the start.
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(*_AT_START)
+
+
+def settle() -> None:
+    """For a server that began small and has all that it answers with: what it holds is not looked through again, what comes as often as Python
+    usually does."""
+    if gc.get_threshold() == _AT_START:
+        gc.freeze()
+        gc.set_threshold(*_USUAL)
 
 
 def allow_all() -> None:

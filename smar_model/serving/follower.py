@@ -30,6 +30,7 @@ from smar_model.serving.served_pair import (
     why_no_text_only,
 )
 from smar_model.settings import Settings
+from smar_model.small_start import settle
 
 log = logging.getLogger("smar.serving")
 
@@ -108,6 +109,7 @@ class Follower:
     def _follow(self) -> None:
         while not self._stopped.is_set():
             self.look()
+            settle()
             self._stopped.wait(self.poll_seconds)
 
     def look(self) -> None:

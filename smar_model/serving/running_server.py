@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from urllib.parse import parse_qs, quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from smar_model.delivery.shop_inputs import ShopInputs
+from smar_model.lake.process_identity import process_state, temporary_beside, this_process
 from smar_model.release.search_answer import Hit, SearchAnswer, SearchQuestion
 from smar_model.settings import Settings, home
+
+log = logging.getLogger("smar.serving")
 
 LOOK_SECONDS = 2.0
 """To say which versions it has; a server that is slower than this is not asked."""
@@ -29,16 +32,20 @@ ANSWER_SECONDS = 30.0
 def announced(settings: Settings, address: str) -> Iterator[None]:
     """While this lasts `ask_running_server` finds this process at an address."""
     file = _file(settings)
-    content = json.dumps({"address": address, "pid": os.getpid(), "registry": settings.tracking_uri})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(file)
+    note = {"address": address, "process": this_process(), "registry": settings.tracking_uri}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(file)
+        temporary.write_text(json.dumps(note), encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:  # it serves all the same
+        log.warning("%s: cannot be written (%s), so `smar search` does not ask this server", file, error.strerror)
     try:
         yield
     finally:
-        if _read(file).get("pid") == os.getpid():
-            file.unlink(missing_ok=True)
+        if _read(file).get("process") == note["process"]:
+            with suppress(OSError):
+                file.unlink()
 
 
 def ask_running_server(settings: Settings, asked: SearchQuestion) -> SearchAnswer | None:
@@ -46,7 +53,10 @@ def ask_running_server(settings: Settings, asked: SearchQuestion) -> SearchAnswe
     reason `search_release` then says."""
     known = _read(_file(settings))
     address = known.get("address")
-    if not isinstance(address, str) or known.get("registry") != settings.tracking_uri or not _lives(known.get("pid")):
+    process = known.get("process")
+    if not isinstance(address, str) or not isinstance(process, dict) or known.get("registry") != settings.tracking_uri:
+        return None
+    if process_state(process) != "alive":
         return None
     body = {
         "queries": [asked.query],
@@ -96,18 +106,6 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _lives(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
 
 
 def _get(url: str, seconds: float, body: dict[str, Any] | None = None) -> dict[str, Any]:

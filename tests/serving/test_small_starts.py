@@ -86,7 +86,7 @@ def test_search_asks_nobody_where_the_server_that_is_noted_has_gone(shop: Servin
     note = shop.home / "servers" / "smar.json"
     with announced(shop.settings, "http://127.0.0.1:9"):
         kept = json.loads(note.read_text())
-        assert kept["pid"] == os.getpid()
+        assert kept["process"]["pid"] == os.getpid()
         said, _ = start("search", "red shirt", "--json", "--settings", str(shop.settings_file))
         assert json.loads(said)["server"] is None and len(json.loads(said)["hits"]) == 10
     assert not note.exists()
