@@ -9,11 +9,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from smar_model.retrieval.item_embedder import embed_catalogue
+from smar_model.retrieval.network_queries import DenseRanker
+from smar_model.serving import served_pair
 from smar_model.serving.running_server import announced
+from smar_model.serving.served_pair import open_text_only
 from smar_model.settings import REPOSITORY
+from smar_model.training.model_files import load_model
 from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.tiny_shop import ITEMS
 
 NEVER = {
     "torch",
@@ -93,6 +100,22 @@ def test_search_asks_nobody_where_the_server_that_is_noted_has_gone(shop: Servin
     note.write_text("no JSON")
     said, _ = start("search", "red shirt", "--json", "--settings", str(shop.settings_file))
     assert json.loads(said)["server"] is None
+
+
+def test_the_text_only_baseline_answers_by_what_evaluate_kept(
+    shop: ServingShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its network over the run's catalogue would; nothing is embedded for that."""
+    run = shop.runs["1"]
+    folder = run.output("train-text-only").folder / "model"
+    model, tokenizer = load_model(folder), folder / "tokenizer.json"
+    embeddings = embed_catalogue(model, tokenizer, run.output("prepare-items").files("catalogue"), ())
+    monkeypatch.setattr(served_pair, "_embedded_now", lambda *given: pytest.fail("embedded again"))
+    searcher = open_text_only(run.name).searcher
+    queries = ["red shirt", "novel", ""]
+    assert searcher.item_ids[:] == embeddings.item_ids
+    expected = DenseRanker(model, tokenizer, embeddings).rank(queries, ITEMS)
+    np.testing.assert_allclose(searcher.rank(queries, ITEMS).scores, expected.scores, atol=1e-5)
 
 
 def test_the_shell_is_told_the_commands() -> None:
