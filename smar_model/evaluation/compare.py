@@ -50,13 +50,15 @@ def measure_missing(
     """
     tasks = missing_rows(bench, only=only, seeds=seeds)
     rows = bench.comparison.rows
-    chosen = [name for name in rows if not only or name in only]
+    if not tasks:
+        return 0
     started = time.monotonic()
-    open_shop(bench.settings(chosen[0], seed=0, steps={}), day=bench.comparison.date)
+    open_shop(bench.settings(tasks[0][0], seed=0, steps={}), day=bench.comparison.date)
     longest, failed = 0.0, dict[str, str]()
+    # All at once: what else the machine does then takes time from all rows alike.
+    steps = find_steps(bench, dict.fromkeys(name for name, _ in tasks), failed)
     while tasks:
         name, seed = tasks[0]
-        table = next(table for table in bench.comparison.tables.values() if name in table)
         expected = (
             longest if rows[name].baseline else max(longest, bench.seconds(name) if bench.comparison.seconds else 0.0)
         )
@@ -64,7 +66,6 @@ def measure_missing(
             print(f"[{bench.name}] {minutes:g} minutes are over, {len(tasks)} run(s) are left; the command goes on")
             break
         tasks.pop(0)
-        steps = find_steps(bench, [o for o in table if o in chosen and f"row {o}" not in failed], failed)
         begun = time.monotonic()
         try:
             if f"row {bench.trained(name)}" not in failed:
