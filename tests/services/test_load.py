@@ -23,7 +23,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.services.load_clients import Pair, run_clients
 from tests.services.results import record
 from tests.services.served import get, running_server
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.tiny_shop import tiny_items
 
 CLIENTS = 16
@@ -38,16 +38,14 @@ QUERIES = [
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
     items = [
         item | {"item_id": f"{item['item_id']}-{n:04}", "title": f"{item['title']} of {n}"}
         for item in tiny_items()
         for n in range(COPIES)
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        # The network that ships, untrained: its answers mean nothing, and take as long.
-        yield make_serving_shop(home, versions=3, network={}, refreshed_items=items)
+    # The network that ships, untrained: its answers mean nothing, and take as long.
+    with serving_shop(tmp_path_factory, versions=3, network={}, refreshed_items=items) as shop:
+        yield shop
 
 
 def pair_and_scores(shop: ServingShop, version: str, index: Artifact) -> tuple[Pair, dict[str, list[float]]]:

@@ -19,16 +19,14 @@ import pytest
 from smar_model.retrieval.search import Searcher
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.tiny_shop import ITEMS
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        yield make_serving_shop(home, versions=1)
+    with serving_shop(tmp_path_factory, versions=1) as shop:
+        yield shop
 
 
 def test_mlflow_models_serve_answers_with_items_and_pictures(shop: ServingShop, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.patience import PATIENCE_SECONDS
 from tests.services.served import get, running_server
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.tiny_shop import ITEMS, tiny_items
 
 expect.set_options(timeout=1_000 * PATIENCE_SECONDS)  # on a machine that others use as well
@@ -44,12 +44,9 @@ def hostile_items() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        shop = make_serving_shop(home, versions=3, refreshed_items=hostile_items())
+    with serving_shop(tmp_path_factory, versions=3, refreshed_items=hostile_items()) as shop:
         shop.point_to("1", shop.refreshed["1"])
-        broken = home / "broken"
+        broken = shop.home / "broken"
         shutil.copytree(shop.refreshed["3"].folder, broken)
         (broken / "index.faiss").write_bytes(b"cut off")
         shop.registry.client.set_model_version_tag("smar", "3", "index_source", broken.as_uri())

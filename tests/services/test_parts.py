@@ -13,7 +13,7 @@ import pytest
 
 from tests.services.results import record
 from tests.services.served import get, running_server
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 
 PARTS = 3
 CLIENTS = 4
@@ -23,10 +23,8 @@ QUERIES = [f"{colour}%20{kind}" for colour in ("red", "blue", "black") for kind 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        yield make_serving_shop(home, versions=2, network={}, index={"parts": PARTS})
+    with serving_shop(tmp_path_factory, versions=2, network={}, index={"parts": PARTS}) as shop:
+        yield shop
 
 
 @pytest.fixture(scope="module")

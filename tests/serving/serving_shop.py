@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.release_manifest import WITHIN_VERSION, sign_index
@@ -90,3 +94,12 @@ def make_serving_shop(
         shop.registry.tag(version, signature_tag(index.digest), signatures[index.digest])
     shop.promote("1")
     return shop
+
+
+@contextmanager
+def serving_shop(tmp_path_factory: pytest.TempPathFactory, **made: Any) -> Iterator[ServingShop]:
+    """What `make_serving_shop` makes, in a home of its own, which SMAR_HOME names until the end."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMAR_HOME", str(home))
+        yield make_serving_shop(home, **made)

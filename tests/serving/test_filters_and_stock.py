@@ -19,17 +19,15 @@ from smar_model.release.stock_tables import current_stock, stock_folder
 from smar_model.serving.app import create_app
 from smar_model.settings import REPOSITORY, load_settings
 from tests.patience import wait_until
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 
 ITEMS = [f"item-{n:03}" for n in range(24)]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        yield make_serving_shop(home, versions=1)
+    with serving_shop(tmp_path_factory, versions=1) as shop:
+        yield shop
 
 
 def publish(shop: ServingShop, rows: list[dict[str, object]], folder: Path) -> str:

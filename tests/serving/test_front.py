@@ -31,7 +31,7 @@ from smar_model.serving.app import create_app
 from smar_model.serving.front import create_front
 from smar_model.serving.server import serve_front
 from smar_model.settings import REPOSITORY
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.serving.test_answer_log import rows_of
 
 PARTS = 3
@@ -40,13 +40,10 @@ QUERIES = ["red shirt", "blue novel for every day", "black", "rot  Kleid"]
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        shop = make_serving_shop(home, versions=2, index={"parts": PARTS})
+    with serving_shop(tmp_path_factory, versions=2, index={"parts": PARTS}) as shop:
         stock = [{"item_id": f"item-{n:03}", "price": n, "currency": "EUR", "available": n % 2 == 0} for n in range(24)]
-        (home / "stock.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in stock), encoding="utf-8")
-        refresh_stock(shop.settings, home / "stock.jsonl", lambda: None, print)
+        (shop.home / "stock.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in stock), encoding="utf-8")
+        refresh_stock(shop.settings, shop.home / "stock.jsonl", lambda: None, print)
         yield shop
 
 

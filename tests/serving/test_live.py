@@ -29,16 +29,14 @@ from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.app import create_app
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.serving.test_answer_log import rows_of
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        yield make_serving_shop(home, versions=2)
+    with serving_shop(tmp_path_factory, versions=2) as shop:
+        yield shop
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from smar_model.serving.app import create_app
 from smar_model.settings import REPOSITORY
 from tests.patience import PATIENCE_SECONDS, wait_until
 from tests.serving.abusive_clients import connected, send
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.tiny_shop import ITEMS, draw_picture
 
 HOSTILE = {
@@ -48,11 +48,10 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        yield make_serving_shop(home, versions=2)
+        with serving_shop(tmp_path_factory, versions=2) as shop:
+            yield shop
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from smar_model.serving.running_server import announced
 from smar_model.serving.served_pair import open_text_only
 from smar_model.settings import REPOSITORY
 from smar_model.training.model_files import load_model
-from tests.serving.serving_shop import ServingShop, make_serving_shop
+from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.tiny_shop import ITEMS
 
 NEVER = {
@@ -56,10 +56,8 @@ finally:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingShop]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMAR_HOME", str(home))
-        yield make_serving_shop(home, versions=1)
+    with serving_shop(tmp_path_factory, versions=1) as shop:
+        yield shop
 
 
 def start(*words: str) -> tuple[str, set[str]]:
