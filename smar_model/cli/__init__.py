@@ -31,7 +31,7 @@ def main() -> None:
     not answer, or a machine that refuses (a full disk), is one and 1, which Airflow tries again."""
     # Read when torch is first imported. Threads that spin while they wait make two busy processes many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if sys.argv[1:2] in [[name] for name in ASKS_THE_REGISTRY]:
+    if len(sys.argv) > 1 and sys.argv[1] in ASKS_THE_REGISTRY:
         start_small()
     try:
         app()

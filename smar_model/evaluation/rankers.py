@@ -73,18 +73,14 @@ def find_rankers(
 def _text_only(context: StageContext, folder: Path, catalogue_files: Sequence[Path]) -> Ranker:
     """The baseline over today's catalogue; what a server needs to answer with it is kept in the output."""
     from smar_model.retrieval import baseline_files
-    from smar_model.retrieval.item_embedder import embed_catalogue
+    from smar_model.retrieval.embed_baseline import embed_baseline
     from smar_model.retrieval.network_queries import DenseRanker
     from smar_model.retrieval.query_tower import TOWER_FILE
-    from smar_model.retrieval.tower_export import export_where_needed
     from smar_model.training.model_files import load_model
 
-    model, tokenizer = load_model(folder), folder / "tokenizer.json"
-    embeddings = embed_catalogue(model, tokenizer, catalogue_files, ())
-    tower_file = context.output(f"{baseline_files.FOLDER}/{TOWER_FILE}")
-    baseline_files.write_baseline(tower_file.parent, embeddings)
-    export_where_needed(model, folder, tower_file, "onnx")
-    return DenseRanker(model, tokenizer, embeddings)
+    model, kept = load_model(folder), context.output(f"{baseline_files.FOLDER}/{TOWER_FILE}").parent
+    embeddings = embed_baseline(model, folder, catalogue_files, kept)
+    return DenseRanker(model, folder / "tokenizer.json", embeddings)
 
 
 def _told(dense: Callable[[Path, Sequence[Path]], Ranker], context: StageContext) -> Ranker:

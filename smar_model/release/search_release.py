@@ -30,8 +30,8 @@ def search_release(settings: Settings, asked: SearchQuestion) -> SearchAnswer:
     if asked.filters:
         from smar_model.release.stock_tables import current_stock, load_stock
 
-    if asked.filters and (pointer := current_stock(settings)):
-        searcher.take_stock(load_stock(settings, pointer).rows, pointer.digest)
+        if pointer := current_stock(settings):
+            searcher.take_stock(load_stock(settings, pointer).rows, pointer.digest)
     found, p = searcher.search(
         [asked.query], k=asked.k, departments=asked.departments, filters=asked.filters, routing=asked.routing
     )
