@@ -1,13 +1,14 @@
 """What the DAGs are wired from: operators that run one `smar` command, and how all of them fail, wait and are retried.
 
 Needs Airflow alone. Commands run with the interpreter in the environment variable `SMAR_PYTHON`, by default the one
-that parses the DAG; a stage that `stages.python` in the settings sends elsewhere hands itself over when it starts.
+that parses the DAG, or by the command line in `SMAR_COMMAND`, where a process keeps them warm (`laptop/warm_start.py`); a stage that `stages.python` in the settings sends elsewhere hands itself over when it starts.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PYTHON = os.environ.get("SMAR_PYTHON", sys.executable)
+COMMAND = shlex.split(os.environ.get("SMAR_COMMAND", "")) or [PYTHON, "-m", "smar_model.cli"]
 BAD_INPUT = 2
 """Exit code of `smar` for bad input, which no second attempt would mend."""
 NOTHING_THERE = 99
@@ -86,7 +88,7 @@ class SmarOperator(BaseOperator):
 
     @property
     def command(self) -> list[str]:
-        return [PYTHON, "-m", "smar_model.cli", *(argument for argument in (*self.arguments, *self.more) if argument)]
+        return [*COMMAND, *(argument for argument in (*self.arguments, *self.more) if argument)]
 
     def execute(self, context: Any) -> Any:
         if self.unless == "True":

@@ -25,6 +25,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DateType, LongType, StructType
 
+from jobs.borrowed_java import borrowed_java
 from jobs.cast_files import FilePart, check_lines, read_parts
 from jobs.java import require_java
 from smar_model.delivery.delivered_tables import plan_file
@@ -69,12 +70,14 @@ def spark_session(context: StageContext) -> Iterator[SparkSession]:
         return
     # Under the attempt's folder, so that what a killed stage leaves is swept with it.
     with tempfile.TemporaryDirectory(dir=context.folder, prefix=".spark-", ignore_cleanup_errors=True) as scratch:
-        session = start_session(context.settings.spark, name=context.stage.name, scratch=Path(scratch))
-        try:
-            with _failures_named(context):
-                yield session
-        finally:
-            session.stop()
+        settings = context.settings.spark
+        with borrowed_java(java_options(settings)):
+            session = start_session(settings, name=context.stage.name, scratch=Path(scratch))
+            try:
+                with _failures_named(context):
+                    yield session
+            finally:
+                session.stop()
 
 
 @contextmanager
@@ -121,6 +124,14 @@ def name_failure(text: str, stage: str, shop: Path) -> Exception | None:
     )
 
 
+def java_options(settings: Spark) -> dict[str, str]:
+    """What Java is started with: the settings' options over our own, but for what is of one stage."""
+    options = {"spark.driver.memory": settings.driver_memory} | settings.options
+    logging = f"-Dlog4j2.configurationFile=file:{REPOSITORY}/jobs/log4j2.properties"
+    extra = f"{logging} {options.get('spark.driver.extraJavaOptions', '')}".strip()
+    return options | {"spark.driver.extraJavaOptions": extra}
+
+
 def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
     """Start Spark with the settings' master, memory and options; shuffles and spills go to `scratch`.
 
@@ -131,7 +142,6 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
     # Spark's own variable: where a cluster's executors, on other machines, find this process.
     host = os.environ.get("SPARK_LOCAL_HOSTNAME")
     options = {
-        "spark.driver.memory": settings.driver_memory,
         "spark.driver.host": host or "127.0.0.1",
         "spark.driver.bindAddress": "0.0.0.0" if host else "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -142,9 +152,7 @@ def start_session(settings: Spark, *, name: str, scratch: Path) -> SparkSession:
         # Files near the advisory size, not one a core: with the hint in `write_table` a small table is one file.
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
         "spark.pyspark.python": sys.executable,
-    } | settings.options
-    logging = f"-Dlog4j2.configurationFile=file:{REPOSITORY}/jobs/log4j2.properties"
-    options["spark.driver.extraJavaOptions"] = f"{logging} {options.get('spark.driver.extraJavaOptions', '')}".strip()
+    } | java_options(settings)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     # Without it the workers would take the first `python3` on PATH, which lacks our packages.
     os.environ["PYSPARK_PYTHON"] = options["spark.pyspark.python"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from laptop.airflow_environment import environment, one_at_a_time, prepare
 from laptop.processes import adopt_orphans, end_all
 from laptop.run_dag import run_name
+from laptop.warm_start import warm_start
 from smar_model.errors import InputError, machine_failure
 from smar_model.lake.records import DamagedRecord
 from smar_model.lake.runs import Run, StageState, load_run, parse_state, run_folder
@@ -87,11 +88,11 @@ def retrain(*, settings: Path, day: date, window_days: int | None, promotion: st
     print(f"Run {name}: {settings}, day {day}. Log: {log}", flush=True)
     adopt_orphans()
     progress = Progress(run_folder(name))
-    with log.open("w", encoding="utf-8") as output:
+    with log.open("w", encoding="utf-8") as output, warm_start(environment(), output) as variables:
         process = subprocess.Popen(
             [sys.executable, "-m", "laptop.run_dag", "smar_retrain", when.isoformat(), json.dumps(conf)],
             cwd=REPOSITORY,
-            env=environment(),
+            env=variables,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

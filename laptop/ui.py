@@ -12,11 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from laptop.airflow_environment import LOGIN, airflow_home, environment, one_at_a_time, password, prepare
 from laptop.processes import adopt_orphans, end_all, end_with_parent
+from laptop.warm_start import warm_start
 from smar_model.errors import InputError
 from smar_model.settings import home
 
@@ -91,12 +93,15 @@ def _get(address: str) -> bytes | None:
 
 def serve() -> int:
     """Start everything, print where it is, wait until a signal or until a part ends."""
-    with one_at_a_time():
+    with one_at_a_time(), ExitStack() as warmth:
         print("Preparing Airflow", flush=True)
         prepare()
         airflow_port, mlflow_port = free_port(AIRFLOW_PORT), free_port(MLFLOW_PORT)
         variables = environment(port=airflow_port) | {"SMAR_MLFLOW_URL": f"http://127.0.0.1:{mlflow_port}"}
         adopt_orphans()
+        (home() / "logs").mkdir(parents=True, exist_ok=True)
+        log = warmth.enter_context((home() / "logs" / "warm_process.log").open("wb"))
+        variables = warmth.enter_context(warm_start(variables, log))
         running: dict[str, subprocess.Popen[bytes]] = {}
         try:
             running |= {n: start(n, ["airflow", *c], variables) for n, c in COMPONENTS.items()}

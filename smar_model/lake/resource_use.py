@@ -6,17 +6,31 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 FIRST_SECONDS, MOST_SECONDS = 1.0, 10.0
 """Between two samples: short at first, so that short stages have some too, then longer, so that long ones have not too many."""
+
+
+_OTHERS: set[int] = set()
+
+
+@contextmanager
+def counted_too(process: int) -> Iterator[None]:
+    """Sample a process that works for this one and is no descendant of it, with its own descendants, until the block ends."""
+    _OTHERS.add(process)
+    try:
+        yield
+    finally:
+        _OTHERS.discard(process)
 
 
 @contextmanager
@@ -47,9 +61,10 @@ def recorded_resources(file: Path) -> Iterator[None]:
 
 def _use(processes: dict[int, psutil.Process]) -> dict[str, float]:
     """CPU (100: one core) since the last look at the same `processes`, which are brought up to date, and memory."""
-    this = psutil.Process()
-    for process in (this, *this.children(recursive=True)):
-        processes.setdefault(process.pid, process)
+    for root in (os.getpid(), *_OTHERS):
+        with suppress(psutil.NoSuchProcess):
+            for process in ((found := psutil.Process(root)), *found.children(recursive=True)):
+                processes.setdefault(process.pid, process)
     cpu, memory = 0.0, 0
     for pid, process in list(processes.items()):
         try:
