@@ -4,7 +4,7 @@
 
 `make retrain` and `make ui` start it; `laptop/warm_command.py` hands it a command and ends as that does. Each command is a process of its own with the
 arguments, environment, folder, input and outputs of its caller: its exit code, its signals and what it holds in memory are nobody else's. What a
-command had to import is imported here when it has ended, for those that follow, so no list says what is warm. Spark's stages are lent one Java
+command had to import is imported here when it has ended, for those that follow: no list says what is warm. Spark's stages are lent one Java
 (`lent_java.py`). A command whose caller is gone is ended.
 
 Nothing runs here but imports. Where that is not safe, the caller is told to start cold: once the code has changed, as the key of a stage names the files
@@ -13,7 +13,9 @@ on the disk, and once anything has started a thread, which a fork would lose.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -23,11 +25,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import traceback
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from smar_model.cli import main as run_command
 from smar_model.cli.lent_java import LentJava
@@ -41,11 +45,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def code_on_disk() -> tuple[int, int]:
-    """How many files what stages read of ours is in, and when one was last written (nanoseconds)."""
-    folders = ("smar_model", "jobs", "sql", "schemas")
-    written = [file.stat().st_mtime_ns for folder in folders for file in (REPOSITORY / folder).rglob("*.[!p]*")]
-    written += [file.stat().st_mtime_ns for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
-    return len(written), max(written)
+    """How many files there are of what stages are made of, and when one was last written (nanoseconds)."""
+    folders = [REPOSITORY / name for name in ("smar_model", "jobs", "sql", "schemas")]
+    # Beside them Python writes bytecode, whose folder has no suffix.
+    files = [file for folder in folders for file in folder.rglob("*.*") if file.suffix != ".pyc"]
+    return len(files), max(file.stat().st_mtime_ns for file in files)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +80,7 @@ class Command:
 class WarmProcess:
     listener: socket.socket
     java: LentJava
+    to_import: deque[str] = field(default_factory=deque)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     commands: list[Command] = field(default_factory=list)
     code: tuple[int, int] = field(default_factory=code_on_disk)
@@ -84,9 +89,12 @@ class WarmProcess:
         """Serve until a process has been forked for a command; returns in that process, and in it alone."""
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
         while True:
-            for key, _ in self.selector.select(LOOK_SECONDS):
+            # What is to be imported waits for whoever asks, and goes on while what was asked for runs.
+            for key, _ in self.selector.select(0 if self.to_import else LOOK_SECONDS):
                 if request := key.data(key.fileobj):
                     return cast(Request, request)
+            if self.to_import:
+                import_if_possible(self.to_import.popleft())
             self.java.end_idle()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -136,6 +144,7 @@ class WarmProcess:
         imported = os.fdopen(os.memfd_create("imported"), "w+b")
         sys.stdout.flush()
         sys.stderr.flush()
+        gc.freeze()  # what is here is looked through, and so copied, by none of the forked processes
         if (pid := os.fork()) == 0:
             self._leave()
             return Request(**message, files=files, imported=imported)
@@ -179,7 +188,7 @@ class WarmProcess:
         with command.imported as file:
             file.seek(0)
             if code == 0:
-                import_all(file.read().decode().split())
+                self.to_import.extend(file.read().decode().split())
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -195,12 +204,11 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.send(json.dumps(message).encode())
 
 
-def import_all(names: Iterable[str]) -> None:
-    """What a command has imported; what cannot be imported by its name, such as a module that another one makes, is passed over."""
-    for name in names:
-        if name not in sys.modules:
-            with suppress(Exception):
-                importlib.import_module(name)
+def import_if_possible(name: str) -> None:
+    """A module that a command has imported; one that cannot be imported by its name, as another makes it, is passed over."""
+    if name not in sys.modules:
+        with suppress(Exception):
+            importlib.import_module(name)
 
 
 def become(request: Request) -> None:
@@ -217,6 +225,38 @@ def become(request: Request) -> None:
     random.seed()
 
 
+def end(code: int) -> NoReturn:
+    """End as Python does, but for taking apart what has been imported: that takes a second, and the kernel does it at once."""
+    threading._shutdown()  # type: ignore[attr-defined]  # ends pools, waits for other threads; as multiprocessing does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def run(request: Request) -> int:
+    """Run the command; returns its exit code."""
+    before = set(sys.modules)
+    try:
+        run_command()
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        with request.imported as file:
+            file.write("\n".join(name for name in sys.modules if name not in before).encode())
+    return 0
+
+
 def main() -> None:
     place = Path(sys.argv[1])
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -224,12 +264,7 @@ def main() -> None:
     listener.listen(64)
     request = WarmProcess(listener, LentJava(place.with_name("java"))).next_request()
     become(request)
-    before = set(sys.modules)
-    try:
-        run_command()
-    finally:
-        with request.imported as file:
-            file.write("\n".join(name for name in sys.modules if name not in before).encode())
+    end(run(request))
 
 
 if __name__ == "__main__":
