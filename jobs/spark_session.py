@@ -178,6 +178,8 @@ def configure(session: SparkSession) -> SparkSession:
     """Set what the results depend on, whatever the session's own settings are, and define `sql/functions.sql`."""
     session.conf.set("spark.sql.session.timeZone", "UTC")
     session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+    # Views name views: each would be parsed and resolved anew, with all below it, by every one that names it.
+    session.conf.set("spark.sql.legacy.storeAnalyzedPlanForView", "true")
     # pandas writes nanoseconds, which Spark reads as integers only; `read_table` turns them into timestamps.
     session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     run_sql(session, "functions")

@@ -35,7 +35,8 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 from smar_model.cli import main as run_command
 from smar_model.cli.lent_java import LentJava
-from smar_model.settings import REPOSITORY
+from smar_model.lake.durable_files import replace_plain_file
+from smar_model.settings import REPOSITORY, home
 
 LONGEST = 1 << 18
 """Bytes of a message."""
@@ -77,10 +78,35 @@ class Command:
 
 
 @dataclass(slots=True)
+class Learned:
+    """Modules that commands have imported, of this run and of the one before, whose are imported while Airflow starts."""
+
+    file: Path
+    names: dict[str, None] = field(default_factory=dict)
+    to_import: deque[str] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        with suppress(OSError, ValueError):
+            self.to_import.extend(self.file.read_text(encoding="utf-8").split())
+
+    def add(self, names: list[str]) -> None:
+        self.to_import.extend(names)
+        self.names |= dict.fromkeys(names)
+        with suppress(OSError):  # a cache
+            replace_plain_file(self.file, "\n".join(self.names))
+
+    def import_one(self) -> None:
+        """One that cannot be imported by its name, as another makes it or it is there no more, is passed over."""
+        if self.to_import and (name := self.to_import.popleft()) not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+
+
+@dataclass(slots=True)
 class WarmProcess:
     listener: socket.socket
     java: LentJava
-    to_import: deque[str] = field(default_factory=deque)
+    learned: Learned
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     commands: list[Command] = field(default_factory=list)
     code: tuple[int, int] = field(default_factory=code_on_disk)
@@ -90,11 +116,10 @@ class WarmProcess:
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
         while True:
             # What is to be imported waits for whoever asks, and goes on while what was asked for runs.
-            for key, _ in self.selector.select(0 if self.to_import else LOOK_SECONDS):
+            for key, _ in self.selector.select(0 if self.learned.to_import else LOOK_SECONDS):
                 if request := key.data(key.fileobj):
                     return cast(Request, request)
-            if self.to_import:
-                import_if_possible(self.to_import.popleft())
+            self.learned.import_one()
             self.java.end_idle()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -188,7 +213,7 @@ class WarmProcess:
         with command.imported as file:
             file.seek(0)
             if code == 0:
-                self.to_import.extend(file.read().decode().split())
+                self.learned.add(file.read().decode().split())
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -202,13 +227,6 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.send(json.dumps(message).encode())
-
-
-def import_if_possible(name: str) -> None:
-    """A module that a command has imported; one that cannot be imported by its name, as another makes it, is passed over."""
-    if name not in sys.modules:
-        with suppress(Exception):
-            importlib.import_module(name)
 
 
 def become(request: Request) -> None:
@@ -262,7 +280,9 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(place))
     listener.listen(64)
-    request = WarmProcess(listener, LentJava(place.with_name("java"))).next_request()
+    request = WarmProcess(
+        listener, LentJava(place.with_name("java")), Learned(home() / "warm_modules.txt")
+    ).next_request()
     become(request)
     end(run(request))
 

@@ -48,11 +48,11 @@ class Warm:
     def begin(self) -> None:
         code = self.folder / "code"
         for name in ("smar_model", "jobs", "sql", "schemas"):
-            (code / name).mkdir(parents=True)
+            (code / name).mkdir(parents=True, exist_ok=True)
         (code / "jobs" / "job.py").write_text("")
         script = HOST.format(code=str(code))
         path = os.pathsep.join([str(REPOSITORY), str(self.folder)])
-        variables = os.environ | {"PYTHONPATH": path}
+        variables = os.environ | {"PYTHONPATH": path, "SMAR_HOME": str(self.folder)}
         self.process = subprocess.Popen([sys.executable, "-c", script, self.socket], env=variables)
         until(lambda: Path(self.socket).exists())
 
@@ -112,6 +112,19 @@ def test_what_a_command_has_imported_is_there_for_the_next_and_nothing_else_of_i
     assert warm.run(ask)[1] == "False False None\n"  # of a failure nothing is learned
     assert warm.run("import colorsys, os; os.left = 1; os.environ['LEFT'] = '1'; os.chdir('/')")[0] == 0
     assert warm.run(ask)[1] == "True False None\n"
+
+
+def test_what_was_imported_in_one_run_is_imported_when_the_next_begins(own: Warm) -> None:
+    (own.folder / "no_more.py").write_text("")
+    assert own.run("import no_more, colorsys")[0] == 0
+    (own.folder / "no_more.py").unlink()
+    assert own.process
+    own.process.kill()
+    own.process.wait()
+    Path(own.socket).unlink()
+    own.begin()
+    ask = "import sys; print('colorsys' in sys.modules)"
+    until(lambda: own.run(ask)[1] == "True\n")
 
 
 def test_commands_run_beside_each_other(warm: Warm, tmp_path: Path) -> None:
