@@ -142,9 +142,8 @@ class Follower:
 
     def _see(self) -> RegistryView:
         self._registry = self._registry or Registry(self.settings)
-        client, name = self._registry.client, self._registry.name
-        found = client.search_model_versions(
-            f"name = '{name}'", max_results=LISTED_VERSIONS, order_by=["version_number DESC"]
+        found = self._registry.models.search_model_versions(
+            f"name = '{self._registry.name}'", max_results=LISTED_VERSIONS, order_by=["version_number DESC"]
         )
         registered: Registered = self._registry.registered()
         aliases = {alias: v for alias in (CHAMPION, CHALLENGER) if (v := registered.aliases.get(alias))}
