@@ -87,19 +87,23 @@ class Learned:
 
     def __post_init__(self) -> None:
         with suppress(OSError, ValueError):
-            self.to_import.extend(self.file.read_text(encoding="utf-8").split())
+            self.names = dict.fromkeys(self.file.read_text(encoding="utf-8").split())
+        self.to_import.extend(self.names)
 
     def add(self, names: list[str]) -> None:
         self.to_import.extend(names)
-        self.names |= dict.fromkeys(names)
-        with suppress(OSError):  # a cache
-            replace_plain_file(self.file, "\n".join(self.names))
+        if not self.names.keys() >= set(names):
+            self.names |= dict.fromkeys(names)
+            with suppress(OSError):  # a cache
+                replace_plain_file(self.file, "\n".join(self.names))
 
     def import_one(self) -> None:
-        """One that cannot be imported by its name, as another makes it or it is there no more, is passed over."""
+        """One that cannot be imported by its name, as another makes it or it is there no more, is forgotten."""
         if self.to_import and (name := self.to_import.popleft()) not in sys.modules:
-            with suppress(Exception):
+            try:
                 importlib.import_module(name)
+            except Exception:
+                self.names.pop(name, None)
 
 
 @dataclass(slots=True)
