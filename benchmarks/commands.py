@@ -4,7 +4,7 @@
 
 HOME has a champion; SETTINGS name its registry and model. PYTHON is another environment's interpreter, such as one of the extra `serve` alone
 (`docker/install.sh ENVIRONMENT project serve`). Commands run in turn, so that what the machine does meanwhile falls on all alike. Prints Markdown.
-Beside the commands: the bare interpreter, MLflow's client alone as `smar search` imports it (`small_start.py`), and `smar serve` until
+Beside the commands: the bare interpreter, MLflow's whole client alone, imported as `smar search` imports MLflow (`small_start.py`), and `smar serve` until
 `/readyz` is 200, with what it holds then and the size of the index's files.
 """
 

@@ -93,9 +93,9 @@ def main() -> None:
     days = (arguments.date - timedelta(days=1), arguments.date, arguments.date)
     for repetition in range(arguments.repetitions):
         for name, place in checkouts.items():
+            cold, checkout = place.startswith("cold:"), Path(place.removeprefix("cold:")).resolve()
             home = Path(tempfile.mkdtemp(prefix="smar-daily-run-"))
             for case, day in zip(CASES, days, strict=True):
-                cold, checkout = place.startswith("cold:"), Path(place.removeprefix("cold:")).resolve()
                 seconds = retrain(checkout, home, arguments.settings, day, cold=cold)
                 print(f"{repetition + 1}: {name}, {case}: {seconds:.0f} s", file=sys.stderr, flush=True)
                 green[name][case].append(seconds)

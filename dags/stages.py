@@ -1,7 +1,8 @@
 """What the DAGs are wired from: operators that run one `smar` command, and how all of them fail, wait and are retried.
 
 Needs Airflow alone. Commands run with the interpreter in the environment variable `SMAR_PYTHON`, by default the one
-that parses the DAG, or by the command line in `SMAR_COMMAND`, where a process keeps them warm (`laptop/warm_start.py`); a stage that `stages.python` in the settings sends elsewhere hands itself over when it starts.
+that parses the DAG, or by the command line in `SMAR_COMMAND`, where a process keeps them warm (`laptop/warm_start.py`);
+a stage that `stages.python` in the settings sends elsewhere hands itself over when it starts.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Registry:
         self.settings = settings
         self.name = settings.release.model
         self.models = ModelRegistryClient(settings.tracking_uri, settings.tracking_uri)
-        """What model versions are asked for. MLflow's whole client opens the store of runs as well, which takes a command that only asks half of its time."""
+        """What model versions are asked for. MLflow's whole client opens the store of runs as well, which a command that only asks would wait for."""
 
     @cached_property
     def client(self) -> MlflowClient:

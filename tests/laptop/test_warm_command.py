@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from smar_model.settings import REPOSITORY
+from tests.patience import PATIENCE_SECONDS, wait_until
 
 HOST = """
 import sys
@@ -26,14 +26,6 @@ warm_process.run_command = lambda: exec(sys.argv[1], {{"__name__": "command"}})
 warm_process.main()
 """
 """The warm process, whose commands are Python code for the time of these tests."""
-
-
-def until(holds, seconds: float = 120.0) -> None:
-    """Wait for a state; the limit is there for a state that never comes."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @dataclass
@@ -54,7 +46,7 @@ class Warm:
         path = os.pathsep.join([str(REPOSITORY), str(self.folder)])
         variables = os.environ | {"PYTHONPATH": path, "SMAR_HOME": str(self.folder)}
         self.process = subprocess.Popen([sys.executable, "-c", script, self.socket], env=variables)
-        until(lambda: Path(self.socket).exists())
+        wait_until(lambda: Path(self.socket).exists())
 
     def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
         command = [sys.executable, "-I", "-S", str(REPOSITORY / "laptop" / "warm_command.py"), *arguments]
@@ -64,7 +56,7 @@ class Warm:
 
     def run(self, *arguments: str, said: str = "", **options) -> tuple[int, str, str]:
         process = self.start(*arguments, **options)
-        out, error = process.communicate(said, timeout=300)
+        out, error = process.communicate(said, timeout=PATIENCE_SECONDS)
         return process.returncode, out, error
 
 
@@ -125,7 +117,7 @@ def test_what_was_imported_in_one_run_is_imported_when_others_begin(own: Warm) -
         own.process.wait()
         Path(own.socket).unlink()
         own.begin()
-        until(lambda: own.run(ask)[1] == "True\n")
+        wait_until(lambda: own.run(ask)[1] == "True\n")
 
 
 def test_commands_run_beside_each_other(warm: Warm, tmp_path: Path) -> None:
@@ -133,7 +125,7 @@ def test_commands_run_beside_each_other(warm: Warm, tmp_path: Path) -> None:
     first = warm.start(f"print(open({str(tmp_path / 'gate')!r}).read())")
     assert warm.run("print('second')")[1] == "second\n"
     (tmp_path / "gate").write_text("first")
-    assert first.communicate(timeout=300)[0] == "first\n"
+    assert first.communicate(timeout=PATIENCE_SECONDS)[0] == "first\n"
 
 
 def sleeper(warm: Warm) -> tuple[subprocess.Popen[str], psutil.Process]:
@@ -148,20 +140,20 @@ def test_a_signal_reaches_the_command_and_the_caller_ends_as_it_does(warm: Warm,
     caller, process = sleeper(warm)
     caller.send_signal(number)
     # Python ends by KeyboardInterrupt with a traceback, and by the signal.
-    assert caller.wait(300) == -number
+    assert caller.wait(PATIENCE_SECONDS) == -number
     assert not process.is_running()
 
 
 def test_a_killed_command_is_told_as_killed(warm: Warm) -> None:
     caller, process = sleeper(warm)
     process.kill()
-    assert caller.wait(300) == -signal.SIGKILL
+    assert caller.wait(PATIENCE_SECONDS) == -signal.SIGKILL
 
 
 def test_a_command_whose_caller_is_killed_ends(warm: Warm) -> None:
     caller, process = sleeper(warm)
     caller.kill()
-    until(lambda: not process.is_running())
+    wait_until(lambda: not process.is_running())
     assert warm.run("print('goes on')")[1] == "goes on\n"
 
 
@@ -169,9 +161,9 @@ def test_a_command_ends_with_the_warm_process_and_its_caller_says_so(own: Warm) 
     caller, process = sleeper(own)
     assert own.process
     own.process.kill()
-    assert caller.wait(300) == 1
+    assert caller.wait(PATIENCE_SECONDS) == 1
     assert caller.stderr and "the warm process has gone while it ran this command; run it again" in caller.stderr.read()
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_after_a_change_of_the_code_commands_start_cold(own: Warm) -> None:
@@ -226,15 +218,15 @@ def test_spark_stages_are_lent_one_java_and_a_new_one_after_one_that_died(own: W
     assert first == second
     code, out, _ = own.run(JAVA, "die")
     assert (code, int(out.split()[0])) == (7, first)
-    until(lambda: not psutil.pid_exists(first))
+    wait_until(lambda: not psutil.pid_exists(first))
     # Two at a time: the second has a Java of its own.
     waiting = own.start(JAVA, "wait")
     assert waiting.stdout
     lent = int(waiting.stdout.readline().split()[0])
     another = int(own.run(JAVA)[1].split()[0])
     assert len({first, lent, another}) == 3
-    assert waiting.communicate("\n", timeout=300) and waiting.returncode == 0
+    assert waiting.communicate("\n", timeout=PATIENCE_SECONDS) and waiting.returncode == 0
     assert int(own.run(JAVA)[1].split()[0]) == lent
     assert own.process
     own.process.kill()
-    until(lambda: not psutil.pid_exists(lent))
+    wait_until(lambda: not psutil.pid_exists(lent))
