@@ -9,7 +9,8 @@ from smar_model.lake.stage import Stage
 
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
-    *("training.token_dropout", "training.threads", "training.precision", "training.compile"),
+    *("training.token_dropout", "training.threads", "training.step_threads"),
+    *("training.precision", "training.compile"),
 )
 _RIVALS = ("champion", "best_release", "cold_start")
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")

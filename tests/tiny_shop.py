@@ -174,7 +174,7 @@ def tiny_settings(root: Path, **sections: Any) -> Settings:
         },
         "synthetic_queries": {"per_true_query": 20},
         "checks": {"minimum_training_clicks": 20},
-        "training": {"adapt_vision": steps, "pretrain": steps, "finetune": steps},
+        "training": {"step_threads": 1, "adapt_vision": steps, "pretrain": steps, "finetune": steps},
         "gate": ANY_MODEL,
     }
     return validate_settings(content | sections, source="tests")

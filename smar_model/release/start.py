@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def start_run(
             encoders={} if release else resolve_encoders(settings),
         )
         check_inputs(run, with_log=release is None)
+        if release is None:
+            run = _with_step_threads(run)
     except InputError as error:
         # There is no run yet to record it in; `make retrain` shows the message from here.
         write_failure(name, "start", error, seconds=0.0)
@@ -83,6 +86,18 @@ def start_run(
         + (f"; removed {expired} table(s) older than their contract keeps them" if expired else "")
     )
     return load_run(name)
+
+
+def _with_step_threads(run: Run) -> Run:
+    """The run, whose settings say how many threads compute a training step."""
+    training = run.settings.training
+    if training.step_threads or training.threads == 1:
+        return run
+    # PyTorch takes seconds to import: only where a number is to be found.
+    from smar_model.training.thread_probe import with_step_threads
+
+    report = partial(print, f"[{run.name}] start:")
+    return replace(run, settings=with_step_threads(run.settings, run.encoders, report))
 
 
 def _taken_up(run: Run, release: str | None) -> Run:

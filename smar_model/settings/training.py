@@ -100,6 +100,8 @@ class Training(Section):
     """Augmented views of each picture that the locked vision encoder encodes once; a visit takes one of them."""
     threads: Count = 2
     """Of each process."""
+    step_threads: Count | None = None
+    """Of those, how many compute a training step. None: as many as are quickest, which `smar start` finds out once for each network."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: encoders and towers compute in bfloat16 where that is safe (autocast); weights, losses and optimiser stay
     fp32. For GPUs: on a CPU it is slower than fp32."""

@@ -20,7 +20,7 @@ from smar_model.training.model_files import load_model, new_model, save_model
 def begin(context: StageContext, *, network: Network | None = None) -> RetrievalModel:
     """A new model for this stage, seeded by `training.seed`, which begins with the pretrained encoders that the stage reads."""
     settings = context.settings
-    seed_everything(settings.training.seed, settings.training.threads)
+    seed_everything(settings.training.seed, _threads(context))
     tokenizer_file = context.input("train-tokenizer").file("tokenizer.json")
     model = new_model(
         network or settings.network,
@@ -36,8 +36,15 @@ def begin(context: StageContext, *, network: Network | None = None) -> Retrieval
 def continue_from(context: StageContext, folder: Path) -> RetrievalModel:
     """The model that an earlier stage, or an earlier run, published."""
     settings = context.settings
-    seed_everything(settings.training.seed + 1, settings.training.threads)
+    seed_everything(settings.training.seed + 1, _threads(context))
     return _ready(context, load_model(folder))
+
+
+def _threads(context: StageContext) -> int:
+    """As many as the stage reads in its settings: adapting an encoder, whose steps are long, takes all there are."""
+    training = context.settings.training
+    reads = "training.step_threads" in context.stage.settings
+    return training.step_threads or training.threads if reads else training.threads
 
 
 def _ready(context: StageContext, model: RetrievalModel) -> RetrievalModel:

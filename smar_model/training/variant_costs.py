@@ -66,23 +66,12 @@ def measure_variant(settings: Settings, variant: str) -> VariantCosts:
         InputError: a pretrained encoder that settings name has not been added, or does not fit.
     """
     torch.manual_seed(settings.training.seed)
-    tokens, encoders = settings.tokenizer, added_encoders(settings)
-    text = encoders.get("text")
-    model = new_model(
-        settings.network.model_copy(update={"variant": variant}),
-        vocabulary=read_encoder_tokenizer(text).tokenizer.get_vocab_size() if text else tokens.vocabulary,
-        query_length=tokens.query_length,
-        item_length=tokens.item_length,
-        pictures=settings.pictures,
-        text_encoder=text,
-        vision_encoder=encoders.get("vision"),
-    )
+    network = settings.network.model_copy(update={"variant": variant})
+    model = untrained_model(settings.model_copy(update={"network": network}))
     picture = 0.0
     if model.variant.fusion:
         picture = _flops(lambda: model.picture_patches(_pixels(model, 1)))
-    if model.vision_locked:
-        lock_vision(model)
-    batch = _random_batch(model)
+    batch = random_batch(model, pairs=PAIRS)
     weights = settings.training.modality_weights
     online = (model.query_tower, model.query_projection, model.further_heads, model.header)
     return VariantCosts(
@@ -92,6 +81,28 @@ def measure_variant(settings: Settings, variant: str) -> VariantCosts:
         finetuning=_step(model, batch, lambda found: routed_loss(model, found)) / PAIRS,
         picture=picture,
     )
+
+
+def untrained_model(settings: Settings) -> RetrievalModel:
+    """The settings' network with the pretrained encoders that they name, as it begins to train; of a locked encoder nothing learns.
+
+    Raises:
+        InputError: a pretrained encoder has not been added, or does not fit.
+    """
+    tokens, encoders = settings.tokenizer, added_encoders(settings)
+    text = encoders.get("text")
+    model = new_model(
+        settings.network,
+        vocabulary=read_encoder_tokenizer(text).tokenizer.get_vocab_size() if text else tokens.vocabulary,
+        query_length=tokens.query_length,
+        item_length=tokens.item_length,
+        pictures=settings.pictures,
+        text_encoder=text,
+        vision_encoder=encoders.get("vision"),
+    )
+    if model.variant.fusion and model.vision_locked:
+        lock_vision(model)
+    return model.train()
 
 
 def variants_page(settings: Settings, *, source: str) -> str:
@@ -128,16 +139,16 @@ def _flops(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def _random_batch(model: RetrievalModel) -> Batch:
+def random_batch(model: RetrievalModel, *, pairs: int) -> Batch:
     """Pairs of distinct queries and items, each with as many random items as the variant has."""
-    shape, items = model.shape, PAIRS * (1 + model.variant.random_negatives)
+    shape, items = model.shape, pairs * (1 + model.variant.random_negatives)
     batch = Batch(
-        queries=torch.randint(1, shape.vocabulary, (PAIRS, shape.query_length)),
-        query_keys=torch.arange(PAIRS),
+        queries=torch.randint(1, shape.vocabulary, (pairs, shape.query_length)),
+        query_keys=torch.arange(pairs),
         item_keys=torch.arange(items),
         texts=torch.randint(1, shape.vocabulary, (items, shape.item_length)),
         segments=torch.randint(0, len(SEGMENTS), (items, shape.item_length)),
-        labels=torch.arange(PAIRS) % 2,
+        labels=torch.arange(pairs) % 2,
     )
     if model.variant.fusion:
         frames = (shape.network.frames,) if shape.network.frames > 1 else ()
