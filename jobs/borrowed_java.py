@@ -62,8 +62,15 @@ def _ask(connection: socket.socket, options: Mapping[str, str]) -> tuple[int, in
         return None
     while not Path(answer["address"]).is_file():
         time.sleep(LOOK_SECONDS)
-        if psutil.Process(answer["process"]).status() == psutil.STATUS_ZOMBIE:  # its own message is in the run's log
+        if not _is_alive(answer["process"]):  # its own message is in the run's log
             return None
     data = Path(answer["address"]).read_bytes()
     port, length = struct.unpack(">ii", data[:8])
     return answer["process"], port, data[8 : 8 + length].decode()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # with the warm process, whose child it is
+        return False
