@@ -1,11 +1,14 @@
 """What searches may take of a server at once: threads, memory for their answers, and time.
 
-Small requests, which are what shoppers send, never wait behind large ones: they have threads of their own.
+Small requests, which are what shoppers send, never wait behind large ones: they have threads of their own. Where they come faster than they can be
+answered, those that have waited are turned away when their turn comes, so that the others are answered in time rather than all too late.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,6 +26,11 @@ SMALL_QUERIES, SMALL_HITS = 16, 256
 """A request for no more than both is small."""
 MAXIMUM_WAITING = 512
 """Small requests that run or wait; more are turned away at once rather than answered too late."""
+EMPTIED_SECONDS = 0.5
+"""A queue in which nobody waits has been seen within this time, unless requests come faster than they can be answered. Shorter, and a machine that is
+held up for a moment would turn away what it can answer."""
+LATE_SECONDS = 0.01
+"""Then a request that has waited for longer is turned away (controlled delay: Maurer, "Fail at Scale", ACM Queue 2015)."""
 BYTES_A_HIT = 300
 """Of an answer, about."""
 MAXIMUM_ANSWER = 8_000_000
@@ -32,6 +40,7 @@ MAXIMUM_LARGE = 48_000_000
 ANSWER_SECONDS = 30.0
 """From a request to the beginning of its answer."""
 BUSY = {"Retry-After": "1"}
+TOO_MANY = "too many searches at once; try again"
 
 
 Run = Callable[[Callable[[], bytes]], Awaitable[bytes]]
@@ -104,6 +113,41 @@ async def in_thread(
         return await in_time(asyncio.wrap_future(pool.submit(work, *arguments, **named)))
 
 
+class Late(Exception):
+    """A request whose turn has come too late."""
+
+
+class Turns:
+    """Whose turn comes when: requests in the queue of a pool."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool, self._lock = pool, threading.Lock()
+        self._waiting, self._emptied_at = 0, time.monotonic()
+
+    def submit(self, work: Callable[[], Answer]) -> Future[Answer]:
+        """What work returns once its turn has come, or `Late`."""
+        since = time.monotonic()
+
+        def begin() -> Answer:
+            now = time.monotonic()
+            late = now - since > LATE_SECONDS and now - self._emptied_at > EMPTIED_SECONDS
+            self._change(-1)
+            if late:
+                raise Late
+            return work()
+
+        self._change(+1)
+        done = self._pool.submit(begin)
+        done.add_done_callback(lambda future: self._change(-1) if future.cancelled() else None)
+        return done
+
+    def _change(self, by: int) -> None:
+        with self._lock:
+            if not self._waiting or not self._waiting + by:
+                self._emptied_at = time.monotonic()
+            self._waiting += by
+
+
 class JSONText(Response):
     """An answer that is JSON already, for which a budget is charged until it has been sent."""
 
@@ -128,10 +172,11 @@ class SearchThreads:
         self._metrics = metrics
         self._small = ThreadPoolExecutor(count, "search", initializer=initializer)
         self._large = ThreadPoolExecutor(max(1, count // 2), "large-search", initializer=initializer)
-        self._small_budget = Budget(MAXIMUM_WAITING, "too many searches at once; try again")
+        self._small_budget = Budget(MAXIMUM_WAITING, TOO_MANY)
         self._large_budget = Budget(
             MAXIMUM_LARGE, "too many large searches at once; try again, or ask for less at once"
         )
+        self._turns = Turns(self._small)
         self._searching = 0
 
     async def answer(self, question: Weighed, make: Callable[[Run], Awaitable[bytes]], *, parts: int = 1) -> Response:
@@ -146,7 +191,7 @@ class SearchThreads:
         queries = len(question.queries)
         hits = queries * question.k
         small = queries <= SMALL_QUERIES and hits <= SMALL_HITS
-        pool, budget = (self._small, self._small_budget) if small else (self._large, self._large_budget)
+        budget = self._small_budget if small else self._large_budget
         cost = 1 if small else hits * parts * BYTES_A_HIT
         budget.take(cost)
         self._count(+1)
@@ -155,7 +200,7 @@ class SearchThreads:
 
         async def run(work: Callable[[], bytes]) -> bytes:
             nonlocal last
-            last = pool.submit(work)
+            last = self._turns.submit(work) if small else self._large.submit(work)
             return await asyncio.wrap_future(last)
 
         def end(charge: int) -> None:
@@ -168,8 +213,10 @@ class SearchThreads:
 
         try:
             content = await in_time(make(run))
-        except BaseException:
+        except BaseException as error:
             last.add_done_callback(end_from_thread)  # a thread that is at it cannot be stopped
+            if isinstance(error, Late):
+                raise HTTPException(503, TOO_MANY, headers=BUSY) from None
             raise
         if small:
             end(cost)

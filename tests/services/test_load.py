@@ -1,6 +1,7 @@
 """`smar serve` under load, while two promotions, a refresh and a rollback happen: no failed request, no mixed answer.
 
-SMAR_TEST_MINUTES says how long (10). The figures go to `benchmarks/services.md`.
+First as many requests as it can answer are counted, then they arrive at a share of that for SMAR_TEST_MINUTES (10), then at twice as many, where some are
+turned away and the memory stays as it was. The figures go to `benchmarks/services.md`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +23,22 @@ import torch
 from smar_model.lake.artifacts import Artifact
 from smar_model.retrieval.search import Searcher
 from tests.patience import PATIENCE_SECONDS
-from tests.services.load_clients import Pair, run_clients
+from tests.services.load_clients import Pair, Seen, run_clients
 from tests.services.results import record
 from tests.services.served import get, running_server
 from tests.serving.serving_shop import ServingShop, serving_shop
 from tests.tiny_shop import tiny_items
 
-CLIENTS = 16
+CLIENTS = 64
+LOAD, OVERLOAD = 0.8, 2.0
+"""Requests that arrive, by those that the server can answer."""
+CAPACITY_SECONDS = 15.0
+OVERLOAD_CONNECTIONS = 4 * CLIENTS
+"""As many as it takes for requests to go on arriving while others wait."""
+OVERLOAD_SHARE = 0.2
+"""Of SMAR_TEST_MINUTES."""
+FLAT = 1.15
+"""Memory at the end of the overload by that before it, at most."""
 MINUTES = float(os.environ.get("SMAR_TEST_MINUTES", "10"))
 COPIES = 200
 """Of the tiny shop's items in the refreshed indexes, which are 4,800 items large."""
@@ -74,12 +86,16 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
         ("rollback to version 2", lambda: shop.promote("2"), refreshed),
     ]
     log, seconds = tmp_path / "server.log", 60 * MINUTES
+    expected = dict(states)
     with (
         running_server(shop.settings_file, log, poll_seconds=POLL_SECONDS) as address,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as elsewhere,
     ):
+        ask = partial(elsewhere.submit, run_clients, address, expected)
+        most = ask(clients=CLIENTS, until=time.time() + CAPACITY_SECONDS).result(CAPACITY_SECONDS + PATIENCE_SECONDS)
+        capacity = len(most.seconds) / CAPACITY_SECONDS
         began, busy = time.time(), busy_seconds()
-        asked = elsewhere.submit(run_clients, address, dict(states), clients=CLIENTS, until=began + seconds)
+        asked = ask(clients=CLIENTS, until=began + seconds, rate=LOAD * capacity)
         followed = []
         for number, (name, change, wanted) in enumerate(changes, start=1):
             time.sleep(max(0.0, began + number * seconds / (len(changes) + 1) - time.time()))
@@ -91,34 +107,59 @@ def test_releases_under_load_fail_no_request_and_mix_no_answer(shop: ServingShop
                 )
                 time.sleep(0.05)
             followed.append(f"{name} {time.monotonic() - changed:.1f} s")
-        seen = asked.result(timeout=seconds + PATIENCE_SECONDS)
-        problems = get(address, "readyz")["problems"]
+        usual = asked.result(timeout=seconds + PATIENCE_SECONDS)
         busy = [after - before for after, before in zip(busy_seconds(), busy, strict=True)]
-    assert seen.failures == []
+        (server,) = (each for each in psutil.Process().children() if "serve" in each.cmdline())
+        memory = server.memory_info().rss
+        overload = OVERLOAD_SHARE * seconds
+        asked = ask(clients=OVERLOAD_CONNECTIONS, until=time.time() + overload, rate=OVERLOAD * capacity)
+        above = asked.result(timeout=overload + PATIENCE_SECONDS)
+        grown = server.memory_info().rss / memory
+        problems = get(address, "readyz")["problems"]
+    assert most.failures == usual.failures == above.failures == []
     assert problems == []
     assert "ERROR" not in log.read_text(encoding="utf-8")
-    assert set(seen.answers_of) == {before, released, refreshed, second}
-    milliseconds = 1_000 * np.array(seen.seconds)
-    p50, p99, p999 = np.percentile(milliseconds, [50, 99, 99.9])
+    assert set(usual.answers_of) == {before, released, refreshed, second}
+    assert above.seconds
+    assert grown < FLAT
     lines = [
-        f"`make test-services` with SMAR_TEST_MINUTES={MINUTES:g}. {CLIENTS} clients on the same machine, each asking its next query as soon as",
-        f"it has an answer; the network that ships (untrained), {len(tiny_items()) * COPIES:,} items of which 10 are asked for.",
+        f"`make test-services` with SMAR_TEST_MINUTES={MINUTES:g}. {CLIENTS} clients on the same machine; the network that ships (untrained), "
+        f"{len(tiny_items()) * COPIES:,} items of which 10 are asked for.",
+        f"First each asks its next query as soon as it has an answer; then requests arrive at {LOAD:g} of the rate that was answered, and at {OVERLOAD:g} times it "
+        f"over {OVERLOAD_CONNECTIONS} connections. A request's time counts from its arrival.",
         "",
-        f"Of the machine's time {busy[1] / busy[0]:.0%} went to server and clients, {max(0, 1 - (busy[1] + busy[2]) / busy[0]):.0%} to what else ran on it.",
+        f"At {LOAD:g} of it {busy[1] / busy[0]:.0%} of the machine's time went to server and clients, {max(0, 1 - (busy[1] + busy[2]) / busy[0]):.0%} to what else ran on it. "
+        f"Memory after the overload ÷ before: {grown:.2f}.",
         "",
-        "| requests | failed | mixed | requests/s | p50 ms | p99 ms | p99.9 ms | longest ms |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        f"| {len(milliseconds):,} | 0 | 0 | {len(milliseconds) / seconds:,.0f} | {p50:.1f} | {p99:.1f} | {p999:.1f} "
-        f"| {milliseconds.max():.0f} |",
+        "| | answered | turned away | failed | mixed | answered/s | p50 ms | p99 ms | p99.9 ms | longest ms |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        _row("as fast as they can", most, CAPACITY_SECONDS),
+        _row(f"at {LOAD:g} of that", usual, seconds),
+        _row(f"at {OVERLOAD:g} times that", above, overload),
         "",
-        f"Meanwhile, from the change in the registry to the first answer (a look every {POLL_SECONDS:g} s): {'; '.join(followed)}.",
+        f"At {LOAD:g} of it, from the change in the registry to the first answer (a look every {POLL_SECONDS:g} s): {'; '.join(followed)}.",
     ]
     print("\n" + "\n".join(lines))
     record("`smar serve`, followed releases", lines)
 
 
-def pair_that_answers(address: str) -> Pair:
-    answer = get(address, "search?q=red&k=1")
+def _row(name: str, seen: Seen, seconds: float) -> str:
+    milliseconds = 1_000 * np.array(seen.seconds)
+    p50, p99, p999 = np.percentile(milliseconds, [50, 99, 99.9])
+    return (
+        f"| {name} | {len(milliseconds):,} | {seen.shed:,} | 0 | 0 | {len(milliseconds) / seconds:,.0f} | {p50:.1f} | {p99:.1f} | {p999:.1f} "
+        f"| {milliseconds.max():.0f} |"
+    )
+
+
+def pair_that_answers(address: str) -> Pair | None:
+    """None where it turns the question away."""
+    try:
+        answer = get(address, "search?q=red&k=1")
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return None
     return answer["version"], answer["model_digest"], answer["index_digest"]
 
 

@@ -1,0 +1,104 @@
+"""Which of the searches that wait are answered, and which are turned away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from smar_model.serving import bounded_work
+from smar_model.serving.bounded_work import EMPTIED_SECONDS, LATE_SECONDS, Late, Turns
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(bounded_work, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def turns() -> Iterator[Turns]:
+    with ThreadPoolExecutor(1) as pool:
+        yield Turns(pool)
+
+
+def behind_one_that_takes(turns: Turns, clock: Clock, seconds: float, behind: int) -> list[Future[int]]:
+    """Requests that come while one is at work, which ends so many seconds later by the clock."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+
+    first = turns.submit(work)
+    begun.wait()
+    waiting = [turns.submit(number_of(n)) for n in range(behind)]
+    clock.now += seconds
+    may_end.set()
+    first.result()
+    return waiting
+
+
+def number_of(n: int) -> Callable[[], int]:
+    return lambda: n
+
+
+def test_a_burst_is_answered_however_long_it_waits(turns: Turns, clock: Clock) -> None:
+    waiting = behind_one_that_takes(turns, clock, 0.9 * EMPTIED_SECONDS, behind=40)
+    assert [each.result() for each in waiting] == list(range(40))
+
+
+def test_those_that_have_waited_are_turned_away_when_the_queue_never_empties(turns: Turns, clock: Clock) -> None:
+    waiting = behind_one_that_takes(turns, clock, 1.1 * EMPTIED_SECONDS, behind=3)
+    for each in waiting:
+        with pytest.raises(Late):
+            each.result()
+    # The queue is empty again: whoever comes now is answered.
+    assert turns.submit(number_of(7)).result() == 7
+
+
+def test_whoever_has_just_come_is_answered_in_a_queue_that_never_empties(turns: Turns, clock: Clock) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+
+    turns.submit(work)
+    begun.wait()
+    old = turns.submit(number_of(1))
+    clock.now += 2 * EMPTIED_SECONDS
+    new = turns.submit(number_of(2))
+    clock.now += 0.5 * LATE_SECONDS
+    may_end.set()
+    with pytest.raises(Late):
+        old.result()
+    assert new.result() == 2
+
+
+def test_one_that_is_given_up_no_longer_counts_as_waiting(turns: Turns, clock: Clock) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+
+    turns.submit(work)
+    begun.wait()
+    assert turns.submit(number_of(1)).cancel()
+    clock.now += 10 * EMPTIED_SECONDS
+    # Nobody waited until this one came, so it is no sign of too many.
+    last = turns.submit(number_of(2))
+    clock.now += 0.5 * EMPTIED_SECONDS
+    may_end.set()
+    assert last.result() == 2
