@@ -164,6 +164,12 @@ def serve(
     share: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Of the users, for --interleave; default: 0.1.")
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="That answer behind the port, each with the champion in its memory; as many as cores at most."
+        ),
+    ] = 1,
 ) -> None:
     """Serve search by the champion over HTTP: a JSON API and a page. Releases are followed without a restart."""
     from smar_model.serving.server import serve as run_server
@@ -181,7 +187,7 @@ def serve(
                 )
         if interleave:
             raise InputError("--front: a front holds no versions to interleave; leave out --interleave")
-        serve_front(front, host=host, port=port, drain_seconds=drain_seconds, log_place=log)
+        serve_front(front, host=host, port=port, drain_seconds=drain_seconds, log_place=log, processes=processes)
         return
     run_server(
         load_settings(settings),
@@ -194,6 +200,7 @@ def serve(
         log_place=log,
         interleave=interleave,
         share=0.1 if share is None else share,
+        processes=processes,
     )
 
 

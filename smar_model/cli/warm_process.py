@@ -14,7 +14,6 @@ on the disk, and once anything has started a thread, which a fork would lose.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import importlib
 import json
@@ -36,13 +35,13 @@ from typing import Any, BinaryIO, NoReturn, cast
 from smar_model.cli import main as run_command
 from smar_model.cli.lent_java import LentJava
 from smar_model.lake.durable_files import replace_plain_file
+from smar_model.lake.process_identity import end_with_parent
 from smar_model.settings import REPOSITORY, home
 
 LONGEST = 1 << 18
 """Bytes of a message."""
 LOOK_SECONDS = 30.0
 """Between two looks at whether Java is idle."""
-_PR_SET_PDEATHSIG = 1
 
 
 def code_on_disk() -> tuple[int, int]:
@@ -235,7 +234,7 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 def become(request: Request) -> None:
     """Make a forked process what its caller would have started."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    end_with_parent()
     os.setsid()
     for place, file in enumerate(request.files):
         os.dup2(file, place)

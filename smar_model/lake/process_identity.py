@@ -7,10 +7,13 @@ another one, the age of what it wrote decides, or its lease.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import platform
 import re
+import signal
+import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +25,7 @@ _ENDED = {"Z", "X"}
 """States in /proc of a process that runs no more: one whose parent has not asked for its exit code is there still."""
 _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{32}|([0-9a-f]+)-([0-9a-f]+)-([0-9a-f]{8})-[0-9a-f]+)", re.DOTALL)
 _count = itertools.count()
+_PR_SET_PDEATHSIG = 1
 
 
 class Process(TypedDict):
@@ -43,6 +47,12 @@ def this_process() -> Process:
     if boot and started:
         found |= {"boot": boot, "pid_namespace": _pid_namespace(), "started": started[0]}
     return found
+
+
+def end_with_parent() -> None:
+    """From now on this process, which has just been forked, gets SIGTERM when the thread that forked it is gone. Linux alone knows how."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def process_state(process: Mapping[str, object]) -> Literal["alive", "gone", "unknown"]:

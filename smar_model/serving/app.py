@@ -7,7 +7,6 @@ they compute, so that many clients share the cores in the order they came, and a
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,7 @@ from smar_model.serving.api_schemas import (
     SearchAnswer,
     VersionsAnswer,
 )
-from smar_model.serving.bounded_work import BUSY, Budget, SearchThreads, in_thread
+from smar_model.serving.bounded_work import BUSY, Budget, SearchThreads, in_thread, own_cores
 from smar_model.serving.encoded_queries import encode_and_write
 from smar_model.serving.event_item_ids import HeldIds
 from smar_model.serving.follower import Follower, NotServed
@@ -62,6 +61,7 @@ def create_app(
     answer_log: Callable[[CollectorRegistry], AnswerLog] | None = None,
     interleave: tuple[str, str] | None = None,
     share: float = 0.1,
+    processes: int = 1,
 ) -> FastAPI:
     """The application, which follows the registry from its start to its shutdown.
 
@@ -70,6 +70,7 @@ def create_app(
         part: number of the part of each index that is opened, from 0; None: all of it.
         answer_log: makes the log of what is answered, given where its metrics go; None: none is kept.
         interleave: names of two versions whose lists are interleaved for this share of the users.
+        processes: that share the machine's cores.
 
     Raises:
         InputError: the log has no place, or both versions would not be kept in memory.
@@ -91,7 +92,7 @@ def create_app(
 
     stock = StockFollower(settings, metrics, follower.open_pairs, poll_seconds=poll_seconds)
     follower.on_open = stock.apply
-    service = _Releases(settings, follower, stock, metrics, kept, interleaving)
+    service = _Releases(settings, follower, stock, metrics, kept, interleaving, cores=own_cores(processes))
 
     def held_ids() -> list[HeldIds]:
         pairs = follower.open_pairs()
@@ -115,8 +116,9 @@ class _Releases:
         metrics: Metrics,
         answer_log: AnswerLog | None,
         interleaving: Interleaving | None,
+        *,
+        cores: int,
     ) -> None:
-        cores = len(os.sched_getaffinity(0))
         self._log, self._interleaving = answer_log, interleaving
         self._follower, self._stock, self._pictures = follower, stock, SmallPictures(settings)
         self._searching = SearchThreads(cores, metrics, initializer=_compute_alone)

@@ -7,6 +7,7 @@ answered, those that have waited are turned away when their turn comes, so that 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -162,6 +163,11 @@ class JSONText(Response):
             await super().__call__(scope, receive, send)
         finally:
             self.sent()
+
+
+def own_cores(processes: int) -> int:
+    """Cores for each of so many processes that answer behind one port."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 class SearchThreads:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ from smar_model.serving.api_schemas import (
     SearchAnswer,
     VersionsAnswer,
 )
-from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads
+from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads, own_cores
 from smar_model.serving.http_interface import MAXIMUM_DETAIL, PICTURE_TYPE, make_app, write_answers
 from smar_model.serving.log_rows import Place, ShownList, new_request_id
 from smar_model.serving.metrics import Metrics
@@ -127,11 +126,13 @@ class Parts:
         metrics: Metrics,
         client: httpx.AsyncClient | None = None,
         answer_log: AnswerLog | None = None,
+        *,
+        cores: int,
     ) -> None:
         self.log = answer_log
         self.addresses = [address.rstrip("/") for address in addresses]
         self.client = client or httpx.AsyncClient(timeout=PART_SECONDS, limits=httpx.Limits(max_connections=None))
-        self.merging = SearchThreads(len(os.sched_getaffinity(0)), metrics)
+        self.merging = SearchThreads(cores, metrics)
 
     def start(self) -> None:
         """It follows nothing."""
@@ -345,6 +346,7 @@ def create_front(
     client: httpx.AsyncClient | None = None,
     *,
     answer_log: Callable[[CollectorRegistry], AnswerLog] | None = None,
+    processes: int = 1,
 ) -> FastAPI:
     """The application. It answers what `create_app` does, under the same paths.
 
@@ -352,10 +354,11 @@ def create_front(
         addresses: of the parts, all of one index.
         client: by which they are asked; None: one of its own.
         answer_log: makes the log of what is answered, given where its metrics go; None: none is kept.
+        processes: that share the machine's cores.
 
     Raises:
         InputError: the log has no place.
     """
     metrics = Metrics()
     kept = answer_log(metrics.registry) if answer_log else None
-    return make_app(Parts(addresses, metrics, client, kept), metrics, answer_log=kept)
+    return make_app(Parts(addresses, metrics, client, kept, cores=own_cores(processes)), metrics, answer_log=kept)

@@ -206,7 +206,7 @@ def _tell_how_it_is(app: FastAPI, service: Service, metrics: Metrics, answer_log
     @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
     async def metrics_text() -> Response:
         """For Prometheus."""
-        text = await in_thread(telling, to_tell, generate_latest, metrics.registry)
+        text = await in_thread(telling, to_tell, generate_latest, metrics.shown)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

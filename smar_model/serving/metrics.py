@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -10,10 +11,12 @@ disable_created_metrics()
 
 
 class Metrics:
-    """Of one server; `registry` is what `/metrics` shows."""
+    """Of one process of a server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.shown: Collector = self.registry
+        """What `/metrics` shows: the registry, or that of all processes."""
         ProcessCollector(registry=self.registry)
         registry = self.registry
         self.requests = Counter("smar_requests", "Requests answered.", ["path", "status"], registry=registry)

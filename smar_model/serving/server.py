@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import FrameType
@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from smar_model.errors import InputError
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.connections import MAXIMUM_CONNECTIONS, BoundedConnection, Connections
+from smar_model.serving.server_processes import serve_in_processes
 from smar_model.settings import Settings
 
 log = logging.getLogger("smar.serving")
@@ -46,6 +47,7 @@ def serve(
     log_place: str | None = None,
     interleave: str | None = None,
     share: float = 0.1,
+    processes: int = 1,
 ) -> None:
     """Serve until a signal comes; requests under way are answered first.
 
@@ -53,6 +55,7 @@ def serve(
         drain_seconds: from SIGTERM on, how long requests are still taken while `/readyz` says 503, so that balancers see it in time.
         log_place: folder or URL of an object store where answers and events are logged.
         interleave: two versions whose lists are interleaved for this share of the users, as `champion:challenger`.
+        processes: that answer, each with the champion in its memory.
 
     Raises:
         InputError: the address cannot be had, the log's place cannot be written to, or the options do not go together.
@@ -69,7 +72,8 @@ def serve(
     from smar_model.serving.app import create_app
     from smar_model.serving.interleaving import parse_names
 
-    app = create_app(
+    make = partial(
+        create_app,
         settings,
         poll_seconds=poll_seconds,
         others_kept=others_kept,
@@ -77,9 +81,11 @@ def serve(
         answer_log=partial(AnswerLog.at, log_place) if log_place else None,
         interleave=parse_names(interleave) if interleave else None,
         share=share,
+        processes=processes,
     )
     what = f"model {settings.release.model!r}" + (f", part {part} of its index," if part is not None else "")
-    _run(app, what, host, port, drain_seconds, found_by=settings if part is None else None)
+    found_by = settings if part is None else None
+    _run(make, what, host, port, drain_seconds, processes=processes, found_by=found_by)
 
 
 def serve_front(
@@ -89,6 +95,7 @@ def serve_front(
     port: int,
     drain_seconds: float = DRAIN_SECONDS,
     log_place: str | None = None,
+    processes: int = 1,
 ) -> None:
     """Likewise in front of servers that hold a part of the index each.
 
@@ -99,8 +106,9 @@ def serve_front(
         raise InputError(f"--front {wrong[0]}: no address; write it as http://host:8000")
     from smar_model.serving.front import create_front
 
-    app = create_front(addresses, answer_log=partial(AnswerLog.at, log_place) if log_place else None)
-    _run(app, f"{len(addresses)} parts of an index", host, port, drain_seconds)
+    kept = partial(AnswerLog.at, log_place) if log_place else None
+    make = partial(create_front, addresses, answer_log=kept, processes=processes)
+    _run(make, f"{len(addresses)} parts of an index", host, port, drain_seconds, processes=processes)
 
 
 class Server(uvicorn.Server):
@@ -168,11 +176,34 @@ def _possible_connections() -> int:
 
 
 def _run(
-    app: FastAPI, what: str, host: str, port: int, drain_seconds: float, *, found_by: Settings | None = None
+    make: Callable[[], FastAPI],
+    what: str,
+    host: str,
+    port: int,
+    drain_seconds: float,
+    *,
+    processes: int,
+    found_by: Settings | None = None,
 ) -> None:
     """`found_by`: settings of a home whose `smar search` may ask this server; None: it answers for a part, or others."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     log.setLevel(logging.INFO)  # what is served, and since when
+    app = make() if processes == 1 else None
+    with _listening(host, port) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # those that it accepts have the same
+        address, actual = listening.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        print(f"Serving {what} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
+        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, shown)
+        with _announced(found_by, f"http://{here}:{actual}"):
+            run = partial(_run_one, listening, drain_seconds)
+            if app is not None:
+                run(app)
+            else:
+                serve_in_processes(processes, make, run)
+
+
+def _run_one(listening: socket.socket, drain_seconds: float, app: FastAPI) -> None:
     config = uvicorn.Config(
         app,
         http=BoundedConnection,
@@ -182,14 +213,7 @@ def _run(
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
     )
-    with _listening(host, port) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # those that it accepts have the same
-        address, actual = listening.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
-        print(f"Serving {what} on http://{shown}:{actual}; Ctrl-C ends it", flush=True)
-        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, shown)
-        with _announced(found_by, f"http://{here}:{actual}"):
-            Server(config, app, drain_seconds=drain_seconds).run(sockets=[listening])
+    Server(config, app, drain_seconds=drain_seconds).run(sockets=[listening])
 
 
 def _announced(found_by: Settings | None, address: str) -> AbstractContextManager[None]:
