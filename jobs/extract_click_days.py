@@ -115,6 +115,7 @@ def _extract(
         partitioned_below=context.shop.root / "click_log",
         zone=context.shop.zone,
         report=context.report,
+        read_again=True,
     )
     settings = context.settings.clicks
     if settings.sample_share < 1:
@@ -147,7 +148,7 @@ def _extract(
     unused: dict[date, list[Row]] = {day: [] for day in files}
     for row in spark.table("quarantine_samples").collect():
         unused[row.day].append(row)
-    for name in ("judged_events", "requests"):
+    for name in ("normalised_queries", "judged_events", "requests"):
         spark.sql(f"DROP TABLE {name}")
     for day in files:
         _publish_day(context, day, keys[day], folder, unused[day], rows_in=rows_in[day])

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 from py4j.protocol import Py4JError, Py4JNetworkError
+from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DateType, LongType, StructType
@@ -209,6 +210,7 @@ def read_table(
     partitioned_below: Path | None = None,
     zone: ZoneInfo | None = None,
     report: Callable[[str], None] = lambda message: None,
+    read_again: bool = False,
 ) -> DataFrame:
     """Read a delivered table, Parquet and JSON lines; columns that its contract does not know are left out.
 
@@ -222,6 +224,7 @@ def read_table(
         partitioned_below: the folder name `dt=YYYY-MM-DD` under that path becomes the column `dt`, a date.
         zone: of times that say none.
         report: is told which columns are cast.
+        read_again: the table is read more than once, so what Python workers have cast is kept on disk while the session lasts.
 
     Raises:
         InputError: a file is damaged, or lacks or retypes a column; of JSON lines the first bad one is named.
@@ -250,7 +253,8 @@ def read_table(
     ]
     if parts or not frames:
         casts |= dict.fromkeys(check_lines(session, contract, parts, zone))
-        frames.append(read_parts(session, contract, parts, zone, with_day=partitioned_below is not None))
+        cast_rows = read_parts(session, contract, parts, zone, with_day=partitioned_below is not None)
+        frames.append(cast_rows.persist(StorageLevel.DISK_ONLY) if read_again else cast_rows)
     if casts:
         report(f"{table}, cast without loss: {'; '.join(casts)}")
     mended = [_MENDING.get(column.type, "{0}").format(column.name) for column in contract.columns]

@@ -4,7 +4,7 @@
 -- Parameters: salt, catalogue_numbers (array: numbers of the catalogue that shoppers typed), kinds (array: the known events), skew_seconds, bot_requests_per_day, bot_requests_per_minute,
 --   bot_clicks, bot_dwell_seconds, lists_per_day (jobs/extract_click_days.py).
 -- Gives: clicks_by_position, shown_lists, quarantine_samples (20 of each day and reason, with `rows`, how many there are).
---   Makes the session's tables judged_events and requests.
+--   Makes the session's tables normalised_queries, judged_events and requests.
 --
 -- The first rule that an event breaks is its reason:
 --   null_field                a field is missing
@@ -22,6 +22,13 @@
 --   action_before_impression  or not yet
 -- Two reasons come later, over all days: the catalogue may lack the item (sql/extract_clicks.sql).
 
+-- A query stands in every event of its request, and of others: its form is made once.
+DROP TABLE IF EXISTS normalised_queries;
+
+CREATE TABLE normalised_queries USING parquet AS
+SELECT typed, normalise_query(typed, CAST(:catalogue_numbers AS ARRAY<STRING>)) AS query
+FROM (SELECT DISTINCT query AS typed FROM delivered_events WHERE query IS NOT NULL);
+
 -- Ids of shoppers are hashed before anything else is done with them.
 CREATE OR REPLACE TEMPORARY VIEW hashed_events AS
 SELECT
@@ -36,10 +43,11 @@ SELECT
   version AS answered_by,
   routing,
   team,
-  normalise_query(query, CAST(:catalogue_numbers AS ARRAY<STRING>)) AS query,
+  n.query,
   item_id,
   position
-FROM delivered_events;
+FROM delivered_events AS e
+LEFT JOIN normalised_queries AS n ON n.typed = e.query;
 
 -- From here on the events of a request lie together: all rules below but those for bots look at one request. Numbers in
 -- front of texts make sorting cheap: few texts are compared then.
