@@ -16,6 +16,7 @@ from jobs.lake_source import NAME, LakeSource, PartWriting, open_writer
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.object_paths import AnyPath, ObjectPath
+from smar_model.lake.publishing import READ
 from smar_model.lake.stage import StageContext
 from smar_model.lake.stored_outputs import damaged_output, lake_url, stored_files
 from smar_model.lake.stored_parts import DamagedPart, StoredPart, from_text, store_part, stored_path, verified_copy
@@ -56,7 +57,7 @@ def at_hand(context: StageContext, files: Iterable[AnyPath]) -> list[Path]:
         DamagedOutput: one is gone, or is not what was published.
     """
     try:
-        return [verified_copy(f, context.folder / ".read") if isinstance(f, ObjectPath) else f for f in files]
+        return [verified_copy(f, context.folder / READ) if isinstance(f, ObjectPath) else f for f in files]
     except DamagedPart as damaged:
         raise damaged_output(damaged) from None
 

@@ -45,6 +45,8 @@ class _ContractRecord(TypedDict):
 
 
 _CONTRACT = TypeAdapter(_ContractRecord)
+READ = ".read"
+"""In an attempt's folder: copies from the object store of what its process looked at. They go when the output is published."""
 
 
 class Attempt:
@@ -73,6 +75,7 @@ class Attempt:
             InputError: a table has no contract or differs from it, or its contract has changed incompatibly since it
                 was last published under the same version.
         """
+        shutil.rmtree(self.folder / READ, ignore_errors=True)
         tops = files_by_top(self.folder)
         contracts = self._verified_contracts(tops)
         files = [file for members in tops.values() for file in members]
