@@ -151,7 +151,8 @@ def page(found: dict[str, Any], sizes: dict[str, float], raw: dict[str, float], 
         "",
         f"{options.rows:,} rows, Spark on `local[2]`, medians of {options.rounds} round(s), either way in turn. The S3 server is the tests' (moto), one Python "
         f"process on the same cores: by itself it took {raw['put']:.0f} MB/s in and gave {raw['get']:.0f} MB/s out, one large object at a time. What it bounds "
-        f"here a real store and a network bound elsewhere. Load of the machine at the end: {load}; only the ratios hold.",
+        f"here a real store and a network bound elsewhere. Load of the machine at the end: {load}; only the ratios hold. "
+        "Starting Python's workers and planning is in every figure of the bucket: with so few rows it weighs most.",
         "",
         "| | MB | disk, rows/s | disk, MB/s | bucket, rows/s | bucket, MB/s | bucket takes |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
