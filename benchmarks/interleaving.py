@@ -220,7 +220,7 @@ def main() -> None:
     make_shop(settings)
     assert settings.shop.simulation
     shoppers = Shoppers.load(
-        settings.shop_root, simulation=settings.shop.simulation, visual_departments=settings.shop.visual_departments
+        settings.shop_folder, simulation=settings.shop.simulation, visual_departments=settings.shop.visual_departments
     )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.draws)
     lines = [

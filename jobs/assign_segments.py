@@ -11,7 +11,8 @@ from collections import Counter
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from jobs.spark_session import read_published, run_sql, spark_session, write_table
+from jobs.lake_tables import at_hand, published_files, read_published
+from jobs.spark_session import run_sql, spark_session, write_table
 from smar_model.lake.stage import StageContext
 
 _INPUTS = (
@@ -40,7 +41,8 @@ def run(context: StageContext) -> dict[str, int]:
     low, high = context.settings.segments.novel_range
     with spark_session(context) as spark:
         for stage, table in _INPUTS:
-            read_published(spark, table, context.table(stage, table)).createOrReplaceTempView(table)
+            files = published_files(context.input(stage), table)
+            read_published(spark, table, files).createOrReplaceTempView(table)
         run_sql(
             spark,
             "assign_segments",
@@ -54,8 +56,8 @@ def run(context: StageContext) -> dict[str, int]:
             novel_below=high,
             **RULES,
         )
-        files = write_table(spark.table("segments"), context, "segments")
-    pairs = ds.dataset([str(f) for f in files]).to_table(columns=[*TIERS, *FLAGS, "query_seen", "item_seen"])
+        written = at_hand(context, write_table(spark.table("segments"), context, "segments"))
+    pairs = ds.dataset([str(f) for f in written]).to_table(columns=[*TIERS, *FLAGS, "query_seen", "item_seen"])
     counts = {
         f"{column}_{entry['values']}": entry["counts"]
         for column in TIERS

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
-from pathlib import Path
 from typing import cast
 from zoneinfo import ZoneInfo
 
@@ -28,13 +27,14 @@ from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_li
 from smar_model.delivery.value_casts import BadValue, valid_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract
+from smar_model.lake.object_paths import AnyPath
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
     """What one task reads."""
 
-    file: Path
+    file: AnyPath
     row_group: int | None = None
     """Of a Parquet file."""
     start: int = 0

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jobs.spark_session import read_published, run_sql, spark_session
+from jobs.lake_tables import at_hand, published_files, read_published
+from jobs.spark_session import run_sql, spark_session
 from jobs.table_summaries import TableSummary, summarise_tables
 from smar_model.checks.checks_page import TableRows, render_page
 from smar_model.checks.drift_limits import drift_measures
@@ -45,7 +46,7 @@ def run(context: StageContext) -> dict[str, float]:
         RuntimeError: a figure could not be measured or a check not be carried out; such a check never passes.
     """
     tables = [
-        (stage, table, context.table(stage, table))
+        (stage, table, published_files(artifact, table))
         for stage, artifact in context.inputs.items()
         for table in sorted(artifact.manifest["content"])
         if has_contract(table)
@@ -54,7 +55,7 @@ def run(context: StageContext) -> dict[str, float]:
         context.report(f"summarising {len(tables)} tables")
         summaries = summarise_tables(spark, tables)
         for table, stages in READ_BY_SQL.items():
-            files = [file for stage in stages for file in context.table(stage, table)]
+            files = [file for stage in stages for file in published_files(context.input(stage), table)]
             if not files:
                 raise RuntimeError(f"{table}: not among the outputs of {', '.join(stages)}, which the checks look at")
             read_published(spark, table, files).createOrReplaceTempView(table)
@@ -70,7 +71,9 @@ def run(context: StageContext) -> dict[str, float]:
         context.report("measuring the run")
         figures = RunFigures(
             table=spark.table("figures").toPandas(),
-            samples=read_samples([file for s in QUARANTINES for file in context.table(s, "quarantine")]),
+            samples=read_samples(
+                at_hand(context, [f for s in QUARANTINES for f in published_files(context.input(s), "quarantine")])
+            ),
             leaking_keys=lambda view: [
                 row.key for row in spark.table(view).select("key").distinct().orderBy("key").limit(SAMPLE).collect()
             ],

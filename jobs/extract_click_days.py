@@ -18,15 +18,18 @@ import pyarrow.parquet as pq
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.lake_tables import at_hand, published_files, stored_paths, write_parts
 from jobs.spark_session import count_rows, read_table, run_sql, spark_schema
 from smar_model.data.catalogue import read_catalogue_numbers
 from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, find_artifact, find_whole_artifact
 from smar_model.lake.contracts import load_contract, write_rows
 from smar_model.lake.digests import digest_json
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import StageContext
 from smar_model.lake.stage_code import code_version
+from smar_model.lake.stored_outputs import lake_url
 
 STAGE = "extract-clicks-day"
 SAMPLE_BUCKETS = 1_000_000
@@ -68,13 +71,13 @@ def extract_days(spark: SparkSession, context: StageContext) -> list[Artifact]:
 
 
 def _typed_catalogue_numbers(
-    spark: SparkSession, context: StageContext, files: dict[date, list[Path]]
+    spark: SparkSession, context: StageContext, files: dict[date, list[AnyPath]]
 ) -> dict[date, list[str]]:
     """Numbers that the catalogue holds and shoppers typed on a day, which its extraction does not mask, sorted.
 
     They alone are what a day takes from the catalogue: it is extracted again where one of them has come or gone.
     """
-    numbers = read_catalogue_numbers(context.table("prepare-items", "catalogue"))
+    numbers = read_catalogue_numbers(at_hand(context, published_files(context.input("prepare-items"), "catalogue")))
     if not numbers:
         return {}
     delivered = [file for of_day in files.values() for file in of_day]
@@ -102,7 +105,7 @@ def _key(context: StageContext, day: date, catalogue_numbers: list[str]) -> str:
 def _extract(
     spark: SparkSession,
     context: StageContext,
-    files: dict[date, list[Path]],
+    files: dict[date, list[AnyPath]],
     rows_in: dict[date, int],
     keys: dict[date, str],
     catalogue_numbers: list[str],
@@ -138,34 +141,59 @@ def _extract(
         bot_dwell_seconds=BOT_DWELL_SECONDS,
         lists_per_day=LISTS_PER_DAY,
     )
+    attempts = {day: Attempt(STAGE, keys[day]) for day in files}
+    try:
+        _write_days(spark, context, attempts)
+        _publish_days(spark, context, attempts, rows_in)
+    except BaseException:
+        for attempt in attempts.values():
+            attempt.discard()
+        raise
+
+
+def _write_days(spark: SparkSession, context: StageContext, attempts: dict[date, Attempt]) -> None:
+    """Write the rows of each day into its attempt; a table that has none of a day is not there."""
+    contracts = (load_contract("clicks_by_position"), load_contract("shown_lists"))
     # Hidden: this attempt does not publish it, and it is swept with the attempt.
     folder = context.output(".days")
-    contracts = (load_contract("clicks_by_position"), load_contract("shown_lists"))
     for name, contract in zip(WRITTEN, contracts, strict=True):
         table = spark.table(name).to(spark_schema(contract))
         by_day = table.withColumn("dt", F.col("day")).hint("rebalance", "dt")
+        if lake_url():
+            folders = {str(day): attempt.stored_folder for day, attempt in attempts.items()}
+            parts = write_parts(by_day, context, name, attempts=folders, by="dt")
+            for attempt in attempts.values():
+                if of_day := [part for part in parts if part.attempt == attempt.stored_folder]:
+                    attempt.parts[name] = of_day
+            continue
         by_day.write.partitionBy("dt").mode("overwrite").parquet(str(folder / name))
-    unused: dict[date, list[Row]] = {day: [] for day in files}
+        for day, attempt in attempts.items():
+            if (written := folder / name / f"dt={day}").is_dir():
+                written.rename(attempt.folder / name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish_days(
+    spark: SparkSession, context: StageContext, attempts: dict[date, Attempt], rows_in: dict[date, int]
+) -> None:
+    unused: dict[date, list[Row]] = {day: [] for day in attempts}
     for row in spark.table("quarantine_samples").collect():
         unused[row.day].append(row)
     for name in ("normalised_queries", "judged_events", "requests"):
         spark.sql(f"DROP TABLE {name}")
-    for day in files:
-        _publish_day(context, day, keys[day], folder, unused[day], rows_in=rows_in[day])
-    shutil.rmtree(folder)
+    for day in list(attempts):
+        # Taken out first: what may have been published is not discarded.
+        _publish_day(context, day, attempts.pop(day), unused[day], rows_in=rows_in[day])
 
 
-def _publish_day(context: StageContext, day: date, key: str, written: Path, unused: list[Row], *, rows_in: int) -> None:
-    """Publish what was written of a day below a folder of each table, with the counts and samples of what was not used; they add up."""
+def _publish_day(context: StageContext, day: date, attempt: Attempt, unused: list[Row], *, rows_in: int) -> None:
+    """Publish what was written of a day, with the counts and samples of what was not used; they add up."""
     counts = {row.reason: row.rows for row in unused}
-    tables = {name: written / name / f"dt={day}" for name in WRITTEN}
-    kept = sum(count_events(sorted(tables["clicks_by_position"].glob("*.parquet"))).values())
+    stored = attempt.parts.get("clicks_by_position", [])
+    clicks: list[AnyPath] = [*sorted((attempt.folder / "clicks_by_position").glob("*.parquet")), *stored_paths(stored)]
+    kept = sum(count_events(at_hand(context, clicks)).values())
     if kept + sum(counts.values()) != rows_in:
         raise RuntimeError(f"{day}: {rows_in} events came in, {kept} were kept, {counts} not")
-    attempt = Attempt(STAGE, key)
-    for name, place in tables.items():
-        if place.is_dir():
-            place.rename(attempt.folder / name)
     write_rows(attempt.folder / "quarantine", "quarantine", [row.asDict() for row in unused])
     rows = [{"source": "click_log", "day": day, "reason": reason, "rows": n} for reason, n in sorted(counts.items())]
     write_rows(attempt.folder / "quarantine_counts", "quarantine_counts", rows)

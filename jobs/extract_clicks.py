@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import Row, SparkSession
 
 from jobs.extract_click_days import count_events, extract_days
+from jobs.lake_tables import at_hand, published_files, read_published
 from jobs.position_bias import estimate_propensities
-from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
+from jobs.spark_session import count_rows, run_sql, spark_session, write_table
 from smar_model.lake.artifacts import Artifact
 from smar_model.lake.contracts import write_rows
 from smar_model.lake.stage import StageContext
@@ -39,10 +40,10 @@ def run(context: StageContext) -> dict[str, float]:
     """
     with spark_session(context) as spark:
         days = extract_days(spark, context)
-        files = [file for day in days for file in day.files("clicks_by_position")]
+        files = [file for day in days for file in published_files(day, "clicks_by_position")]
         kept = read_published(spark, "clicks_by_position", files)
         kept.createOrReplaceTempView("clicks_by_position")
-        catalogue = read_published(spark, "catalogue", context.table("prepare-items", "catalogue"))
+        catalogue = read_published(spark, "catalogue", published_files(context.input("prepare-items"), "catalogue"))
         catalogue.createOrReplaceTempView("catalogue")
         propensities = _propensities(spark, context)
         write_rows(context.output("propensities"), "propensities", propensities)
@@ -53,7 +54,7 @@ def run(context: StageContext) -> dict[str, float]:
         unknown = spark.table("unknown_items").orderBy("day", "item_id").collect()
     lists = _pass_lists_on(context, days)
     reasons = _write_quarantine(context, days, unknown)
-    events_by_kind = count_events(clicks)
+    events_by_kind = count_events(at_hand(context, clicks))
     metrics: dict[str, float] = {
         "rows_in": sum(day.metrics["rows_in"] for day in days),
         "rows_kept": sum(events_by_kind.values()),
@@ -105,7 +106,7 @@ def _pass_lists_on(context: StageContext, days: list[Artifact]) -> dict[str, int
     counts = {"lists_of_evaluation_days": 0, "interleaved_lists_of_other_days": 0}
     for day in days:
         name = day.metrics["day"]
-        for number, file in enumerate(day.files("shown_lists")):
+        for number, file in enumerate(at_hand(context, published_files(day, "shown_lists"))):
             copy = context.output(f"shown_lists/{name}-{number}.parquet")
             if name in wanted:
                 shutil.copyfile(file, copy)
@@ -121,8 +122,15 @@ def _pass_lists_on(context: StageContext, days: list[Artifact]) -> dict[str, int
 
 def _write_quarantine(context: StageContext, days: list[Artifact], unknown: list[Row]) -> Counter[str]:
     """Write samples and counts of all days, unknown items included; returns events by reason."""
-    samples = [row for day in days for file in day.files("quarantine") for row in pq.read_table(file).to_pylist()]
-    counts = [row for day in days for file in day.files("quarantine_counts") for row in pq.read_table(file).to_pylist()]
+    samples, counts = (
+        [
+            row
+            for day in days
+            for file in at_hand(context, published_files(day, table))
+            for row in pq.read_table(file).to_pylist()
+        ]
+        for table in ("quarantine", "quarantine_counts")
+    )
     by_reason = {"source": "click_log", "reason": "unknown_item"}
     samples += [
         by_reason | {"row_key": row["item_id"], "detail": f"{row['rows']} events on {row['day']}"} for row in unknown

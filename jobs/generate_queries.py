@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from jobs.spark_session import count_rows, read_published, run_sql, spark_session, write_table
+from jobs.lake_tables import published_files, read_published
+from jobs.spark_session import count_rows, run_sql, spark_session, write_table
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.stage import StageContext
 
 SHARES = {
@@ -44,10 +45,10 @@ def run(context: StageContext) -> dict[str, float]:
     """
     settings, run = context.settings.synthetic_queries, context.run
     with spark_session(context) as spark:
-        catalogue = read_published(spark, "catalogue", context.table("prepare-items", "catalogue"))
+        catalogue = read_published(spark, "catalogue", published_files(context.input("prepare-items"), "catalogue"))
         catalogue.createOrReplaceTempView("catalogue")
         items = catalogue.where(catalogue.updated_at < run.cutoff).count()
-        clicks = read_published(spark, "clicks", context.table("extract-clicks", "clicks"))
+        clicks = read_published(spark, "clicks", published_files(context.input("extract-clicks"), "clicks"))
         trained = clicks.where(clicks.day.between(run.training_days[0], run.training_days[-1]) & (clicks.clicks > 0))
         trained.createOrReplaceTempView("training_clicks")
         true_queries = trained.select("query").distinct().count()
@@ -84,7 +85,7 @@ def run(context: StageContext) -> dict[str, float]:
     }
 
 
-def _draw(spark: SparkSession, context: StageContext, *, items: int, draws: int) -> list[Path]:
+def _draw(spark: SparkSession, context: StageContext, *, items: int, draws: int) -> list[AnyPath]:
     """Write the distinct texts of so many draws an item; returns the table's files."""
     settings, cores = context.settings.synthetic_queries, spark.sparkContext.defaultParallelism
     run_sql(
@@ -105,7 +106,7 @@ def _draw(spark: SparkSession, context: StageContext, *, items: int, draws: int)
         context,
         "synthetic_queries",
         rebalance=False,
-        options={"parquet.enable.dictionary#query": "false"},
+        plain=("query",),
     )
     rows, seconds = count_rows(files), time.monotonic() - began
     context.report(f"{rows:,} synthetic queries in {seconds:.1f} s ({rows / seconds:,.0f} a second)")

@@ -5,7 +5,8 @@ Clicks of the training days alone count (design, decision 10).
 
 from __future__ import annotations
 
-from jobs.spark_session import read_published, run_sql, spark_session, write_table
+from jobs.lake_tables import published_files, read_published
+from jobs.spark_session import run_sql, spark_session, write_table
 from smar_model.errors import InputError
 from smar_model.lake.stage import StageContext
 
@@ -18,7 +19,7 @@ def run(context: StageContext) -> dict[str, float]:
     """
     visual, labels, days = context.settings.shop.visual_departments, context.settings.labels, context.run.training_days
     with spark_session(context) as spark:
-        catalogue = read_published(spark, "catalogue", context.table("prepare-items", "catalogue"))
+        catalogue = read_published(spark, "catalogue", published_files(context.input("prepare-items"), "catalogue"))
         departments = sorted(row.department for row in catalogue.select("department").distinct().collect())
         # An empty catalogue is check-data's to report, with the reasons.
         if departments and not set(visual) & set(departments):
@@ -27,7 +28,7 @@ def run(context: StageContext) -> dict[str, float]:
                 f"it has {departments[:50]} (the first level of `category`)"
             )
         catalogue.createOrReplaceTempView("catalogue")
-        clicks = read_published(spark, "clicks", context.table("extract-clicks", "clicks"))
+        clicks = read_published(spark, "clicks", published_files(context.input("extract-clicks"), "clicks"))
         clicks.createOrReplaceTempView("clicks")
         run_sql(
             spark,

@@ -28,9 +28,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
+from jobs.lake_tables import at_hand, published_files, read_published
 from jobs.spark_session import (
     count_rows,
-    read_published,
     read_table,
     run_sql,
     spark_session,
@@ -38,12 +38,14 @@ from jobs.spark_session import (
 )
 from smar_model.data.earlier_rows import find_earlier
 from smar_model.data.item_pictures import MAXIMUM_FRAMES
-from smar_model.delivery.picture_fetching import fetch_pictures, forget_pictures, have_come
+from smar_model.delivery.picture_fetching import fetch_pictures, forget_pictures, have_come, share_pictures
 from smar_model.delivery.picture_formats import decode_picture
-from smar_model.delivery.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_path, is_url
+from smar_model.delivery.picture_stores import PictureStore, UnusablePicture, fetched_folder, fetched_name, is_url
 from smar_model.lake.artifacts import Artifact, load_artifact
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.runs import Run
 from smar_model.lake.stage import StageContext
+from smar_model.lake.stored_outputs import lake_url
 from smar_model.settings import Pictures
 
 JPEG_QUALITY = 92
@@ -106,8 +108,8 @@ def run(context: StageContext) -> dict[str, int | str]:
         # Cut off from how they came about: planning would grow with every view that reads them again.
         tasks = max(1, min(4 * spark.sparkContext.defaultParallelism, pictures_in // PICTURES_PER_TASK))
         read_pictures(listed.repartition(tasks), reader).localCheckpoint().createOrReplaceTempView("read_pictures")
-        earlier = find_earlier(context)
-        known = read_published(spark, "pictures", earlier.files("pictures") if earlier else [])
+        earlier = find_earlier(context, fetch=lake_url() is None)
+        known = read_published(spark, "pictures", published_files(earlier, "pictures") if earlier else [])
         known.createOrReplaceTempView("earlier_pictures")
         run_sql(spark, "find_new_pictures")
         decoded = decode_pictures(spark.table("new_pictures").repartition(tasks), reader, settings).persist()
@@ -116,9 +118,9 @@ def run(context: StageContext) -> dict[str, int | str]:
         spark.table("judged_pictures").localCheckpoint().createOrReplaceTempView("judged_pictures")
         run_sql(spark, "prepare_pictures", samples=SAMPLES, maximum_frames=MAXIMUM_FRAMES)
         written = {
-            table: write_table(spark.table(table), context, table, options=options)
-            for table, options in (
-                ("pictures", {"parquet.block.row.count.limit": ROWS_PER_GROUP}),
+            table: write_table(spark.table(table), context, table, rows_per_group=rows)
+            for table, rows in (
+                ("pictures", ROWS_PER_GROUP),
                 ("catalogue", None),
                 ("offers", None),
                 ("quarantine", None),
@@ -130,7 +132,7 @@ def run(context: StageContext) -> dict[str, int | str]:
         sums = "SELECT (SELECT count(*) FROM decoded_pictures), count(DISTINCT picture_digest) FROM read_pictures"
         pictures_decoded, distinct = spark.sql(sums).first() or (0, 0)
     metrics = (
-        add_up(written, items_in=items_in, pictures_in=pictures_in)
+        add_up(written, at_hand(context, written["quarantine_counts"]), items_in=items_in, pictures_in=pictures_in)
         | bad_offers
         | {
             "pictures_decoded": pictures_decoded,
@@ -163,9 +165,11 @@ def has_mended(output: Artifact, run: Run) -> bool:
     return have_come(missing, run.settings.pictures)
 
 
-def add_up(written: dict[str, list[Path]], *, items_in: int, pictures_in: int) -> dict[str, int]:
+def add_up(
+    written: dict[str, list[AnyPath]], quarantine_counts: list[Path], *, items_in: int, pictures_in: int
+) -> dict[str, int]:
     """Counts of rows in, kept and in quarantine; a row that is in none of them is a fault of this job."""
-    unused = pq.ParquetDataset(list(map(str, written["quarantine_counts"]))).read().to_pylist()
+    unused = pq.ParquetDataset(list(map(str, quarantine_counts))).read().to_pylist()
     quarantined = {kind: sum(row["rows"] for row in unused if row["source"] == kind) for kind in ("items", "pictures")}
     metrics = {
         "items_in": items_in,
@@ -192,15 +196,17 @@ def earlier_catalogue(spark: SparkSession, context: StageContext) -> DataFrame:
     if earlier is None:
         context.report("no earlier catalogue of this shop: an item's text is taken to have stood since its updated_at")
         return read_published(spark, "catalogue", [])
-    return read_published(spark, "catalogue", load_artifact(context.stage.name, earlier.key).files("catalogue"))
+    return read_published(
+        spark, "catalogue", published_files(load_artifact(context.stage.name, earlier.key), "catalogue")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureReader:
-    """Reads pictures by name or URL, on any machine that sees the shop and the home folder."""
+    """Reads pictures by name or URL, on any machine that sees the shop, and the home folder or the object store."""
 
     store: PictureStore
-    fetched: Path
+    fetched: AnyPath
     maximum_bytes: int
     failures: dict[str, tuple[str, str]]
     """URL → reason and detail, where a picture could not be fetched."""
@@ -208,12 +214,15 @@ class PictureReader:
     @classmethod
     def over(cls, context: StageContext, urls: list[str]) -> PictureReader:
         """Of the shop's pictures, and of those that are fetched first."""
-        settings = context.settings.pictures
+        settings, shared = context.settings.pictures, lake_url()
+        failures = fetch_pictures(urls, settings, context.report) if urls else {}
         return cls(
             store=context.shop.pictures(),
-            fetched=fetched_folder(),
+            fetched=share_pictures([u for u in urls if u not in failures], shared)
+            if shared and urls
+            else fetched_folder(),
             maximum_bytes=settings.maximum_bytes,
-            failures=fetch_pictures(urls, settings, context.report) if urls else {},
+            failures=failures,
         )
 
     @contextmanager
@@ -226,7 +235,7 @@ class PictureReader:
                     return read_named(name)
                 if name in self.failures:
                     raise UnusablePicture(*self.failures[name])
-                return fetched_path(self.fetched, name).read_bytes()
+                return (self.fetched / fetched_name(name)).read_bytes()
 
             yield read
 

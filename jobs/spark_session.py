@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -29,11 +29,15 @@ from pyspark.sql.types import DateType, LongType, StructType
 from jobs.borrowed_java import borrowed_java
 from jobs.cast_files import FilePart, check_lines, read_parts
 from jobs.java import require_java
+from jobs.lake_tables import write_to_store
 from smar_model.delivery.delivered_tables import plan_file
 from smar_model.delivery.json_lines import count_lines, is_json_lines, stretches
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.stage import StageContext
+from smar_model.lake.stored_outputs import damaged_output, lake_url
+from smar_model.lake.stored_parts import DamagedPart
 from smar_model.settings import REPOSITORY, Spark, home
 
 SQL = REPOSITORY / "sql"
@@ -92,15 +96,19 @@ def _failures_named(context: StageContext) -> Iterator[None]:
         raise
 
 
-def name_failure(text: str, stage: str, shop: Path) -> Exception | None:
+def name_failure(text: str, stage: str, shop: AnyPath) -> Exception | None:
     """What to raise in the place of a failure of Spark with this text; None: it is a fault of the job itself.
 
     By SQLSTATE: class 22 is a value that cannot be computed with, 23 a key that may not repeat, KD001 a file that cannot be read.
     """
     if "No space left on device" in text:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home()))
-    if told := re.search(r"^smar_model\.errors\.InputError: (.+)$", text, re.MULTILINE):
-        return InputError(told.group(1))  # raised in a Python worker
+    if told := re.search(r"^smar_model\.lake\.stored_parts\.DamagedPart: (.+)$", text, re.MULTILINE):
+        return damaged_output(DamagedPart(told[1]))
+    if told := re.search(
+        r"^smar_model\.errors\.(InputError|NoAnswer): (.+)$", text, re.MULTILINE
+    ):  # raised in a Python worker
+        return InputError(told[2]) if told[1] == "InputError" else NoAnswer(told[2])
     if any(sign in text for sign in ("OutOfMemoryError", "SparkOutOfMemoryError", "UNABLE_TO_ACQUIRE_MEMORY")):
         return NoAnswer(
             f"{stage}: Spark has too little memory; raise settings.spark.driver_memory, or give it more machines"
@@ -205,17 +213,17 @@ def spark_schema(contract: Contract) -> StructType:
 def read_table(
     session: SparkSession,
     table: str,
-    files: Iterable[Path],
+    files: Iterable[AnyPath],
     *,
-    partitioned_below: Path | None = None,
+    partitioned_below: AnyPath | None = None,
     zone: ZoneInfo | None = None,
     report: Callable[[str], None] = lambda message: None,
     read_again: bool = False,
 ) -> DataFrame:
     """Read a delivered table, Parquet and JSON lines; columns that its contract does not know are left out.
 
-    Spark reads Parquet files that are stored as the contract has them. What has to be cast goes through the one reader of
-    delivered tables (`smar_model/delivery/delivered_tables.py`), in Python workers.
+    Spark reads Parquet files of a disk that are stored as the contract has them. What has to be cast, or lies in an object store, goes
+    through the one reader of delivered tables (`smar_model/delivery/delivered_tables.py`), in Python workers.
 
     What a row holds never fails: text that is not UTF-8 has U+FFFD in its place, a map's repeated key has all of its values, and a
     time that cannot be is null. The job's own rules judge what is left.
@@ -243,7 +251,7 @@ def read_table(
         if fault := plan.fault(contract):
             raise InputError(str(fault))
         casts |= dict.fromkeys(plan.casts)
-        if plan.in_spark:
+        if plan.in_spark and isinstance(file, Path):
             by_kind.setdefault(tuple(time for time in plan.times if time[1] in TIMES_BY_UNIT), []).append(str(file))
         else:
             parts += [FilePart(file, row_group=group) for group in range(plan.row_groups)]
@@ -267,7 +275,7 @@ def _read_stored(
     paths: list[str],
     times_as_numbers: Iterable[tuple[str, str]],
     *,
-    partitioned_below: Path | None,
+    partitioned_below: AnyPath | None,
 ) -> DataFrame:
     """Parquet files that are stored as the contract has them, but for times (column, unit) that Spark reads as numbers."""
     stored = spark_schema(contract)
@@ -281,42 +289,42 @@ def _read_stored(
     return session.read.schema(stored).options(**basis).parquet(*paths).selectExpr(*selected)
 
 
-def read_published(session: SparkSession, table: str, files: Iterable[Path]) -> DataFrame:
-    """Read a table that a stage published; one without files (no rows, or expired) is empty."""
-    schema, paths = spark_schema(load_contract(table)), list(map(str, files))
-    return session.read.schema(schema).parquet(*paths) if paths else session.createDataFrame([], schema)
-
-
 def write_table(
     frame: DataFrame,
     context: StageContext,
     table: str,
     *,
     rebalance: bool = True,
-    options: Mapping[str, str | int] | None = None,
-) -> list[Path]:
-    """Write a table with its contract's columns and types into the attempt; returns its files.
+    rows_per_group: int | None = None,
+    plain: tuple[str, ...] = (),
+) -> list[AnyPath]:
+    """Write a table with its contract's columns and types into the attempt; returns its files, on this machine or in the object store.
 
     Rebalancing makes files of a useful size (Spark's advisory one, 64 MB): one for a small table, as many as it takes
     for a large one. It shuffles all rows, which a frame that `REPARTITION` has just laid out evenly does not need.
 
     Args:
-        options: of Spark's Parquet writer.
+        rows_per_group: most rows of a row group.
+        plain: columns without a dictionary.
 
     Raises:
         InputError: the frame lacks columns of the contract or has others; Spark would fill in nulls and drop the rest.
     """
-    folder = context.output(table)
     if strange := set(frame.columns) ^ set(load_contract(table).arrow_schema().names):
         raise InputError(
             f"table {table}: columns {sorted(strange)} stand in schemas/{table}.yaml or in the job, not in both"
         )
     frame = frame.to(spark_schema(load_contract(table)))
     frame = frame.hint("rebalance") if rebalance else frame
-    frame.write.mode("overwrite").options(**(options or {})).parquet(str(folder))
+    if lake_url():
+        return list(write_to_store(frame, context, table, rows_per_group=rows_per_group, plain=plain))
+    options: dict[str, str | int] = {f"parquet.enable.dictionary#{column}": "false" for column in plain}
+    options |= {"parquet.block.row.count.limit": rows_per_group} if rows_per_group else {}
+    folder = context.output(table)
+    frame.write.mode("overwrite").options(**options).parquet(str(folder))
     return sorted(folder.glob("*.parquet"))
 
 
-def count_rows(files: Iterable[Path]) -> int:
+def count_rows(files: Iterable[AnyPath]) -> int:
     """Rows of Parquet files, from their footers, and lines of JSON lines."""
     return sum(count_lines([file]) if is_json_lines(file) else read_parquet_footer(file).num_rows for file in files)

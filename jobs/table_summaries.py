@@ -11,15 +11,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.spark_session import count_rows, read_published
+from jobs.lake_tables import read_published
+from jobs.spark_session import count_rows
 from smar_model.checks.expectations import SAMPLE, Measure
 from smar_model.lake.contracts import Contract, Demand, load_contract
+from smar_model.lake.object_paths import AnyPath
 
 _UNIQUE = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
 _ROW_COUNT = "expect_table_row_count_to_be_between"
@@ -79,7 +80,7 @@ class TableSummary:
         return [row.text for row in shown.select(text).orderBy("text").limit(SAMPLE).collect()]
 
 
-def summarise_tables(session: SparkSession, tables: Sequence[tuple[str, str, list[Path]]]) -> list[TableSummary]:
+def summarise_tables(session: SparkSession, tables: Sequence[tuple[str, str, list[AnyPath]]]) -> list[TableSummary]:
     """Summaries of tables given as (stage, table, files), all in one Spark job.
 
     Raises:

@@ -75,22 +75,29 @@ def read_yaml(path: Path, *, advice: str) -> Document:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(path)!r}: cannot be read ({reason}); name a YAML file that you may read") from None
+    return document_of(content, source=str(path), advice=advice)
+
+
+def document_of(content: bytes, *, source: str, advice: str) -> Document:
+    """What a file holds, of which no more than a byte above MAXIMUM_BYTES has to be read; as `read_yaml`."""
     if len(content) > MAXIMUM_BYTES:
-        raise InputError(f"{path}: larger than {MAXIMUM_BYTES:,} bytes, which no such file is; name another one")
+        raise InputError(f"{source}: larger than {MAXIMUM_BYTES:,} bytes, which no such file is; name another one")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise InputError(f"{path}: in UTF-16; save it as UTF-8") from None
+            raise InputError(f"{source}: in UTF-16; save it as UTF-8") from None
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+            f"{source}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
         ) from None
-    document = parse_yaml(text, source=str(path))
+    document = parse_yaml(text, source=source)
     if document is None:
-        raise InputError(f"{path}: empty; {advice or 'write it as the files in configs/'}")
+        raise InputError(f"{source}: empty; {advice or 'write it as the files in configs/'}")
     if not isinstance(document.content, dict):
-        raise InputError(f"{path}: names and their values are asked for at the top level, not a list or a single value")
+        raise InputError(
+            f"{source}: names and their values are asked for at the top level, not a list or a single value"
+        )
     return document
 
 

@@ -18,6 +18,10 @@ def need_namespaces() -> None:
     _need([*NEW_NAMESPACE, "true"], "PID namespaces")
 
 
+def need_own_mounts() -> None:
+    _need(["unshare", "--mount", "true"], "a process's own mounts")
+
+
 @contextmanager
 def small_disk(folder: Path, *, size: str) -> Iterator[Path]:
     """A file system of this size, as `512k`, at the folder."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 from botocore.exceptions import BotoCoreError
@@ -61,3 +62,12 @@ def s3_client(variables: dict[str, str]):  # type: ignore[no-untyped-def]  # bot
         aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
         region_name=variables["AWS_DEFAULT_REGION"],
     )
+
+
+def upload_folder(variables: dict[str, str], folder: Path, prefix: str) -> str:
+    """Put a folder's files below a prefix of the bucket; returns its URL."""
+    client = s3_client(variables)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            client.upload_file(str(file), BUCKET, f"{prefix}/{file.relative_to(folder).as_posix()}")
+    return f"s3://{BUCKET}/{prefix}"

@@ -161,7 +161,7 @@ ANY_MODEL: dict[str, Any] = {
 """Settings of the gate that let an untrained model of 24 items pass; the floors and margins are each test's own."""
 
 
-def tiny_settings(root: Path, **sections: Any) -> Settings:
+def tiny_settings(root: Path | str, **sections: Any) -> Settings:
     """Settings for the tiny shop: training sizes are small, checks fit its 40 requests a day."""
     steps = {"steps": 4, "batch": 8}
     content = {
@@ -180,7 +180,7 @@ def tiny_settings(root: Path, **sections: Any) -> Settings:
     return validate_settings(content | sections, source="tests")
 
 
-def tiny_run(root: Path, name: str = "tiny", **sections: Any) -> Run:
+def tiny_run(root: Path | str, name: str = "tiny", **sections: Any) -> Run:
     """Record a run over the tiny shop in SMAR_HOME; `sections` replace those of `tiny_settings`."""
     return create_run(
         Run(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from smar_model.checks.expectations import SAMPLE, Measure
 from smar_model.checks.outcomes import Severity
+from smar_model.lake.object_paths import place_of
 from smar_model.lake.stage import StageContext
 
 EVENTS = ("impressions", "clicks", "carts", "orders")
@@ -87,7 +88,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _quarantine(context: StageContext, figures: RunFigures) -> list[Measure]:
-    bounds, root = context.settings.checks, context.settings.shop.root
+    bounds, root = context.settings.checks, place_of(context.settings.shop.root)
     items = context.input("prepare-items").metrics
     measures = []
     for source, read, bound, metric, place in (
@@ -137,7 +138,7 @@ def _quarantine(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 
 def _volume(context: StageContext, figures: RunFigures) -> list[Measure]:
-    bounds, run, log = context.settings.checks, context.run, context.settings.shop.root / "click_log"
+    bounds, run, log = context.settings.checks, context.run, place_of(context.settings.shop.root) / "click_log"
     measures = []
     for event in EVENTS:
         by_day = figures.by_day(event, run.days)
@@ -207,7 +208,7 @@ def _mix(context: StageContext, figures: RunFigures) -> list[Measure]:
             most=getattr(bounds, setting),
             metric="department_shift",
             kind="drift",
-            detail=f"Clicks by department: {changes}. Look for departments that lack in {context.settings.shop.root / 'click_log'} or "
+            detail=f"Clicks by department: {changes}. Look for departments that lack in {place_of(context.settings.shop.root) / 'click_log'} or "
             f"in the catalogue, or raise settings.checks.{setting} if shoppers did change.",
         )
         for setting, severity in (("usual_shift", WARNING), ("possible_shift", CRITICAL))
@@ -215,7 +216,7 @@ def _mix(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 
 def _behaviour(context: StageContext, figures: RunFigures) -> list[Measure]:
-    bounds, days, log = context.settings.checks, context.run.days, context.settings.shop.root / "click_log"
+    bounds, days, log = context.settings.checks, context.run.days, place_of(context.settings.shop.root) / "click_log"
     clicks, met, chance = (figures.by_day(f, days) for f in ("clicks_with_words", "met", "met_by_chance"))
     # On a day without clicks there is nothing to agree; that such a day is wrong is another check's to say.
     lifts = (met * clicks / chance.where(chance > 0)).fillna(0.0)[clicks > 0]
@@ -258,7 +259,7 @@ def _behaviour(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 def _trainable(context: StageContext, figures: RunFigures) -> list[Measure]:
     """What the cutoff leaves out is little: a catalogue whose every row was touched last night would leave nothing to learn from."""
-    bounds, run, root = context.settings.checks, context.run, context.settings.shop.root
+    bounds, run, root = context.settings.checks, context.run, place_of(context.settings.shop.root)
     counts = figures.by_key("trainable").reindex(
         ["items", "known_items", "items_with_queries", "clicks", "known_clicks"], fill_value=0.0
     )
@@ -297,7 +298,7 @@ def _trainable(context: StageContext, figures: RunFigures) -> list[Measure]:
 
 def _training_data(context: StageContext, figures: RunFigures) -> list[Measure]:
     settings, run = context.settings, context.run
-    bounds, log = settings.checks, context.settings.shop.root / "click_log"
+    bounds, log = settings.checks, place_of(context.settings.shop.root) / "click_log"
     clicks = figures.by_day("clicks", run.days)[run.training_days].sum()
     measures = [
         _run(

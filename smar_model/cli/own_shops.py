@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from smar_model.delivery.check_records import ShopCheck
     from smar_model.settings import Settings
 
-FolderArgument = Annotated[Path, typer.Argument(help="The shop's folder, as the README's 'Your own shop' lays it out.")]
+FolderArgument = Annotated[
+    str,
+    typer.Argument(
+        help="The shop's folder, or its URL in an object store, as the README's 'Your own shop' lays it out."
+    ),
+]
 CheckSettingsOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
@@ -58,17 +63,19 @@ def adopt_command(
     )
 
 
-def run_check(folder: Path, *, settings: Settings | None, fetch: bool = False) -> ShopCheck:
+def run_check(folder: str, *, settings: Settings | None, fetch: bool = False) -> ShopCheck:
     """The check of a folder, its progress on standard error."""
     from smar_model.data.query_text import normalise_query, visible_text
     from smar_model.delivery.check_records import CheckBounds
     from smar_model.delivery.shop_check import check_shop
     from smar_model.delivery.shop_figures import TextForms
     from smar_model.delivery.shop_inputs import ShopInputs
+    from smar_model.lake.object_paths import place_of
 
-    shop, bounds = ShopInputs(folder), CheckBounds(fetch=fetch, today=datetime.now(UTC).date())
+    root, bounds = place_of(folder), CheckBounds(fetch=fetch, today=datetime.now(UTC).date())
+    shop = ShopInputs(root)
     if settings:
-        shop = ShopInputs(folder, settings.shop.pictures, settings.shop.time_zone)
+        shop = ShopInputs(root, settings.shop.pictures, settings.shop.time_zone, settings.shop.complete_day)
         bounds = CheckBounds(
             clicks=settings.clicks,
             checks=settings.checks,

@@ -11,16 +11,18 @@ from smar_model.lake.stage import StageContext
 
 
 def find_earlier(
-    context: StageContext, made_of: Mapping[str, str] | None = None, *, stages: Sequence[str] = ()
+    context: StageContext, made_of: Mapping[str, str] | None = None, *, stages: Sequence[str] = (), fetch: bool = True
 ) -> Artifact | None:
     """The newest output that was made as this one is (code, lock, settings, shop), if there is one.
 
     Args:
         made_of: what else its rows depend on, which must be the same in its metrics.
         stages: whose outputs it may be; none: the stage's own.
+        fetch: whether its files are brought to this machine from the object store.
     """
     found = [
-        newest_artifact(stage, context.made_by, metrics=dict(made_of or {})) for stage in stages or [context.stage.name]
+        newest_artifact(stage, context.made_by, metrics=dict(made_of or {}), fetch=fetch)
+        for stage in stages or [context.stage.name]
     ]
     return max(filter(None, found), key=lambda artifact: artifact.manifest["finished_at"], default=None)
 

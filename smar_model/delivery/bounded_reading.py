@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import IO
 
 from smar_model.errors import InputError
+from smar_model.lake.object_paths import AnyPath
 
 LONGEST_LINE = 16 * 2**20
 """Bytes of a line of JSON."""
@@ -16,7 +16,7 @@ MOST_TIMES = 200
 """How many times its size a larger one may unpack to; exports take 5 to 50, and gzip allows 1,032."""
 
 
-def refuse_unpacked(path: Path, *, unpacked: int, packed: int) -> None:
+def refuse_unpacked(path: AnyPath, *, unpacked: int, packed: int) -> None:
     """Bytes that a file has unpacked to so far, and its own.
 
     Raises:
@@ -32,7 +32,7 @@ def refuse_unpacked(path: Path, *, unpacked: int, packed: int) -> None:
 class BoundedStream(io.RawIOBase):
     """An unpacked stream that ends with an error where it grows beyond what exports do."""
 
-    def __init__(self, stream: io.BufferedIOBase | IO[bytes], path: Path, packed: int) -> None:
+    def __init__(self, stream: io.BufferedIOBase | IO[bytes], path: AnyPath, packed: int) -> None:
         self._stream, self._path, self._packed, self._count = stream, path, packed, 0
 
     def readable(self) -> bool:

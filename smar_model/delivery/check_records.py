@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 
 from smar_model.delivery.delivery_faults import Fault
 from smar_model.delivery.delivery_figures import DayFigures, ItemFigures, JudgmentFigures
+from smar_model.lake.object_paths import AnyPath
 from smar_model.settings import Checks, Clicks, Pictures
 
 
@@ -32,7 +32,7 @@ class CheckBounds:
 class ShopCheck:
     """What was found."""
 
-    root: Path
+    root: AnyPath
     faults: list[Fault] = field(default_factory=list)
     """What ends a run: it has to be mended."""
     warnings: list[Fault] = field(default_factory=list)
@@ -40,6 +40,8 @@ class ShopCheck:
     items: ItemFigures | None = None
     days: list[DayFigures] = field(default_factory=list)
     """Of the whole log, in order."""
+    incomplete: list[date] = field(default_factory=list)
+    """Days that are not complete, and so not among `days`; the warnings say why."""
     window: list[date] = field(default_factory=list)
     """Its last days, which a run would read."""
     judgments: JudgmentFigures | None = None

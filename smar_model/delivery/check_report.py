@@ -59,7 +59,8 @@ def _figures(check: ShopCheck) -> Iterator[str]:
     if check.days:
         rows = sum(day.rows for day in check.days)
         clicks = sum(day.clicks for day in check.days)
-        yield f"\nClick log: {rows:,} events on {len(check.days)} days, {check.days[0].day} to {check.days[-1].day}"
+        left_out = f"; not complete, and not read: {', '.join(map(str, check.incomplete))}" if check.incomplete else ""
+        yield f"\nClick log: {rows:,} events on {len(check.days)} days, {check.days[0].day} to {check.days[-1].day}{left_out}"
         yield (
             f"  clicks that count: {clicks:,} of {check.clicked_queries:,} queries, "
             f"{clicks / max(1, check.clicked_queries):.1f} a query; {_share(check.queries_once, check.clicked_queries)} of the queries once"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from smar_model.delivery.json_lines import LineReader, is_json_lines, iterate_li
 from smar_model.delivery.value_casts import BadValue, is_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract, load_contract, read_parquet_footer
+from smar_model.lake.object_paths import AnyPath, ObjectPath, parquet_source
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 65_536, 64 << 20
 ROWS_DECODED = 4_096
@@ -34,7 +34,7 @@ OnBadValue = Callable[[int, str, BadValue], None]
 class FilePlan:
     """How a Parquet file is read."""
 
-    file: Path
+    file: AnyPath
     columns: list[ColumnPlan]
     problems: list[str]
     """What keeps it from being read, one phrase a column."""
@@ -66,7 +66,7 @@ class FilePlan:
         return Fault(self.file, found, "deliver it as that file says")
 
 
-def plan_file(file: Path, contract: Contract, zone: ZoneInfo | None) -> FilePlan:
+def plan_file(file: AnyPath, contract: Contract, zone: ZoneInfo | None) -> FilePlan:
     """How a Parquet file is read, by its footer.
 
     Args:
@@ -99,10 +99,18 @@ def read_parquet(
     stored = [p.column.name for p in plan.columns if p.stored is not None]
     first = unpacked = 0
     packed = plan.file.stat().st_size
+    source, is_far = parquet_source(plan.file), isinstance(plan.file, ObjectPath)
     try:
-        with pq.ParquetFile(plan.file, coerce_int96_timestamp_unit="us", pre_buffer=False) as opened:
+        with pq.ParquetFile(source, coerce_int96_timestamp_unit="us", pre_buffer=is_far) as opened:
             groups = list(row_groups) if row_groups is not None else None
-            for batch in _gathered(opened.iter_batches(ROWS_DECODED, columns=stored, row_groups=groups)):
+            # A row group of an object comes by a few large requests, and one of them is held at a time.
+            pieces = [[n] for n in groups or range(opened.num_row_groups)] if is_far else [groups]
+            stored_batches = (
+                batch
+                for piece in pieces
+                for batch in opened.iter_batches(ROWS_DECODED, columns=stored, row_groups=piece)
+            )
+            for batch in _gathered(stored_batches):
                 unpacked += _decoded_bytes(batch)
                 refuse_unpacked(plan.file, unpacked=unpacked, packed=packed)
                 arrays = []
@@ -151,7 +159,7 @@ def _retyped(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 class DeliveredFile:
     """A file of a delivered table, and what was said of it while it was read."""
 
-    file: Path
+    file: AnyPath
     contract: Contract
     zone: ZoneInfo | None
     checking: bool = False
@@ -227,11 +235,11 @@ class DeliveredFile:
             self.notes.append(Fault(self.file, found, "write each key once"))
 
 
-def fault_of_value(file: Path, row: int, column: str, value: BadValue) -> Fault:
+def fault_of_value(file: AnyPath, row: int, column: str, value: BadValue) -> Fault:
     return Fault(file, f"row {row}: {column}: {value.found}", "correct it, or leave it empty")
 
 
-def absent_columns(file: Path, contract: Contract, absent: list[str]) -> Fault:
+def absent_columns(file: AnyPath, contract: Contract, absent: list[str]) -> Fault:
     found = f"does not fit schemas/{contract.table}.yaml: {'; '.join(absent)}"
     return Fault(file, found, "deliver it as that file says")
 
@@ -246,7 +254,7 @@ def number_casts(reader: LineReader) -> list[str]:
     ]
 
 
-def read_whole_table(table: str, file: Path, zone: ZoneInfo | None = None) -> pa.Table:
+def read_whole_table(table: str, file: AnyPath, zone: ZoneInfo | None = None) -> pa.Table:
     """A delivered Parquet file that fits in memory.
 
     Raises:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from smar_model.errors import InputError
+from smar_model.lake.object_paths import AnyPath, place_of
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Something that has to be mended, or that a person should look at."""
 
-    file: Path
+    file: AnyPath
     """File or folder."""
     found: str
     """With row or column."""
@@ -44,15 +44,15 @@ def fault_of(error: InputError) -> Fault:
     """What a reader of files raised, as a fault."""
     file, _, rest = str(error).partition(": ")
     found, _, mend = rest.rpartition("; ")
-    return Fault(Path(file), found or rest, mend if found else "see README.md, 'Your own shop'")
+    return Fault(place_of(file), found or rest, mend if found else "see README.md, 'Your own shop'")
 
 
 @dataclass(slots=True)
 class RepeatedFaults:
     """Faults of rows, of which a file may have a million: the first of a kind is kept whole, the others are counted."""
 
-    first: dict[tuple[Path, str], Fault] = field(default_factory=dict)
-    counts: dict[tuple[Path, str], int] = field(default_factory=dict)
+    first: dict[tuple[AnyPath, str], Fault] = field(default_factory=dict)
+    counts: dict[tuple[AnyPath, str], int] = field(default_factory=dict)
 
     def add(self, fault: Fault) -> None:
         """Faults of a file whose words differ in quoted values and numbers alone are of one kind."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
+
+from smar_model.lake.object_paths import AnyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,7 @@ class Detail:
 
     name: str
     rows: int
-    file: Path | None = None
+    file: AnyPath | None = None
     """Which has the first of them; None: `name` is a file."""
 
 
@@ -24,7 +25,7 @@ class Reason:
     name: str
     rows: int
     example: str
-    file: Path | None = None
+    file: AnyPath | None = None
     """Which the example is in."""
     details: tuple[Detail, ...] = ()
 
@@ -58,7 +59,7 @@ class Oddity:
 
     rows: int
     example: str
-    file: Path | None = None
+    file: AnyPath | None = None
 
     def with_more(self, other: Oddity) -> Oddity:
         return Oddity(self.rows + other.rows, self.example, self.file)
@@ -68,7 +69,7 @@ class Oddity:
 class FilePositions:
     """Positions of a file of the log."""
 
-    file: Path
+    file: AnyPath
     lowest: int | None = None
     at_0: int = 0
     at_1: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 
 from smar_model.checks.run_checks import JUDGED_FROM
@@ -14,6 +13,7 @@ from smar_model.delivery.delivery_figures import DayFigures, Reason
 from smar_model.delivery.json_lines import is_json_lines
 from smar_model.delivery.picture_findings import FILES, NAMES
 from smar_model.delivery.shop_layout import Layout
+from smar_model.lake.object_paths import AnyPath
 from smar_model.settings import Window
 
 MENDING = {
@@ -135,7 +135,7 @@ def _judge_log(check: ShopCheck, bounds: CheckBounds) -> None:
         check.faults.append(Fault(log, found, MENDING["action_without_impression"]))
     if rows and not clicks and check.has_catalogue and check.whole_catalogue:
         check.faults.append(Fault(log, "no click counts", "see what ends in quarantine, and deliver clicks"))
-    known = {day.day for day in check.days}
+    known = {day.day for day in check.days} | set(check.incomplete)
     if lacking := [day for day in check.window if day not in known and day >= check.days[0].day]:
         found = f"{len(lacking):,} {'day' if len(lacking) == 1 else 'days'} of the window {'is' if len(lacking) == 1 else 'are'} not there, as dt={lacking[0]}"
         check.faults.append(Fault(log, found, "deliver them, or choose another window (window.days)"))
@@ -221,7 +221,7 @@ def _judge_volume(check: ShopCheck, bounds: CheckBounds) -> None:
                 break
 
 
-def _folder(log: Path, day: DayFigures) -> Path:
+def _folder(log: AnyPath, day: DayFigures) -> AnyPath:
     return log / f"dt={day.day}"
 
 

@@ -23,6 +23,7 @@ from smar_model.delivery.shop_figures import TextForms, open_figures
 from smar_model.delivery.shop_inputs import table_files
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.object_paths import AnyPath, parquet_source
 from smar_model.settings import Clicks
 
 _SQL = Path(__file__).with_suffix(".sql")
@@ -69,7 +70,7 @@ class InterleavedLog:
     """Those with a team."""
 
 
-def days_of_log(log: Path, first: date | None, last: date | None) -> list[date]:
+def days_of_log(log: AnyPath, first: date | None, last: date | None) -> list[date]:
     """Days that a click log has, from `first` to `last` where these are given.
 
     Raises:
@@ -90,7 +91,7 @@ def days_of_log(log: Path, first: date | None, last: date | None) -> list[date]:
 
 
 def read_interleaved_requests(
-    log: Path, days: Collection[date], *, clicks: Clicks, forms: TextForms, zone: ZoneInfo | None
+    log: AnyPath, days: Collection[date], *, clicks: Clicks, forms: TextForms, zone: ZoneInfo | None
 ) -> InterleavedLog:
     """Read what interleaved requests of these days came to.
 
@@ -164,7 +165,7 @@ def _has_team(delivered: DeliveredFile) -> bool:
     if is_json_lines(file):
         return any(_HAS_TEAM.search(line) for _, line in iterate_lines(file))
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as opened:
+        with pq.ParquetFile(parquet_source(file), pre_buffer=False) as opened:
             if "team" not in opened.schema_arrow.names:
                 return False
             batches = opened.iter_batches(ROWS_AT_ONCE, columns=["team"])

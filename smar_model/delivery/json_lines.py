@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import re
 import zlib
 from collections import Counter
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any
 from zoneinfo import ZoneInfo
 
@@ -40,6 +38,7 @@ from smar_model.delivery.value_casts import (
 )
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Column, Contract
+from smar_model.lake.object_paths import AnyPath
 
 LONGEST_TEXT = 200_000
 """Characters that are kept of a text beside which something had to be mended; every job's rules refuse shorter ones."""
@@ -56,11 +55,11 @@ OnBadLine = Callable[[int, str, str], None]
 """Called with the line's number from 1, what was found, and how to mend it."""
 
 
-def is_json_lines(file: Path) -> bool:
+def is_json_lines(file: AnyPath) -> bool:
     return file.name.endswith((".jsonl", ".jsonl.gz"))
 
 
-def iterate_lines(file: Path, *, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+def iterate_lines(file: AnyPath, *, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their number from 1.
 
     Args:
@@ -89,28 +88,28 @@ def iterate_lines(file: Path, *, start: int = 0, stop: int | None = None) -> Ite
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
+def _opened(file: AnyPath) -> Iterator[IO[bytes]]:
     if file.suffix != ".gz":
         with file.open("rb") as lines:
             yield lines
         return
-    with gzip.open(file) as unpacked:
-        yield io.BufferedReader(BoundedStream(unpacked, file, os.path.getsize(file)), 1 << 17)
+    with file.open("rb") as packed, gzip.open(packed) as unpacked:
+        yield io.BufferedReader(BoundedStream(unpacked, file, file.stat().st_size), 1 << 17)
 
 
-def count_lines(files: Iterable[Path], *, start: int = 0, stop: int | None = None) -> int:
+def count_lines(files: Iterable[AnyPath], *, start: int = 0, stop: int | None = None) -> int:
     return sum(1 for file in files for _ in iterate_lines(file, start=start, stop=stop))
 
 
-def stretches(file: Path, *, bytes_each: int = 64 << 20) -> list[tuple[int, int | None]]:
+def stretches(file: AnyPath, *, bytes_each: int = 64 << 20) -> list[tuple[int, int | None]]:
     """Parts of a file that can be read beside one another; a compressed one has one part."""
-    size = os.path.getsize(file)
+    size = file.stat().st_size
     if file.suffix == ".gz" or size <= bytes_each:
         return [(0, None)]
     return [(start, min(size, start + bytes_each)) for start in range(0, size, bytes_each)]
 
 
-def lines_before(file: Path, start: int) -> int:
+def lines_before(file: AnyPath, start: int) -> int:
     """Lines that begin before a byte of a file that is not compressed."""
     ends, last = 0, b"\n"
     with file.open("rb") as content:
@@ -387,7 +386,7 @@ def _text(value: Any) -> str | None:
     return text and _LONE_SURROGATE.sub("\ufffd", text[:LONGEST_TEXT])
 
 
-def read_json_lines(file: Path, contract: Contract, zone: ZoneInfo | None = None) -> pa.Table:
+def read_json_lines(file: AnyPath, contract: Contract, zone: ZoneInfo | None = None) -> pa.Table:
     """A table that fits in memory; nothing in it is mended. Raises InputError: names the first line that does not fit."""
 
     def refuse_line(number: int, found: str, mend: str) -> None:

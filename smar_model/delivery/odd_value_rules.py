@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from smar_model.delivery.check_records import CheckBounds, ShopCheck
 from smar_model.delivery.delivery_faults import Fault
 from smar_model.delivery.delivery_figures import FilePositions, Oddity
 from smar_model.delivery.shop_layout import Layout
+from smar_model.lake.object_paths import AnyPath, is_below, name_below
 
 _LOST_VALUE = "leave a value empty that is not known (in pandas, fill it in before `astype(str)`)"
 _LETTERS = "read the export as what it is (UTF-8), and save it as UTF-8"
@@ -101,16 +100,14 @@ def _of(odd: Oddity, whole: int) -> str:
     return f"{odd.rows:,} of {whole:,} ({odd.rows / max(1, whole):.1%})"
 
 
-def _as(odd: Oddity, place: Path) -> str:
+def _as(odd: Oddity, place: AnyPath) -> str:
     inside = (
-        f" in {odd.file.relative_to(place)}"
-        if odd.file and odd.file.is_relative_to(place) and odd.file != place
-        else ""
+        f" in {name_below(odd.file, place)}" if odd.file and is_below(odd.file, place) and odd.file != place else ""
     )
     return f"as {odd.example[:80]!r}{inside}"
 
 
-def _judge_positions(check: ShopCheck, log: Path) -> None:
+def _judge_positions(check: ShopCheck, log: AnyPath) -> None:
     files: list[FilePositions] = [file for day in check.days for file in day.positions if file.lowest is not None]
     from_0 = [file for file in files if file.count_from_0]
     if not from_0:

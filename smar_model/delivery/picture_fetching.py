@@ -32,7 +32,10 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, Pro
 
 from smar_model.delivery.picture_formats import ACCEPT, decode_picture, is_picture
 from smar_model.delivery.picture_stores import UnusablePicture, fetched_folder, fetched_path
+from smar_model.lake.durable_files import HomeFolder
+from smar_model.lake.object_paths import ObjectPath
 from smar_model.lake.process_identity import temporary_beside
+from smar_model.lake.shared_files import store
 from smar_model.settings import Pictures
 
 HOSTS_AT_ONCE = 8
@@ -156,8 +159,20 @@ def have_come(urls: list[str], settings: Pictures) -> bool:
 
 def forget_pictures(urls: Iterable[str]) -> None:
     """Remove what is kept of these URLs: they are asked again."""
+    shared = store() or HomeFolder()
     for url in urls:
-        fetched_path(fetched_folder(), url).unlink(missing_ok=True)
+        shared.remove_file(fetched_path(fetched_folder(), url))
+
+
+def share_pictures(urls: Iterable[str], store_url: str) -> ObjectPath:
+    """Put what has been fetched of these URLs into the lake's object store, for workers that do not see this machine's disk; returns the
+    folder there that has each by its `fetched_name`."""
+    shared, folder = store(), fetched_folder()
+    assert shared is not None
+    there = shared.sizes(folder)
+    paths = [path for url in urls if (path := fetched_path(folder, url)).is_file()]
+    shared.share_files(path for path in paths if there.get(path) != path.stat().st_size)
+    return ObjectPath(store_url) / folder.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,12 @@ from pyarrow import fs
 
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_bytes, digest_json, digest_raw_files
+from smar_model.lake.object_paths import AnyPath, ObjectPath, TooLarge, name_below
 from smar_model.settings import home
 
 NO_SUCH_PICTURE = "no such picture"
+ZIP_READ_AT_ONCE = 1 << 17
+"""Bytes: a thumbnail of a zip in an object store comes by one request."""
 LONGEST_NAME = 1_024
 """Bytes of a picture's name: the most that object stores take, and less than what makes a file system fail."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,8 +38,9 @@ class UnusablePicture(Exception):
 class PictureStore:
     """Pictures by name."""
 
-    place: Path | str
-    """A folder, a zip file, or the URI of an object store that pyarrow knows: `s3://bucket/prefix`, `gs://…`, `file:///…`."""
+    place: AnyPath | str
+    """A folder or a zip file, of this machine or below the URL of a shop in an object store; or the URI of an object store that pyarrow
+    knows: `s3://bucket/prefix`, `gs://…`, `file:///…`."""
 
     def address(self, name: str) -> str:
         """Where a person finds a picture."""
@@ -48,7 +52,7 @@ class PictureStore:
         return Path(address).as_uri() if address.startswith("/") else address
 
     def digest(self) -> str:
-        """Digest of names and contents; of an object store, of names, sizes and times.
+        """Digest of names and contents; of an object store, of names, sizes and times, or ETags.
 
         Raises:
             InputError: the object store cannot be listed.
@@ -61,7 +65,11 @@ class PictureStore:
                 raise InputError(f"{self.place}: cannot be listed ({error}); correct settings.shop.pictures") from error
             found = sorted((info.path, info.size, info.mtime_ns) for info in listed if info.is_file)
             return digest_json([self.place, found])
-        if self.place.is_dir():
+        if isinstance(self.place, ObjectPath) and not self.place.is_file():
+            # Without reading them: there may be millions, and each is digested where it is read.
+            states = ((str(name_below(path, self.place)), path.stat()) for path in self.place.walk())
+            return digest_json(sorted((name, state.st_size, state.e_tag) for name, state in states))
+        if isinstance(self.place, Path) and self.place.is_dir():
             return digest_raw_files(_files_below(self.place), root=self.place)
         return digest_json(digest_raw_files([self.place], root=self.place.parent))
 
@@ -75,14 +83,17 @@ class PictureStore:
         """
         if isinstance(self.place, str):
             read = _object_reader(self.place, maximum_bytes)
-        elif self.place.is_dir():
+        elif isinstance(self.place, Path) and self.place.is_dir():
             read = _folder_reader(self.place, maximum_bytes)
+        elif isinstance(self.place, ObjectPath) and not self.place.is_file():
+            read = _prefix_reader(self.place, maximum_bytes)
         else:
             try:
-                archive = zipfile.ZipFile(self.place)
+                content = self.place.open("rb", buffering=ZIP_READ_AT_ONCE)
+                archive = zipfile.ZipFile(content)
             except (zipfile.BadZipFile, OSError) as error:
                 raise InputError(f"{self.place}: not a whole zip file ({error}); copy it again") from error
-            with archive:
+            with content, archive:
                 yield _zip_reader(archive, maximum_bytes)
             return
         yield read
@@ -98,8 +109,12 @@ def fetched_folder() -> Path:
 
 def fetched_path(folder: Path, url: str) -> Path:
     """Where in `fetched_folder()` a picture named by URL lies once it has been fetched."""
+    return folder / fetched_name(url)
+
+
+def fetched_name(url: str) -> str:
     digest = digest_bytes(url.encode())
-    return folder / digest[:2] / digest
+    return f"{digest[:2]}/{digest}"
 
 
 def open_object_store(uri: str) -> tuple[fs.FileSystem, str]:
@@ -158,6 +173,19 @@ def _object_reader(uri: str, maximum_bytes: int) -> Callable[[str], bytes]:
         _check_size(info.size, maximum_bytes)
         with files.open_input_stream(path) as stream:
             return stream.read()
+
+    return read
+
+
+def _prefix_reader(root: ObjectPath, maximum_bytes: int) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        try:
+            return (root / _inside(name)).read_limited(maximum_bytes)
+        except FileNotFoundError:
+            raise UnusablePicture("missing_file", NO_SUCH_PICTURE) from None
+        except TooLarge as large:
+            _check_size(large.size, maximum_bytes)
+            raise
 
     return read
 

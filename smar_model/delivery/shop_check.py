@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import islice
 from pathlib import Path
 
 from smar_model.delivery.check_records import CheckBounds, ShopCheck
@@ -26,8 +27,10 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.delivery.shop_layout import Layout, look_at_columns, look_at_layout
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.object_paths import AnyPath, name_below
 
 SAMPLED_PICTURES = 200
+NAMES_AT_ONCE = 10_000
 MOST_DAYS_HELD_OUT = 7
 """To which figures are given for settings."""
 ONE_DAY = timedelta(days=1)
@@ -52,6 +55,7 @@ def check_shop(
     """
     layout = look_at_layout(shop)
     check = ShopCheck(shop.root, faults=list(layout.faults), warnings=list(layout.warnings))
+    check.incomplete = list(layout.incomplete)
     column_faults, check.casts = look_at_columns(layout, lines=None)
     check.faults += column_faults
     unreadable = {fault.file for fault in column_faults}
@@ -75,7 +79,7 @@ class _Reading:
     bounds: CheckBounds
     figures: ShopFigures
     repeated: RepeatedFaults
-    unreadable: set[Path]
+    unreadable: set[AnyPath]
     """Files that are not read, as their columns do not fit."""
     report: Report
 
@@ -117,7 +121,7 @@ class _Reading:
             Department(d.name, d.items, d.with_pictures, clicks.get(d.name, 0)) for d in items.departments
         ]
 
-    def _files(self, table: str, files: list[Path]) -> list[DeliveredFile]:
+    def _files(self, table: str, files: list[AnyPath]) -> list[DeliveredFile]:
         contract = load_contract(table)
         return [
             DeliveredFile(file, contract, self.layout.zone, checking=True)
@@ -143,8 +147,8 @@ class _Reading:
         except InputError:
             return  # told with the layout
         listed, found = ListedPictures(self.figures.database), PictureFindings()
-        known = isinstance(store.place, Path)
-        if isinstance(store.place, Path):
+        known = not isinstance(store.place, str)
+        if not isinstance(store.place, str):
             check.missing_pictures = listed.lead_nowhere(_names_in(store.place))
         with store.opened(maximum_bytes=settings.maximum_bytes) as read:
             found.open(listed.sample(SAMPLED_PICTURES, by_url=False, there=known), read, settings)
@@ -163,13 +167,18 @@ class _Reading:
         check.shared_pictures = listed.shared(settings.shared_by_items)
 
 
-def _names_in(place: Path) -> Iterator[list[str]]:
+def _names_in(place: AnyPath) -> Iterator[list[str]]:
     """Names of pictures in a folder or a zip, some at a time."""
     if place.is_file():
-        with zipfile.ZipFile(place) as archive:
+        with place.open("rb") as content, zipfile.ZipFile(content) as archive:
             yield archive.namelist()
         return
-    for folder, names in folders_below(place):
+    if not isinstance(place, Path):
+        names = (str(name_below(path, place)) for path in place.walk())
+        while some := list(islice(names, NAMES_AT_ONCE)):
+            yield some
+        return
+    for folder, inner in folders_below(place):
         below = folder.relative_to(place).as_posix()
-        paths = (name if below == "." else f"{below}/{name}" for name in names)
+        paths = (name if below == "." else f"{below}/{name}" for name in inner)
         yield [path.encode("utf-8", "replace").decode() for path in paths]

@@ -39,6 +39,7 @@ from smar_model.delivery.picture_findings import ListedPictures
 from smar_model.delivery.value_casts import valid_text
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.object_paths import AnyPath
 from smar_model.settings import Clicks
 
 MEMORY, THREADS = "768MB", 2
@@ -226,7 +227,7 @@ class ShopFigures:
             yield batch
             number += batch.num_rows
 
-    def _file_of(self, number: int | None) -> Path | None:
+    def _file_of(self, number: int | None) -> AnyPath | None:
         if number is None or not self.begun:
             return None
         return self.begun[bisect_right(self.starts, number) - 1].file
@@ -306,7 +307,7 @@ def _mended(array: pa.Array) -> pa.Array:
     return array
 
 
-def _note_positions(files: list[FilePositions], file: Path, positions: pa.Array) -> None:
+def _note_positions(files: list[FilePositions], file: AnyPath, positions: pa.Array) -> None:
     if not files or files[-1].file != file:
         files.append(FilePositions(file))
     noted, lowest = files[-1], pc.min(positions).as_py()

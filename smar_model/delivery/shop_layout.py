@@ -22,6 +22,7 @@ from smar_model.delivery.picture_stores import open_object_store
 from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.contracts import Contract, load_contract
+from smar_model.lake.object_paths import AnyPath, ObjectPath, is_below
 
 FIRST_LINES = 1_000
 """Of each file of JSON lines, where a look has to be short."""
@@ -55,15 +56,17 @@ README = "README.md, 'Your own shop', shows the layout"
 class Layout:
     """What a shop's folder holds."""
 
-    items: list[Path] = field(default_factory=list)
-    days: dict[date, list[Path]] = field(default_factory=dict)
-    """Days of the click log, in order."""
-    judgments: Path | None = None
+    items: list[AnyPath] = field(default_factory=list)
+    days: dict[date, list[AnyPath]] = field(default_factory=dict)
+    """Days of the click log that are complete, in order."""
+    incomplete: dict[date, str] = field(default_factory=dict)
+    """The others, and why."""
+    judgments: AnyPath | None = None
     zone: ZoneInfo | None = None
     faults: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
 
-    def files(self) -> Iterator[tuple[str, Path]]:
+    def files(self) -> Iterator[tuple[str, AnyPath]]:
         """Table and file of everything that is delivered."""
         yield from (("items", file) for file in self.items)
         yield from (("click_log", file) for files in self.days.values() for file in files)
@@ -78,8 +81,10 @@ def look_at_layout(shop: ShopInputs, wanted: list[date] | None = None) -> Layout
         wanted: days of the log that have to be there; others are not looked at. None: all that there are.
     """
     layout = Layout()
-    if wanted is None and not shop.root.is_dir():
+    if (wanted is None or isinstance(shop.root, ObjectPath)) and not shop.root.is_dir():
         what = "not a folder" if shop.root.exists() else "no such folder"
+        if isinstance(shop.root, ObjectPath):
+            what = "no object has a name that begins so"
         layout.faults.append(Fault(shop.root, what, f"name the shop's folder; {README}"))
         return layout
     try:
@@ -99,7 +104,7 @@ def look_at_layout(shop: ShopInputs, wanted: list[date] | None = None) -> Layout
     _look_at_pictures(shop, layout)
     _look_at_days(shop, layout, wanted)
     if shop.root.is_dir():
-        _look_at_strangers(shop.root, layout)
+        _look_at_strangers(shop.root, layout, shop.complete_day.marker if shop.complete_day else None)
     return layout
 
 
@@ -109,8 +114,8 @@ def _look_at_pictures(shop: ShopInputs, layout: Layout) -> None:
             open_object_store(shop.pictures_uri)
             return
         store = shop.pictures()
-        if isinstance(store.place, Path) and store.place.is_file():
-            with zipfile.ZipFile(store.place):
+        if not isinstance(store.place, str) and store.place.is_file():
+            with store.place.open("rb") as content, zipfile.ZipFile(content):
                 pass
         elif (shop.root / "pictures.zip").is_file():
             found = "is there beside pictures/, and not read"
@@ -133,7 +138,7 @@ def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -
     if not log.is_dir():
         layout.faults.append(Fault(log, "no click log", f"deliver one, a folder dt=YYYY-MM-DD for each day; {README}"))
         return
-    for inner in sorted(log.iterdir()):
+    for inner in _inside(log):
         if _is_left_over(inner):
             continue
         if not inner.is_dir():
@@ -147,12 +152,18 @@ def _look_at_days(shop: ShopInputs, layout: Layout, wanted: list[date] | None) -
                 Fault(inner, "its name is no day, so it is not read", f"rename it to dt={day_of_name or 'YYYY-MM-DD'}")
             )
             continue
+        if why := shop.incomplete_days([day_of_name]).get(day_of_name):
+            layout.incomplete[day_of_name] = why
+            layout.warnings.append(
+                Fault(inner, f"is not complete, so it is not read: it {why}", "wait for the rest of it")
+            )
+            continue
         try:
             layout.days[day_of_name] = shop.click_log(day_of_name)
         except InputError as error:
             unread = _unread_files(inner)
             layout.faults += [_stranger(path, "click_log") for path in unread] or [fault_of(error)]
-    if not layout.days and not any(f.file.is_relative_to(log) for f in layout.faults):
+    if not layout.days and not layout.incomplete and not any(is_below(f.file, log) for f in layout.faults):
         layout.faults.append(Fault(log, "holds no day", "deliver a folder dt=YYYY-MM-DD for each day"))
 
 
@@ -163,7 +174,7 @@ def _day_of(folder: str) -> date | None:
         return None
 
 
-def _table_meant(path: Path) -> str | None:
+def _table_meant(path: AnyPath) -> str | None:
     """The table that a name in a shop's folder is meant for, by a name close to it."""
     letters = "".join(letter for letter in path.name.split(".")[0].casefold() if letter.isalpha())
     if letters in _MEANT:
@@ -172,7 +183,7 @@ def _table_meant(path: Path) -> str | None:
     return _MEANT[close[0]] if close else None
 
 
-def _look_at_folder(path: Path, table: str | None, layout: Layout) -> list[Path]:
+def _look_at_folder(path: AnyPath, table: str | None, layout: Layout) -> list[AnyPath]:
     """A folder in a shop's folder; those of nobody are returned."""
     if table is None:
         return [path]
@@ -189,10 +200,10 @@ def _look_at_folder(path: Path, table: str | None, layout: Layout) -> list[Path]
     return []
 
 
-def _look_at_strangers(root: Path, layout: Layout) -> None:
+def _look_at_strangers(root: AnyPath, layout: Layout, marker: str | None) -> None:
     """What lies in a shop's folder and is read by nobody."""
     others = []
-    for path in sorted(root.iterdir()):
+    for path in _inside(root):
         if _is_left_over(path) or path.name in _READ:
             continue
         table = _table_meant(path)
@@ -214,31 +225,34 @@ def _look_at_strangers(root: Path, layout: Layout) -> None:
 
     for folder in [root / "items", *(root / "click_log" / f"dt={day}" for day in layout.days)]:
         table = "items" if folder.name == "items" else "click_log"
-        layout.faults += [_stranger(path, table) for path in _unread_files(folder)]
+        layout.faults += [_stranger(path, table) for path in _unread_files(folder) if path.name != marker]
         layout.warnings += [
             Fault(path, "a folder inside this one, which is not read", "move its files up")
-            for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
+            for path in _inside(folder)
             if path.is_dir() and not _is_left_over(path)
         ]
 
 
-def _is_left_over(path: Path) -> bool:
+def _is_left_over(path: AnyPath) -> bool:
     """Whether a writer or a desktop left it there: it is passed over."""
     name = path.name.casefold()
     return name.startswith((".", "_", "readme", "license")) or name in _OF_DESKTOPS or name.endswith(".crc")
 
 
-def _unread_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
+def _inside(folder: AnyPath) -> list[AnyPath]:
+    """What is directly in a folder, by name; nothing where there is none."""
+    return sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else []
+
+
+def _unread_files(folder: AnyPath) -> list[AnyPath]:
     return [
         path
-        for path in sorted(folder.iterdir())
+        for path in _inside(folder)
         if path.is_file() and not path.name.endswith(SUFFIXES) and not _is_left_over(path)
     ]
 
 
-def _stranger(path: Path, table: str) -> Fault:
+def _stranger(path: AnyPath, table: str) -> Fault:
     what = _OTHER_FORMATS.get(path.suffix.casefold())
     if path.name.endswith(SUFFIXES) and table == "click_log":
         return Fault(
@@ -265,7 +279,7 @@ def look_at_columns(layout: Layout, *, lines: int | None = FIRST_LINES) -> tuple
     for table, file in layout.files():
         contract = load_contract(table)
         try:
-            if not os.access(file, os.R_OK):
+            if isinstance(file, Path) and not os.access(file, os.R_OK):
                 faults.append(Fault(file, "may not be read by this user", "make it readable"))
             elif is_json_lines(file):
                 if lines:
@@ -283,7 +297,7 @@ def look_at_columns(layout: Layout, *, lines: int | None = FIRST_LINES) -> tuple
 
 
 def _look_at_lines(
-    file: Path, contract: Contract, zone: ZoneInfo | None, lines: int, repeated: RepeatedFaults, faults: list[Fault]
+    file: AnyPath, contract: Contract, zone: ZoneInfo | None, lines: int, repeated: RepeatedFaults, faults: list[Fault]
 ) -> None:
     reader = LineReader(contract, zone)
 

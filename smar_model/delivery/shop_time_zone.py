@@ -6,12 +6,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from smar_model.errors import InputError
-from smar_model.yaml_files import read_yaml
+from smar_model.lake.object_paths import AnyPath
+from smar_model.yaml_files import MAXIMUM_BYTES, document_of, read_yaml
 
 SHOP_FILE = "shop.yaml"
 
 
-def find_zone(root: Path, setting: str | None) -> ZoneInfo | None:
+def find_zone(root: AnyPath, setting: str | None) -> ZoneInfo | None:
     """The zone that the settings name, else the one that the shop's folder does; None: neither does.
 
     Raises:
@@ -22,7 +23,11 @@ def find_zone(root: Path, setting: str | None) -> ZoneInfo | None:
     file = root / SHOP_FILE
     if not file.is_file():
         return None
-    content = read_yaml(file, advice="").content
+    if isinstance(file, Path):
+        content = read_yaml(file, advice="").content
+    else:
+        with file.open() as opened:
+            content = document_of(opened.read(MAXIMUM_BYTES + 1), source=str(file), advice="").content
     if not isinstance(content, dict) or not isinstance(content.get("time_zone"), str):
         raise InputError(f"{file}: holds something else than `time_zone: Europe/Berlin`; write that line alone")
     if unknown := [str(key)[:40] for key in content if key != "time_zone"]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.evaluation.oracle import REVEAL
 from smar_model.lake.digests import digest_json
 from smar_model.lake.encoder_store import resolve_encoders
@@ -221,7 +222,7 @@ class Bench:
             promotion="never",
             encoders=resolve_encoders(settings),
         )
-        return create_run(run)
+        return create_run(replace(run, left_out=ShopInputs.of(settings).incomplete_days(run.window)))
 
     def before(self, last: str) -> tuple[list[Stage], list[Stage]]:
         """What the stage needs, itself included: stages of the data, and those from the tokenizer on."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -30,6 +29,7 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.relevance import Relevance
 from smar_model.lake.contracts import load_contract
+from smar_model.lake.object_paths import AnyPath
 
 CLICK_GRADE, ORDER_GRADE = 1, 2
 SYNTHETIC_QUERIES, SYNTHETIC_WORDS = 4, 5
@@ -294,7 +294,7 @@ def _build_from_clicks(
     )
 
 
-def read_judgments(file: Path) -> pd.DataFrame:
+def read_judgments(file: AnyPath) -> pd.DataFrame:
     """People's grades as they were delivered.
 
     Raises:
@@ -312,7 +312,7 @@ def read_judgments(file: Path) -> pd.DataFrame:
 
 
 def _judged_sets(
-    file: Path | None, queries: pd.Series, catalogue: pd.DataFrame
+    file: AnyPath | None, queries: pd.Series, catalogue: pd.DataFrame
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Number of the query → (rows, grades) for the queries that people judged; of several grades the median.
 
@@ -361,7 +361,7 @@ def _decoded(value: Any) -> Any:
     return {name: ", ".join(texts) if texts else None for name, texts in joined.items()}
 
 
-def read_contract_table(table: str, files: Sequence[Path], zone: ZoneInfo | None = None) -> pd.DataFrame:
+def read_contract_table(table: str, files: Sequence[AnyPath], zone: ZoneInfo | None = None) -> pd.DataFrame:
     """Rows of a delivered table, maps as dicts; columns beyond the contract are left out.
 
     Args:

@@ -16,6 +16,7 @@ from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.evaluation.interleaving import ShopperDays, judge_preference
 from smar_model.evaluation.preference import INTERVAL, LEVEL, Pair, Preference, describe_preference, p_text
+from smar_model.lake.object_paths import AnyPath
 from smar_model.settings import Settings
 
 HOW_TO_BEGIN = "smar serve --interleave champion:challenger --share 0.1 --log {log}"
@@ -51,14 +52,14 @@ def parse_pair(text: str) -> Pair:
     return Pair(int(match[1]), int(match[2]))
 
 
-def click_log_of(settings: Settings) -> Path:
-    return settings.shop_root / "click_log"
+def click_log_of(settings: Settings) -> AnyPath:
+    return ShopInputs.of(settings).root / "click_log"
 
 
 def read_experiments(
     settings: Settings,
     *,
-    log: Path | None = None,
+    log: AnyPath | None = None,
     first: date | None = None,
     last: date | None = None,
     pair: Pair | None = None,
@@ -94,8 +95,10 @@ def read_experiments(
     )
 
 
-def growing_files(log: Path) -> int:
+def growing_files(log: AnyPath) -> int:
     """How many files of a log `smar serve --log` is writing to: they are hidden until midnight UTC, 64 MB or the server's end."""
+    if not isinstance(log, Path):
+        return 0  # a server writes into folders
     return sum(1 for _ in log.glob("dt=*/.smar-*"))
 
 

@@ -20,6 +20,7 @@ from smar_model.errors import InputError
 from smar_model.evaluation.evaluation_set import read_contract_table
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.digests import digest_json
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import Stage, run_stage
 from smar_model.network.variants import find_variant
@@ -55,7 +56,7 @@ def _reveal(context: StageContext, names: frozenset[str] | None) -> dict[str, in
 
 
 def reveal_truth(
-    catalogue_files: Sequence[Path], truth_file: Path, names: frozenset[str] | None, path: Path
+    catalogue_files: Sequence[Path], truth_file: AnyPath, names: frozenset[str] | None, path: Path
 ) -> dict[str, int]:
     """Write `catalogue` with the truth among its attributes, which item towers read after title, category and brand.
 
@@ -109,6 +110,7 @@ def train_oracle(run: Run, truth: str, stages: Mapping[str, Stage]) -> Run:
             champion=None,
             promotion="never",
             encoders=run.encoders,
+            left_out=run.left_out,
         )
     )
     for name in stages["train-tokenizer"].inputs:

@@ -165,7 +165,7 @@ class Artifact:
             DamagedOutput: one is gone or has changed.
         """
         names = [name for name in sorted(self.manifest["files"]) if name.startswith(f"{table}/")]
-        if names and self._is_expired(table):
+        if names and self.is_expired(table):
             return []
         self._verify(names)
         return [self.place / name for name in names]
@@ -175,15 +175,15 @@ class Artifact:
         names = verified_together(names, files)
         if store():
             self._fetch(
-                name for name in names if not (self.place / name).is_file() and not self._is_expired(top_of(name))
+                name for name in names if not (self.place / name).is_file() and not self.is_expired(top_of(name))
             )
         problems = find_changes(self.place, names, files, content)
         if problems and store():
             # What lies there may be whole where this machine's copy is not.
-            self._fetch(name for name in problems if not self._is_expired(top_of(name)))
+            self._fetch(name for name in problems if not self.is_expired(top_of(name)))
             problems = find_changes(self.place, names, files, content)
         for name, problem in problems.items():
-            if not self._is_expired(top_of(name)):
+            if not self.is_expired(top_of(name)):
                 raise DamagedOutput(self, problem)
 
     def _fetch(self, names: Iterable[str]) -> None:
@@ -198,7 +198,8 @@ class Artifact:
                     ) from None
             raise
 
-    def _is_expired(self, table: str) -> bool:
+    def is_expired(self, table: str) -> bool:
+        """Whether a table was removed, as its contract keeps it for a time only: it reads as empty."""
         return has_contract(table) and is_file(expiry_mark(self.place, table))
 
 
@@ -247,14 +248,14 @@ def is_whole(artifact: Artifact, then: str = "the work goes on without it", *, f
     return True
 
 
-def newest_artifact(stage: str, made_by: str, *, metrics: Metrics | None = None) -> Artifact | None:
+def newest_artifact(stage: str, made_by: str, *, metrics: Metrics | None = None, fetch: bool = True) -> Artifact | None:
     """The last published one that was made in the same way and has these metrics, from whatever inputs; one that is damaged is set
-    aside and passed over."""
+    aside and passed over. `fetch`: as in `Artifact.verify_files`."""
     then, manifests = "nothing of it is used again", read_manifests(stage)[0]
     for manifest in sorted(manifests, key=lambda manifest: (manifest["finished_at"], manifest["key"]), reverse=True):
         if manifest.get("made_by") == made_by and (metrics or {}).items() <= manifest["metrics"].items():
             artifact = _undamaged(manifest, then)
-            if artifact and is_whole(artifact, then):
+            if artifact and is_whole(artifact, then, fetch=fetch):
                 return artifact
     return None
 
@@ -262,7 +263,7 @@ def newest_artifact(stage: str, made_by: str, *, metrics: Metrics | None = None)
 def _undamaged(manifest: Manifest, then: str) -> Artifact | None:
     """The output of a manifest; None where that is not what was published: then it is set aside."""
     try:
-        return _artifact(manifest, manifest["stage"], manifest["key"])
+        return output_of(manifest, manifest["stage"], manifest["key"])
     except DamagedOutput as damage:
         set_aside(damage, then)
         return None
@@ -280,7 +281,7 @@ def artifact_of(folder: Path, content: str) -> Artifact | None:
     if not found:
         return None
     best = max(found, key=lambda manifest: manifest["attempt"] == attempt)
-    return _artifact(best, stage, best["key"])
+    return output_of(best, stage, best["key"])
 
 
 def set_aside(damage: DamagedOutput, then: str) -> None:
@@ -325,7 +326,7 @@ def _load(stage: str, key: str) -> Artifact:
     path = manifest_path(stage, key)
     content = read_bytes(path)
     try:
-        return _artifact(_parse_manifest(content, path), stage, key)
+        return output_of(_parse_manifest(content, path), stage, key)
     except DamagedRecord as damaged:
         aside = damaged_folder(stage) / f"{key}.{uuid.uuid4().hex}.json"
         if not move_unchanged(path, aside, content):  # another process was first, and may have made it again
@@ -345,8 +346,8 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     return manifest
 
 
-def _artifact(manifest: Manifest, stage: str, key: str) -> Artifact:
-    """Raises DamagedOutput: the manifest is not what was published, or is that of another output."""
+def output_of(manifest: Manifest, stage: str, key: str) -> Artifact:
+    """The output that a manifest lists. Raises DamagedOutput: the manifest is not what was published, or is that of another output."""
     place = lake() / stage / "attempts" / manifest["attempt"]
     artifact = Artifact(stage=stage, key=key, place=place, manifest=manifest)
     rest = {name: value for name, value in manifest.items() if name != "manifest_digest"}

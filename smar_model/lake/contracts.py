@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from smar_model.errors import InputError
+from smar_model.lake.object_paths import AnyPath, parquet_source
 from smar_model.settings import REPOSITORY
 
 SCHEMAS = REPOSITORY / "schemas"
@@ -250,7 +251,7 @@ def _same_type(expected: pa.DataType, actual: pa.DataType) -> bool:
     return expected == actual
 
 
-def read_parquet_schema(file: Path) -> pa.Schema:
+def read_parquet_schema(file: AnyPath) -> pa.Schema:
     """Schema of a Parquet file.
 
     Raises:
@@ -259,14 +260,14 @@ def read_parquet_schema(file: Path) -> pa.Schema:
     return read_parquet_footer(file).schema.to_arrow_schema()
 
 
-def read_parquet_footer(file: Path) -> pq.FileMetaData:
+def read_parquet_footer(file: AnyPath) -> pq.FileMetaData:
     """What a Parquet file says of itself: columns, rows.
 
     Raises:
         InputError: the file is missing or damaged.
     """
     try:
-        return pq.read_metadata(file)
+        return pq.read_metadata(parquet_source(file))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smar_model.lake.object_paths import AnyPath, name_below
 from smar_model.lake.records import say_once
 from smar_model.settings import home
 from smar_model.small_start import allow_all
@@ -32,7 +34,7 @@ def digest_json(value: Any) -> str:
     return digest_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
-def digest_file(path: Path) -> str:
+def digest_file(path: AnyPath) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -100,26 +102,30 @@ def _is_settled(stamp: Stamp) -> bool:
     return max(stamp[-2:]) + _TICK_NS < time.time_ns()
 
 
-def digest_raw_files(files: Iterable[Path], *, root: Path) -> str:
-    """As `digest_files`, for inputs that others write: a file unchanged in size and time is not read again.
+def digest_raw_files(files: Iterable[AnyPath], *, root: AnyPath) -> str:
+    """As `digest_files`, for inputs that others write: a file unchanged in size and time, or an object unchanged in its ETag, is not read
+    again.
 
     Digests are kept in `<home>/file_digests.db`, a cache: a damaged one is made anew, and where it cannot be written all files are read.
     """
     known, entries, new = _cached_digests(), [], []
-    for file in sorted(files):
+    for name, file in sorted(((name_below(file, root), file) for file in files), key=lambda pair: pair[0].parts):
         stamp = _raw_stamp(file)
         old = known.get(str(file))
         digest = old[1] if old and old[0] == stamp else digest_file(file)
         # One that is written meanwhile has had this content at no time.
         if (not old or old[0] != stamp) and _raw_stamp(file) == stamp:
             new.append((str(file), stamp, digest))
-        entries.append((str(file.relative_to(root)), digest))
+        entries.append((str(name), digest))
     if new:
         _cache_digests(new)
     return digest_json(entries)
 
 
-def _raw_stamp(file: Path) -> str:
+def _raw_stamp(file: AnyPath) -> str:
+    if not isinstance(file, Path):
+        state = file.stat()
+        return f"{state.st_size}:{state.modified.isoformat()}:{state.e_tag}"
     stat = file.stat()
     # A copy may keep size and time of what it replaces (`cp -p`, rsync); inode and time of change are the file system's own.
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
@@ -176,29 +182,52 @@ def _with_cache(work: Callable[[sqlite3.Connection], Any]) -> Any:
 _SEEDS = ("smar-row-digest0", "smar-row-digest1")
 
 
+@dataclass(frozen=True, slots=True)
+class RowSums:
+    """What the digest of a table's rows is made of; that of several files is the sum of theirs."""
+
+    columns: tuple[tuple[str, str], ...]
+    """Names and Arrow types."""
+    rows: int
+    sums: tuple[int, int]
+    """Of the rows' hashes under each seed, modulo 2**64."""
+
+    def __add__(self, other: RowSums) -> RowSums:
+        sums = tuple((mine + theirs) % 2**64 for mine, theirs in zip(self.sums, other.sums, strict=True))
+        return RowSums(other.columns, self.rows + other.rows, (sums[0], sums[1]))
+
+    @property
+    def digest(self) -> str:
+        return digest_json({"columns": self.columns or None, "rows": self.rows, "sums": [str(s) for s in self.sums]})
+
+
 def digest_rows(files: Iterable[Path]) -> str:
     """Order-free digest of a Parquet table: the same rows give the same digest however they lie in files.
 
     Each row is hashed to 64 bits with two seeds; the sums of the hashes, the row count and the column names and
     types are digested. Sums, not exclusive or, so that a row that occurs twice counts.
     """
-    total, sums, columns = 0, [0, 0], None
-    for file in sorted(files):
-        parquet = pq.ParquetFile(file)
-        columns = [(f.name, str(f.type)) for f in parquet.schema_arrow]
-        for batch in parquet.iter_batches(batch_size=65_536):
-            total += batch.num_rows
-            row_hashes = [np.zeros(batch.num_rows, dtype=np.uint64) for _ in _SEEDS]
-            for column in batch.columns:
-                for index, hashed in enumerate(_hash_values(column)):
-                    row_hashes[index] = row_hashes[index] * np.uint64(0x100000001B3) + hashed
-            for index, row_hash in enumerate(row_hashes):
-                # One more mixing step: plain sums of linear combinations could cancel across columns.
-                row_hash ^= row_hash >> np.uint64(31)
-                row_hash *= np.uint64(0x9E3779B97F4A7C15)
-                row_hash ^= row_hash >> np.uint64(29)
-                sums[index] = (sums[index] + int(row_hash.sum(dtype=np.uint64))) % 2**64
-    return digest_json({"columns": columns, "rows": total, "sums": [str(s) for s in sums]})
+    return sum(map(sum_rows, sorted(files)), RowSums((), 0, (0, 0))).digest
+
+
+def sum_rows(file: Path) -> RowSums:
+    """What a file adds to the digest of its table's rows."""
+    rows, sums = 0, [0, 0]
+    parquet = pq.ParquetFile(file)
+    for batch in parquet.iter_batches(batch_size=65_536):
+        rows += batch.num_rows
+        row_hashes = [np.zeros(batch.num_rows, dtype=np.uint64) for _ in _SEEDS]
+        for column in batch.columns:
+            for index, hashed in enumerate(_hash_values(column)):
+                row_hashes[index] = row_hashes[index] * np.uint64(0x100000001B3) + hashed
+        for index, row_hash in enumerate(row_hashes):
+            # One more mixing step: plain sums of linear combinations could cancel across columns.
+            row_hash ^= row_hash >> np.uint64(31)
+            row_hash *= np.uint64(0x9E3779B97F4A7C15)
+            row_hash ^= row_hash >> np.uint64(29)
+            sums[index] = (sums[index] + int(row_hash.sum(dtype=np.uint64))) % 2**64
+    columns = tuple((field.name, str(field.type)) for field in parquet.schema_arrow)
+    return RowSums(columns, rows, (sums[0], sums[1]))
 
 
 def _hash_values(column: pa.Array) -> list[np.ndarray]:

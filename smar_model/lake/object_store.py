@@ -7,10 +7,12 @@ from the environment, as the stores' own tools take them (`AWS_ACCESS_KEY_ID`, `
 from __future__ import annotations
 
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,11 +31,12 @@ from obstore.store import from_url
 from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.durable_files import HomeFolder, flush, replace_plain_file
 from smar_model.lake.process_identity import temporary_beside
-from smar_model.settings import home
+from smar_model.settings import SCHEMES, home
 
-SCHEMES = ("s3://", "gs://", "az://")
 TRANSFERS = 8
 """Files on their way at one time; each large one in several parts besides."""
+_REFUSED = re.compile(r"non-2xx status code: 4(?!08|29)\d\d")
+"""In words of errors that obstore has no class for: the client's fault, but for a timeout and too many requests."""
 RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 
 
@@ -55,11 +58,7 @@ class ObjectStore:
         if not url.startswith(SCHEMES):
             raise InputError(f"SMAR_STORE={url!r}: an object store is named by a URL of {', '.join(SCHEMES)}")
         self.url = url.rstrip("/")
-        plain: Any = {"allow_http": True} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:") else {}
-        try:
-            self._store: Any = from_url(self.url, client_options=plain, retry_config=RETRIES)
-        except BaseError as error:
-            raise InputError(f"SMAR_STORE={url!r}: {_first_line(error)}") from error
+        self._store: Any = open_store(self.url, "SMAR_STORE")
 
     def read(self, path: Path) -> tuple[bytes, Version] | None:
         """Content and version; None where there is none."""
@@ -170,6 +169,11 @@ class ObjectStore:
     def last_written(self, folder: Path) -> float:
         return max((found["last_modified"].timestamp() for found in self._within(folder)), default=0.0)
 
+    def old_files(self, folder: Path, seconds: float) -> list[Path]:
+        """Files below a folder that were written longer ago than so."""
+        before = time.time() - seconds
+        return [home() / found["path"] for found in self._within(folder) if found["last_modified"].timestamp() < before]
+
     def share_files(self, paths: Iterable[Path]) -> None:
         def send(path: Path) -> None:
             with self._told():
@@ -216,18 +220,40 @@ class ObjectStore:
         with self._told(), suppress(FileNotFoundError):
             obstore.delete(self._store, list(map(_name, paths)))
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
-            if isinstance(error, FileNotFoundError) and error.errno is not None:  # of this machine
-                raise
-            raise InputError(
-                f"{self.url}: the object store refuses ({_first_line(error)}); check SMAR_STORE, the keys and the address in the environment"
-            ) from error
-        except BaseError as error:
-            raise NoAnswer(f"{self.url}: the object store does not answer ({_first_line(error)})") from error
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self.url, "SMAR_STORE")
+
+
+def open_store(url: str, named: str) -> Any:
+    """obstore's store of a URL; keys and address come from the environment.
+
+    Args:
+        named: where people have said that there is a store.
+
+    Raises:
+        InputError: the URL is none of an object store.
+    """
+    plain: Any = {"allow_http": True} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:") else {}
+    try:
+        return from_url(url, client_options=plain, retry_config=RETRIES)
+    except BaseError as error:
+        raise InputError(f"{named}: {url}: {_first_line(error)}") from error
+
+
+@contextmanager
+def told(url: str, named: str) -> Iterator[None]:
+    """A store's errors as users see them; `named` as in `open_store`."""
+    try:
+        yield
+    except (BaseError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.errno is not None:  # of this machine
+            raise
+        is_refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | FileNotFoundError)
+        if not is_refused and not _REFUSED.search(str(error)):
+            raise NoAnswer(f"{url}: the object store does not answer ({_first_line(error)})") from error
+        raise InputError(
+            f"{url}: the object store refuses ({_first_line(error)}); check {named}, the keys and the address in the environment"
+        ) from error
 
 
 def _name(path: Path) -> str:
@@ -235,4 +261,7 @@ def _name(path: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    """What the store itself says, or the client."""
+    text = str(error)
+    said = re.search(r"<Code>(\w+)</Code>\s*<Message>([^<]+)</Message>", text)
+    return f"{said[1]}: {said[2].strip()}" if said else text.partition("\n")[0]

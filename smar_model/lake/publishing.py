@@ -8,13 +8,16 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
 from smar_model.lake.artifacts import Artifact, Metrics, contract_records, lake, load_artifact, manifest_path
 from smar_model.lake.contracts import Column, Contract, load_contract
 from smar_model.lake.digests import digest_json, digests_once
@@ -31,6 +34,8 @@ from smar_model.lake.shared_files import (
     replace_file,
     share_files,
 )
+from smar_model.lake.stored_parts import StoredPart
+from smar_model.settings import home
 
 
 @with_config(OPEN)
@@ -40,6 +45,8 @@ class _ContractRecord(TypedDict):
 
 
 _CONTRACT = TypeAdapter(_ContractRecord)
+READ = ".read"
+"""In an attempt's folder: copies from the object store of what its process looked at. They go when the output is published."""
 
 
 class Attempt:
@@ -49,6 +56,8 @@ class Attempt:
         self.stage, self.key = stage, key
         self.id = uuid.uuid4().hex
         self.folder = lake() / stage / "attempts" / self.id
+        self.parts: dict[str, list[StoredPart]] = {}
+        """Table → files of it that Spark's workers have put into the object store; then this machine has none of that table."""
         make_folder(self.folder)
         (self.folder / ".owner.json").write_text(json.dumps(this_process()), encoding="utf-8")
         self.started = time.monotonic()
@@ -66,6 +75,7 @@ class Attempt:
             InputError: a table has no contract or differs from it, or its contract has changed incompatibly since it
                 was last published under the same version.
         """
+        shutil.rmtree(self.folder / READ, ignore_errors=True)
         tops = files_by_top(self.folder)
         contracts = self._verified_contracts(tops)
         files = [file for members in tops.values() for file in members]
@@ -76,6 +86,11 @@ class Attempt:
             str(file.relative_to(self.folder)): {"bytes": file.stat().st_size, "sha256": digest}
             for file, digest in digests.items()
         }
+        for table, parts in self.parts.items():
+            contracts.append(load_contract(table))
+            _refuse_incompatible(contracts[-1])
+            content[table] = reduce(add, (part.rows for part in parts)).digest
+            listed |= {part.name: {"bytes": part.bytes, "sha256": part.sha256} for part in parts}
         manifest = {
             "stage": self.stage,
             "key": self.key,
@@ -93,10 +108,13 @@ class Attempt:
         }
         # Read back first, as readers will digest what JSON has made of the metrics.
         manifest["manifest_digest"] = digest_json(json.loads(json.dumps(manifest)))
-        share_files(self.folder / name for name in listed)
+        share_files(files)
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         if not create_if_absent(manifest_path(self.stage, self.key), text):
             remove_folder(self.folder)
+        elif self.parts:
+            # A driver whose workers write keeps no part of a table.
+            shutil.rmtree(self.folder, ignore_errors=True)
         for contract in contracts:
             _record_contract(contract)
         return load_artifact(self.stage, self.key)
@@ -110,8 +128,16 @@ class Attempt:
                 _refuse_incompatible(contracts[-1])
         return contracts
 
+    @property
+    def stored_folder(self) -> str:
+        """Name of its folder below the URL of the object store."""
+        return self.folder.relative_to(home()).as_posix()
+
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.parts:
+            with suppress(InputError, NoAnswer):  # the sweep removes them later
+                remove_folder(self.folder)
 
 
 def _contract_record(table: str) -> Path:

@@ -112,25 +112,36 @@ class Run:
     earlier run."""
     encoders: dict[Literal["text", "vision"], NamedEncoder] = field(default_factory=dict)
     """The pretrained encoders that the settings name, as they were when the run began."""
+    left_out: dict[dt.date, str] = field(default_factory=dict)
+    """Days of the window that were not complete when the run began (`shop.complete_day`), and why: no stage reads them."""
 
     @property
-    def days(self) -> list[dt.date]:
-        """The window, oldest day first."""
+    def window(self) -> list[dt.date]:
+        """All its days, oldest day first."""
         return [self.date - timedelta(days=n) for n in reversed(range(self.settings.window.days))]
 
     @property
+    def days(self) -> list[dt.date]:
+        """Those of the window that are read."""
+        return [day for day in self.window if day not in self.left_out]
+
+    @property
     def training_days(self) -> list[dt.date]:
-        return self.days[: -self.settings.window.evaluation_days]
+        return [day for day in self.days if day < self._first_evaluation_day]
 
     @property
     def evaluation_days(self) -> list[dt.date]:
-        return self.days[-self.settings.window.evaluation_days :]
+        return [day for day in self.days if day >= self._first_evaluation_day]
 
     @property
     def cutoff(self) -> datetime:
         """First moment after training: nothing at or after it may be learned from (design, decision 10)."""
-        first = self.evaluation_days[0]
+        first = self._first_evaluation_day
         return datetime(first.year, first.month, first.day, tzinfo=UTC)
+
+    @property
+    def _first_evaluation_day(self) -> dt.date:
+        return self.date - timedelta(days=self.settings.window.evaluation_days - 1)
 
     def rivals(self) -> dict[str, EarlierModel]:
         """The models that this run's must not be worse than: `champion`, `best_release` and `cold_start`, where there are.

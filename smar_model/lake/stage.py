@@ -84,6 +84,8 @@ class StageContext:
     stage with the same digest holds what this one would make of the same inputs."""
     report: Callable[[str], None] = field(default=lambda message: None)
     """Called with a line of progress for people."""
+    attempt: Attempt | None = None
+    """That publishes what is written; None: nothing of this process's is published."""
 
     @property
     def settings(self) -> Settings:
@@ -282,6 +284,7 @@ def _make(stage: Stage, run: Run, inputs: dict[str, Artifact], key: str, made_of
             key=key,
             made_by=digest_making(stage, run),
             report=report,
+            attempt=attempt,
         )
         report("working")
         with recorded_resources(resources_file(run, stage.name)):

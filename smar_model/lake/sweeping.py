@@ -65,12 +65,33 @@ def sweep_orphans() -> int:
                 if orphan.name not in named and _is_old(orphan):
                     remove_folder(orphan)
                     swept += 1
+            swept += _sweep_unlisted(folder)
         stage = folder.name.removesuffix(checkpoint_stage(""))
         for checkpoint in find_checkpoints(stage) if stage != folder.name else ():
             if (of := checkpoint.metrics.get("of")) and is_file(manifest_path(stage, of)):
                 remove_artifact(checkpoint)
                 swept += 1
     return swept
+
+
+def _sweep_unlisted(folder: Path) -> int:
+    """Remove what tasks of Spark have put beside the files of an output in the object store: those that failed, or were done twice."""
+    shared = store()
+    if shared is None:
+        return 0
+    attempts, listed = set(), set()
+    for manifest in read_manifests(folder.name)[0]:
+        place = folder / "attempts" / manifest["attempt"]
+        attempts.add(place)
+        listed |= {place / name for name in manifest["files"]}
+    unlisted = [
+        path
+        for path in shared.old_files(folder / "attempts", ORPHAN_AGE_SECONDS)
+        if path not in listed and not path.name.startswith(".") and attempts.intersection(path.parents)
+    ]
+    for path in unlisted:
+        shared.remove_file(path)
+    return len(unlisted)
 
 
 def sweep_expired() -> int:

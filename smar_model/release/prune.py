@@ -288,7 +288,7 @@ def _survey(registry: Registry, kept_versions: Collection[str]) -> Survey:
             and finetuned
             and finetuned["state"] == "finished"
         ):
-            oracles[run.settings.shop.root.as_posix(), str(stage)].append((run.cutoff, run.name))
+            oracles[str(run.settings.shop.root), str(stage)].append((run.cutoff, run.name))
     kept |= {max(of_shop)[1] for of_shop in oracles.values()}
     kept |= {folder.run.base.run for name, folder in folders.items() if name in kept and folder.run and folder.run.base}
     return Survey(

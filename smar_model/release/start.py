@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.errors import InputError, NothingToDo
+from smar_model.errors import InputError, NoAnswer, NothingToDo
 from smar_model.lake.durable_files import sweep_temporaries
 from smar_model.lake.earlier_outputs import Release
 from smar_model.lake.encoder_store import resolve_encoders
@@ -50,6 +50,7 @@ def start_run(
     Raises:
         InputError: the settings are wrong, the shop lacks a file that the run needs, there is no such version, or the name is taken
             by a run with another date or other settings, or on another release.
+        NoAnswer: no day to train on, or none to judge on, is complete yet; or the shop's object store does not answer.
         NothingToDo: there is no such release yet.
     """
     run_folder(name)  # refuses what is no name
@@ -68,10 +69,12 @@ def start_run(
             # What only serves trains nothing.
             encoders={} if release else resolve_encoders(settings),
         )
+        if release is None:
+            run = replace(run, left_out=incomplete_days(run))
         check_inputs(run, with_log=release is None)
         if release is None:
             run = _with_step_threads(run)
-    except InputError as error:
+    except (InputError, NoAnswer) as error:
         # There is no run yet to record it in; `make retrain` shows the message from here.
         write_failure(name, "start", error, seconds=0.0)
         raise
@@ -80,6 +83,8 @@ def start_run(
         run = _taken_up(run, release) if is_file(run.folder / "run.json") else _begun(run, release)
         details["metrics"] = {"days": len(run.days), "orphans_swept": swept, "tables_expired": expired}
         details["metrics"] |= {"pretraining": describe_base(run), "anchors": describe_anchors(run)}
+        if run.left_out:
+            details["metrics"] |= {"days_left_out": _days(run.left_out)}
     print(
         f"[{name}] start: {_told(run)}"
         + (f"; removed {swept} unfinished output(s) and file(s) of dead processes" if swept else "")
@@ -128,6 +133,7 @@ def _told(run: Run) -> str:
         f"{run.settings_source}, days {run.days[0]} to {run.days[-1]}, trained up to {run.cutoff:%Y-%m-%d}, champion: {rival}, "
         f"anchors: {describe_anchors(run)}, pretraining: {describe_base(run)}, promotion: {run.promotion}"
         + (f", works on {run.release.name}" if run.release and run.release != met else "")
+        + (f", left out as not complete: {_days(run.left_out)}" if run.left_out else "")
     )
 
 
@@ -226,6 +232,27 @@ def with_window(settings: Settings, days: int | None) -> Settings:
             "left to train on; set more days (window.days in the settings, or --window-days)"
         )
     return changed
+
+
+def incomplete_days(run: Run) -> dict[date, str]:
+    """Days of the window that are not complete now, and why.
+
+    Raises:
+        NoAnswer: no other day is left to train on, or to judge on.
+    """
+    left_out = ShopInputs.of(run.settings).incomplete_days(run.window)
+    rest = replace(run, left_out=left_out)
+    for what, days in (("train", rest.training_days), ("judge", rest.evaluation_days)):
+        if left_out and not days:
+            log = ShopInputs.of(run.settings).root / "click_log"
+            raise NoAnswer(
+                f"{log}: no day to {what} on is complete ({_days(left_out)}); run again once it has been delivered, or for an earlier day (--date)"
+            )
+    return left_out
+
+
+def _days(left_out: Mapping[date, str]) -> str:
+    return ", ".join(f"{day} {why}" for day, why in left_out.items())
 
 
 def check_inputs(run: Run, *, with_log: bool = True) -> None:

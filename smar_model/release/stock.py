@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from smar_model.delivery.shop_inputs import SUFFIXES, ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.durable_files import replace_plain_file
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.shared_files import files_in, is_file, remove_file, replace_file, share_files
 from smar_model.release.stock_tables import StockPointer, current_stock, stock_folder
 from smar_model.release.written_prices import WrittenPrices, written_prices
@@ -41,7 +41,7 @@ _CURRENCIES = pa.array(sorted(list_currencies()), pa.string())
 
 
 def refresh_stock(
-    settings: Settings, source: Path | None, known_items: Callable[[], pa.Array | None], say: Callable[[str], None]
+    settings: Settings, source: AnyPath | None, known_items: Callable[[], pa.Array | None], say: Callable[[str], None]
 ) -> StockPointer:
     """Publish a table of prices and stock, whole or not at all.
 
@@ -109,8 +109,8 @@ def _tell_without_currency(rows: pa.Table, say: Callable[[str], None]) -> None:
         )
 
 
-def _shops_own(settings: Settings) -> Path:
-    root = settings.shop_root
+def _shops_own(settings: Settings) -> AnyPath:
+    root = ShopInputs.of(settings).root
     there = [path for suffix in SUFFIXES if (path := root / f"stock{suffix}").is_file()]
     if len(there) == 1:
         return there[0]
@@ -188,7 +188,7 @@ class _Judge:
                 self._examples[reason] = example(pc.index(which, True).as_py())
 
 
-def _publish(settings: Settings, source: Path, rows: pa.Table) -> StockPointer:
+def _publish(settings: Settings, source: AnyPath, rows: pa.Table) -> StockPointer:
     folder = stock_folder(settings)
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression="zstd")

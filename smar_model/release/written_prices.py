@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from smar_model.delivery.json_lines import is_json_lines, iterate_lines
 from smar_model.delivery.value_casts import is_text
+from smar_model.lake.object_paths import AnyPath, parquet_source
 
 _SUSPECT_LINE = re.compile(rb"nan|inf|[0-9]{15}|[0-9]e\+?[0-9]{2}", re.IGNORECASE)
 """Lines that may have such a price; the others are not parsed again."""
@@ -32,7 +32,7 @@ class WrittenPrices:
     """The first one that is more than a price can be, with its item."""
 
 
-def written_prices(file: Path, most: int) -> WrittenPrices:
+def written_prices(file: AnyPath, most: int) -> WrittenPrices:
     """Look through a file that has been read without a fault.
 
     Args:
@@ -53,7 +53,7 @@ def written_prices(file: Path, most: int) -> WrittenPrices:
     return found
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
+def _lines(file: AnyPath) -> Iterator[tuple[str, str]]:
     for _, line in iterate_lines(file):
         if _SUSPECT_LINE.search(line):
             row = json.loads(line.decode("utf-8", "replace"), parse_float=str, parse_int=str, parse_constant=str)
@@ -62,8 +62,8 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
                 yield item, price
 
 
-def _rows(file: Path, most: int) -> Iterator[tuple[str, Any]]:
-    with pq.ParquetFile(file) as opened:
+def _rows(file: AnyPath, most: int) -> Iterator[tuple[str, Any]]:
+    with pq.ParquetFile(parquet_source(file)) as opened:
         names = opened.schema_arrow.names
         if "price" not in names:
             return

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from cachetools import TTLCache
 from PIL import Image, ImageOps
@@ -20,7 +19,8 @@ from PIL import Image, ImageOps
 from smar_model.delivery.picture_formats import FORMATS, refuse_endless
 from smar_model.delivery.picture_stores import NO_SUCH_PICTURE, UnusablePicture, fetched_folder, fetched_path, is_url
 from smar_model.delivery.shop_inputs import ShopInputs
-from smar_model.errors import InputError
+from smar_model.errors import InputError, NoAnswer
+from smar_model.lake.object_paths import AnyPath, ObjectPath
 from smar_model.settings import Settings
 
 SIDE = 320
@@ -113,8 +113,8 @@ class SmallPictures:
             store: _Store | InputError = _Store(
                 identity, opened, opened.enter_context(place.opened(maximum_bytes=limit))
             )
-        except InputError as error:
-            store = error.with_traceback(None)
+        except (InputError, NoAnswer) as error:
+            store = error.with_traceback(None) if isinstance(error, InputError) else InputError(str(error))
         except OSError as error:
             store = InputError(f"the shop's pictures cannot be opened ({error.strerror or error}); deliver them again")
         self._store = store
@@ -153,6 +153,8 @@ class SmallPictures:
             if isinstance(store, InputError):
                 raise store
             return store.read(name)
+        except NoAnswer as away:
+            raise InputError(str(away)) from None
         except (
             OSError,
             UnicodeError,
@@ -166,9 +168,11 @@ class SmallPictures:
                 self._store.opened.close()
 
 
-def _identity(place: Path | str) -> tuple[object, ...]:
+def _identity(place: AnyPath | str) -> tuple[object, ...]:
     if isinstance(place, str):
         return (place,)
+    if isinstance(place, ObjectPath):
+        return (place, place.stat().e_tag) if place.is_file() else (place,)
     state = place.stat()
     return (
         place,

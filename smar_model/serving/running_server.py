@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from smar_model.delivery.shop_inputs import ShopInputs
+from smar_model.errors import NoAnswer
 from smar_model.lake.process_identity import process_state, temporary_beside, this_process
 from smar_model.release.search_answer import Hit, SearchAnswer, SearchQuestion
 from smar_model.settings import Settings, home
@@ -91,7 +92,7 @@ def ask_running_server(settings: Settings, asked: SearchQuestion) -> SearchAnswe
             nothing_found=[],
             server=address,
         )
-    except (URLError, HTTPException, OSError, ValueError, KeyError, IndexError, TypeError):
+    except (NoAnswer, URLError, HTTPException, OSError, ValueError, KeyError, IndexError, TypeError):
         return None
     return found if hits else None
 

@@ -42,15 +42,17 @@ from smar_model.settings.network import (
 from smar_model.settings.release import Evaluation, Gate, Index, Interleaving, QueryTower, Release
 from smar_model.settings.retired import without_retired
 from smar_model.settings.section import Count, Section, Share
-from smar_model.settings.shop import Shop, Simulation
+from smar_model.settings.shop import SCHEMES, CompleteDay, Shop, Simulation
 from smar_model.settings.training import Mining, Optimisation, Training, VisionAdaptation
 from smar_model.url_secrets import secrets_in
 from smar_model.yaml_files import Document, problem_of, read_yaml, validated, values_in
 
 __all__ = [
     "REPOSITORY",
+    "SCHEMES",
     "Checks",
     "Clicks",
+    "CompleteDay",
     "Count",
     "Descriptors",
     "Evaluation",
@@ -143,8 +145,22 @@ class Settings(Section):
     stages: Stages = Stages()
 
     @property
-    def shop_root(self) -> Path:
-        return home() / self.shop.root
+    def shop_root(self) -> Path | str:
+        """The shop's folder, or its URL in an object store (`lake/object_paths.py` has one kind of path for both)."""
+        return self.shop.root if isinstance(self.shop.root, str) else home() / self.shop.root
+
+    @property
+    def shop_folder(self) -> Path:
+        """Of a shop that is made or imported here.
+
+        Raises:
+            InputError: the shop lies in an object store, which is only read.
+        """
+        if isinstance(self.shop_root, str):
+            raise InputError(
+                f"setting shop.root: {self.shop_root} is an object store, which is only read; name a folder"
+            )
+        return self.shop_root
 
     @property
     def tracking_uri(self) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from smar_model.settings.section import Count, Section, Share
+
+SCHEMES = ("s3://", "gs://", "az://")
+"""Of object stores that a shop or the lake may lie in."""
 
 
 class Simulation(Section):
@@ -43,9 +47,35 @@ class Simulation(Section):
         return self
 
 
+class CompleteDay(Section):
+    """How a day of the click log tells that all of it has been delivered: one of the two."""
+
+    marker: Annotated[str, Field(pattern=r"^[^/\s]+$")] | None = None
+    """Name of a file or object in the day's folder, such as `_SUCCESS`, that is written last; what it holds does not matter."""
+    quiet_minutes: Count | None = None
+    """The newest file of the day was written at least so long ago."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> CompleteDay:
+        if (self.marker is None) == (self.quiet_minutes is None):
+            raise ValueError("set one of marker and quiet_minutes")
+        return self
+
+
+def _folder_or_url(value: object) -> Path | str:
+    if isinstance(value, Path) or (isinstance(value, str) and "://" not in value):
+        return Path(value)
+    if not isinstance(value, str):
+        raise ValueError("name a folder, or the URL of an object store")
+    if not value.startswith(SCHEMES) or not re.fullmatch(r"\w+://[^/?#\s]+(/[^?#]*)?", value):
+        raise ValueError(f"an object store is named by a URL of {', '.join(SCHEMES)}, as in s3://bucket/prefix")
+    return value.rstrip("/")
+
+
 class Shop(Section):
-    root: Path
-    """Folder in the layout of the README ("Your own shop")."""
+    root: Annotated[Path | str, PlainValidator(_folder_or_url)]
+    """Folder in the layout of the README ("Your own shop"), or the URL of an object store that has its files by the same names:
+    `s3://bucket/prefix`, `gs://…`, `az://…`; keys and address come from the environment, as those of SMAR_STORE."""
     kind: Literal["own", "sample", "real_products"] = "own"
     """`own` is only read; `sample` is drawn; `real_products` is imported from SMAR_REAL_DATA. The last two
     have simulated shoppers, who write a day of the click log when a run needs it."""
@@ -55,9 +85,20 @@ class Shop(Section):
     time_zone: str | None = None
     """Zone of delivered times that say none, by its name in the tz database (`Europe/Berlin`). Unset: `time_zone` in `shop.yaml` in
     `root`; where neither is, such times are refused."""
+    complete_day: CompleteDay | None = None
+    """When a day of the click log is read; a day that is not complete yet is left out of a run, which says so. Unset: every day is
+    taken to be complete."""
     visual_departments: list[str] = Field(min_length=1)
     """First levels of `category` in which pictures matter: SMAR's "fashion"."""
     simulation: Simulation | None = None
+
+    @model_validator(mode="after")
+    def _simulated_in_a_folder(self) -> Shop:
+        if self.kind != "own" and isinstance(self.root, str):
+            raise ValueError(
+                f"a shop of kind {self.kind!r} is written into a folder; only one of kind 'own' may lie in an object store"
+            )
+        return self
 
     @field_validator("time_zone")
     @classmethod

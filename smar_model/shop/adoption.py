@@ -19,7 +19,7 @@ from smar_model.delivery.check_records import ShopCheck
 from smar_model.delivery.delivery_figures import Department
 from smar_model.errors import InputError
 from smar_model.lake.encoder_store import find_encoder
-from smar_model.settings import Checks, Evaluation, Gate, Settings, home, load_settings
+from smar_model.settings import SCHEMES, Checks, Evaluation, Gate, Settings, home, load_settings
 
 BASE = "configs/real_products.yaml"
 LONGEST_WINDOW = 60
@@ -55,7 +55,7 @@ class Line:
         return f"{self.setting}  # {self.why}" if self.why else self.setting
 
 
-def adopt(check: ShopCheck, *, name: str, folder: Path, configs: Path) -> Path:
+def adopt(check: ShopCheck, *, name: str, folder: str, configs: Path) -> Path:
     """Write `<configs>/<name>.yaml`; returns it.
 
     Args:
@@ -106,7 +106,7 @@ def warn_of_scripts(check: ShopCheck, settings: Settings) -> str | None:
     )
 
 
-def describe_settings(check: ShopCheck, *, name: str, folder: Path) -> str:
+def describe_settings(check: ShopCheck, *, name: str, folder: str) -> str:
     """The settings file's text."""
     assert check.items and check.days
     first = f"# {check.items.items:,} items and {sum(day.rows for day in check.days):,} events, {check.days[0].day} to {check.days[-1].day}, as `smar shop check` found them."
@@ -130,19 +130,17 @@ def describe_settings(check: ShopCheck, *, name: str, folder: Path) -> str:
     return "\n".join(str(line) for section in sections for line in section) + "\n"
 
 
-def _shop(check: ShopCheck, folder: Path) -> list[Line]:
-    root = folder.resolve()
-    inside = root.is_relative_to(home())
-    shown = str(root.relative_to(home())) if inside else str(root)
+def _shop(check: ShopCheck, folder: str) -> list[Line]:
+    if folder.startswith(SCHEMES):
+        shown, where = folder.rstrip("/"), "in an object store, whose keys and address are in the environment"
+    elif (root := Path(folder).resolve()).is_relative_to(home()):
+        shown, where = str(root.relative_to(home())), "below the home folder (var/, or SMAR_HOME)"
+    else:
+        shown, where = str(root), "outside the home folder, so as an absolute path"
     departments, why = _visual_departments(check)
     return [
         Line("shop:", "where the shop lies, and in which of its departments pictures matter"),
-        Line(
-            f"  root: {json.dumps(shown, ensure_ascii=False)}",
-            "below the home folder (var/, or SMAR_HOME)"
-            if inside
-            else "outside the home folder, so as an absolute path",
-        ),
+        Line(f"  root: {json.dumps(shown, ensure_ascii=False)}", where),
         Line("  kind: own", "read as it was delivered, never written"),
         Line(f"  visual_departments: {json.dumps(departments, ensure_ascii=False)}", why),
         Line("  simulation: null", "its shoppers are real"),

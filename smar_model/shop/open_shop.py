@@ -18,6 +18,7 @@ from smar_model.delivery.shop_check import check_structure
 from smar_model.delivery.shop_inputs import ShopInputs
 from smar_model.errors import InputError
 from smar_model.lake.digests import digest_files, digest_json, digest_raw_files
+from smar_model.lake.object_paths import AnyPath
 from smar_model.lake.shared_files import replace_file
 from smar_model.settings import REPOSITORY, Settings, Simulation
 from smar_model.shop.catalogue import Catalogue, add_catalogue, write_catalogue
@@ -40,7 +41,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedShop:
-    root: Path
+    root: AnyPath
     days: list[date]
     made: bool
     """Whether the catalogue was made now."""
@@ -55,10 +56,11 @@ def open_shop(settings: Settings, *, day: date, window_days: int | None = None, 
     """
     count = window_days or settings.window.days
     days = [day - timedelta(days=n) for n in reversed(range(count))]
-    root = settings.shop_root
     if settings.shop.kind == "own":
-        _check_own_shop(ShopInputs.of(settings), days, report)
-        return OpenedShop(root=root, days=days, made=False, days_written=[])
+        shop = ShopInputs.of(settings)
+        _check_own_shop(shop, days, report)
+        return OpenedShop(root=shop.root, days=days, made=False, days_written=[])
+    root = settings.shop_folder
     simulation = _simulation(settings)
     with only_one(root):
         made = _make_if_changed(settings, simulation, report)
@@ -86,7 +88,7 @@ def make_shop(settings: Settings, *, report: Report = print) -> bool:
             "use kind 'sample' or 'real_products', or `smar shop import`"
         )
     simulation = _simulation(settings)
-    with only_one(settings.shop_root):
+    with only_one(settings.shop_folder):
         return _make_if_changed(settings, simulation, report)
 
 
@@ -128,11 +130,11 @@ def log_day(settings: Settings, *, day: date) -> dict[str, int]:
     from smar_model.shop.shoppers import Shoppers
 
     simulation = _simulation(settings)
-    with only_one(settings.shop_root):
+    with only_one(settings.shop_folder):
         shoppers = Shoppers.load(
-            settings.shop_root, simulation=simulation, visual_departments=settings.shop.visual_departments
+            settings.shop_folder, simulation=simulation, visual_departments=settings.shop.visual_departments
         )
-        return shoppers.write_day(settings.shop_root, day)
+        return shoppers.write_day(settings.shop_folder, day)
 
 
 def add_import(root: Path, source: str, catalogue: Catalogue, *, masks: list[str], seed: int) -> str:
@@ -159,7 +161,7 @@ def _parse_mask(text: str) -> tuple[str, float]:
 
 
 def _make_if_changed(settings: Settings, simulation: Simulation, report: Report) -> bool:
-    root = settings.shop_root
+    root = settings.shop_folder
     record = root / "shop.json"
     wanted = _origin(settings, simulation)
     found = _read_record(record)
@@ -248,7 +250,10 @@ def _simulation(settings: Settings) -> Simulation:
 
 def _check_own_shop(shop: ShopInputs, days: list[date], report: Report) -> None:
     """Name all that is wrong with files and columns at once: deliveries are slow. Rows are left to `smar shop check` and the jobs."""
-    faults, casts = check_structure(shop, days)
+    left_out = shop.incomplete_days(days)
+    for day, why in left_out.items():
+        report(f"{shop.root / 'click_log' / f'dt={day}'}: is not complete, so it is not read: it {why}")
+    faults, casts = check_structure(shop, [day for day in days if day not in left_out])
     for cast in casts:
         report(cast)
     if len(faults) == 1:

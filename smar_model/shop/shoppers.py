@@ -104,7 +104,7 @@ class Shoppers:
         """
         shop = ShopInputs(root)
         truth_file = shop.truth_items()
-        if truth_file is None:
+        if not isinstance(truth_file, Path):
             raise InputError(
                 f"{root / 'truth' / 'items.parquet'}: no true attributes; shoppers can be simulated only over a catalogue that "
                 "`smar shop make` or `smar shop import` wrote"

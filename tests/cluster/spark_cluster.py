@@ -34,6 +34,8 @@ class SparkCluster:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     started: int = 0
     """Workers so far."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Of the environment of its workers and their executors, such as the keys of an object store."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -49,7 +51,10 @@ class SparkCluster:
         number, self.started = self.started, self.started + 1
         options = ["--cores", "1", "--memory", "1200m", "--work-dir", str(self.folder / f"work-{number}")]
         place = ["--host", "127.0.0.1", "--webui-port", str(free_port(0))]
-        self.workers.append(_start(f"worker-{number}", self.folder, "worker.Worker", *place, *options, self.address))
+        arguments = [*place, *options, self.address]
+        self.workers.append(
+            _start(f"worker-{number}", self.folder, "worker.Worker", *arguments, variables=self.variables)
+        )
 
     def kill_worker(self) -> None:
         """Kill the oldest worker with its executors, at once."""
@@ -66,7 +71,7 @@ class SparkCluster:
 
 
 @contextmanager
-def running_spark(folder: Path, *, workers: int = 2) -> Iterator[SparkCluster]:
+def running_spark(folder: Path, *, workers: int = 2, variables: dict[str, str] | None = None) -> Iterator[SparkCluster]:
     folder.mkdir(parents=True)
     port, page_port = free_port(0), free_port(0)
     place = ["--host", "127.0.0.1", "--port", str(port), "--webui-port", str(page_port)]
@@ -74,7 +79,8 @@ def running_spark(folder: Path, *, workers: int = 2) -> Iterator[SparkCluster]:
         address=f"spark://127.0.0.1:{port}",
         page=f"http://127.0.0.1:{page_port}",
         folder=folder,
-        master=_start("master", folder, "master.Master", *place),
+        master=_start("master", folder, "master.Master", *place, variables={}),
+        variables=variables or {},
     )
     try:
         for _ in range(workers):
@@ -85,11 +91,11 @@ def running_spark(folder: Path, *, workers: int = 2) -> Iterator[SparkCluster]:
         end(*cluster.workers, cluster.master)
 
 
-def _start(name: str, folder: Path, kind: str, *options: str) -> subprocess.Popen[bytes]:
+def _start(name: str, folder: Path, kind: str, *options: str, variables: dict[str, str]) -> subprocess.Popen[bytes]:
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
             [SPARK_CLASS, f"org.apache.spark.deploy.{kind}", *options],
-            env=os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"},
+            env=os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"} | variables,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

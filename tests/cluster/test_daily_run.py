@@ -55,8 +55,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
-    with running_spark(tmp_path_factory.mktemp("spark") / "cluster") as cluster:
+def spark(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
+    with running_spark(tmp_path_factory.mktemp("spark") / "cluster", variables=s3) as cluster:
         yield cluster
 
 

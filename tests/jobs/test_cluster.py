@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ options = json.loads(more) | {{
     "spark.driver.extraJavaOptions": "{QUICK_JVM}", "spark.scheduler.minRegisteredResourcesRatio": "1.0",
 }}
 spark = {{"master": master, "driver_memory": "1g", "shuffle_partitions": 2, "options": options}}
-run = tiny_run(Path(shop), spark=spark)
+run = tiny_run(shop, spark=spark)
 session = start_session(run.settings.spark, name="cluster", scratch=Path(scratch))
 where = session.sparkContext.parallelize(range(int(workers)), int(workers)).map(
     lambda _: (__import__("os").environ["SPARK_EXECUTOR_DIRS"], __import__("jobs.prepare_items").__file__)
@@ -91,19 +91,37 @@ def cluster(folder: Path, *, workers: int) -> Iterator[str]:
 
 
 def assert_same_content(
-    folder: Path, patch: pytest.MonkeyPatch, *stages: str, workers: int, options: dict[str, str]
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    *stages: str,
+    workers: int,
+    options: dict[str, str],
+    store: str | None = None,
+    upload: Callable[[Path], str] = str,
 ) -> None:
-    """Run stages on a cluster with these options of Spark, then here, in the folder, and compare what they wrote."""
+    """Run stages on a cluster with these options of Spark, then here, in the folder, and compare what they wrote.
+
+    Args:
+        store: URL of the lake that the cluster works in; then workers do not see the driver's home folder. None: it lies there.
+        upload: brings the shop to where the cluster reads it; returns the place.
+    """
     patch.setenv("SMAR_USER_SALT", "the same on both")
     shop = write_tiny_shop(folder / "shop")
+    (folder / "cluster").mkdir()
+    alone: list[str] = []
+    if store:
+        # The home folder is a file system that this process and its children alone see, and no worker.
+        mounted = 'mount -t tmpfs tmpfs "$SMAR_HOME" && exec "$@"'
+        alone = ["unshare", "--mount", "sh", "-c", mounted, "sh"]
     with cluster(folder, workers=workers) as master:
         environment = os.environ | {"SMAR_HOME": str(folder / "cluster"), "PYTHONPATH": str(REPOSITORY)}
         environment["SPARK_LOCAL_HOSTNAME"] = (
             "127.0.0.2"  # the driver, as executors find it: on another machine than they are
         )
-        asked = [master, str(folder), str(shop), str(workers), " ".join(stages), json.dumps(options)]
+        environment |= {"SMAR_STORE": store} if store else {}
+        asked = [master, str(folder), upload(shop), str(workers), " ".join(stages), json.dumps(options)]
         done = subprocess.run(
-            [sys.executable, "-c", ON_A_CLUSTER, *asked],
+            [*alone, sys.executable, "-c", ON_A_CLUSTER, *asked],
             env=environment,
             cwd=folder,
             capture_output=True,
