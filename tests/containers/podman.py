@@ -60,33 +60,31 @@ class Podman:
             (folder / name).write_text(text, encoding="utf-8")
         return cls(folder)
 
-    def run(
-        self, *arguments: str, check: bool = True, log: Path | None = None, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """A command of Podman's.
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command of Podman's, with what it printed.
 
-        Args:
-            log: file for what it prints, else that is in the result.
+        Raises:
+            PodmanError: it failed, and `check` is set.
         """
+        done = subprocess.run(
+            ["podman", *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise PodmanError(f"podman {' '.join(arguments)}\n{done.stdout[-3_000:]}{done.stderr[-3_000:]}")
+        return done
+
+    def _environment(self) -> dict[str, str]:
         places = {
             "CONTAINERS_CONF": self.folder / "containers.conf",
             "CONTAINERS_STORAGE_CONF": self.folder / "storage.conf",
             "CONTAINERS_REGISTRIES_CONF": self.folder / "registries.conf",
         }
-        done = subprocess.run(
-            ["podman", *arguments],
-            env=os.environ | {name: str(path) for name, path in places.items()},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            **options,
-        )
-        if log:
-            log.write_text(done.stdout + done.stderr, encoding="utf-8")
-        if check and done.returncode:
-            raise PodmanError(f"podman {' '.join(arguments)}\n{done.stdout[-3_000:]}{done.stderr[-3_000:]}")
-        return done
+        return os.environ | {name: str(path) for name, path in places.items()}
 
     def output(self, *arguments: str) -> str:
         return self.run(*arguments).stdout.strip()
@@ -121,12 +119,18 @@ class Podman:
         options += [part for mount in mounts for part in ("--volume", mount)]
         options += ["--target", target] if target else []
         # Docker's format has health checks and SHELL, which OCI's has not.
-        self.run(
-            *("build", "--format", "docker", "--pull=never", "--network=host", "--tag", name, "--file", str(file)),
-            *options,
-            str(context),
-            log=log,
-        )
+        command = ["podman", "build", "--format", "docker", "--pull=never", "--network=host", "--tag", name]
+        with log.open("wb") as printed:
+            done = subprocess.run(
+                [*command, "--file", str(file), *options, str(context)],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if done.returncode:
+            raise PodmanError(f"{name} was not built\n{log.read_text(encoding='utf-8', errors='replace')[-3_000:]}")
 
     def size(self, image: str) -> int:
         """Bytes of an image, layers that it shares included."""
