@@ -216,7 +216,7 @@ def test_secrets_are_made_once_and_for_all_that_the_compose_file_names(tmp_path:
 
 
 def test_airflow_finds_its_addresses_in_the_secrets(tmp_path: Path) -> None:
-    """Airflow runs a `…_CMD` without a shell and takes what it prints; here with another folder in place of /run/secrets."""
+    """Airflow runs a `…_CMD` without a shell and takes what it prints, ends of lines too; here with another folder in place of /run/secrets."""
     import shlex
 
     environment = SERVICES["airflow-scheduler"]["environment"]
@@ -226,9 +226,7 @@ def test_airflow_finds_its_addresses_in_the_secrets(tmp_path: Path) -> None:
     for variable, command in environment.items():
         if variable.endswith("_CMD"):
             text = command.replace("$$", "$").replace("/run/secrets", str(tmp_path))
-            said[variable] = subprocess.run(
-                shlex.split(text), check=True, capture_output=True, text=True
-            ).stdout.strip()
+            said[variable] = subprocess.run(shlex.split(text), check=True, capture_output=True, text=True).stdout
     assert said == {
         "AIRFLOW__CORE__FERNET_KEY_CMD": "word-of-airflow_fernet_key",
         "AIRFLOW__API__SECRET_KEY_CMD": "word-of-airflow_api_secret_key",

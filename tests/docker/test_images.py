@@ -1,4 +1,4 @@
-"""The Dockerfiles by rule and by what they name: they are built nowhere here, as there is no Docker engine."""
+"""The Dockerfiles by rule and by what they name; `make test-containers` builds docker/Dockerfile."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_is_copied_from_another_stage_is_made_there() -> None:
         for word, rest in instructions
         if word == "COPY" and "--from=" in rest
     }
-    assert {stage for stage, _, _ in copied} == set(made_at)
+    assert {stage for stage, _, _ in copied} == set(made_at) - {"training-environment"}, "`training` builds on that one"
     assert all(source == target == made_at[stage] for stage, source, target in copied)
 
 
