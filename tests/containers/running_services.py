@@ -89,7 +89,7 @@ class RunningServices:
         if self.check_health(name):
             self.seconds[name] = monotonic() - self._started[name]
         service = next(service for service in self.services if name in self.containers(service))
-        self._next_check[name] = monotonic() + min(5.0, self.services[service].health.interval)
+        self._next_check[name] = monotonic() + min(15.0, self.services[service].health.interval)
 
     def logs(self, name: str, *, lines: int = 60) -> str:
         done = self.podman.run("logs", "--tail", str(lines), name, check=False)

@@ -30,6 +30,8 @@ def environments() -> dict[str, tuple[str, ...]]:
     """Stage of the Dockerfile that makes an environment → parts that install.sh puts into it."""
     made = {}
     for name, instructions in CLUSTER.items():
+        if not name.endswith("-environment"):  # `training` builds on one
+            continue
         for word, rest in instructions:
             if word == "RUN" and (found := INSTALL.search(rest)):
                 made[name] = tuple(found.group(2).split())
