@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -70,7 +71,8 @@ def test_sizes_are_written_down(built: BuiltImages, targets: dict[str, str]) -> 
             "| --- | ---: | ---: |",
             *rows,
             "",
-            f"The search image: {search}. All images, with the base and those in the place of other people's: {built.seconds['all']:.0f} seconds.",
+            f"The search image: {search}. All images, with the base and those in the place of other people's: {built.seconds['all']:.0f} seconds. "
+            f"Processes that wanted a core meanwhile: {os.getloadavg()[2]:.0f}.",
         ],
         page="containers",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_all_services_became_healthy_and_none_was_started_twice(services: Runnin
         "The services",
         [
             f"All services of `docker/compose.yaml` with the profile `search`, but {', '.join(sorted(NOT_HERE))}; in the place of other people's "
-            f"images ({', '.join(sorted(REPLACED))}) those of `tests/containers/stand_ins`.",
+            f"images ({', '.join(sorted(REPLACED))}) those of `tests/containers/stand_ins`. Processes that wanted a core meanwhile: "
+            f"{os.getloadavg()[2]:.0f}.",
             "",
             "| service | seconds to its first good health check | seconds of the check | MB in use | MB allowed |",
             "| --- | ---: | ---: | ---: | ---: |",
