@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
@@ -42,7 +43,9 @@ class WithKeys:
         if environ["PATH_INFO"] == "/healthz":
             start("200 OK", [("Content-Type", "text/plain")])
             return [b""]
-        found = KEY.search(environ.get("HTTP_AUTHORIZATION", ""))
+        # MLflow hands addresses with a signature in them to its clients.
+        signed = environ.get("HTTP_AUTHORIZATION") or unquote(environ.get("QUERY_STRING", ""))
+        found = KEY.search(signed)
         if not found or found[1] not in self.keys:
             start("403 Forbidden", [("Content-Type", "application/xml")])
             return [DENIED]
