@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SERVICES ?= tests/services
 
-.PHONY: setup retrain test test-live test-services test-cluster test-images test-encoders ui lock stage-code clean
+.PHONY: setup retrain test test-live test-services test-cluster test-images test-containers test-encoders ui lock stage-code clean
 
 # The mark names the lock's content and is made last: an interrupted set-up is done again, a touched file is not.
 INSTALLED := $(VENV)/installed-$(shell sha256sum requirements.lock | cut -c1-16)
@@ -67,6 +67,16 @@ test-cluster: $(INSTALLED)
 # The environment of each image in docker/Dockerfile, made by the script that the Dockerfile runs and used as the image uses it.
 test-images: $(INSTALLED)
 	@$(BIN)/python -m pytest -n 0 tests/images
+
+# Every image of docker/Dockerfile built, and the services of docker/compose.yaml started from them, by Podman in a store of its own: root, 30 GB of
+# disk, the better part of an hour. SMAR_CONTAINER_STORE names a folder where the images are kept for the next time. Measurements go to
+# benchmarks/containers.md.
+CONTAINERS := podman runc netavark aardvark-dns catatonit mmdebstrap
+
+test-containers: $(INSTALLED)
+	@dpkg --status $(CONTAINERS) >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $(CONTAINERS)) \
+		|| (echo "error: images are built and run by Podman, which could not be installed here: needs root on Debian, for the packages $(CONTAINERS)" >&2; exit 1)
+	@$(BIN)/python -m pytest -n 0 tests/containers
 
 # Resolves the newest versions that pyproject.toml allows. No address goes into the file.
 lock:
