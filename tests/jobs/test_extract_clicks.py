@@ -378,7 +378,7 @@ def test_a_process_killed_between_two_days_leaves_whole_days(faulty: dict[str, A
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(days_made()) == 1
     assert published("extract-clicks")[0] == set()
-    assert sweep_orphans() == 2  # the stage's own attempt, and the day that it was about to publish
+    assert sweep_orphans() == 3  # the stage's own attempt, and the two days that it had written and not published
     output = run_stages(run, "extract-clicks")["extract-clicks"]
     assert output.manifest["content"] == faulty["output"].manifest["content"]
 
