@@ -1,7 +1,7 @@
 """What searches may take of a server at once: threads, memory for their answers, and time.
 
 Small requests, which are what shoppers send, never wait behind large ones: they have threads of their own. Where they come faster than they can be
-answered, those that have waited are turned away when their turn comes, so that the others are answered in time rather than all too late.
+answered, the newest come first and those that have waited are turned away, so that the others are answered in time rather than all too late.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from fastapi import HTTPException, Response
 from starlette.types import Receive, Scope, Send
@@ -30,8 +32,9 @@ MAXIMUM_WAITING = 512
 EMPTIED_SECONDS = 0.5
 """A queue in which nobody waits has been seen within this time, unless requests come faster than they can be answered. Shorter, and a machine that is
 held up for a moment would turn away what it can answer."""
-LATE_SECONDS = 0.01
-"""Then a request that has waited for longer is turned away (controlled delay: Maurer, "Fail at Scale", ACM Queue 2015)."""
+LATE_SECONDS = 0.1
+"""Then the newest request is answered first, and one that has waited for longer is turned away (adaptive LIFO and controlled delay: Maurer, "Fail at Scale",
+ACM Queue 2015): those that are answered are answered in time, rather than all too late."""
 BYTES_A_HIT = 300
 """Of an answer, about."""
 MAXIMUM_ANSWER = 8_000_000
@@ -118,35 +121,52 @@ class Late(Exception):
     """A request whose turn has come too late."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    since: float
+    work: Callable[[], Any]
+    done: Future[Any]
+
+
 class Turns:
-    """Whose turn comes when: requests in the queue of a pool."""
+    """Whose turn comes when: requests that wait for the threads of a pool."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool, self._lock = pool, threading.Lock()
-        self._waiting, self._emptied_at = 0, time.monotonic()
+        self._waiting: deque[_Waiting] = deque()
+        self._emptied_at = time.monotonic()
 
     def submit(self, work: Callable[[], Answer]) -> Future[Answer]:
         """What work returns once its turn has come, or `Late`."""
-        since = time.monotonic()
-
-        def begin() -> Answer:
-            now = time.monotonic()
-            late = now - since > LATE_SECONDS and now - self._emptied_at > EMPTIED_SECONDS
-            self._change(-1)
-            if late:
-                raise Late
-            return work()
-
-        self._change(+1)
-        done = self._pool.submit(begin)
-        done.add_done_callback(lambda future: self._change(-1) if future.cancelled() else None)
+        done = Future[Answer]()
+        with self._lock:
+            if not self._waiting:
+                self._emptied_at = time.monotonic()
+            self._waiting.append(_Waiting(time.monotonic(), work, done))
+        self._pool.submit(self._take_one)
         return done
 
-    def _change(self, by: int) -> None:
+    def _take_one(self) -> None:
+        now, late = time.monotonic(), list[_Waiting]()
         with self._lock:
-            if not self._waiting or not self._waiting + by:
-                self._emptied_at = time.monotonic()
-            self._waiting += by
+            if not self._waiting:  # whose turn this was has been turned away
+                return
+            if now - self._emptied_at > EMPTIED_SECONDS:
+                taken = self._waiting.pop()
+                while self._waiting and now - self._waiting[0].since > LATE_SECONDS:
+                    late.append(self._waiting.popleft())
+            else:
+                taken = self._waiting.popleft()
+            if not self._waiting:
+                self._emptied_at = now
+        for each in late:
+            if each.done.set_running_or_notify_cancel():
+                each.done.set_exception(Late())
+        if taken.done.set_running_or_notify_cancel():
+            try:
+                taken.done.set_result(taken.work())
+            except BaseException as error:
+                taken.done.set_exception(error)
 
 
 class JSONText(Response):

@@ -58,17 +58,20 @@ def test_a_burst_is_answered_however_long_it_waits(turns: Turns, clock: Clock) -
     assert [each.result() for each in waiting] == list(range(40))
 
 
-def test_those_that_have_waited_are_turned_away_when_the_queue_never_empties(turns: Turns, clock: Clock) -> None:
-    waiting = behind_one_that_takes(turns, clock, 1.1 * EMPTIED_SECONDS, behind=3)
-    for each in waiting:
+def test_where_too_many_come_the_newest_is_answered_and_those_that_have_waited_are_turned_away(
+    turns: Turns, clock: Clock
+) -> None:
+    *old, newest = behind_one_that_takes(turns, clock, 1.1 * EMPTIED_SECONDS, behind=4)
+    for each in old:
         with pytest.raises(Late):
             each.result()
+    assert newest.result() == 3
     # The queue is empty again: whoever comes now is answered.
     assert turns.submit(number_of(7)).result() == 7
 
 
-def test_whoever_has_just_come_is_answered_in_a_queue_that_never_empties(turns: Turns, clock: Clock) -> None:
-    begun, may_end = threading.Event(), threading.Event()
+def test_whoever_has_just_come_waits_for_the_newest_alone(turns: Turns, clock: Clock) -> None:
+    begun, may_end, order = threading.Event(), threading.Event(), list[int]()
 
     def work() -> None:
         begun.set()
@@ -76,14 +79,16 @@ def test_whoever_has_just_come_is_answered_in_a_queue_that_never_empties(turns: 
 
     turns.submit(work)
     begun.wait()
-    old = turns.submit(number_of(1))
+    old = turns.submit(lambda: order.append(1))
     clock.now += 2 * EMPTIED_SECONDS
-    new = turns.submit(number_of(2))
+    new, newest = turns.submit(lambda: order.append(2)), turns.submit(lambda: order.append(3))
     clock.now += 0.5 * LATE_SECONDS
     may_end.set()
     with pytest.raises(Late):
         old.result()
-    assert new.result() == 2
+    new.result()
+    newest.result()
+    assert order == [3, 2]
 
 
 def test_one_that_is_given_up_no_longer_counts_as_waiting(turns: Turns, clock: Clock) -> None:
