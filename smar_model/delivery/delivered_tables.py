@@ -104,7 +104,8 @@ def read_parquet(
         with pq.ParquetFile(source, coerce_int96_timestamp_unit="us", pre_buffer=is_far) as opened:
             groups = list(row_groups) if row_groups is not None else None
             # A row group of an object comes by a few large requests, and one of them is held at a time.
-            pieces = [[n] for n in groups or range(opened.num_row_groups)] if is_far else [groups]
+            each = range(opened.num_row_groups) if groups is None else groups
+            pieces = [[n] for n in each] if is_far else [groups]
             stored_batches = (
                 batch
                 for piece in pieces
