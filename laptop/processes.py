@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import signal
 import time
 from contextlib import suppress
 
 import psutil
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
     """From now on a descendant whose parent dies becomes this process's child, where `end_all` finds it."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def end_with_parent() -> None:
-    """To be run in a new child (`preexec_fn`): it gets SIGTERM when the thread that started it is gone."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_all(patience: float = 15.0) -> None:
@@ -45,7 +39,3 @@ def _descendants() -> list[psutil.Process]:
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 living.append(process)
     return living
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

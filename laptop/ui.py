@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType
 
 from laptop.airflow_environment import LOGIN, airflow_home, environment, one_at_a_time, password, prepare
-from laptop.processes import adopt_orphans, end_all, end_with_parent
+from laptop.processes import adopt_orphans, end_all
 from laptop.warm_start import warm_start
 from smar_model.errors import InputError
+from smar_model.lake.process_identity import end_with_parent
 from smar_model.settings import home
 
 AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from laptop.processes import end_with_parent
+from smar_model.lake.process_identity import end_with_parent
 from smar_model.settings import REPOSITORY
 
 COLD = "SMAR_COLD"

@@ -11,8 +11,8 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import BotoCoreError
 
-from laptop.processes import end_with_parent
 from laptop.ui import free_port
+from smar_model.lake.process_identity import end_with_parent
 from tests.patience import wait_until
 
 BUCKET = "smar"

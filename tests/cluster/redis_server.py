@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from laptop.processes import end_with_parent
 from laptop.ui import free_port
+from smar_model.lake.process_identity import end_with_parent
 from tests.services.stack import end
 
 

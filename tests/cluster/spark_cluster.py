@@ -16,8 +16,8 @@ from typing import Any
 
 import pyspark
 
-from laptop.processes import end_with_parent
 from laptop.ui import free_port
+from smar_model.lake.process_identity import end_with_parent
 from tests.patience import PATIENCE_SECONDS
 from tests.services.stack import end
 

@@ -59,7 +59,7 @@ def test_the_components_end_when_it_is_killed(tmp_path: Path) -> None:
     """SIGKILL leaves it no time for anything: the kernel tells its children."""
     script = (
         "import sys, subprocess, time\n"
-        "from laptop.processes import end_with_parent\n"
+        "from smar_model.lake.process_identity import end_with_parent\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3_600)'], preexec_fn=end_with_parent)\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(3_600)\n"

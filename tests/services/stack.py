@@ -23,7 +23,7 @@ import pytest
 
 from laptop import ui
 from laptop.airflow_environment import LOGIN, environment, migrate, password
-from laptop.processes import end_with_parent
+from smar_model.lake.process_identity import end_with_parent
 from smar_model.settings import REPOSITORY
 from smar_model.settings import home as home_folder
 from tests.mlflow_logins import make_logins, mlflow_server

@@ -32,20 +32,25 @@ def turns() -> Iterator[Turns]:
         yield Turns(pool)
 
 
-def behind_one_that_takes(turns: Turns, clock: Clock, seconds: float, behind: int) -> list[Future[int]]:
-    """Requests that come while one is at work, which ends so many seconds later by the clock."""
+def one_at_work(turns: Turns) -> threading.Event:
+    """A request has the only thread until this is set."""
     begun, may_end = threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
         may_end.wait()
 
-    first = turns.submit(work)
+    turns.submit(work)
     begun.wait()
+    return may_end
+
+
+def behind_one_that_takes(turns: Turns, clock: Clock, seconds: float, behind: int) -> list[Future[int]]:
+    """Requests that come while one is at work, which ends so many seconds later by the clock."""
+    may_end = one_at_work(turns)
     waiting = [turns.submit(number_of(n)) for n in range(behind)]
     clock.now += seconds
     may_end.set()
-    first.result()
     return waiting
 
 
@@ -71,14 +76,7 @@ def test_where_too_many_come_the_newest_is_answered_and_those_that_have_waited_a
 
 
 def test_whoever_has_just_come_waits_for_the_newest_alone(turns: Turns, clock: Clock) -> None:
-    begun, may_end, order = threading.Event(), threading.Event(), list[int]()
-
-    def work() -> None:
-        begun.set()
-        may_end.wait()
-
-    turns.submit(work)
-    begun.wait()
+    may_end, order = one_at_work(turns), list[int]()
     old = turns.submit(lambda: order.append(1))
     clock.now += 2 * EMPTIED_SECONDS
     new, newest = turns.submit(lambda: order.append(2)), turns.submit(lambda: order.append(3))
@@ -92,14 +90,7 @@ def test_whoever_has_just_come_waits_for_the_newest_alone(turns: Turns, clock: C
 
 
 def test_one_that_is_given_up_no_longer_counts_as_waiting(turns: Turns, clock: Clock) -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        may_end.wait()
-
-    turns.submit(work)
-    begun.wait()
+    may_end = one_at_work(turns)
     assert turns.submit(number_of(1)).cancel()
     clock.now += 10 * EMPTIED_SECONDS
     # Nobody waited until this one came, so it is no sign of too many.
