@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ from smar_model.retrieval.stock_offers import with_stock
 
 MEASURED_DEPTH = 100
 """Depth at which the recall of an index is measured."""
+SHOWN = ["item_id", "title", "department", "images"]
+"""Columns of a hit."""
 RoutedBy = Literal["soft", "hard", "text", "pictures"]
 
 
@@ -189,11 +192,7 @@ class Searcher:
         asked, _, probabilities = self.encode(queries, routing)
         known = self.filters  # one for the whole search: what is shown is what was filtered by
         ranking = self.rank_routed(asked, k, departments, filters, known=known)
-        hits = [
-            [self._hit(row, score, known.offer(row)) for row, score in zip(rows, scores, strict=True) if row >= 0]
-            for rows, scores in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
-        ]
-        return hits, probabilities
+        return self._hits(ranking, known), probabilities
 
     def encode(
         self, queries: Sequence[str], routing: RoutedBy | None = None
@@ -256,6 +255,25 @@ class Searcher:
             )
         return np.bitwise_or.reduce([self._departments[name] for name in departments])
 
-    def _hit(self, row: int, score: float, offer: ItemOffer) -> Hit:
-        columns = {name: self.items[name][row] for name in ("item_id", "title", "department", "images")}
-        return Hit(**columns, score=score, offer=offer)
+    def _hits(self, ranking: Ranking, known: ItemFilters) -> list[list[Hit]]:
+        """What is shown of each query's rows."""
+        found = ranking.rows != NO_ROW
+        rows = ranking.rows[found]
+        offers = map(known.offer, rows.tolist())
+        hits = map(self._hit, *self._shown(rows), ranking.scores[found].tolist(), offers)
+        return [list(islice(hits, count)) for count in found.sum(axis=1).tolist()]
+
+    def _shown(self, rows: np.ndarray) -> list[list[Any]]:
+        """Ids, titles, departments and pictures of rows."""
+        if self._shown_columns is not None:
+            return list(self._shown_columns.take(pa.array(rows)).to_pydict().values())
+        return [[self.items[name][row] for row in rows.tolist()] for name in SHOWN]
+
+    @cached_property
+    def _shown_columns(self) -> pa.RecordBatch | None:
+        """From which rows are taken all at once; None where the items are no Arrow table."""
+        columns = [column.values for name in SHOWN if isinstance(column := self.items[name], _Column)]
+        return pa.RecordBatch.from_arrays(columns, SHOWN) if len(columns) == len(SHOWN) else None
+
+    def _hit(self, item_id: str, title: str, department: str, images: list[str], score: float, offer: ItemOffer) -> Hit:
+        return Hit(item_id=item_id, title=title, department=department, images=images, score=score, offer=offer)

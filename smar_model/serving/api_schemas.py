@@ -5,7 +5,6 @@ What a request may cost is known, and bounded, before work on it begins.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, TypeVar
@@ -115,37 +114,48 @@ class BatchQuestion(BaseModel):
     log: IsLogged = True
 
 
-async def one_question(
-    request: Request,
-    q: Annotated[QueryText, Query()],
-    k: Annotated[HitCount, Query()] = 10,
-    department: Annotated[list[Department], Query(max_length=100, description="Repeatable; none: all")] = [],  # noqa: B006
-    filter: Annotated[list[Filter], Query(max_length=32, description="Repeatable; an item matches all")] = [],  # noqa: B006
-    version: Annotated[VersionName, Query()] = CHAMPION,
-    routing: Annotated[RoutingName, Query()] = None,
-    user: Annotated[UserName, Query()] = None,
-    session: Annotated[SessionName, Query()] = None,
-    log: Annotated[IsLogged, Query()] = True,
-) -> BatchQuestion:
-    """What `GET /search` asks. A misspelt filter would else be an answer without it; HEAD shows nobody a list, so that no log has it."""
-    if unknown := sorted(set(request.query_params) - set(_PARAMETERS)):
-        raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(_PARAMETERS)}")
+class SearchParameters(BaseModel):
+    """Of `GET /search`, which asks one query."""
+
+    q: QueryText
+    k: HitCount = 10
+    department: Annotated[list[Department], Field(max_length=100, description="Repeatable; none: all")] = []
+    filter: Annotated[list[Filter], Field(max_length=32, description="Repeatable; an item matches all")] = []
+    version: VersionName = CHAMPION
+    routing: RoutingName = None
+    user: UserName = None
+    session: SessionName = None
+    log: IsLogged = True
+
+
+_REPEATABLE = {"department", "filter"}
+
+
+def one_question(request: Request) -> BatchQuestion:
+    """What `GET /search` asks. A misspelt filter would else be an answer without it; HEAD shows nobody a list, so that no log has it.
+
+    Read at once by one model: as arguments of a route FastAPI looks each of them up by itself, which takes as long as the search.
+    """
+    sent, names = request.query_params, SearchParameters.model_fields
+    if unknown := sorted(set(sent) - names.keys()):
+        raise HTTPException(422, f"no parameter is named {unknown[0][:100]!r}; there are {', '.join(names)}")
+    with _faults_told("query"):
+        asked = SearchParameters.model_validate(
+            {name: sent.getlist(name) if name in _REPEATABLE else sent[name] for name in sent}
+        )
     return _checked(
-        BatchQuestion(
-            queries=[q],
-            k=k,
-            departments=department,
-            filters=filter,
-            version=version,
-            routing=routing,
-            user=user,
-            session=session,
-            log=log and ASKED_BY_HEAD not in request.scope,
+        BatchQuestion.model_construct(
+            queries=[asked.q],
+            k=asked.k,
+            departments=asked.department,
+            filters=asked.filter,
+            version=asked.version,
+            routing=asked.routing,
+            user=asked.user,
+            session=asked.session,
+            log=asked.log and ASKED_BY_HEAD not in request.scope,
         )
     )
-
-
-_PARAMETERS = tuple(name for name in inspect.signature(one_question).parameters if name != "request")
 
 
 async def batch_question(request: Request) -> BatchQuestion:
@@ -167,12 +177,19 @@ def bad_bodies_told(*, faults: int | None = None) -> Iterator[None]:
         faults: of one body that are told; None: all.
     """
     try:
-        yield
+        with _faults_told("body", faults):
+            yield
     except ClientDisconnect:  # nobody is there to be told
         raise HTTPException(400, "the body has not come whole") from None
+
+
+@contextmanager
+def _faults_told(place: str, faults: int | None = None) -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)[:faults]
-        raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in found]) from None
+        raise RequestValidationError([e | {"loc": (place, *e["loc"])} for e in found]) from None
 
 
 def _refuse_empty(queries: list[str]) -> None:
@@ -192,12 +209,18 @@ def _checked(question: BatchQuestion) -> BatchQuestion:
     return question
 
 
-OneQuestion = Annotated[BatchQuestion, Depends(one_question)]
 SentQuestion = Annotated[BatchQuestion, Depends(batch_question)]
+_DESCRIBED = SearchParameters.model_json_schema()
+QUESTION_PARAMETERS = {
+    "parameters": [
+        {"name": name, "in": "query", "required": name in _DESCRIBED["required"], "schema": schema}
+        for name, schema in _DESCRIBED["properties"].items()
+    ]
+}
 QUESTION_BODY = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": BatchQuestion.model_json_schema()}}}
 }
-"""For the document: FastAPI does not see what `batch_question` reads."""
+"""For the document: FastAPI does not see what `one_question` and `batch_question` read."""
 
 
 class BatchAnswer(BaseModel):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from urllib.parse import quote
 
 import faiss
@@ -33,7 +35,7 @@ from smar_model.serving.api_schemas import (
     SearchAnswer,
     VersionsAnswer,
 )
-from smar_model.serving.bounded_work import BUSY, Budget, SearchThreads, in_thread, own_cores
+from smar_model.serving.bounded_work import BUSY, Budget, Joint, SearchThreads, in_thread, own_cores
 from smar_model.serving.encoded_queries import encode_and_write
 from smar_model.serving.event_item_ids import HeldIds
 from smar_model.serving.follower import Follower, NotServed
@@ -41,7 +43,7 @@ from smar_model.serving.http_interface import make_app, write_answers
 from smar_model.serving.interleaving import Interleaving
 from smar_model.serving.metrics import Metrics
 from smar_model.serving.pictures import SmallPictures
-from smar_model.serving.searched_lists import SearchedLists
+from smar_model.serving.searched_lists import Found, SearchedLists, find_together
 from smar_model.serving.served_pair import ServedPair
 from smar_model.serving.stock_follower import StockFollower
 from smar_model.settings import Settings
@@ -143,9 +145,13 @@ class _Releases:
     async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
         pair = await self._pair_named(question.version)
         searched = SearchedLists(question, pair, self._interleaving)
-        answer = await self._searching.answer(
-            question, lambda run: run(lambda: _search_and_write(searched, batch=batch)), parts=searched.parts
+        kind = searched.kind
+        work = (
+            partial(_search_and_write, searched, batch=batch)
+            if kind is None
+            else Joint(kind, (searched, batch), search_together)
         )
+        answer = await self._searching.answer(question, lambda run: run(work), parts=searched.parts)
         searched.count()
         if self._log and question.log:
             self._log.offer(searched.shown)
@@ -213,16 +219,35 @@ def _compute_alone() -> None:
     faiss.omp_set_num_threads(1)
 
 
-def _search_and_write(searched: SearchedLists, *, batch: bool) -> bytes:
+def search_together(asked: Sequence[tuple[SearchedLists, bool]]) -> list[bytes | Exception]:
+    """JSON for each question with whether it is a batch, all of one kind."""
     started = time.perf_counter()
+    found: list[Found] | list[None] = [None] * len(asked)
+    if len(asked) > 1:
+        with suppress(Exception):  # then each finds by itself, so that none is told what is wrong with another
+            found = find_together([searched for searched, _ in asked])
+    done: list[bytes | Exception] = []
+    for (searched, batch), own in zip(asked, found, strict=True):
+        try:
+            done.append(_search_and_write(searched, own, started, batch=batch))
+        except Exception as error:
+            done.append(error)
+    return done
+
+
+def _search_and_write(
+    searched: SearchedLists, found: Found | None = None, started: float | None = None, *, batch: bool
+) -> bytes:
+    """`found`: what was found for it together with others, since `started`."""
+    started = started or time.perf_counter()
     answers = (
         SearchAnswer(
-            request_id=found.request_id,
-            query=found.query,
-            p=found.p,
-            version=found.version,
-            model_digest=found.model_digest,
-            index_digest=found.index_digest,
+            request_id=one.request_id,
+            query=one.query,
+            p=one.p,
+            version=one.version,
+            model_digest=one.model_digest,
+            index_digest=one.index_digest,
             hits=[
                 HitAnswer(
                     rank=rank,
@@ -235,10 +260,10 @@ def _search_and_write(searched: SearchedLists, *, batch: bool) -> bytes:
                     currency=hit.offer.currency,
                     available=hit.offer.available,
                 )
-                for rank, hit in enumerate(found.hits, start=1)
+                for rank, hit in enumerate(one.hits, start=1)
             ],
         )
-        for found in searched.search()
+        for one in searched.search(found)
     )
     return write_answers(answers, started, batch=batch)
 

@@ -1,6 +1,7 @@
 """What searches may take of a server at once: threads, memory for their answers, and time.
 
-Small requests, which are what shoppers send, never wait behind large ones: they have threads of their own. Where they come faster than they can be
+Small requests, which are what shoppers send, never wait behind large ones: they have threads of their own, and those that wait and ask alike are
+searched for together, as much of a search is Python's and costs no more for many. Where they come faster than they can be
 answered, the newest come first and those that have waited are turned away, so that the others are answered in time rather than all too late.
 """
 
@@ -11,11 +12,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from fastapi import HTTPException, Response
 from starlette.types import Receive, Scope, Send
@@ -24,6 +25,7 @@ from smar_model.serving.metrics import Metrics
 
 Answer = TypeVar("Answer")
 Arguments = ParamSpec("Arguments")
+Asked = TypeVar("Asked")
 
 SMALL_QUERIES, SMALL_HITS = 16, 256
 """A request for no more than both is small."""
@@ -35,6 +37,8 @@ held up for a moment would turn away what it can answer."""
 LATE_SECONDS = 0.1
 """Then the newest request is answered first, and one that has waited for longer is turned away (adaptive LIFO and controlled delay: Maurer, "Fail at Scale",
 ACM Queue 2015): those that are answered are answered in time, rather than all too late."""
+MAXIMUM_TOGETHER = 16
+"""Requests that are worked on together."""
 BYTES_A_HIT = 300
 """Of an answer, about."""
 MAXIMUM_ANSWER = 8_000_000
@@ -122,9 +126,26 @@ class Late(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Joint(Generic[Asked, Answer]):
+    """Work of a request that takes less time with that of others of its kind, where they wait."""
+
+    kind: Hashable
+    asked: Asked
+    do: Callable[[Sequence[Asked]], Sequence[Answer | Exception]]
+    """What comes of each, in their order."""
+
+    def __call__(self) -> Answer:
+        (done,) = self.do([self.asked])
+        if isinstance(done, Exception):
+            raise done
+        return done
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     since: float
-    work: Callable[[], Any]
+    work: Any
+    """A function, or `Joint`."""
     done: Future[Any]
 
 
@@ -149,24 +170,46 @@ class Turns:
     def _take_one(self) -> None:
         now, late = time.monotonic(), list[_Waiting]()
         with self._lock:
-            if not self._waiting:  # whose turn this was has been turned away
+            if not self._waiting:  # whose turn this was has been turned away, or was worked on with another one
                 return
-            if now - self._emptied_at > EMPTIED_SECONDS:
-                taken = self._waiting.pop()
-                while self._waiting and now - self._waiting[0].since > LATE_SECONDS:
-                    late.append(self._waiting.popleft())
-            else:
-                taken = self._waiting.popleft()
+            newest_first = now - self._emptied_at > EMPTIED_SECONDS
+            taken = self._take_alike(newest_first)
+            while newest_first and self._waiting and now - self._waiting[0].since > LATE_SECONDS:
+                late.append(self._waiting.popleft())
             if not self._waiting:
                 self._emptied_at = now
         for each in late:
             if each.done.set_running_or_notify_cancel():
                 each.done.set_exception(Late())
-        if taken.done.set_running_or_notify_cancel():
-            try:
-                taken.done.set_result(taken.work())
-            except BaseException as error:
-                taken.done.set_exception(error)
+        _work_on([each for each in taken if each.done.set_running_or_notify_cancel()])
+
+    def _take_alike(self, newest_first: bool) -> list[_Waiting]:
+        """The next one, with the next ones of its kind."""
+        waiting = self._waiting
+        first = waiting.pop() if newest_first else waiting.popleft()
+        if not isinstance(first.work, Joint) or not waiting:
+            return [first]
+        alike = [each for each in waiting if isinstance(each.work, Joint) and each.work.kind == first.work.kind]
+        others = alike[1 - MAXIMUM_TOGETHER :] if newest_first else alike[: MAXIMUM_TOGETHER - 1]
+        taken = set(map(id, others))
+        self._waiting = deque(each for each in waiting if id(each) not in taken)
+        return [first, *others]
+
+
+def _work_on(taken: Sequence[_Waiting]) -> None:
+    """Work on one request, or on several of one kind together."""
+    if not taken:
+        return
+    try:
+        first = taken[0].work
+        done = [first()] if len(taken) == 1 else first.do([each.work.asked for each in taken])
+    except BaseException as error:
+        done = [error] * len(taken)
+    for each, answer in zip(taken, done, strict=True):
+        if isinstance(answer, BaseException):
+            each.done.set_exception(answer)
+        else:
+            each.done.set_result(answer)
 
 
 class JSONText(Response):

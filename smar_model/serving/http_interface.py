@@ -30,17 +30,18 @@ from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import (
     ENCODE_BODY,
     QUESTION_BODY,
+    QUESTION_PARAMETERS,
     BatchAnswer,
     BatchQuestion,
     EncodeAnswer,
     EncodeQuestion,
-    OneQuestion,
     PictureName,
     ReadyAnswer,
     SearchAnswer,
     SentEncodeQuestion,
     SentQuestion,
     VersionsAnswer,
+    one_question,
 )
 from smar_model.serving.bounded_work import MAXIMUM_ANSWER, Budget, in_thread
 from smar_model.serving.event_item_ids import HeldIds
@@ -146,10 +147,10 @@ def _unusable(detail: str) -> JSONResponse:
 
 
 def _answer_searches(app: FastAPI, service: Service) -> None:
-    @app.get("/search", response_model=SearchAnswer, tags=["search"])
-    async def search(question: OneQuestion) -> Any:
+    @app.get("/search", response_model=SearchAnswer, tags=["search"], openapi_extra=QUESTION_PARAMETERS)
+    async def search(request: Request) -> Any:
         """The best items for one query."""
-        return await service.search(question, batch=False)
+        return await service.search(one_question(request), batch=False)
 
     @app.post("/search", response_model=BatchAnswer, tags=["search"], openapi_extra=QUESTION_BODY)
     async def search_batch(question: SentQuestion) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -29,6 +30,10 @@ class FoundList:
     hits: Sequence[Hit]
 
 
+Found = tuple[list[list[Hit]], np.ndarray]
+"""Hits and P(q) of each query."""
+
+
 class SearchedLists:
     """A question with the pairs that answer it. `search` runs in a thread of searches, all else in the event loop."""
 
@@ -51,8 +56,19 @@ class SearchedLists:
         """Answers that are held at once for each query."""
         return 3 if self._pairs else 1
 
-    def search(self) -> Iterator[FoundList]:
+    @property
+    def kind(self) -> Hashable | None:
+        """What it has in common with questions that can be asked together with it (`find_together`); None: it is asked by itself."""
+        asked = self.question
+        if self._pairs:
+            return None
+        return id(self.pair), asked.k, tuple(asked.departments), tuple(asked.filters), asked.routing
+
+    def search(self, found: Found | None = None) -> Iterator[FoundList]:
         """One list a query, in their order.
+
+        Args:
+            found: what `find_together` has found.
 
         Raises:
             InputError: nothing can answer the question.
@@ -61,13 +77,13 @@ class SearchedLists:
         alone = [n for n in range(len(self._request_ids)) if n not in interleaved]
         of_one: dict[int, FoundList] = {}
         if alone:
-            hits, p = self._ask(self.pair, alone)
+            hits, p = found or self._ask(self.pair, alone)
             of_one = {n: self._list(n, [self.pair], p[row], hits[row]) for row, n in enumerate(alone)}
         self._interleaved = len(interleaved)
         for n in range(len(self._request_ids)):
-            found, places = interleaved[n] if n in interleaved else (of_one[n], None)
-            self._show(found, places or [Place(hit.item_id, found.version, None) for hit in found.hits])
-            yield found
+            one, places = interleaved[n] if n in interleaved else (of_one[n], None)
+            self._show(one, places or [Place(hit.item_id, one.version, None) for hit in one.hits])
+            yield one
 
     def _interleaved_lists(self) -> dict[int, tuple[FoundList, list[Place]]]:
         """Number of a query of the share → its list and whose item stands where; none where either version cannot answer."""
@@ -92,16 +108,9 @@ class SearchedLists:
             lists[n] = self._list(n, self._pairs, p[row], hits), places
         return lists
 
-    def _ask(self, pair: ServedPair, numbers: Sequence[int]) -> tuple[list[list[Hit]], np.ndarray]:
-        """Hits and P(q) of the queries with these numbers. Raises InputError: the pair cannot answer them."""
-        question = self.question
-        return pair.searcher.search(
-            [question.queries[n] for n in numbers],
-            k=question.k,
-            departments=question.departments,
-            filters=question.filters,
-            routing=question.routing,
-        )
+    def _ask(self, pair: ServedPair, numbers: Sequence[int]) -> Found:
+        """Of the queries with these numbers. Raises InputError: the pair cannot answer them."""
+        return _ask(pair, self.question, [self.question.queries[n] for n in numbers])
 
     def _list(self, number: int, pairs: Sequence[ServedPair], p: float, hits: Sequence[Hit]) -> FoundList:
         indexes = [pair.index_digest for pair in pairs if pair.index_digest]
@@ -133,3 +142,24 @@ class SearchedLists:
         if self._interleaving:
             self._interleaving.interleaved.inc(self._interleaved)
             self._interleaving.not_interleaved.inc(len(self._of_share) - self._interleaved)
+
+
+def find_together(asked: Sequence[SearchedLists]) -> list[Found]:
+    """What the questions of one kind find, all queries at once.
+
+    Raises:
+        InputError: nothing can answer them.
+    """
+    hits, p = _ask(asked[0].pair, asked[0].question, [query for each in asked for query in each.question.queries])
+    ends = list(accumulate(len(each.question.queries) for each in asked))
+    return [(hits[start:end], p[start:end]) for start, end in pairwise([0, *ends])]
+
+
+def _ask(pair: ServedPair, question: BatchQuestion, queries: list[str]) -> Found:
+    return pair.searcher.search(
+        queries,
+        k=question.k,
+        departments=question.departments,
+        filters=question.filters,
+        routing=question.routing,
+    )
