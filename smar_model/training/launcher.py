@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -59,7 +60,8 @@ def run_together(stage: Stage, run: Run) -> None:
     if is_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
+        silence = timedelta(minutes=run.settings.training.silence_minutes)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=silence)
         if rank() == 0:
             run_stage(stage, run, announce=from_first)
         elif key := from_first(None):
