@@ -26,6 +26,9 @@ from smar_model.lake.runs import Run
 from smar_model.lake.stage import Stage, run_stage, share_stage, verify_inputs
 from smar_model.training.processes import from_first, rank
 
+REPLACEABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Without it torchrun (2.14) keeps the first meeting's address for all later ones: a machine that takes another's place waits for it in vain."""
+
 
 def launch(stage: Stage, run: Run) -> None:
     """Run a stage in the processes that torchrun starts with the arguments in `stages.torchrun`, until all have ended.
@@ -37,6 +40,7 @@ def launch(stage: Stage, run: Run) -> None:
     verify_inputs(stage, run)
     arguments = run.settings.section("stages.torchrun")[stage.name]
     os.environ.setdefault("OMP_NUM_THREADS", str(run.settings.training.threads))
+    os.environ.update(REPLACEABLE)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a failure is said below, once
     # After `--`, or `--run` would be read as torchrun's own `--run-path`.
     command = [*arguments, "-m", "--", "smar_model.cli", stage.name, "--run", run.name]
