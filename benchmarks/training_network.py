@@ -142,7 +142,9 @@ def measure(machines: dict[str, str], cases: list[Case]) -> list[dict[str, Any]]
     script = ["-m", "--", "benchmarks.training_network", "--cases", json.dumps([asdict(case) for case in cases])]
     nodes = []
     for machine, address in machines.items():
-        command = [sys.executable, "-m", "torch.distributed.run", *meeting, f"--local-addr={address}", *script]
+        # Torchrun looks for the meeting place's address under this machine's name, which has none in a namespace.
+        own = [f"--local-addr={address}", f"--rdzv-conf=is_host={str(address == first).lower()}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *meeting, *own, *script]
         nodes.append(
             subprocess.Popen(
                 _on(machine, *command),
