@@ -10,7 +10,7 @@ from smar_model.lake.stage import Stage
 _MODEL_SETTINGS = (
     *("network", "tokenizer", "training.seed", "training.text_first_share", "training.modality_weights"),
     *("training.token_dropout", "training.threads", "training.step_threads"),
-    *("training.precision", "training.compile"),
+    *("training.precision", "training.compile", "training.gradients"),
 )
 _RIVALS = ("champion", "best_release", "cold_start")
 _TRAINING_TABLES = ("prepare-items", "extract-clicks", "generate-queries", "label-fashion", "check-data")
@@ -97,6 +97,7 @@ STAGES: dict[str, Stage] = {
                 "training.threads",
                 "training.precision",
                 "training.compile",
+                "training.gradients",
             ),
             shared=True,
             base="taken",

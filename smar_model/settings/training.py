@@ -107,5 +107,9 @@ class Training(Section):
     fp32. For GPUs: on a CPU it is slower than fp32."""
     compile: bool = False
     """Whether encoders and towers are compiled (`torch.compile`): minutes at the start for faster steps."""
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """How gradients travel between processes. `bf16`: half the bytes, each rounded to 8 bits; for networks slower than the training."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10
     """Time between checkpoints, from which a training that was stopped goes on."""
+    silence_minutes: Annotated[float, Field(ge=2)] = 30
+    """How long a process waits for the others before it takes one of them for lost, where the network does not say so."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smar_model.training.batches import Batch
-from smar_model.training.processes import gather, processes, sum_gradients
+from smar_model.training.processes import gather, own_rows, processes, sum_gradients
 
 Embeddings = dict[str, Tensor]
 """What the losses see of a batch: embeddings, header logits, keys, labels; each with one row a pair."""
@@ -21,7 +21,14 @@ Objective = Callable[[Embeddings], dict[str, Tensor]]
 
 
 def backward(
-    batch: Batch, encode: Encode, objective: Objective, parameters: Iterable[nn.Parameter], *, chunk: int | None = None
+    batch: Batch,
+    encode: Encode,
+    objective: Objective,
+    parameters: Iterable[nn.Parameter],
+    *,
+    chunk: int | None = None,
+    seed: Callable[[int], object] = lambda row: None,
+    sent_as: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Set the gradients of `objective(encode(batch))["loss"]`, the batch being that of all processes together.
 
@@ -38,6 +45,8 @@ def backward(
     Args:
         parameters: those that are trained; their gradients are overwritten.
         chunk: pairs encoded at a time; None: all.
+        seed: called before a part is encoded, with the row of the global batch at which it begins.
+        sent_as: of gradients between processes.
 
     Returns:
         The objective's parts.
@@ -47,11 +56,14 @@ def backward(
         parameter.grad = None
     chunks = [batch] if chunk is None else batch.split(chunk)
     if len(chunks) == processes() == 1:
+        seed(0)
         parts = objective(encode(batch))
         parts["loss"].backward()
         return {name: value.detach() for name, value in parts.items()}
     states, encoded = [], []
-    for part in chunks:
+    begins = own_rows(len(batch.queries) * processes()).start
+    for number, part in enumerate(chunks):
+        seed(begins + number * (chunk or 0))
         states.append(_random_state())
         with torch.set_grad_enabled(len(chunks) == 1):
             encoded.append(encode(part))
@@ -74,7 +86,7 @@ def backward(
         start = rows.stop
         _carry_back(graph, own, rows)
     _set_random_state(after)
-    sum_gradients(parameters)
+    sum_gradients(parameters, sent_as)
     return {name: value.detach() for name, value in parts.items()}
 
 

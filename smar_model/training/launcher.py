@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ from smar_model.lake.runs import Run
 from smar_model.lake.stage import Stage, run_stage, share_stage, verify_inputs
 from smar_model.training.processes import from_first, rank
 
+REPLACEABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Without it torchrun (2.14) keeps the first meeting's address for all later ones: a machine that takes another's place waits for it in vain."""
+
 
 def launch(stage: Stage, run: Run) -> None:
     """Run a stage in the processes that torchrun starts with the arguments in `stages.torchrun`, until all have ended.
@@ -36,6 +40,7 @@ def launch(stage: Stage, run: Run) -> None:
     verify_inputs(stage, run)
     arguments = run.settings.section("stages.torchrun")[stage.name]
     os.environ.setdefault("OMP_NUM_THREADS", str(run.settings.training.threads))
+    os.environ.update(REPLACEABLE)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a failure is said below, once
     # After `--`, or `--run` would be read as torchrun's own `--run-path`.
     command = [*arguments, "-m", "--", "smar_model.cli", stage.name, "--run", run.name]
@@ -59,7 +64,8 @@ def run_together(stage: Stage, run: Run) -> None:
     if is_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
+        silence = timedelta(minutes=run.settings.training.silence_minutes)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=silence)
         if rank() == 0:
             run_stage(stage, run, announce=from_first)
         elif key := from_first(None):

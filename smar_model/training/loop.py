@@ -24,9 +24,10 @@ from smar_model.training.device import clock, keep_freed_memory, mixed_precision
 from smar_model.training.gradient_cache import Embeddings, backward
 from smar_model.training.guards import FIRST_STEPS, Guards
 from smar_model.training.prefetch import prefetch
-from smar_model.training.processes import average_statistics, from_first, gather, rank, seed_step
+from smar_model.training.processes import average_statistics, from_first, gather, rank, seed_rows
 
 GRADIENT_NORM = 1.0
+SENT_AS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HISTORY_POINTS = 60
 """Points of the published curves."""
 HELD_OUT_BATCHES = 4
@@ -139,7 +140,7 @@ class _Training:
         self.optimisation, self.context, self.phase = optimisation, context, phase
         self.trainable = trainable_parameters(model)
         self.optimizer = make_optimizer(model, optimisation)
-        self.checkpoints = Checkpoints(context=context, phase=phase)
+        self.checkpoints = Checkpoints(context=context, optimisation=optimisation, phase=phase)
         self.progress = self.checkpoints.restore(model, self.optimizer, data.random) or Progress()
         self.guards = Guards(
             model=model,
@@ -190,7 +191,6 @@ class _Training:
     def _step(self, step: int, batch: Batch) -> float:
         """Learn from a batch; returns the loss."""
         set_learning_rate(self.optimizer, learning_rate_at(step, self.optimisation))
-        seed_step(self.context.settings.training.seed, step)
         watched: dict[str, float] = {}
         is_look = (step + 1) % min(self.stretch, LOOK_STEPS) == 0
 
@@ -200,8 +200,16 @@ class _Training:
                 watched.update(self._look(partial(self.guards.watch_embeddings, step, embeddings)))
             return self.objective(step, embeddings)
 
-        encode, chunk = partial(self._encode, step), self.optimisation.chunk
-        parts = backward(batch, encode, watched_objective, self.trainable, chunk=chunk)
+        training = self.context.settings.training
+        parts = backward(
+            batch,
+            partial(self._encode, step),
+            watched_objective,
+            self.trainable,
+            chunk=self.optimisation.chunk,
+            seed=partial(seed_rows, training.seed, step),
+            sent_as=SENT_AS[training.gradients],
+        )
         self.guards.watch_loss(step, parts, partial(self.data.describe, batch))
         if is_look:
             watched |= self._look(partial(self.guards.watch_gradients, step))

@@ -59,10 +59,22 @@ def wait_for_all() -> None:
         dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=1)))  # type: ignore[arg-type]  # a member gets a group
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Give each process dropout of its own. A function of the step, so that checkpoints need not hold every process's state."""
-    if processes() > 1:
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1, np.uint64)[0]))
+def first_rows(batch: int, number: int, chunk: int | None) -> list[int]:
+    """Rows of a global batch at which a part begins that is encoded by itself, with this number of processes.
+
+    Args:
+        chunk: pairs that a process encodes at a time; None: its whole share.
+    """
+    share = batch // number
+    return [start + row for start in range(0, batch, share) for row in range(0, share, chunk or share)]
+
+
+def seed_rows(seed: int, step: int, row: int) -> None:
+    """Seed dropout for the part of the global batch that begins with this row.
+
+    A function of these three alone: it falls as before after a checkpoint, and in any number of processes that cut the batch alike.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, row]).generate_state(1, np.uint64)[0]))
 
 
 def gather(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -78,8 +90,12 @@ def gather(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
     return gathered
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """All in one message: the towers are small, and chunks leave nothing to overlap with."""
+def sum_gradients(parameters: Iterable[nn.Parameter], sent_as: torch.dtype = torch.float32) -> None:
+    """All in one message: the towers are small, and chunks leave nothing to overlap with.
+
+    Args:
+        sent_as: what they are rounded to on their way; with bfloat16 half as many bytes, as DDP's `bf16_compress_hook` does.
+    """
     if processes() == 1:
         return
     parameters = list(parameters)
@@ -88,7 +104,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     dist.all_reduce(used, dist.ReduceOp.MAX)
     parameters = [p for p, u in zip(parameters, used.tolist(), strict=True) if u]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    dist.all_reduce(flat)
+    sent = flat.to(sent_as)
+    dist.all_reduce(sent)
+    flat = sent.to(flat.dtype)
     for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = gradient.view_as(parameter)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from smar_model.training.gradient_cache import Embeddings, backward
 from smar_model.training.model_files import new_model
 from smar_model.training.pair_embeddings import encode_pairs
 from smar_model.training.pretrain import three_losses
+from smar_model.training.processes import seed_rows
 
 PAIRS = 14
 
@@ -53,18 +56,18 @@ def whole_batch(model: RetrievalModel) -> Batch:
     )
 
 
-def gradients(
-    model: RetrievalModel, batch: Batch, *, chunk: int | None = None, seed: int = 3
-) -> dict[str, torch.Tensor]:
+def gradients(model: RetrievalModel, batch: Batch, **options: Any) -> dict[str, torch.Tensor]:
+    """Loss and gradients; `options` are those of `backward`."""
+
     def encode(part: Batch) -> Embeddings:
         return encode_pairs(model, part, pictures=True)
 
     def objective(embeddings: Embeddings) -> dict[str, torch.Tensor]:
         return three_losses(model, embeddings, (0.3, 0.1, 1.0), margin=0.1)
 
-    torch.manual_seed(seed)
+    torch.manual_seed(3)
     parameters = [p for n, p in model.named_parameters() if not n.startswith("vision")]
-    parts = backward(batch, encode, objective, parameters, chunk=chunk)
+    parts = backward(batch, encode, objective, parameters, **options)
     named = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {"loss": parts["loss"], **named}
 
@@ -112,19 +115,39 @@ def test_the_generator_goes_on_after_the_last_chunk() -> None:
     assert torch.equal(cached, torch.rand(3))
 
 
-def one_of_two(rank: int, folder: Path, chunk: int | None) -> None:
+TOGETHER: dict[str, tuple[float, dict[str, Any]]] = {
+    "in one part": (0.0, {}),
+    "in chunks": (0.0, {"chunk": 3}),
+    "with dropout": (0.3, {"chunk": PAIRS // 2, "seed": partial(seed_rows, 0, 5)}),
+    "in bf16": (0.0, {"sent_as": torch.bfloat16}),
+}
+"""Name of a case → dropout, and options of `backward`."""
+
+
+def in_case(name: str, batch: Batch, **changed: Any) -> dict[str, torch.Tensor]:
+    dropout, options = TOGETHER[name]
+    return gradients(small_model(dropout), batch, **options | changed)
+
+
+def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = small_model(dropout=0.0)
-    half = whole_batch(model).split(PAIRS // 2)[rank]
-    torch.save(gradients(model, half, chunk=chunk), folder / f"{rank}.pt")
+    half = whole_batch(small_model(dropout=0.0)).split(PAIRS // 2)[rank]
+    torch.save({name: in_case(name, half) for name in TOGETHER}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("chunk", [None, 3])
-def test_two_processes_equal_one_on_the_same_global_batch(chunk: int | None, tmp_path: Path) -> None:
-    mp.spawn(one_of_two, args=(tmp_path, chunk), nprocs=2)
-    model = small_model(dropout=0.0)
-    alone = gradients(model, whole_batch(model))
+def test_two_processes_equal_one_on_the_same_global_batch(tmp_path: Path) -> None:
+    mp.spawn(one_of_two, args=(tmp_path,), nprocs=2)
+    batch = whole_batch(small_model(dropout=0.0))
+    alone = {name: in_case(name, batch) for name in TOGETHER}
     for rank in range(2):
-        assert largest_difference(alone, torch.load(tmp_path / f"{rank}.pt")) < 1e-5
+        together = torch.load(tmp_path / f"{rank}.pt")
+        for name in TOGETHER.keys() - {"in bf16"}:
+            assert largest_difference(alone[name], together[name]) < 1e-5, name
+        for name, wanted in alone["in bf16"].items():
+            apart = (together["in bf16"][name] - wanted).norm() / wanted.norm()
+            assert apart < 2**-7, name
+        assert largest_difference(alone["in bf16"], together["in bf16"]) > 1e-5
+    # Dropout of which each process had its own would show.
+    assert largest_difference(alone["with dropout"], in_case("with dropout", batch, chunk=PAIRS)) > 1e-3

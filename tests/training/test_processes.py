@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from smar_model import cli
 from smar_model.errors import BAD_INPUT, InputError
 from smar_model.lake.artifacts import Artifact, checkpoint_stage, find_checkpoints, manifest_path
-from smar_model.lake.runs import Run
+from smar_model.lake.runs import Run, load_run
 from smar_model.lake.shared_files import fetch_files, share_files
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.settings import REPOSITORY, SharedStage, home
@@ -62,10 +63,16 @@ def command(stage: str, run: Run) -> list[str]:
     return ["smar_model.cli", stage, "--run", run.name]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    # In a process group of its own, so that nothing of it outlives a test.
+def start(*arguments: str, at: Path | None = None) -> subprocess.Popen[str]:
+    """A command in a process group of its own, so that nothing of it outlives a test; `at`: its home, if another than this process's."""
     return subprocess.Popen(
-        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        arguments,
+        env=os.environ | ({"SMAR_HOME": str(at)} if at else {}),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -133,17 +140,24 @@ def test_a_process_that_dies_ends_the_others_and_two_go_on_from_the_checkpoint_a
     assert_same(run.output("pretrain"), alone)
 
 
-def test_a_training_that_died_on_one_machine_goes_on_on_another(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_stages(run, "pretrain")
-    alone = run.output("pretrain")
-    monkeypatch.setenv("SMAR_HOME", str(shutil.copytree(home(), tmp_path / "one")))
-    forget(run, "pretrain")
+@contextmanager
+def lake_in_a_store(monkeypatch: pytest.MonkeyPatch, *, without: str, copy: Path) -> Iterator[None]:
+    """All that the home holds in an object store as well, but for the run's output of a stage."""
+    monkeypatch.setenv("SMAR_HOME", str(shutil.copytree(home(), copy)))
+    forget(load_run("tiny"), without)
     with running_s3() as variables:
         for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/{uuid.uuid4().hex}"}).items():
             monkeypatch.setenv(name, value)
         share_files(f for name in ("lake", "runs") for f in (home() / name).rglob("*") if f.is_file())
+        yield
+
+
+def test_a_training_that_died_on_one_machine_goes_on_on_another_in_fewer_processes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_stages(run, "pretrain")
+    alone = run.output("pretrain")
+    with lake_in_a_store(monkeypatch, without="pretrain", copy=tmp_path / "one"):
         killed = start(sys.executable, "-m", *command("pretrain", run))
         while not published(checkpoint_stage("pretrain"))[0]:
             assert killed.poll() is None, end(killed)
@@ -153,10 +167,9 @@ def test_a_training_that_died_on_one_machine_goes_on_on_another(
             process.kill()
         end(killed)
         monkeypatch.setenv("SMAR_HOME", str(tmp_path / "another"))
-        again = start(sys.executable, "-m", *command("pretrain", run))
-        said = end(again)
-        assert again.returncode == 0, said
-        assert said.count("goes on after step") == 1
+        capsys.readouterr()
+        run_stages(run, "pretrain")
+        assert capsys.readouterr().out.count("goes on after step") == 1
         curve = run.folder / "pretrain.history.jsonl"
         made = run.output("pretrain")
         monkeypatch.setenv("SMAR_HOME", str(tmp_path / "third"))
@@ -165,17 +178,24 @@ def test_a_training_that_died_on_one_machine_goes_on_on_another(
         assert_same(made, alone)
 
 
-def test_two_machines_train_as_one_process(run: Run) -> None:
+def test_two_machines_without_a_common_folder_train_as_one_process(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # From the very model that two machines begin with: another test may have pretrained it anew, which is the same but for rounding.
     run_stages(run, "finetune")
-    alone = forget(run, "finetune")
+    alone = run.output("finetune")
+    homes = [tmp_path / "first", tmp_path / "second"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
     meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=finetune", place]
-    nodes = [start(*TORCHRUN, *meeting, "-m", "--", *command("finetune", run)) for _ in range(2)]
-    said = [end(node) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
-    assert_same(run.output("finetune"), alone)
+    with lake_in_a_store(monkeypatch, without="finetune", copy=tmp_path / "copy"):
+        nodes = [start(*TORCHRUN, *meeting, "-m", "--", *command("finetune", run), at=at) for at in homes]
+        said = [end(node) for node in nodes]
+        assert [node.returncode for node in nodes] == [0, 0], said
+        made = run.output("finetune")
+        # What the second one wrote was discarded, and only what was published lies in the store.
+        assert [(at / made.place.relative_to(home())).is_dir() for at in homes].count(True) == 1
+        assert_same(made, alone)
 
 
 def test_bad_input_in_a_process_is_one_message(run: Run) -> None:

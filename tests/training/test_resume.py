@@ -13,15 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smar_model.errors import InputError
 from smar_model.lake.artifacts import Artifact, find_checkpoints, manifest_path
 from smar_model.lake.encoder_store import encoder_place, resolve_encoders
 from smar_model.lake.runs import Run, create_run
 from smar_model.lake.stage import run_stage
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.stages import STAGES
-from smar_model.training import loop
+from smar_model.training import checkpoints, loop
 from smar_model.training.checkpoints import STATE_FILE
 from smar_model.training.model_files import load_model
+from smar_model.training.processes import first_rows
 from tests.network.small_text_encoder import add_text_encoder
 from tests.tiny_shop import DATA_STAGES, flip_byte, run_stages, tiny_run
 
@@ -144,20 +146,36 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_without_it(
     assert run.output("finetune").digest == wanted.digest
 
 
-@pytest.mark.parametrize("generator", ["numpy", "torch"])
-def test_a_spoiled_random_generator_shows(generator: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spoiled_random_generator_shows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = run.output("pretrain")
     restore = loop.Checkpoints.restore
 
     def spoiled(self: Any, model: Any, optimizer: Any, random: Any) -> Any:
         progress = restore(self, model, optimizer, random)
         if progress:
-            random.random() if generator == "numpy" else loop.torch.rand(1)
+            random.random()
         return progress
 
     monkeypatch.setattr(loop.Checkpoints, "restore", spoiled)
     again = train_again(run, "pretrain", stop_after=3, patch=monkeypatch)
     assert again.digest != wanted.digest
+
+
+def test_another_number_of_processes_is_refused_where_dropout_would_fall_otherwise(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = iter([2, 2, 2, 1])
+    monkeypatch.setattr(checkpoints, "processes", lambda: next(processes))
+    with pytest.raises(
+        InputError, match=r"after step 3 was made by 2 process\(es\); dropout, .* would be another in 1"
+    ):
+        train_again(run, "pretrain", stop_after=3, patch=monkeypatch)
+
+
+def test_chunks_cut_a_batch_alike_in_any_number_of_processes_whose_shares_they_divide() -> None:
+    assert first_rows(16, 1, 4) == first_rows(16, 2, 4) == first_rows(16, 4, 4) == [0, 4, 8, 12]
+    assert first_rows(16, 1, None) == [0] and first_rows(16, 2, None) == [0, 8]
+    assert first_rows(16, 2, 5) == [0, 5, 8, 13]
 
 
 def test_checkpoints_of_a_finished_output_are_swept(run: Run) -> None:
