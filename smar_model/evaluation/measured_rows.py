@@ -40,6 +40,8 @@ class Timing:
     machine: str
     steps: dict[str, int] = field(default_factory=dict)
     """Within the budget, by stage's section."""
+    scaled_by: dict[str, float] = field(default_factory=dict)
+    """Of a row that was probed after others: which of them ran beside it, and what its seconds were multiplied by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

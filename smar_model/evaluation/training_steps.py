@@ -1,12 +1,14 @@
 """How many steps of each training stage a row of a comparison has: as many as fit into its seconds on this machine.
 
 A probe runs some steps of every row's training stages in turns. What it found stands in `timing.json` beside the measured rows,
-so that later calls train the same steps.
+so that later calls train the same steps. Rows that are probed later run in turns with two that are known already, the quickest and the slowest: a machine
+that is shared, or another one, is slower or quicker that day, and what a step takes is written down as it would have been then.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -57,13 +59,43 @@ def _probe_missing(bench: Bench, entries: list[str], failed: dict[str, str]) -> 
     timing = _read_timing(bench)
     if not (new := [e for e in entries if e not in timing or timing[e].digest != _probe_digest(bench, e)]):
         return
-    for entry, found in probe(bench, new, failed).items():
+    yardsticks = _yardsticks(bench, timing, new)
+    probed = probe(bench, [*new, *yardsticks], failed)
+    beside = {entry: probed.pop(entry) for entry in yardsticks if entry in probed}
+    for entry, found in probed.items():
+        found = _as_before(found, beside, timing)
         try:
             timing[entry] = replace(found, steps=_steps(bench, entry, found, timing))
         except InputError as error:
             failed[f"row {_row(entry)}"] = str(error)
     content = {entry: asdict(found) for entry, found in timing.items()}
     replace_file(bench.folder / TIMING, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _yardsticks(bench: Bench, timing: Mapping[str, Timing], new: Collection[str]) -> list[str]:
+    """The quickest and the slowest of the rows that are known and not probed now; none where none is."""
+    known = [e for e, of in timing.items() if e not in new and e == _row(e) and of.digest == _probe_digest(bench, e)]
+    known.sort(key=lambda entry: _step_seconds(timing[entry]))
+    return list(dict.fromkeys([*known[:1], *known[-1:]]))
+
+
+def _as_before(found: Timing, beside: Mapping[str, Timing], before: Mapping[str, Timing]) -> Timing:
+    """What a row would have taken when the others were probed, by the yardstick whose steps take most nearly as long."""
+    if not beside:
+        return found
+    nearest = min(beside, key=lambda entry: abs(math.log(_step_seconds(beside[entry]) / _step_seconds(found))))
+    factor = _step_seconds(before[nearest]) / _step_seconds(beside[nearest])
+    return replace(
+        found,
+        fixed_seconds=round(factor * found.fixed_seconds, 2),
+        seconds_per_step={stage: round(factor * each, 5) for stage, each in found.seconds_per_step.items()},
+        scaled_by={nearest: round(factor, 3)},
+    )
+
+
+def _step_seconds(of: Timing) -> float:
+    """Of a step, the geometric mean over stages."""
+    return statistics.geometric_mean(of.seconds_per_step.values())
 
 
 def _row(entry: str) -> str:

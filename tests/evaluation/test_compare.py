@@ -400,6 +400,34 @@ def test_the_same_time_is_spent_in_steps(shop: Shop, monkeypatch: pytest.MonkeyP
     assert settings.training.seed == 1
 
 
+def test_rows_that_are_probed_later_have_the_steps_that_the_machine_made_before(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_steps, "PROBE_STEPS", 2)
+    monkeypatch.setattr(training_steps, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(training_steps, "PROBE_ROUNDS", 2)
+    rows = {name: ROWS[name] for name in ("text_only", "default")} | {"again": ROWS["text_only"] | {"seeds": [0]}}
+    bench = shop.bench("later", rows, seconds=60)
+    before = find_steps(bench, ["text_only", "default"], {})
+    file = bench.folder / "timing.json"
+    timing = json.loads(file.read_text())
+    assert timing["text_only"]["scaled_by"] == {}
+    # As if the machine had been ten times slower then.
+    for entry in timing.values():
+        entry["seconds_per_step"] = {stage: 10 * each for stage, each in entry["seconds_per_step"].items()}
+    file.write_text(json.dumps(timing))
+    steps = find_steps(bench, ["again"], {})
+    found = json.loads(file.read_text())
+    assert {name: steps[name] for name in before} == before
+    assert {name: found[name] for name in timing} == timing
+    (factor,) = found["again"]["scaled_by"].values()
+    assert found["again"]["scaled_by"].keys() <= before.keys()
+    assert 3 < factor < 30
+    # It is the same row as text_only under another name: a tenth of its steps, as the machine of then would have made.
+    for stage, each in steps["again"].items():
+        assert each == pytest.approx(before["text_only"][stage] / 10, rel=0.7)
+
+
 def test_what_a_shop_does_once_is_made_once_and_paid_for_apart(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_steps, "PROBE_STEPS", 2)
     monkeypatch.setattr(training_steps, "PROBE_SECONDS", 0.05)
