@@ -14,22 +14,21 @@ import pytest
 
 from smar_model.errors import InputError
 from smar_model.lake.stage import run_stage
-from smar_model.retrieval.index_building import build_parts, fill_index, parts_of, train_index
+from smar_model.retrieval.index_building import fill_index, train_index
 from smar_model.retrieval.index_recall import exact_search
 from smar_model.retrieval.parted_index import PartedIndex, cut_rows
 from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import Searcher
-from smar_model.retrieval.search_parameters import recall_by_speed, tune_search
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run
-from tests.retrieval.test_index import QUERIES, REFINED, draw, mixed_queries, model_of, refresh, todays_items
+from tests.retrieval.test_index import QUERIES, REFINED, draw, model_of, refresh, todays_items
 
 ROWS, PARTS, DEPTH = 4_003, 4, 100
 
 
 def parted(vectors: np.ndarray, trained: faiss.Index) -> PartedIndex:
     return PartedIndex(
-        [fill_index(faiss.clone_index(trained), vectors, rows) for rows in cut_rows(len(vectors), PARTS)]
+        [fill_index(faiss.clone_index(trained), vectors[slice(*rows)]) for rows in cut_rows(len(vectors), PARTS)]
     )
 
 
@@ -71,27 +70,6 @@ def test_four_parts_find_what_one_index_finds(factory: str) -> None:
     for index in (whole, parts):
         index.enable_lookup()
     np.testing.assert_array_equal(parts.reconstruct_batch(rows), whole.reconstruct_batch(rows))
-
-
-def test_parts_are_filled_one_by_one_and_tuned_as_they_are_asked(tmp_path: Path) -> None:
-    vectors = draw(ROWS)
-    trained = train_index(vectors, REFINED)
-    index = build_parts(trained, vectors, PARTS, tmp_path)
-    assert trained.ntotal == 0 and index.ntotal == ROWS
-    queries = mixed_queries(vectors, {0.0: 100, 0.9: 100})
-    chosen = tune_search(index, vectors, queries, 0.9)
-    files = [tmp_path / f"written-{n}" for n in range(PARTS)]
-    for part, file in zip(parts_of(index), files, strict=True):
-        faiss.write_index(part, str(file))
-    opened = [faiss.read_index(str(file)) for file in files]
-    assert {faiss.extract_index_ivf(part).nprobe for part in opened} == {int(chosen.split("=")[1].split(",")[0])}
-    assert {part.k_factor for part in opened} == {float(chosen.rsplit("=", 1)[1])}
-    found = queries.measure(index, vectors)
-    assert found.worst >= 0.9 and len(recall_by_speed(index, vectors, queries, chosen)) > 1
-    asked = draw(50, seed=2)
-    scores, rows = index.search(asked, DEPTH)
-    np.testing.assert_array_equal(best(PartedIndex(opened), asked)[1], rows)
-    assert (np.diff(scores) <= 0).all()
 
 
 @pytest.fixture(scope="module")
