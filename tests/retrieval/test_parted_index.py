@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
 from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import run_stage
+from smar_model.retrieval.embedding_rows import write_row_digests
 from smar_model.retrieval.index_building import fill_index, train_index
-from smar_model.retrieval.index_recall import exact_search
+from smar_model.retrieval.index_files import set_parameters
+from smar_model.retrieval.index_parts import (
+    Plan,
+    do_step,
+    fill_part,
+    filled,
+    gather,
+    kept_best,
+    merge_best,
+    tune_part,
+    tuned,
+)
+from smar_model.retrieval.index_recall import exact_search, recall_queries
+from smar_model.retrieval.item_embeddings import create_embeddings
 from smar_model.retrieval.parted_index import PartedIndex, cut_rows
 from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import Searcher
+from smar_model.retrieval.search_parameters import SPEEDS
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run
 from tests.retrieval.test_index import QUERIES, REFINED, draw, model_of, refresh, todays_items
+from tests.retrieval.whole_index import shares_of
 
 ROWS, PARTS, DEPTH = 4_003, 4, 100
 
@@ -70,6 +91,91 @@ def test_four_parts_find_what_one_index_finds(factory: str) -> None:
     for index in (whole, parts):
         index.enable_lookup()
     np.testing.assert_array_equal(parts.reconstruct_batch(rows), whole.reconstruct_batch(rows))
+
+
+class Whole:
+    """All parts asked as one, as `RecallQueries` asks an index."""
+
+    def __init__(self, parts: PartedIndex) -> None:
+        self.parts = parts
+
+    def search(self, asked: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, rows = self.parts.search(asked, depth)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def test_each_part_is_tuned_to_find_its_share_and_all_find_the_floor(
+    home: Path, runs: dict[int, PublishedRun], tmp_path: Path
+) -> None:
+    vectors, floor = draw(ROWS), 0.9
+    trained = train_index(vectors, REFINED)
+    asked = draw(300, seed=3)
+    asked[:100] = vectors[:100] + 0.05 * asked[:100]
+    routes = np.repeat([0.0, 0.5, 0.9], 100)
+    plan = Plan(
+        items=ROWS,
+        parts=PARTS,
+        asked=asked[:, None],
+        routes=routes,
+        shares=shares_of(routes),
+        served=asked[:10],
+        made={},
+        difference=0.0,
+        kept=(),
+    )
+
+    def publish_vectors(folder: Path) -> None:
+        (folder / "embeddings").mkdir()
+        arrays = create_embeddings(
+            folder / "embeddings", np.array([b"-"] * ROWS), np.zeros((ROWS, 2), np.uint64), dimension=8, kinds=2
+        )
+        arrays[0][:], arrays[1][:] = vectors[:, :8], vectors[:, 8:] + vectors[:, :8]
+        for array in arrays:
+            array.flush()
+        write_row_digests(folder / "embeddings", arrays)
+
+    def publish_plan(folder: Path) -> None:
+        plan.write(folder)
+        faiss.write_index(trained, str(folder / "trained.faiss"))
+
+    made = runs[3]
+    embed = publish("embed", "vectors", publish_vectors)
+    planned = publish("index-checkpoint", "planned", publish_plan)
+    context = made.context("index", tmp_path)
+    context.run = dataclasses.replace(
+        made.run,
+        settings=made.run.settings.model_copy(
+            update={"index": made.run.settings.index.model_copy(update={"minimum_recall": floor})}
+        ),
+    )
+    context.key = uuid.uuid4().hex
+    fills = [do_step(context, filled(n), lambda step, n=n: fill_part(step, embed, planned, n)) for n in range(PARTS)]
+    tunes = [
+        do_step(context, tuned(n), lambda step, n=n: tune_part(step, embed, planned, fills, n)) for n in range(PARTS)
+    ]
+    again = [do_step(context, tuned(n), lambda step: pytest.fail("it is there already")) for n in range(PARTS)]
+    assert [one.key for one in again] == [one.key for one in tunes]
+    used, around = gather(plan, fills, tunes)
+    assert used.recall.worst >= floor and len(used.parameters) == PARTS and len(around) == len(SPEEDS) + 1
+    assert around[0].recall.overall < used.recall.overall < around[-1].recall.overall + 1e-9
+    assert kept_best(plan, fills) == 1.0
+
+    opened = []
+    for fill, parameters in zip(fills, used.parameters, strict=True):
+        opened.append(faiss.read_index(str(fill.file("index.faiss"))))
+        set_parameters(opened[-1], parameters)
+    exact = recall_queries(vectors, plan.asked, routes, plan.shares)
+    np.testing.assert_array_equal(merge_best(plan, fills)[1][: len(asked)], exact.rows)
+    whole: Any = Whole(PartedIndex(opened))
+    assert exact.measure(whole, vectors).overall == pytest.approx(used.recall.overall, abs=1e-9)
+    assert [one.ntotal for one in opened] == [stop - start for start, stop in cut_rows(ROWS, PARTS)]
+
+
+def publish(stage: str, key: str, write: Callable[[Path], None]) -> Artifact:
+    attempt = Attempt(stage, key)
+    write(attempt.folder)
+    return attempt.publish(metrics={}, inputs={}, settings={})
 
 
 @pytest.fixture(scope="module")
