@@ -75,10 +75,11 @@ def _stretch(embed: Artifact, number: int, start: int, stop: int, scratch: Path)
         return np.load(embed.file(name), mmap_mode="r")[start:stop]
     digests = np.load(embed.file(DIGESTS))[number]
     is_here = (embed.place / name).is_file()
-    source = _RemoteArray(embed, name) if store() and not is_here else _opened(embed, name)
+    remote = _RemoteArray(embed, name) if store() and not is_here else None
+    source = remote or _opened(embed, name)
     first = start // ROWS_TOGETHER * ROWS_TOGETHER
     copy = None
-    if isinstance(source, _RemoteArray):
+    if remote:
         shape = (stop - start, source.shape[1])
         copy = np.lib.format.open_memmap(scratch / f"{KINDS[number]}.npy", mode="w+", dtype=np.float32, shape=shape)
     for begin in range(first, stop, ROWS_TOGETHER):
@@ -94,6 +95,7 @@ def _stretch(embed: Artifact, number: int, start: int, stop: int, scratch: Path)
         copy.flush()
         _advise(copy)
         return np.load(scratch / f"{KINDS[number]}.npy", mmap_mode="r")
+    assert isinstance(source, np.ndarray)
     _advise(source)
     return source[start:stop]
 

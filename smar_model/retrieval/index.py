@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 import torch
 
 from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact
 from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.retrieval.index_building import RoutedItems, choose_factory, fill_index, train_index
@@ -129,8 +131,9 @@ def refresh(context: StageContext) -> Metrics:
     return _publish(context, [index], asked, routes, made, times) | _refreshed(context, is_kept)
 
 
-def plan_parts(context: StageContext) -> Metrics:
+def plan_parts(context: StageContext, folder: Path) -> Metrics:
     """The step that all parts wait for; writes what `Plan` holds, the empty index `trained.faiss`, and the exported query tower."""
+    context = replace(context, folder=folder)
     torch.set_num_threads(context.settings.training.threads)
     if context.stage.name == "refresh-index":
         return _plan_refresh(context)
@@ -181,12 +184,22 @@ def _write_plan(context: StageContext, plan: Plan, index: faiss.Index) -> Metric
 def _publish_parts(context: StageContext) -> Metrics:
     """Do the steps that nobody has done for this output, put together what the parts found, and publish all as one index."""
     embed = context.input(EMBEDDINGS[context.stage.name])
-    planned = do_step(context, PLAN, plan_parts)
+    planned = do_step(context, PLAN, lambda folder: plan_parts(context, folder))
     plan = Plan.read(planned)
     numbers = range(len(plan.cuts))
     context.report(f"{plan.made['factory']} over {plan.items:,} items in {len(numbers)} parts")
-    fills = [do_step(context, filled(n), lambda step, n=n: fill_part(step, embed, planned, n)) for n in numbers]
-    tunes = [do_step(context, tuned(n), lambda step, n=n: tune_part(step, embed, planned, fills, n)) for n in numbers]
+
+    def fill(number: int) -> Artifact:
+        return do_step(context, filled(number), lambda folder: fill_part(folder, embed, planned, number))
+
+    def tune(number: int) -> Artifact:
+        floor = context.settings.index.minimum_recall
+        return do_step(
+            context, tuned(number), lambda folder: tune_part(folder, embed, planned, fills, number, floor=floor)
+        )
+
+    fills = list(map(fill, numbers))
+    tunes = list(map(tune, numbers))
     used, around = gather(plan, fills, tunes)
     made = IndexDescription.model_validate(plan.made)
     recall = _over_floor(context, used.recall, made)
@@ -250,7 +263,7 @@ def _exported_tower(context: StageContext, model_folder: Path, file: Path) -> tu
     return kind, QueryEncoder.load(model_folder, file)
 
 
-def _released(context: StageContext, part: str) -> Path:
+def _released(context: StageContext, part: Literal["model", "index"]) -> Path:
     """Folder of the model or index that is refreshed."""
     release = context.run.release
     if release is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -37,7 +38,15 @@ class RoutedItems:
         return np.hstack([text, multimodal - text])
 
 
-Vectors = np.ndarray | RoutedItems
+class Vectors(Protocol):
+    """Vectors (N, 2D), in memory or on disk, for the rows that are asked for: an array, `RoutedItems`, `RoutedStretch`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 def choose_factory(items: int, dimension: int, minimum_recall: float) -> str:

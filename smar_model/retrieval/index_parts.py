@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ EMBEDDINGS = {"index": "embed", "refresh-index": "embed-release"}
 PLAN = "plan"
 BLOCK = 1 << 14
 """Vectors in memory at a time beside the part that is being filled."""
+ASKED_TOGETHER = 64
+"""Queries."""
+COMPARED_TOGETHER = 1 << 12
+"""Vectors."""
 PART_FILE = "index.faiss"
 SCRATCH = ".scratch"
 """Hidden: no part of what is published."""
@@ -97,11 +101,11 @@ def is_parted(context: StageContext) -> bool:
     return len(cut_rows(items, context.settings.index.parts)) > 1
 
 
-def do_step(context: StageContext, name: str, work: Callable[[StageContext], dict[str, Any]]) -> Artifact:
+def do_step(context: StageContext, name: str, work: Callable[[Path], dict[str, Any]]) -> Artifact:
     """What a step has published for this very output of the stage; where nobody has done it yet, it is done.
 
     Args:
-        work: writes into the folder of the context that it is given, and returns metrics.
+        work: writes into the folder that it is given, and returns metrics.
     """
     stage, key = checkpoint_stage(context.stage.name), digest_json([context.key, name])
     with one_at_a_time(f"{context.stage.name}-{name}", context.run):
@@ -109,7 +113,7 @@ def do_step(context: StageContext, name: str, work: Callable[[StageContext], dic
             return done
         attempt = Attempt(stage, key)
         try:
-            metrics = work(replace(context, folder=attempt.folder, attempt=attempt))
+            metrics = work(attempt.folder)
             shutil.rmtree(attempt.folder / SCRATCH, ignore_errors=True)
             about = {"of": context.key, "step": name}
             return attempt.publish(metrics=about | metrics, inputs={}, settings={})
@@ -130,13 +134,12 @@ def tuned(part: int) -> str:
     return f"tune-{part}"
 
 
-def fill_part(context: StageContext, embed: Artifact, planned: Artifact, part: int) -> dict[str, Any]:
+def fill_part(folder: Path, embed: Artifact, planned: Artifact, part: int) -> dict[str, Any]:
     """Write `index.faiss` of a part, and for the plan's queries, and the served ones after them, the exact best of its items:
     `best_scores.npy`, `best_rows.npy` (n, depth), rows of the whole catalogue."""
     plan = Plan.read(planned)
     start, stop = plan.cuts[part]
-    scratch = context.output(f"{SCRATCH}/any").parent
-    vectors = RoutedStretch(embed, start, stop, scratch)
+    vectors = RoutedStretch(embed, start, stop, _scratch(folder))
     index = faiss.read_index(str(planned.file("trained.faiss")))
     asked = np.concatenate([plan.flat, plan.served]).astype(np.float32)
     depth = min(MEASURED_DEPTH, stop - start)
@@ -147,10 +150,15 @@ def fill_part(context: StageContext, embed: Artifact, planned: Artifact, part: i
         best.add_result(scores, rows + first + start)
         vectors.forget()
     best.finalize()
-    faiss.write_index(index, str(context.output(PART_FILE)))
-    np.save(context.output("best_scores.npy"), best.D)
-    np.save(context.output("best_rows.npy"), best.I)
+    faiss.write_index(index, str(folder / PART_FILE))
+    np.save(folder / "best_scores.npy", best.D)
+    np.save(folder / "best_rows.npy", best.I)
     return {"part": part, "items": stop - start}
+
+
+def _scratch(folder: Path) -> Path:
+    (folder / SCRATCH).mkdir()
+    return folder / SCRATCH
 
 
 def merge_best(plan: Plan, fills: Sequence[Artifact]) -> tuple[np.ndarray, np.ndarray]:
@@ -175,13 +183,18 @@ class PartQueries:
 
     def find(self, index: faiss.Index, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the part finds, (Q·K, depth): rows of the whole catalogue, its own scores of them, and whether each is as good as the best of all."""
-        scores, rows = index.search(self.plan.flat, self.rows.shape[1])
+        flat, depth = self.plan.flat, self.rows.shape[1]
+        # What a search holds of its candidates grows with the queries that are asked together.
+        found = [
+            index.search(flat[first : first + ASKED_TOGETHER], depth) for first in range(0, len(flat), ASKED_TOGETHER)
+        ]
+        scores, rows = (np.concatenate(each) for each in zip(*found, strict=True))
         everywhere = np.where(rows < 0, rows, rows + self.start)
         hit = _same_rows(everywhere, self.rows)
         query, place = np.nonzero(~hit & (rows >= 0))
-        for first in range(0, len(query), BLOCK):
-            some = slice(first, first + BLOCK)
-            exact = np.einsum("nd,nd->n", vectors[rows[query[some], place[some]]], self.plan.flat[query[some]])
+        for first in range(0, len(query), COMPARED_TOGETHER):
+            some = slice(first, first + COMPARED_TOGETHER)
+            exact = np.einsum("nd,nd->n", vectors[rows[query[some], place[some]]], flat[query[some]])
             hit[query[some], place[some]] = exact >= self.scores[query[some], -1] - SAME_SCORE
         return everywhere, scores, hit
 
@@ -199,12 +212,12 @@ class PartQueries:
 
 
 def tune_part(
-    context: StageContext, embed: Artifact, planned: Artifact, fills: Sequence[Artifact], part: int
+    folder: Path, embed: Artifact, planned: Artifact, fills: Sequence[Artifact], part: int, *, floor: float
 ) -> dict[str, Any]:
     """Write `tuned.json`, the search parameters of a part and such around them, and for each of these `found-N.npz`, what the part finds with them."""
-    plan, floor = Plan.read(planned), context.settings.index.minimum_recall
+    plan = Plan.read(planned)
     start, stop = plan.cuts[part]
-    vectors = RoutedStretch(embed, start, stop, context.output(f"{SCRATCH}/any").parent)
+    vectors = RoutedStretch(embed, start, stop, _scratch(folder))
     index = faiss.read_index(str(fills[part].file(PART_FILE)), faiss.IO_FLAG_MMAP_IFC)
     scores, rows = merge_best(plan, fills)
     queries = PartQueries(plan=plan, start=start, scores=scores[: len(plan.flat)], rows=rows[: len(plan.flat)])
@@ -216,10 +229,10 @@ def tune_part(
     for number, parameters in enumerate(tried):
         set_parameters(index, parameters)
         found, their_scores, hit = queries.find(index, vectors)
-        np.savez(context.output(f"found-{number}.npz"), rows=found.astype(np.int64), scores=their_scores, hit=hit)
+        np.savez(folder / f"found-{number}.npz", rows=found.astype(np.int64), scores=their_scores, hit=hit)
         times.append(search_times(index, plan.asked).tolist())
         vectors.forget()
-    context.output("tuned.json").write_text(json.dumps(tried), encoding="utf-8")
+    (folder / "tuned.json").write_text(json.dumps(tried), encoding="utf-8")
     # Times belong to the machine, not to the part.
     return {"part": part, "search_parameters": chosen, "milliseconds": times}
 

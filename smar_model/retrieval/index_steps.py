@@ -39,7 +39,7 @@ def plan(stage: Stage, run: Run) -> int:
             return len([name for name in done.manifest["files"] if name.endswith(".faiss")])
         from smar_model.retrieval.index import plan_parts  # which needs PyTorch
 
-        return int(do_step(context, PLAN, plan_parts).metrics["parts"])
+        return int(do_step(context, PLAN, lambda folder: plan_parts(context, folder)).metrics["parts"])
 
     return mending(run, work)
 
@@ -53,7 +53,7 @@ def fill(stage: Stage, run: Run, part: int) -> str:
 
     def work(context: StageContext, planned: Artifact) -> Artifact:
         embed = context.input(EMBEDDINGS[stage.name])
-        return do_step(context, filled(part), lambda step: fill_part(step, embed, planned, part))
+        return do_step(context, filled(part), lambda folder: fill_part(folder, embed, planned, part))
 
     return _do(stage, run, part, work, lambda made: f"{int(made['items']):,} items")
 
@@ -75,7 +75,11 @@ def tune(stage: Stage, run: Run, part: int) -> str:
             )
             for n in range(len(Plan.read(planned).cuts))
         ]
-        return do_step(context, tuned(part), lambda step: tune_part(step, embed, planned, fills, part))
+        return do_step(
+            context,
+            tuned(part),
+            lambda folder: tune_part(folder, embed, planned, fills, part, floor=run.settings.index.minimum_recall),
+        )
 
     return _do(stage, run, part, work, lambda made: made["search_parameters"] or "exact search")
 

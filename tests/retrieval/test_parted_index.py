@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import uuid
@@ -143,18 +142,15 @@ def test_each_part_is_tuned_to_find_its_share_and_all_find_the_floor(
     embed = publish("embed", "vectors", publish_vectors)
     planned = publish("index-checkpoint", "planned", publish_plan)
     context = made.context("index", tmp_path)
-    context.run = dataclasses.replace(
-        made.run,
-        settings=made.run.settings.model_copy(
-            update={"index": made.run.settings.index.model_copy(update={"minimum_recall": floor})}
-        ),
-    )
     context.key = uuid.uuid4().hex
-    fills = [do_step(context, filled(n), lambda step, n=n: fill_part(step, embed, planned, n)) for n in range(PARTS)]
-    tunes = [
-        do_step(context, tuned(n), lambda step, n=n: tune_part(step, embed, planned, fills, n)) for n in range(PARTS)
+    fills = [
+        do_step(context, filled(n), lambda folder, n=n: fill_part(folder, embed, planned, n)) for n in range(PARTS)
     ]
-    again = [do_step(context, tuned(n), lambda step: pytest.fail("it is there already")) for n in range(PARTS)]
+    tunes = [
+        do_step(context, tuned(n), lambda folder, n=n: tune_part(folder, embed, planned, fills, n, floor=floor))
+        for n in range(PARTS)
+    ]
+    again = [do_step(context, tuned(n), lambda folder: pytest.fail("it is there already")) for n in range(PARTS)]
     assert [one.key for one in again] == [one.key for one in tunes]
     used, around = gather(plan, fills, tunes)
     assert used.recall.worst >= floor and len(used.parameters) == PARTS and len(around) == len(SPEEDS) + 1
