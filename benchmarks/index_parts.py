@@ -57,15 +57,18 @@ def publish_embeddings(vectors: np.ndarray, folder: Path) -> None:
     write_row_digests(folder / "embeddings", out)
 
 
-def publish_plan(vectors: np.ndarray, queries: Path, parts: int, folder: Path) -> None:
+def publish_plan(plan: Plan, trained: faiss.Index, folder: Path) -> None:
+    plan.write(folder)
+    faiss.write_index(trained, str(folder / "trained.faiss"))
+
+
+def draw_plan(vectors: np.ndarray, queries: Path, parts: int, folder: Path) -> None:
     base = np.load(queries)
     asked, routes = base["asked"][::2], base["routes"][::2]
     place = np.digitize(routes, BUCKETS)
     rows = np.sort(np.concatenate([np.flatnonzero(place == b)[:QUERIES] for b in range(len(BUCKETS) + 1)]))
     asked, filled = fill_buckets(asked[rows][:, None].astype(np.float32), routes[rows])
-    trained = train_index(vectors, choose_factory(len(vectors), vectors.shape[1], FLOOR))
-    faiss.write_index(trained, str(folder / "trained.faiss"))
-    Plan(
+    plan = Plan(
         items=len(vectors),
         parts=parts,
         asked=asked,
@@ -75,7 +78,8 @@ def publish_plan(vectors: np.ndarray, queries: Path, parts: int, folder: Path) -
         made={},
         difference=0.0,
         kept=(),
-    ).write(folder)
+    )
+    publish_plan(plan, train_index(vectors, choose_factory(len(vectors), vectors.shape[1], FLOOR)), folder)
 
 
 def in_own_process(work: Callable[[], object]) -> dict[str, float]:
@@ -128,7 +132,7 @@ def main() -> None:
         published(
             "plan",
             f"{key}-{options.parts}",
-            lambda folder: publish_plan(vectors, options.queries, options.parts, folder),
+            lambda folder: draw_plan(vectors, options.queries, options.parts, folder),
         )
 
     in_own_process(prepare)

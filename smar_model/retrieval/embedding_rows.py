@@ -76,10 +76,10 @@ def _stretch(embed: Artifact, number: int, start: int, stop: int, scratch: Path)
     digests = np.load(embed.file(DIGESTS))[number]
     is_here = (embed.place / name).is_file()
     remote = _RemoteArray(embed, name) if store() and not is_here else None
-    source = remote or _opened(embed, name)
+    source: _RemoteArray | np.ndarray = _opened(embed, name) if remote is None else remote
     first = start // ROWS_TOGETHER * ROWS_TOGETHER
     copy = None
-    if remote:
+    if remote is not None:
         shape = (stop - start, source.shape[1])
         copy = np.lib.format.open_memmap(scratch / f"{KINDS[number]}.npy", mode="w+", dtype=np.float32, shape=shape)
     for begin in range(first, stop, ROWS_TOGETHER):
@@ -97,7 +97,8 @@ def _stretch(embed: Artifact, number: int, start: int, stop: int, scratch: Path)
         return np.load(scratch / f"{KINDS[number]}.npy", mmap_mode="r")
     assert isinstance(source, np.ndarray)
     _advise(source)
-    return source[start:stop]
+    mine: np.ndarray = source[start:stop]
+    return mine
 
 
 def _opened(embed: Artifact, name: str) -> np.ndarray:

@@ -45,8 +45,8 @@ BLOCK = 1 << 14
 """Vectors in memory at a time beside the part that is being filled."""
 ASKED_TOGETHER = 64
 """Queries."""
-COMPARED_TOGETHER = 1 << 12
-"""Vectors."""
+COMPARED_TOGETHER = 1 << 9
+"""Vectors that are read between two times that their pages are given back; the kernel brings neighbours with each."""
 PART_FILE = "index.faiss"
 SCRATCH = ".scratch"
 """Hidden: no part of what is published."""
@@ -196,6 +196,8 @@ class PartQueries:
             some = slice(first, first + COMPARED_TOGETHER)
             exact = np.einsum("nd,nd->n", vectors[rows[query[some], place[some]]], flat[query[some]])
             hit[query[some], place[some]] = exact >= self.scores[query[some], -1] - SAME_SCORE
+            if isinstance(vectors, RoutedStretch):
+                vectors.forget()
         return everywhere, scores, hit
 
     def measure(self, index: faiss.Index, vectors: Vectors) -> Recall:
@@ -231,7 +233,6 @@ def tune_part(
         found, their_scores, hit = queries.find(index, vectors)
         np.savez(folder / f"found-{number}.npz", rows=found.astype(np.int64), scores=their_scores, hit=hit)
         times.append(search_times(index, plan.asked).tolist())
-        vectors.forget()
     (folder / "tuned.json").write_text(json.dumps(tried), encoding="utf-8")
     # Times belong to the machine, not to the part.
     return {"part": part, "search_parameters": chosen, "milliseconds": times}
