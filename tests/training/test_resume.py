@@ -161,17 +161,6 @@ def test_a_spoiled_random_generator_shows(run: Run, monkeypatch: pytest.MonkeyPa
     assert again.digest != wanted.digest
 
 
-def test_another_number_of_processes_is_refused_where_dropout_would_fall_otherwise(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    processes = iter([2, 2, 2, 1])
-    monkeypatch.setattr(checkpoints, "processes", lambda: next(processes))
-    with pytest.raises(
-        InputError, match=r"after step 3 was made by 2 process\(es\); dropout, .* would be another in 1"
-    ):
-        train_again(run, "pretrain", stop_after=3, patch=monkeypatch)
-
-
 def test_chunks_cut_a_batch_alike_in_any_number_of_processes_whose_shares_they_divide() -> None:
     assert first_rows(16, 1, 4) == first_rows(16, 2, 4) == first_rows(16, 4, 4) == [0, 4, 8, 12]
     assert first_rows(16, 1, None) == [0] and first_rows(16, 2, None) == [0, 8]
@@ -185,3 +174,15 @@ def test_checkpoints_of_a_finished_output_are_swept(run: Run) -> None:
     assert find_checkpoints("finetune")
     sweep_orphans()
     assert not find_checkpoints("finetune")
+
+
+def test_another_number_of_processes_is_refused_where_dropout_would_fall_otherwise(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last one here: it leaves the run without a pretraining.
+    processes = iter([2, 2, 2, 1])
+    monkeypatch.setattr(checkpoints, "processes", lambda: next(processes))
+    with pytest.raises(
+        InputError, match=r"after step 3 was made by 2 process\(es\); dropout, .* would be another in 1"
+    ):
+        train_again(run, "pretrain", stop_after=3, patch=monkeypatch)
