@@ -544,6 +544,15 @@ PARTS = {"loop": measure_loop, "words": measure_words, "transformers": measure_t
 PARTS |= {"processes": measure_processes, "batches": measure_batches, "memory": measure_memory, "gpu": measure_gpu}
 
 
+def base_task(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Task, Path]:
+    """What all measurements have in common, and the folder for results, which is made."""
+    if not (options.run and options.folder and options.steps >= WARM_UP + 2):
+        parser.error(f"--run and --folder are needed, and at least {WARM_UP + 2} steps")
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return Task(source=str(home()), run=options.run, folder=str(folder), steps=options.steps), folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a run in SMAR_HOME that has finished encode-pictures")
@@ -568,11 +577,7 @@ def main() -> None:
         if rank() == 0:
             print(json.dumps(done if isinstance(done, dict) else {}))
         return
-    if not (options.run and options.folder and options.steps >= WARM_UP + 2):
-        parser.error(f"--run and --folder are needed, and at least {WARM_UP + 2} steps")
-    folder = options.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    base = Task(source=str(home()), run=options.run, folder=str(folder), steps=options.steps)
+    base, folder = base_task(parser, options)
     results = Results(folder / "results.json")
     on_gpu = torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, {os.cpu_count()} cores"

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from benchmarks.training import THREE_LOSSES, WARM_UP, Task, work
-from smar_model.settings import REPOSITORY, home
+from benchmarks.training import THREE_LOSSES, WARM_UP, Task, base_task, work
+from smar_model.settings import REPOSITORY
 from smar_model.yaml_files import merged
 
 GBITS = (10, 1, 0.1)
@@ -212,11 +212,7 @@ def main() -> None:
         given = json.loads(options.cases)
         work_together([Case(**{**case, "task": Task(**case["task"])}) for case in given])
         return
-    if not (options.run and options.folder and options.steps >= WARM_UP + 2):
-        parser.error(f"--run and --folder are needed, and at least {WARM_UP + 2} steps")
-    folder = options.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    base = Task(source=str(home()), run=options.run, folder=str(folder), steps=options.steps)
+    base, folder = base_task(parser, options)
     with joined_machines() as machines:
         for gbits in GBITS:
             print(f"{gbits:g} Gbit/s: one connection carries {measured_rate(machines, gbits):.2f}", flush=True)

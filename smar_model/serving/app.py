@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from urllib.parse import quote
 
 import faiss
@@ -145,12 +144,7 @@ class _Releases:
     async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
         pair = await self._pair_named(question.version)
         searched = SearchedLists(question, pair, self._interleaving)
-        kind = searched.kind
-        work = (
-            partial(_search_and_write, searched, batch=batch)
-            if kind is None
-            else Joint(kind, (searched, batch), search_together)
-        )
+        work = Joint(searched.kind, (searched, batch), search_together)
         answer = await self._searching.answer(question, lambda run: run(work), parts=searched.parts)
         searched.count()
         if self._log and question.log:
@@ -235,11 +229,8 @@ def search_together(asked: Sequence[tuple[SearchedLists, bool]]) -> list[bytes |
     return done
 
 
-def _search_and_write(
-    searched: SearchedLists, found: Found | None = None, started: float | None = None, *, batch: bool
-) -> bytes:
-    """`found`: what was found for it together with others, since `started`."""
-    started = started or time.perf_counter()
+def _search_and_write(searched: SearchedLists, found: Found | None, started: float, *, batch: bool) -> bytes:
+    """`found`: what was found for it together with others since `started`; None: it is still to be searched for."""
     answers = (
         SearchAnswer(
             request_id=one.request_id,

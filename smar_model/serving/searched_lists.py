@@ -57,11 +57,11 @@ class SearchedLists:
         return 3 if self._pairs else 1
 
     @property
-    def kind(self) -> Hashable | None:
-        """What it has in common with questions that can be asked together with it (`find_together`); None: it is asked by itself."""
+    def kind(self) -> Hashable:
+        """What it has in common with questions that can be asked together with it (`find_together`); where lists are interleaved, with none."""
         asked = self.question
         if self._pairs:
-            return None
+            return id(self)
         return id(self.pair), asked.k, tuple(asked.departments), tuple(asked.filters), asked.routing
 
     def search(self, found: Found | None = None) -> Iterator[FoundList]:

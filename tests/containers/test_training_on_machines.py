@@ -27,7 +27,7 @@ from tests.services.results import record
 from tests.tiny_shop import DATA_STAGES, run_stages, tiny_run
 from tests.training.test_processes import STEPS, assert_same
 
-FIRST = "machine-1"
+FIRST, SECOND = "machine-1", "machine-2"
 MEETING = [f"--rdzv-endpoint={FIRST}:29500", "--rdzv-backend=c10d", "--nproc-per-node=1"]
 BOTH = ["--nnodes=2", "--max-restarts=2"]
 SILENCE_MINUTES = 2
@@ -57,6 +57,10 @@ class Machines:
         values = [part for pair in self.variables.items() for part in ("--env", "=".join(pair))]
         self.podman.run("run", "--detach", "--pull=never", *places, *rights, *values, self.image, *torchrun)
         self.started.append(name)
+
+    def start_two(self, *arguments: str) -> None:
+        for name in (FIRST, SECOND):
+            self.start(name, *arguments)
 
     def is_running(self, name: str) -> bool:
         return self.podman.inspect("container", name)["State"]["Status"] == "running"
@@ -165,18 +169,16 @@ def machines(prepared: Machines) -> Iterator[Machines]:
 
 def test_two_machines_train_as_one_process(machines: Machines) -> None:
     began = time.monotonic()
-    for name in (FIRST, "machine-2"):
-        machines.start(name, *BOTH)
-    machines.wait_for(FIRST, "machine-2")
+    machines.start_two(*BOTH)
+    machines.wait_for(FIRST, SECOND)
     machines.note("both from the beginning to the end", began)
 
 
 def test_a_machine_that_died_is_replaced(machines: Machines) -> None:
-    for name in (FIRST, "machine-2"):
-        machines.start(name, *BOTH)
+    machines.start_two(*BOTH)
     machines.wait_for_a_checkpoint()
     began = time.monotonic()
-    machines.kill("machine-2")
+    machines.kill(SECOND)
     machines.start("machine-3", *BOTH)
     machines.wait_for(FIRST, "machine-3")
     assert "goes on after step" in machines.said()
@@ -184,27 +186,25 @@ def test_a_machine_that_died_is_replaced(machines: Machines) -> None:
 
 
 def test_after_the_meeting_place_died_the_command_again_goes_on(machines: Machines) -> None:
-    for name in (FIRST, "machine-2"):
-        machines.start(name, *BOTH)
+    machines.start_two(*BOTH)
     machines.wait_for_a_checkpoint()
     began = time.monotonic()
     machines.kill(FIRST)
-    wait_until(lambda: not machines.is_running("machine-2"), says=machines.said)
-    for name in (FIRST, "machine-2"):
+    wait_until(lambda: not machines.is_running(SECOND), says=machines.said)
+    for name in (FIRST, SECOND):
         machines.podman.run("rm", name)
         machines.podman.run("volume", "rm", f"home-{name}")
-        machines.start(name, *BOTH)
-    machines.wait_for(FIRST, "machine-2")
+    machines.start_two(*BOTH)
+    machines.wait_for(FIRST, SECOND)
     assert "goes on after step" in machines.said()
     machines.note("the meeting place killed, the same command again on two machines with empty homes", began)
 
 
 def test_a_machine_that_is_cut_off_is_done_without(machines: Machines) -> None:
-    for name in (FIRST, "machine-2"):
-        machines.start(name, *ONE_OR_BOTH)
+    machines.start_two(*ONE_OR_BOTH)
     machines.wait_for_a_checkpoint()
     began = time.monotonic()
-    machines.cut("machine-2")
+    machines.cut(SECOND)
     machines.wait_for(FIRST)
     assert "goes on after step" in machines.said(FIRST)
     machines.note(
