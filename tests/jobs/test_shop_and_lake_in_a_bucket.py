@@ -23,6 +23,7 @@ from smar_model.lake.runs import Run, create_run, load_run
 from smar_model.lake.stage import StageContext, stage_inputs
 from smar_model.lake.sweeping import sweep_orphans
 from smar_model.stages import STAGES
+from tests.patience import wait_until
 from tests.picture_server import serve
 from tests.s3_server import BUCKET, running_s3, s3_client, upload_folder
 from tests.tiny_shop import DAYS, ITEMS, draw_picture, run_stages, tiny_items, tiny_run, write_rows
@@ -54,6 +55,11 @@ class Far:
 
 def key_of(url: object) -> str:
     return str(url).removeprefix(f"s3://{BUCKET}/")
+
+
+def running_tasks(spark: SparkSession) -> int:
+    tracker = spark.sparkContext._jsc.sc().statusTracker()
+    return sum(executor.numRunningTasks() for executor in tracker.getExecutorInfos())
 
 
 def far_run(name: str, root: str, **sections: Any) -> Run:
@@ -187,6 +193,8 @@ def test_what_tasks_leave_that_fail_or_are_done_twice_is_no_output_and_is_swept(
     )
     with pytest.raises(PySparkException, match="a task fails"):
         write_parts(labels, context, "fashion_labels", attempts={"": context.attempt.stored_folder})
+    # A job fails with its first task; Spark lets the others come to their end, and they still put their files.
+    wait_until(lambda: running_tasks(spark) == 0)
     discard(context)
     assert find_artifact("extract-clicks", context.key) is None
     # What a task that was done twice has put lies beside the files of a published output.
