@@ -85,6 +85,22 @@ def front_of(
     return TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts), answer_log=answer_log))
 
 
+def test_a_part_answers_by_whichever_of_its_servers_does(parts: list[FastAPI], whole: TestClient) -> None:
+    mounts: dict[str, httpx.AsyncBaseTransport] = {}
+    for number, app in enumerate(parts):
+        mounts |= {f"http://gone-{number}": Gone(), f"http://part-{number}": httpx.ASGITransport(app)}
+    mounts["http://starting"] = httpx.ASGITransport(create_app(whole.app.state.follower.settings, part=0))
+    addresses = [f"http://gone-{number}, http://part-{number}/" for number in range(PARTS)]
+    addresses[0] += ",http://starting"
+    front = TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts)))
+    wanted = whole.post("/search", json=question()).json()["answers"][0]["hits"]
+    for _ in range(4):  # each server in its turn
+        answer = front.post("/search", json=question())
+        assert answer.status_code == 200
+        assert [hit["item_id"] for hit in answer.json()["answers"][0]["hits"]] == [hit["item_id"] for hit in wanted]
+        assert front.get("/readyz").json()["ready"]
+
+
 def question(**more: Any) -> dict[str, Any]:
     return {"queries": QUERIES, "k": 10} | more
 
