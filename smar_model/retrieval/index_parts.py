@@ -45,8 +45,8 @@ BLOCK = 1 << 14
 """Vectors in memory at a time beside the part that is being filled."""
 ASKED_TOGETHER = 64
 """Queries."""
-COMPARED_TOGETHER = 1 << 9
-"""Vectors that are read between two times that their pages are given back; the kernel brings neighbours with each."""
+COMPARED_TOGETHER = 1 << 12
+"""Vectors."""
 PART_FILE = "index.faiss"
 SCRATCH = ".scratch"
 """Hidden: no part of what is published."""
@@ -192,6 +192,9 @@ class PartQueries:
         everywhere = np.where(rows < 0, rows, rows + self.start)
         hit = _same_rows(everywhere, self.rows)
         query, place = np.nonzero(~hit & (rows >= 0))
+        # In the order of the file, whose pages are given back after each stretch: the kernel brings neighbours with each.
+        order = np.argsort(rows[query, place], kind="stable")
+        query, place = query[order], place[order]
         for first in range(0, len(query), COMPARED_TOGETHER):
             some = slice(first, first + COMPARED_TOGETHER)
             exact = np.einsum("nd,nd->n", vectors[rows[query[some], place[some]]], flat[query[some]])
