@@ -24,7 +24,7 @@ from smar_model.errors import InputError
 from smar_model.release import registry
 from smar_model.release.stock import refresh_stock
 from smar_model.retrieval.search import RoutedBy
-from smar_model.serving import api_schemas
+from smar_model.serving import api_schemas, part_answers
 from smar_model.serving import front as fronting
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.app import create_app
@@ -289,9 +289,9 @@ ODD = {
 def test_what_is_no_answer_of_a_part_is_named_in_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, answer = ODD[kind]
     if kind == "too much":
-        monkeypatch.setattr(fronting, "MAXIMUM_PART_ANSWER", 20_000)
+        monkeypatch.setattr(part_answers, "MAXIMUM_PART_ANSWER", 20_000)
     elif kind == "slowly":
-        monkeypatch.setattr(fronting, "PART_SECONDS", 1.0)
+        monkeypatch.setattr(part_answers, "PART_SECONDS", 1.0)
     with balancer(**answer) as address, TestClient(create_front([address])) as front:
         search = front.post("/search", json=question(version="1"))
         detail = search.json()["detail"]
