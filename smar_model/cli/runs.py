@@ -95,9 +95,10 @@ PartOption = Annotated[int, typer.Option("--part", min=0, help="Number of the pa
 
 
 def _index_of(run: str) -> tuple[Stage, Run]:
-    """The stage that makes the run's index: of its own model, or of the release that it refreshes."""
+    """The stage that makes the run's index: of its own model, or of the release that it refreshes. Every run knows a release; a refresh has
+    embedded its catalogue under it."""
     record = begun_run(run, "index")
-    return (REFRESH_STAGES["refresh-index"] if record.release else STAGES["index"]), record
+    return (REFRESH_STAGES["refresh-index"] if record.find_output("embed-release") else STAGES["index"]), record
 
 
 @app.command("plan-index")
