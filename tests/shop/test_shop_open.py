@@ -160,7 +160,7 @@ def test_killed_while_it_writes_days_is_completed_to_the_same_bytes(home, tmp_pa
 
 
 def test_settings_that_ship_are_valid_simulations():
-    for name in ("sample_shop", "real_products", "paper_smar", "gpu_real_products"):
+    for name in ("sample_shop", "real_products", "real_photographs", "paper_smar", "gpu_real_products"):
         assert load_settings(REPOSITORY / "configs" / f"{name}.yaml").shop.simulation
 
 
