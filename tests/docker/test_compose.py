@@ -55,7 +55,7 @@ def test_all_that_a_team_needs_is_there() -> None:
         *("postgres", "redis", "object-store", "mlflow", "spark-master", "spark-worker", "search"),
         *("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
         *("airflow-worker", "airflow-worker-spark", "airflow-worker-gpu"),
-        *("prometheus", "statsd-exporter", "grafana"),
+        *("prometheus", "statsd-exporter", "grafana", "jaeger"),
     } == set(SERVICES)
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
         "airflow-worker-gpu": ["gpu"],
@@ -114,7 +114,7 @@ def test_volumes_and_files_that_are_mounted_exist() -> None:
 
 def test_pages_are_published_on_this_machine_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 6
+    assert len(ports) == 7
     assert all(with_defaults(port).startswith("127.0.0.1:") for port in ports)
     assert len({with_defaults(port).split(":")[1] for port in ports}) == len(ports)
 
