@@ -56,7 +56,7 @@ def test_all_that_a_team_needs_is_there() -> None:
         *("postgres", "redis", "object-store", "mlflow", "spark-master", "spark-worker", "search"),
         *("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
         *("airflow-worker", "airflow-worker-spark", "airflow-worker-gpu"),
-        *("prometheus", "statsd-exporter", "grafana"),
+        *("prometheus", "statsd-exporter", "grafana", "jaeger"),
         *SEARCH_IN_PARTS,
     } == set(SERVICES)
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
