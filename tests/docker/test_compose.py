@@ -128,7 +128,7 @@ def test_volumes_and_files_that_are_mounted_exist() -> None:
 
 def test_pages_are_published_on_this_machine_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 7
+    assert len(ports) == 8
     assert all(with_defaults(port).startswith("127.0.0.1:") for port in ports)
     assert len({with_defaults(port).split(":")[1] for port in ports}) == len(ports)
 
