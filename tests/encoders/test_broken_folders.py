@@ -148,7 +148,7 @@ BROKEN: dict[Callable[[Path], None], str] = {
     pickled_weights: r"pytorch_model\.bin: pickled weights, which can run code .*'Pickled weights'",
     cut_weights: r"not a model that transformers reads",
     other_weights: r"16 lack or have another shape, such as encoder\.layer\.1",
-    unnumbered_weights: r"its states are not finite",
+    unnumbered_weights: r"its weights are not all numbers",
     one_token_unnumbered: r"its weights are not all numbers, such as those of embeddings\.word_embeddings\.weight",
     index_of_pickles: r"model\.safetensors\.index\.json: names 'part-1\.bin'; taken are safetensors beside it",
     index_of_files_elsewhere: r"index\.json: names '\.\./part-1\.safetensors'; taken are safetensors beside it",
