@@ -36,11 +36,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
 
+from benchmarks.index_parts import publish_embeddings, publish_plan, published
 from smar_model.lake.checkout import commit
 from smar_model.lake.contracts import load_contract
 from smar_model.lake.runs import Run, load_run
 from smar_model.retrieval import index_building, index_recall, search_parameters
-from smar_model.retrieval.index_files import IndexDescription, Recall, write_index
+from smar_model.retrieval.index_files import IndexDescription, Recall, set_parameters, write_index
+from smar_model.retrieval.index_parts import Plan, fill_part, tune_part
 from smar_model.retrieval.item_embedder import embed_catalogue
 from smar_model.retrieval.item_embeddings import routed_items
 from smar_model.retrieval.network_queries import network_encoder
@@ -848,6 +850,22 @@ def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> Non
     and the most anonymous memory of filling and tuning, in bytes."""
     vectors, queries = bench.vectors(), bench.recall_queries(0)
     trained = index_building.train_index(vectors, index_building.choose_factory(len(vectors), vectors.shape[1], FLOOR))
+    if parts > 1:
+        os.environ["SMAR_HOME"] = str(folder / "home")
+        made = partial(published, "benchmark")
+        embed = made("embed", partial(publish_embeddings, np.asarray(vectors)))
+        plan = Plan(
+            items=len(vectors),
+            parts=parts,
+            asked=queries.asked,
+            routes=queries.routes,
+            shares=queries.shares,
+            served=np.empty((0, vectors.shape[1]), np.float32),
+            made={},
+            difference=0.0,
+            kept=(),
+        )
+        planned = made("plan", partial(publish_plan, plan, trained))
     ended, before = threading.Event(), anonymous_bytes()
     most = [before]
 
@@ -858,12 +876,20 @@ def build_cut(bench: Bench, parts: int, folder: Path, answer: Connection) -> Non
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.monotonic()
-    index = index_building.build_parts(trained, vectors, parts, folder)
-    parameters = search_parameters.tune_search(index, vectors, queries, FLOOR)
+    if parts == 1:
+        built = [index_building.fill_index(trained, vectors)]
+        chosen = [search_parameters.tune_search(built[0], vectors, queries, FLOOR)]
+    else:
+        fills = [made(f"fill-{n}", partial(fill_part, embed=embed, planned=planned, part=n)) for n in range(parts)]
+        tuning = partial(tune_part, embed=embed, planned=planned, fills=fills, floor=FLOOR)
+        chosen = [made(f"tune-{n}", partial(tuning, part=n)).metrics["search_parameters"] for n in range(parts)]
+        built = [faiss.read_index(str(fill.file("index.faiss")), faiss.IO_FLAG_MMAP_IFC) for fill in fills]
     seconds = time.monotonic() - began
     ended.set()
     watcher.join()
-    for number, part in enumerate(index_building.parts_of(index)):
+    parameters = " / ".join(dict.fromkeys(chosen))
+    for number, (part, its) in enumerate(zip(built, chosen, strict=True)):
+        set_parameters(part, its)
         faiss.write_index(part, str(folder / f"built-{number}.faiss"))
     answer.send({"parameters": parameters, "seconds": seconds, "bytes": max(most) - before})
 

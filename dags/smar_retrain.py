@@ -51,6 +51,7 @@ not changed take what is finished.
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from typing import Any
@@ -102,6 +103,11 @@ All checks with their figures, and the rows not used by reason, are on the page 
 task's log, or the message that it failed with, says where it lies; `track` adds it to the run's artifacts in MLflow.
 """
 
+PARTS = """
+Skipped where the index is one file. With `index.parts` above 1 the parts are filled and tuned by tasks of their own, each by whichever worker
+takes it: as many at a time as the pool `indexing` has slots. `index` then publishes all as one.
+"""
+
 REPORT = """
 The button *Report*, under the task's details, opens the run's report in MLflow; so does the address in the last line of the log.
 """
@@ -121,8 +127,15 @@ def spark(name: str, **options: Any) -> SmarOperator:
     return command(name, pool="spark", timeout=SPARK, **options)
 
 
-def training(name: str, *, timeout: timedelta = TRAINING) -> SmarOperator:
-    return command(name, pool="training", timeout=timeout)
+def training(name: str, *, timeout: timedelta = TRAINING, **options: Any) -> SmarOperator:
+    return command(name, pool="training", timeout=timeout, **options)
+
+
+class PartsOperator(SmarOperator):
+    """`smar plan-index`; its result is a list with the arguments of each part's commands."""
+
+    def execute(self, context: Any) -> list[list[str]]:
+        return [[f"--part={part}"] for part in json.loads(super().execute(context))]
 
 
 with DAG(
@@ -191,7 +204,24 @@ with DAG(
 
     with TaskGroup("judging", prefix_group_id=False, tooltip="Index, evaluation, decision, report"):
         embed = training("embed", timeout=SPARK)
-        index = training("index", timeout=SPARK)
+        plan_index = PartsOperator(
+            task_id="plan-index",
+            arguments=["plan-index", "--run", RUN],
+            pool="training",
+            execution_timeout=SPARK,
+            doc_md=PARTS,
+        )
+        fill_part, tune_part = (
+            SmarOperator.partial(
+                task_id=name,
+                arguments=[name, "--run", RUN],
+                pool="indexing",
+                execution_timeout=SPARK,
+                map_index_template="{{ task.more | join(' ') | replace('--part=', 'part ') }}",
+            ).expand(more=plan_index.output)
+            for name in ("fill-index-part", "tune-index-part")
+        )
+        index = training("index", timeout=SPARK, trigger_rule="none_failed")  # without parts those tasks are skipped
         evaluate = training("evaluate", timeout=SPARK)
         gate = command("gate")
         report = command("report")
@@ -229,6 +259,7 @@ with DAG(
     chain(shop_open, start, prepare_items, extract_clicks, [generate_queries, label_fashion], check_data)
     chain(generate_queries, measure_drift, check_data)
     chain(check_data, train_tokenizer, adapt_vision, encode_pictures, pretrain, finetune, embed, index, evaluate)
+    chain(embed, plan_index, fill_part, tune_part, index)
     chain(train_tokenizer, mine_negatives, [pretrain, train_text_only])
     chain(train_text_only, text_only_settled, evaluate)
     # The report tells the decision, and the model version holds the report.

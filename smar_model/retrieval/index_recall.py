@@ -62,28 +62,46 @@ class RecallQueries:
 
     def measure(self, index: faiss.Index, vectors: Vectors) -> Recall:
         found = self.found(index, vectors)
-        place, bounds = np.digitize(self.routes, BUCKETS), (0.0, *BUCKETS, 1.0)
-        buckets = tuple(
+        return summarise(found, np.ones_like(found), self.routes, self.shares, depth=self.rows.shape[1])
+
+
+def summarise(found: np.ndarray, wanted: np.ndarray, routes: np.ndarray, shares: np.ndarray, *, depth: int) -> Recall:
+    """Recall by the share of S_m.
+
+    Args:
+        found: (Q,) of each query, how much of what is wanted.
+        wanted: (Q,) how much that is, in the same unit; queries of which nothing is wanted do not count.
+        routes, shares: as in RecallQueries.
+    """
+    bounds = (0.0, *BUCKETS, 1.0)
+    place = np.where(wanted > 0, np.digitize(routes, BUCKETS), -1)
+    buckets = []
+    for b in range(len(bounds) - 1):
+        inside = place == b
+        if not inside.any():
+            continue
+        recall = float(found[inside].sum() / wanted[inside].sum())
+        # Of a ratio of two sums; where as much is wanted of each query, the standard error of the mean.
+        spread = math.sqrt(np.square(found[inside] - recall * wanted[inside]).sum()) / wanted[inside].sum()
+        buckets.append(
             Bucket(
                 lower=bounds[b],
                 upper=bounds[b + 1],
-                queries=int((place == b).sum()),
-                share=float(self.shares[b]),
-                recall=float(found[place == b].mean()),
-                error=float(found[place == b].std() / math.sqrt((place == b).sum())),
+                queries=int(inside.sum()),
+                share=float(shares[b]),
+                recall=recall,
+                error=float(spread),
             )
-            for b in range(len(bounds) - 1)
-            if (place == b).any()
         )
-        overall = sum(b.share * b.recall for b in buckets) / sum(b.share for b in buckets)
-        counted = [b for b in buckets if b.queries >= ENOUGH_QUERIES]
-        return Recall(
-            depth=self.rows.shape[1],
-            overall=overall,
-            worst=min([overall, *(b.recall for b in counted)]),
-            sure=min([overall, *(b.recall - b.error for b in counted)]),
-            buckets=buckets,
-        )
+    overall = sum(b.share * b.recall for b in buckets) / sum(b.share for b in buckets)
+    counted = [b for b in buckets if b.queries >= ENOUGH_QUERIES]
+    return Recall(
+        depth=depth,
+        overall=overall,
+        worst=min([overall, *(b.recall for b in counted)]),
+        sure=min([overall, *(b.recall - b.error for b in counted)]),
+        buckets=tuple(buckets),
+    )
 
 
 def draw_queries(encoder: QueryEncoder, queries: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ embeddings/item_ids.npy      (N,) UTF-8 bytes, sorted
            digests.npy       (N, 2) uint64, of all that an item's embedding depends on beside the model
            text.npy          (N, D) float32, S_t
            multimodal.npy    (N, D) float32, S_m; not there for a variant without pictures
+           row_digests.npy   by which a stretch of the rows is verified without the others (`embedding_rows.py`)
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from smar_model.retrieval.index_recall import RecallQueries, exact_search
 from smar_model.retrieval.network_queries import network_tower
 from smar_model.retrieval.query_encoder import QueryEncoder
 from smar_model.retrieval.query_tower import LEAST_KEPT, TOLERANCE, TOWER_FILE, open_tower
+from smar_model.retrieval.search import MEASURED_DEPTH
 from smar_model.settings import QueryTower
 from smar_model.training.model_folder import read_words_weights
 
@@ -110,28 +111,43 @@ def check_query_tower(
     queries: RecallQueries,
     kind: str,
 ) -> TowerCheck:
-    """Largest difference of what serves from the network, of embeddings and P(q) over the texts of `queries`, and the share of the
-    best items that stays the same.
+    """How far what serves is from the network, over the texts of `queries`.
 
     Args:
         kind: what serves, as `export_where_needed` says it.
 
     Raises:
-        InputError: the difference is over TOLERANCE, or in 8 bits the share under LEAST_KEPT.
+        InputError: as `judge_tower`.
     """
+    ours, difference = compare_towers(served, network, texts)
+    _, rows = exact_search(vectors, ours, queries.rows.shape[1])
     # Those of the texts come first in `queries`.
+    kept = np.mean([np.isin(r, wanted).mean() for r, wanted in zip(rows, queries.rows[: len(rows)], strict=True)])
+    return judge_tower(difference, float(kept), kind)
+
+
+def compare_towers(served: QueryEncoder, network: QueryEncoder, texts: Sequence[str]) -> tuple[np.ndarray, float]:
+    """What an index is asked by what serves, (n, 2D), and the largest difference of embeddings and P(q) from the network's."""
     ours, _, p = served.encode(texts)
     theirs, _, network_p = network.encode(texts)
-    difference = max(float(np.abs(ours - theirs).max()), float(np.abs(p - network_p).max()))
-    _, rows = exact_search(vectors, ours, queries.rows.shape[1])
-    kept = float(
-        np.mean([np.isin(r, wanted).mean() for r, wanted in zip(rows, queries.rows[: len(rows)], strict=True)])
-    )
+    return ours, max(float(np.abs(ours - theirs).max()), float(np.abs(p - network_p).max()))
+
+
+def judge_tower(difference: float, kept: float, kind: str) -> TowerCheck:
+    """The check of a query tower.
+
+    Args:
+        difference: of `compare_towers`.
+        kept: share of the best items of the network's queries that are the best of what serves.
+
+    Raises:
+        InputError: the difference is over TOLERANCE, or in 8 bits the share under LEAST_KEPT.
+    """
     if kind != "onnx_int8" and difference > TOLERANCE:
         raise InputError(_differs(kind, difference))
     if kept < LEAST_KEPT:
         raise InputError(
-            f"index.query_tower {kind}: only {kept:.3f} of the best {queries.rows.shape[1]} items stay, under {LEAST_KEPT}; set it to onnx"
+            f"index.query_tower {kind}: only {kept:.3f} of the best {MEASURED_DEPTH} items stay, under {LEAST_KEPT}; set it to onnx"
         )
     # Rounded, so that what the last bits of a sum do on another machine makes no other index.
     return TowerCheck(largest_difference=round(difference, 4), best_items_kept=round(kept, 3))

@@ -1,8 +1,8 @@
 """`smar serve --front`: one address for servers that hold a part of the index each (`smar serve --part`).
 
 A request goes to all parts at once; the best of what they find are the best. While releases change, parts may for a moment answer
-with different pairs of model and index: then all are asked again, so that no answer is mixed. The front itself holds no model and
-follows no registry. What stands between it and a part, a balancer for one, may answer anything: what is no answer of a part is named, 502.
+with different pairs of model and index: then all are asked again, so that no answer is mixed. A part may be held by several servers
+(`part_answers.py`): where one does not answer the next is asked. The front itself holds no model and follows no registry. What stands between it and a part, a balancer for one, may answer anything: what is no answer of a part is named, 502.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from fastapi import FastAPI, HTTPException, Response
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.api_schemas import (
@@ -35,10 +34,11 @@ from smar_model.serving.api_schemas import (
     SearchAnswer,
     VersionsAnswer,
 )
-from smar_model.serving.bounded_work import BUSY, MAXIMUM_ANSWER, Run, SearchThreads, own_cores
-from smar_model.serving.http_interface import MAXIMUM_DETAIL, PICTURE_TYPE, make_app, write_answers
+from smar_model.serving.bounded_work import BUSY, Run, SearchThreads, own_cores
+from smar_model.serving.http_interface import PICTURE_TYPE, make_app, write_answers
 from smar_model.serving.log_rows import Place, ShownList, new_request_id
 from smar_model.serving.metrics import Metrics
+from smar_model.serving.part_answers import PART_SECONDS, PartAnswer, Refused, Replicas
 
 log = logging.getLogger("smar.serving")
 
@@ -47,72 +47,10 @@ Model = TypeVar("Model", bound=BaseModel)
 AGREE_SECONDS = 10.0
 """Parts follow the registry every two seconds, by default; after so many without agreement something is wrong."""
 PAUSE_SECONDS = 0.1
-PART_SECONDS = 20.0
-"""For the whole answer of a part."""
-MAXIMUM_PART_ANSWER = MAXIMUM_ANSWER + 1_000_000
-"""Bytes."""
 
 
 class NotTheSame(Exception):
     """Parts answer with different pairs of model and index: which."""
-
-
-class Refused(HTTPException):
-    """A part's own refusal of a request, which is passed on."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartAnswer:
-    """What came from a part's address."""
-
-    address: str
-    status: int
-    content_type: str
-    content: bytes
-
-    def as_a(self, kind: type[Model]) -> Model:
-        """The answer as JSON of a kind.
-
-        Raises:
-            HTTPException: 502, it is none.
-        """
-        try:
-            return kind.model_validate_json(self.content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the answer"
-            self.refuse(f"is no {kind.__name__} ({where}: {first['msg']})")
-
-    def refusal(self) -> Refused:
-        """A part's own words for what it does not answer.
-
-        Raises:
-            HTTPException: 502, what came is no refusal of a part.
-        """
-        if not 400 <= self.status < 600 or self.status == 500:
-            self.refuse("is none of a part")
-        try:
-            detail = " ".join(_Refusal.model_validate_json(self.content).detail.split())
-        except ValidationError:
-            self.refuse("is none of a part")
-        return Refused(self.status, detail[:MAXIMUM_DETAIL], headers=BUSY if self.status in {429, 503} else None)
-
-    def refuse(self, why: str) -> NoReturn:
-        kind = self.content_type.partition(";")[0][:50] or "no type"
-        _not_answered(
-            502,
-            self.address,
-            f"what it answers (status {self.status}, {kind}, {len(self.content):,} bytes) {why}"[:500],
-        )
-
-
-class _Refusal(BaseModel):
-    detail: str
-
-
-def _not_answered(status: int, address: str, why: str) -> NoReturn:
-    log.error("%s: %s", address, why)
-    raise HTTPException(status, f"{address}: {why}", headers=BUSY)
 
 
 class Parts:
@@ -130,7 +68,7 @@ class Parts:
         cores: int,
     ) -> None:
         self.log = answer_log
-        self.addresses = [address.rstrip("/") for address in addresses]
+        self.replicas = {address: Replicas(address) for address in addresses}
         self.client = client or httpx.AsyncClient(timeout=PART_SECONDS, limits=httpx.Limits(max_connections=None))
         self.merging = SearchThreads(cores, metrics)
 
@@ -142,28 +80,8 @@ class Parts:
         await self.client.aclose()
 
     async def fetch(self, method: str, address: str, path: str, **options: Any) -> PartAnswer:
-        """What one part answers, whatever it is.
-
-        Raises:
-            HTTPException: 503, it does not answer in time; 502, it answers more than a part would, or no HTTP.
-        """
-        content = bytearray()
-        try:
-            async with (
-                asyncio.timeout(PART_SECONDS),
-                self.client.stream(method, f"{address}/{path}", follow_redirects=False, **options) as answer,
-            ):
-                async for piece in answer.aiter_bytes():
-                    content += piece
-                    if len(content) > MAXIMUM_PART_ANSWER:
-                        _not_answered(502, address, f"answers more than {MAXIMUM_PART_ANSWER:,} bytes")
-                return PartAnswer(address, answer.status_code, answer.headers.get("content-type", ""), bytes(content))
-        except TimeoutError:
-            _not_answered(503, address, f"does not answer within {PART_SECONDS:g} s")
-        except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
-            _not_answered(502, address, f"does not answer ({type(error).__name__}: {error})"[:300])
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            _not_answered(503, address, f"does not answer ({type(error).__name__})")
+        """What one part answers, whatever it is: as `Replicas.ask` has it."""
+        return await self.replicas[address].ask(self.client, method, path, **options)
 
     async def ask(self, method: str, path: str, *, refusal: int | None = None, **options: Any) -> list[PartAnswer]:
         """Answers of all parts, in their order; without those that refuse with the status `refusal`, unless all do.
@@ -172,7 +90,7 @@ class Parts:
             Refused: one of them does, with another status, or all of them.
             HTTPException: one of them does not answer, or something else does in its place.
         """
-        asked = (self.fetch(method, address, path, **options) for address in self.addresses)
+        asked = (self.fetch(method, address, path, **options) for address in self.replicas)
         answers: list[PartAnswer] = []
         refused: list[Refused] = []
         for answer in await asyncio.gather(*asked, return_exceptions=True):
@@ -189,7 +107,7 @@ class Parts:
     async def search(self, question: BatchQuestion, *, batch: bool) -> Response:
         merged: list[SearchAnswer] = []
         answer = await self.merging.answer(
-            question, lambda run: self._search(question, run, merged, batch=batch), parts=len(self.addresses)
+            question, lambda run: self._search(question, run, merged, batch=batch), parts=len(self.replicas)
         )
         if self.log and question.log:
             self.log.offer([_shown(question, each) for each in merged])
@@ -225,7 +143,7 @@ class Parts:
 
     async def _encode(self, question: EncodeQuestion, run: Run) -> bytes:
         failure: HTTPException | None = None
-        for address in self.addresses:
+        for address in self.replicas:
             try:
                 answer = await self.fetch("POST", address, "encode", json=question.model_dump(mode="json"))
                 if answer.status == 200:
@@ -259,7 +177,7 @@ class Parts:
 
     async def picture(self, name: str) -> bytes:
         """By way of the first part."""
-        answer = await self.fetch("GET", self.addresses[0], "picture", params={"name": name})
+        answer = await self.fetch("GET", next(iter(self.replicas)), "picture", params={"name": name})
         if answer.status != 200:
             raise answer.refusal()
         if answer.content_type != PICTURE_TYPE or not answer.content:
@@ -268,9 +186,9 @@ class Parts:
 
     async def ready(self) -> ReadyAnswer:
         """Whether all parts are ready with the same pair."""
-        asked = (self.fetch("GET", address, "readyz") for address in self.addresses)
+        asked = (self.fetch("GET", address, "readyz") for address in self.replicas)
         states, problems = [], []
-        for address, answer in zip(self.addresses, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        for address, answer in zip(self.replicas, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             try:
                 if isinstance(answer, BaseException):
                     raise answer
@@ -280,7 +198,7 @@ class Parts:
                 problems += [f"{address}: {problem}" for problem in states[-1].problems]
             except HTTPException as error:
                 problems.append(error.detail)
-        whole = len(states) == len(self.addresses) and all(one.ready for one in states)
+        whole = len(states) == len(self.replicas) and all(one.ready for one in states)
         agree = len({(one.version, one.model_digest, one.index_digest) for one in states}) == 1
         if whole and not agree:
             problems.append("the parts do not serve the same")
@@ -351,7 +269,7 @@ def create_front(
     """The application. It answers what `create_app` does, under the same paths.
 
     Args:
-        addresses: of the parts, all of one index.
+        addresses: of the parts, all of one index; of a part that several servers hold, theirs with commas between.
         client: by which they are asked; None: one of its own.
         answer_log: makes the log of what is answered, given where its metrics go; None: none is kept.
         processes: that share the machine's cores.

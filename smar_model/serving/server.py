@@ -102,8 +102,11 @@ def serve_front(
     Raises:
         InputError: one of theirs is no address, or its own cannot be had.
     """
-    if wrong := [address for address in addresses if not address.startswith(("http://", "https://"))]:
+    replicas = [address.strip() for part in addresses for address in part.split(",")]
+    if wrong := [address for address in replicas if not address.startswith(("http://", "https://"))]:
         raise InputError(f"--front {wrong[0]}: no address; write it as http://host:8000")
+    if twice := [address for address in replicas if replicas.count(address) > 1]:
+        raise InputError(f"--front {twice[0]}: named twice; a server holds one part")
     from smar_model.serving.front import create_front
 
     kept = partial(AnswerLog.at, log_place) if log_place else None

@@ -14,6 +14,7 @@ ImageTower = Literal["transformer", "placed"]
 Routing = Literal["hard", "soft", "none"]
 Trained = Literal["locked", "partly", "tuned"]
 Descriptors = Literal["none", "alone", "beside"]
+EncoderName = Annotated[str, Field(min_length=1)]
 
 
 class Tokenizer(Section):
@@ -24,7 +25,7 @@ class Tokenizer(Section):
 
 
 class TextEncoder(Section):
-    pretrained: str | None = None
+    pretrained: EncoderName | None = None
     """Name of an encoder that `smar encoder add` has added. Text towers that are transformers begin as its first layers, those of `words`
     with its vectors of words (`docs/training.md`); the tokenizer is the encoder's own. Unset: trained from scratch."""
     trained: Trained = "tuned"
@@ -52,7 +53,7 @@ class TextEncoder(Section):
 class VisionEncoder(Section):
     name: str = "test_resnet"
     """A `timm` architecture by name, which begins with nothing; `pretrained` comes before it."""
-    pretrained: str | None = None
+    pretrained: EncoderName | None = None
     """Name of an encoder that `smar encoder add` has added; unset: the architecture above, which begins with nothing."""
     levels: Count | None = None
     """How many of the encoder's levels are patch tokens: its last ones, as strides of 8, 16 and 32 pixels; of a ViT so many blocks,

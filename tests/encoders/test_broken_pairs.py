@@ -67,3 +67,40 @@ def test_an_open_clip_that_lacks_weights_is_refused(tmp_path: Path, home: Path) 
     write_open_clip(tmp_path / "open")
     drop(tmp_path / "open" / "open_clip_model.safetensors", "resblocks.2.mlp")
     assert "not a pair that transformers' CLIP can express" in refused(tmp_path / "open", home)
+
+
+def test_an_open_clip_whose_pictures_go_through_a_resnet_is_refused(tmp_path: Path, home: Path) -> None:
+    write_open_clip(tmp_path / "open")
+    file = tmp_path / "open" / "open_clip_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["model_cfg"]["vision_cfg"]["layers"] = [3, 4, 6, 3]
+    file.write_text(json.dumps(config), encoding="utf-8")
+    assert "not a pair that transformers' CLIP can express" in refused(tmp_path / "open", home)
+
+
+def test_texts_with_weights_that_are_no_numbers_are_refused(tmp_path: Path, home: Path) -> None:
+    write_pair(tmp_path / "siglip", "siglip")
+    file = tmp_path / "siglip" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["text_model.embeddings.token_embedding.weight"][3] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    assert "its weights are not all numbers, such as those of text_model" in refused(tmp_path / "siglip", home)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{cut", "not readable JSON"),
+        ("[]", "which is an object"),
+        ('{"image_mean": null}', "image_mean is None; three numbers from 0 to 1 belong there"),
+        ('{"image_mean": "abc"}', "image_mean is 'abc'"),
+        ('{"image_std": [0.5, 0, 0.5]}', "image_std is [0.5, 0, 0.5]"),
+    ],
+)
+def test_colours_that_no_picture_can_be_normalised_with_are_refused(
+    content: str, said: str, tmp_path: Path, home: Path
+) -> None:
+    write_pair(tmp_path / "clip", "clip")
+    file = tmp_path / "clip" / "preprocessor_config.json"
+    file.write_text(content, encoding="utf-8")
+    assert (line := refused(tmp_path / "clip", home)).startswith(f"{file}: ") and said in line

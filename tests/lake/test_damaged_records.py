@@ -270,6 +270,10 @@ def test_a_full_and_a_read_only_disk_are_one_line_that_names_the_file(
         ),
         (sqlite3.OperationalError("database or disk is full"), "/home: database or disk is full; free some space"),
         (
+            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "/home: No space left on device; free",
+        ),
+        (
             RuntimeError("write /d/index.faiss: no space left on device"),
             "/d/index.faiss: no space left on device; free",
         ),

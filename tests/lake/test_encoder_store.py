@@ -98,18 +98,36 @@ def test_the_same_again_is_the_one_that_is_there_and_another_is_refused(home: Pa
         remove_encoder("minni")
 
 
+def test_a_model_that_somebody_unpacked_where_encoders_lie_is_kept(home: Path) -> None:
+    model = home / "encoders" / "mini"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"mini/config\.json: is no file of an encoder; move .*/mini away, or choose"):
+        add("mini")
+    assert (model / "config.json").is_file() and find_encoder("mini") is None
+
+
+def test_a_link_to_another_homes_encoder_is_removed_alone(home: Path, tmp_path: Path) -> None:
+    add("mini")
+    (home / "encoders" / "mini").rename(tmp_path / "elsewhere")
+    (home / "encoders" / "mini").symlink_to(tmp_path / "elsewhere")
+    assert find_encoder("mini") is not None
+    remove_encoder("mini")
+    assert find_encoder("mini") is None and (tmp_path / "elsewhere" / "encoder.json").is_file()
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "true", "None", "ü", "a" * 62])
 def test_odd_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="encoder name"):
         find_encoder(name)
 
 
-def test_what_a_killed_add_left_is_nothing_and_is_swept(home: Path) -> None:
+def test_what_a_killed_add_left_is_nothing_and_is_swept(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = prepare_place("mini")
     died = place.with_name(".mini.1-1-00000000-1")
     (died / "text").mkdir(parents=True)
     (place / "text").mkdir(parents=True)  # moved, and killed before the manifest
-    assert find_encoder("mini") is None and list_encoders() == []
+    assert find_encoder("mini") is None and list_encoders() == [] and not capsys.readouterr().err
     add("mini")
     assert len(list_encoders()) == 1
     leftover = temporary_beside(home / "encoders" / "other")
@@ -136,8 +154,13 @@ def test_a_damaged_record_or_file_is_named_with_what_to_do(home: Path, capsys: p
 
 
 REFUSED = {
-    "no such encoder; run `smar encoder add minilm SOURCE` .*: mini": {"text": {"pretrained": "minilm"}},
-    "a folder or .* run `smar encoder add NAME /models/bert` once": {"text": {"pretrained": "/models/bert"}},
+    r"no such encoder; run `smar encoder add minilm` \(`smar encoder list`: mini\)": {"text": {"pretrained": "minilm"}},
+    "no such encoder; run `smar encoder add minimal SOURCE` .*: mini": {"text": {"pretrained": "minimal"}},
+    r"no such encoder; run `smar encoder add minilm` and `smar encoder add lite0` \(": {
+        "text": {"pretrained": "minilm"},
+        "vision": {"pretrained": "lite0"},
+    },
+    "a folder or .* run `smar encoder add NAME '/models/bert'` once": {"text": {"pretrained": "/models/bert"}},
     "name an encoder here, one that": {"vision": {"pretrained": True}},
     "it has no vision encoder, but text": {"vision": {"pretrained": "mini"}},
 }
@@ -146,8 +169,14 @@ REFUSED = {
 @pytest.mark.parametrize("said", REFUSED)
 def test_settings_that_name_no_encoder_are_told_how_to_add_it(said: str) -> None:
     add("mini")
-    with pytest.raises(InputError, match=rf"network\.\w+\.pretrained '.*': {said}"):
+    with pytest.raises(InputError, match=rf"^network\.\w+\.pretrained '.*': {said}"):
         resolve_encoders(tiny_settings(Path("shop"), network=REFUSED[said]))
+
+
+@pytest.mark.parametrize("kind", ["text", "vision"])
+def test_no_name_is_no_way_to_switch_an_encoder_off(kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"network\.{kind}\.pretrained"):
+        tiny_settings(Path("shop"), network={kind: {"pretrained": ""}})
 
 
 def test_switches_of_older_settings_are_read() -> None:

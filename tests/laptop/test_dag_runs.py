@@ -119,10 +119,14 @@ FORM = {
 REASON = "--force it's; too many books"
 REFRESH = "refresh-manual__2026-01-04T00-00-00-00-00"
 PLAN = {
-    "good": Planned(day=1, conf=FORM, outcomes={"promote": PROMOTED, "track": REPORT}),
+    "good": Planned(day=1, conf=FORM, outcomes={"promote": PROMOTED, "track": REPORT}, said={"plan-index": "[0, 1]"}),
     "checks": Planned(day=2, failing="check-data track", said={"check-data": "error: clicks: 3 of 40 rows"}),
     "beside": Planned(
-        day=3, conf={"promotion": "ask"}, failing="train-text-only reconcile", outcomes={"promote": KEPT}
+        day=3,
+        conf={"promotion": "ask"},
+        failing="train-text-only reconcile",
+        absent="plan-index",
+        outcomes={"promote": KEPT},
     ),
     "refresh": Planned(dag="smar_refresh_index", day=4, absent=f"start:{REFRESH}-previous"),
     "rollback": Planned(dag="smar_rollback", day=5, conf={"release": "7", "reason": REASON}),
@@ -260,6 +264,13 @@ def test_a_good_run_is_green_and_passes_its_parameters_on(outcomes: dict[str, Ou
         "--set=network.variant=smar --set=training.reuse_pretraining=never --set=training.seed=0 "
         "--set=clicks.sample_share=0.25"
     )
+    parts = [f"{step}-index-part --run {name} --part={part}" for step in ("fill", "tune") for part in (0, 1)]
+    order = [call for call in calls if "index" in call]
+    assert [order[0], *sorted(order[1:3]), *sorted(order[3:5]), order[5]] == [
+        f"plan-index --run {name}",
+        *parts,
+        f"index --run {name}",
+    ]
     assert calls[-2:] == [f"track --run {name}", f"prune {settings}"]
     assert f"promote --run {name}" in calls
     with closing(sqlite3.connect(airflow_home() / "airflow.db")) as database:
@@ -316,7 +327,9 @@ def test_what_stands_beside_the_release_does_not_block_it_but_ends_red(outcomes:
     """A failed baseline, and a champion that cannot serve; the gate keeps it all the same."""
     done = outcomes["beside"]
     assert done.code == 1
-    assert {done.states[name] for name in ("start", "evaluate", "promote", "track", "prune")} == {"success"}
+    assert {done.states[name] for name in ("start", "index", "evaluate", "promote", "track", "prune")} == {"success"}
+    # An index in one file.
+    assert {done.states[name] for name in ("plan-index", "fill-index-part", "tune-index-part")} == {"skipped"}
     assert done.states["watcher"] == "failed"
     # Without a scheduler nobody would end the wait for an answer.
     assert {done.states[name] for name in ("describe-decision", "ask", "released")} == {"skipped"}

@@ -330,7 +330,12 @@ def test_a_variant_without_pictures_stores_one_embedding(tmp_path: Path, monkeyp
     made = publish_run(tmp_path / "shop", with_truth=False, variant="text_only")
     artifact = embed(made.run)
     assert_as_embedded_directly(made, artifact)
-    assert {f.name for f in (artifact.folder / "embeddings").iterdir()} == {"item_ids.npy", "digests.npy", "text.npy"}
+    assert {f.name for f in (artifact.folder / "embeddings").iterdir()} == {
+        "item_ids.npy",
+        "digests.npy",
+        "row_digests.npy",
+        "text.npy",
+    }
     items = tiny_items()
     items[9] |= {"images": []}
     change_items(made, items)

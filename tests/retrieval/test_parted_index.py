@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
 from smar_model.errors import InputError
+from smar_model.lake.artifacts import Artifact
+from smar_model.lake.publishing import Attempt
 from smar_model.lake.stage import run_stage
-from smar_model.retrieval.index_building import build_parts, fill_index, parts_of, train_index
-from smar_model.retrieval.index_recall import exact_search
+from smar_model.retrieval.embedding_rows import write_row_digests
+from smar_model.retrieval.index_building import fill_index, train_index
+from smar_model.retrieval.index_files import set_parameters
+from smar_model.retrieval.index_parts import (
+    Plan,
+    do_step,
+    fill_part,
+    filled,
+    gather,
+    kept_best,
+    merge_best,
+    tune_part,
+    tuned,
+)
+from smar_model.retrieval.index_recall import exact_search, recall_queries
+from smar_model.retrieval.item_embeddings import create_embeddings
 from smar_model.retrieval.parted_index import PartedIndex, cut_rows
 from smar_model.retrieval.ranking import order_candidates
 from smar_model.retrieval.search import Searcher
-from smar_model.retrieval.search_parameters import recall_by_speed, tune_search
+from smar_model.retrieval.search_parameters import SPEEDS
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import PublishedRun, publish_run
-from tests.retrieval.test_index import QUERIES, REFINED, draw, mixed_queries, model_of, refresh, todays_items
+from tests.retrieval.test_index import QUERIES, REFINED, draw, model_of, refresh, todays_items
+from tests.retrieval.whole_index import shares_of
 
 ROWS, PARTS, DEPTH = 4_003, 4, 100
 
 
 def parted(vectors: np.ndarray, trained: faiss.Index) -> PartedIndex:
     return PartedIndex(
-        [fill_index(faiss.clone_index(trained), vectors, rows) for rows in cut_rows(len(vectors), PARTS)]
+        [fill_index(faiss.clone_index(trained), vectors[slice(*rows)]) for rows in cut_rows(len(vectors), PARTS)]
     )
 
 
@@ -73,25 +92,86 @@ def test_four_parts_find_what_one_index_finds(factory: str) -> None:
     np.testing.assert_array_equal(parts.reconstruct_batch(rows), whole.reconstruct_batch(rows))
 
 
-def test_parts_are_filled_one_by_one_and_tuned_as_they_are_asked(tmp_path: Path) -> None:
-    vectors = draw(ROWS)
+class Whole:
+    """All parts asked as one, as `RecallQueries` asks an index."""
+
+    def __init__(self, parts: PartedIndex) -> None:
+        self.parts = parts
+
+    def search(self, asked: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, rows = self.parts.search(asked, depth)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def test_each_part_is_tuned_to_find_its_share_and_all_find_the_floor(
+    home: Path, runs: dict[int, PublishedRun], tmp_path: Path
+) -> None:
+    vectors, floor = draw(ROWS), 0.9
     trained = train_index(vectors, REFINED)
-    index = build_parts(trained, vectors, PARTS, tmp_path)
-    assert trained.ntotal == 0 and index.ntotal == ROWS
-    queries = mixed_queries(vectors, {0.0: 100, 0.9: 100})
-    chosen = tune_search(index, vectors, queries, 0.9)
-    files = [tmp_path / f"written-{n}" for n in range(PARTS)]
-    for part, file in zip(parts_of(index), files, strict=True):
-        faiss.write_index(part, str(file))
-    opened = [faiss.read_index(str(file)) for file in files]
-    assert {faiss.extract_index_ivf(part).nprobe for part in opened} == {int(chosen.split("=")[1].split(",")[0])}
-    assert {part.k_factor for part in opened} == {float(chosen.rsplit("=", 1)[1])}
-    found = queries.measure(index, vectors)
-    assert found.worst >= 0.9 and len(recall_by_speed(index, vectors, queries, chosen)) > 1
-    asked = draw(50, seed=2)
-    scores, rows = index.search(asked, DEPTH)
-    np.testing.assert_array_equal(best(PartedIndex(opened), asked)[1], rows)
-    assert (np.diff(scores) <= 0).all()
+    asked = draw(300, seed=3)
+    asked[:100] = vectors[:100] + 0.05 * asked[:100]
+    routes = np.repeat([0.0, 0.5, 0.9], 100)
+    plan = Plan(
+        items=ROWS,
+        parts=PARTS,
+        asked=asked[:, None],
+        routes=routes,
+        shares=shares_of(routes),
+        served=asked[:10],
+        made={},
+        difference=0.0,
+        kept=(),
+    )
+
+    def publish_vectors(folder: Path) -> None:
+        (folder / "embeddings").mkdir()
+        arrays = create_embeddings(
+            folder / "embeddings", np.array([b"-"] * ROWS), np.zeros((ROWS, 2), np.uint64), dimension=8, kinds=2
+        )
+        arrays[0][:], arrays[1][:] = vectors[:, :8], vectors[:, 8:] + vectors[:, :8]
+        for array in arrays:
+            array.flush()
+        write_row_digests(folder / "embeddings", arrays)
+
+    def publish_plan(folder: Path) -> None:
+        plan.write(folder)
+        faiss.write_index(trained, str(folder / "trained.faiss"))
+
+    made = runs[3]
+    embed = publish("embed", "vectors", publish_vectors)
+    planned = publish("index-checkpoint", "planned", publish_plan)
+    context = made.context("index", tmp_path)
+    context.key = uuid.uuid4().hex
+    fills = [
+        do_step(context, filled(n), lambda folder, n=n: fill_part(folder, embed, planned, n)) for n in range(PARTS)
+    ]
+    tunes = [
+        do_step(context, tuned(n), lambda folder, n=n: tune_part(folder, embed, planned, fills, n, floor=floor))
+        for n in range(PARTS)
+    ]
+    again = [do_step(context, tuned(n), lambda folder: pytest.fail("it is there already")) for n in range(PARTS)]
+    assert [one.key for one in again] == [one.key for one in tunes]
+    used, around = gather(plan, fills, tunes)
+    assert used.recall.worst >= floor and len(used.parameters) == PARTS and len(around) == len(SPEEDS) + 1
+    assert around[0].recall.overall < used.recall.overall < around[-1].recall.overall + 1e-9
+    assert kept_best(plan, fills) == 1.0
+
+    opened = []
+    for fill, parameters in zip(fills, used.parameters, strict=True):
+        opened.append(faiss.read_index(str(fill.file("index.faiss"))))
+        set_parameters(opened[-1], parameters)
+    exact = recall_queries(vectors, plan.asked, routes, plan.shares)
+    np.testing.assert_array_equal(merge_best(plan, fills)[1][: len(asked)], exact.rows)
+    whole: Any = Whole(PartedIndex(opened))
+    assert exact.measure(whole, vectors).overall == pytest.approx(used.recall.overall, abs=1e-9)
+    assert [one.ntotal for one in opened] == [stop - start for start, stop in cut_rows(ROWS, PARTS)]
+
+
+def publish(stage: str, key: str, write: Callable[[Path], None]) -> Artifact:
+    attempt = Attempt(stage, key)
+    write(attempt.folder)
+    return attempt.publish(metrics={}, inputs={}, settings={})
 
 
 @pytest.fixture(scope="module")

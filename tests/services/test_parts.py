@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pytest
 
 from tests.services.results import record
-from tests.services.served import get, running_server
+from tests.services.served import RunningServer, get, running_server, started
 from tests.serving.serving_shop import ServingShop, serving_shop
 
 PARTS = 3
@@ -98,3 +100,45 @@ def test_a_promotion_mixes_no_answer_and_fails_no_request(shop: ServingShop, add
         for seen in (client.result() for client in asking):
             assert (seen[0], seen[-1]) == ("1", "2") and seen == sorted(seen), "first one version, then the other"
     shop.promote("1")
+
+
+def test_no_request_fails_while_one_server_of_each_part_is_killed(
+    shop: ServingShop, addresses: tuple[str, str], tmp_path: Path
+) -> None:
+    wanted, done = {query: items(addresses[1], query) for query in QUERIES}, Event()
+
+    def start(name: str, *options: str) -> RunningServer:
+        return started(shop.settings_file, tmp_path / name, options)
+
+    with ExitStack() as running:
+        replicas = [
+            [running.enter_context(start(f"{part}{copy}", "--part", str(part))) for copy in "ab"]
+            for part in range(PARTS)
+        ]
+        options = (o for part in replicas for o in ("--front", ",".join(server.address for server in part)))
+        front = running.enter_context(start("front", *options)).address
+
+        def ask() -> int:
+            asked = 0
+            while not done.is_set():
+                query = QUERIES[asked % len(QUERIES)]
+                assert items(front, query) == wanted[query]
+                asked += 1
+            return asked
+
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            asking = [clients.submit(ask) for _ in range(CLIENTS)]
+            try:
+                for first, _ in replicas:
+                    first.process.kill()
+                    first.process.wait()
+                    assert [items(front, query) for query in QUERIES] == list(wanted.values())
+            finally:
+                done.set()
+            assert all(client.result() for client in asking)
+        replicas[1][1].process.kill()
+        replicas[1][1].process.wait()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            get(front, f"search?q={QUERIES[0]}")
+        assert refused.value.code == 503
+        assert any(server.address in refused.value.read().decode() for server in replicas[1]), "it names the part"

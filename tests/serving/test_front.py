@@ -24,7 +24,7 @@ from smar_model.errors import InputError
 from smar_model.release import registry
 from smar_model.release.stock import refresh_stock
 from smar_model.retrieval.search import RoutedBy
-from smar_model.serving import api_schemas
+from smar_model.serving import api_schemas, part_answers
 from smar_model.serving import front as fronting
 from smar_model.serving.answer_log import AnswerLog
 from smar_model.serving.app import create_app
@@ -83,6 +83,22 @@ def front_of(
         for number, (address, app) in enumerate(zip(addresses, parts, strict=True))
     }
     return TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts), answer_log=answer_log))
+
+
+def test_a_part_answers_by_whichever_of_its_servers_does(parts: list[FastAPI], whole: TestClient) -> None:
+    mounts: dict[str, httpx.AsyncBaseTransport] = {}
+    for number, app in enumerate(parts):
+        mounts |= {f"http://gone-{number}": Gone(), f"http://part-{number}": httpx.ASGITransport(app)}
+    mounts["http://starting"] = httpx.ASGITransport(create_app(whole.app.state.follower.settings, part=0))
+    addresses = [f"http://gone-{number}, http://part-{number}/" for number in range(PARTS)]
+    addresses[0] += ",http://starting"
+    front = TestClient(create_front(addresses, httpx.AsyncClient(mounts=mounts)))
+    wanted = whole.post("/search", json=question()).json()["answers"][0]["hits"]
+    for _ in range(4):  # each server in its turn
+        answer = front.post("/search", json=question())
+        assert answer.status_code == 200
+        assert [hit["item_id"] for hit in answer.json()["answers"][0]["hits"]] == [hit["item_id"] for hit in wanted]
+        assert front.get("/readyz").json()["ready"]
 
 
 def question(**more: Any) -> dict[str, Any]:
@@ -273,9 +289,9 @@ ODD = {
 def test_what_is_no_answer_of_a_part_is_named_in_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, answer = ODD[kind]
     if kind == "too much":
-        monkeypatch.setattr(fronting, "MAXIMUM_PART_ANSWER", 20_000)
+        monkeypatch.setattr(part_answers, "MAXIMUM_PART_ANSWER", 20_000)
     elif kind == "slowly":
-        monkeypatch.setattr(fronting, "PART_SECONDS", 1.0)
+        monkeypatch.setattr(part_answers, "PART_SECONDS", 1.0)
     with balancer(**answer) as address, TestClient(create_front([address])) as front:
         search = front.post("/search", json=question(version="1"))
         detail = search.json()["detail"]
