@@ -16,11 +16,11 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from typing import Any
 
-from smar_model.errors import InputError
+from smar_model.errors import NOTHING_TO_DO, InputError
 from smar_model.lake.runs import load_run
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-NOT_FAILED = (0, 99)
+NOT_FAILED = (0, NOTHING_TO_DO)
 """Exit codes."""
 
 

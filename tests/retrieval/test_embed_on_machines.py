@@ -6,8 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from smar_model.retrieval.item_embeddings import load_embeddings
 from smar_model.settings import REPOSITORY
 from tests.evaluation.published_run import publish_run
 from tests.patience import PATIENCE_SECONDS
-from tests.s3_server import BUCKET, running_s3
 
 SMALL_SHARDS = """
 from smar_model.retrieval import embed_shards
@@ -27,14 +24,6 @@ embed_shards.SHARD = 5
 from smar_model.cli import main
 main()
 """
-
-
-@pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with running_s3() as variables:
-        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/{uuid.uuid4().hex}"}).items():
-            monkeypatch.setenv(name, value)
-        yield
 
 
 def embed_on(homes: list[Path], run: str, script: Path) -> None:

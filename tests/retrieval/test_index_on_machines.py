@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,9 @@ from smar_model.lake.stage import run_stage
 from smar_model.retrieval import embedding_rows, index_steps
 from smar_model.stages import STAGES
 from tests.evaluation.published_run import publish_run
-from tests.s3_server import BUCKET, running_s3
 
 PARTS = 3
 INDEX = STAGES["index"]
-
-
-@pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with running_s3() as variables:
-        for name, value in (variables | {"SMAR_STORE": f"s3://{BUCKET}/{uuid.uuid4().hex}"}).items():
-            monkeypatch.setenv(name, value)
-        yield
 
 
 def embedded_run(root: Path) -> str:
